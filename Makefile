@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= runs/demo
+TOY ?= data/toy
+
+bin := $(VENV)/bin
+installed := $(VENV)/.installed
+
+.PHONY: install demo test lint format clean
+.DELETE_ON_ERROR:
+
+install: $(installed)
+
+$(installed): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+# From nothing to a table: draw real videos, index them, train 3 norms at 2 batch sizes, report.
+demo: $(installed)
+	$(bin)/python data_tools/make_toy_kinetics.py $(TOY) --difficulty medium --train 1200 --val 240
+	$(bin)/python data_tools/build_index.py kinetics $(TOY) --csv $(TOY)/train.csv --csv $(TOY)/val.csv --out $(TOY)/index.csv
+	$(bin)/snvideo compare configs/toy/compare.yaml output=$(DEMO) data.index=$(TOY)/index.csv
+
+test: $(installed) lint
+	$(bin)/python -m pytest
+
+lint: $(installed)
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+format: $(installed)
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+clean:
+	rm -rf data/toy runs/demo

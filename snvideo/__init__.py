@@ -1,0 +1,3 @@
+"""Video action recognition on Kinetics with Switchable Normalization."""
+
+__version__ = "0.1.0"

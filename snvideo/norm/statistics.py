@@ -1,0 +1,189 @@
+"""Batch statistics over more than one pass: for training steps of several passes, and evaluation.
+
+One idea serves both: with momentum 1 the running statistics of a layer *are* the batch statistics
+of its last pass, for every kind of norm that keeps them, whoever wrote it. So the layers are known
+by what they hold (running statistics), not by their class.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def tracking_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model that hold running batch statistics, in the order of its modules."""
+    return [module for module in model.modules() if _tracks(module)]
+
+
+def _tracks(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "running_mean", None), Tensor) and hasattr(module, "momentum")
+
+
+@contextmanager
+def _momentum_one(layers: list[nn.Module]) -> Iterator[None]:
+    """Within, the running statistics of the layers are those of the last pass."""
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+
+@contextmanager
+def kept_statistics(layers: list[nn.Module]) -> Iterator[None]:
+    """Put the running statistics of the layers back as they were, whatever happens within."""
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    kept = [
+        (buffer, buffer.clone())
+        for layer in layers
+        for n in names
+        if (buffer := getattr(layer, n)) is not None
+    ]
+    try:
+        yield
+    finally:
+        for buffer, old in kept:
+            buffer.copy_(old)
+
+
+def _over_processes(sums: list[Tensor]) -> None:
+    """Add up tensors of one dtype over all processes, in place and in one message."""
+    if sums and dist.is_available() and dist.is_initialized():
+        flat = torch.cat([tensor.flatten() for tensor in sums])
+        dist.all_reduce(flat)
+        for tensor, total in zip(sums, flat.split([t.numel() for t in sums]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+
+@contextmanager
+def one_update(layers: list[nn.Module]) -> Iterator[Callable[[], None]]:
+    """Make the passes of one optimizer step count as one update of the running statistics.
+
+    A step of k passes on W processes would otherwise move the running statistics k times, and
+    differently in each process. The update is the mean over passes and processes, entered with each
+    layer's own momentum.
+
+    Args:
+        layers: the result of `tracking_layers`.
+
+    Yields:
+        a function to be called after every forward pass.
+    """
+    buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var)]
+    sums = [torch.zeros_like(buffer) for buffer in buffers]
+    passes = 0
+
+    def collect() -> None:
+        nonlocal passes
+        passes += 1
+        if buffers:
+            torch._foreach_add_(sums, buffers)
+
+    with kept_statistics(layers), _momentum_one(layers):
+        yield collect
+    if not buffers:
+        return
+    count = buffers[0].new_tensor([float(passes)])
+    _over_processes([*sums, count])
+    for position, (buffer, total) in enumerate(zip(buffers, sums, strict=True)):
+        buffer.lerp_(total / count, layers[position // 2].momentum)
+    for layer in layers:
+        layer.num_batches_tracked.add_(1)
+
+
+class _LayerSums:
+    """Sums over the groups that reached one layer, in float64."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        shape, device = layer.running_mean.shape, layer.running_mean.device
+        self.weight = torch.zeros(1, dtype=torch.float64, device=device)
+        self.mean, self.square, self.variance = (
+            torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(3)
+        )
+
+    def tensors(self) -> list[Tensor]:
+        return [self.weight, self.mean, self.square, self.variance]
+
+    def add(self, mean: Tensor, variance: Tensor, weight: float) -> None:
+        mean = mean.double()
+        self.weight += weight
+        self.mean += weight * mean
+        self.square += weight * mean.square()
+        self.variance += weight * variance.double()
+
+
+def average_statistics(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    kind: Literal["average", "population"] = "average",
+) -> int:
+    """Replace running statistics by those of some training batches, with the weights frozen.
+
+    Moving averages are a poor estimate with few clips a group. The SN paper evaluates with batch
+    averages (arXiv 1806.10779, section 3.1); precise Batch Normalization combines them into
+    those of the population (Wu & Johnson, arXiv 2105.07576, section 3).
+
+    Each batch is one group: pass the groups that the network was trained with. A layer's result is
+    exact for the inputs that it received. Mode, gradients and, as dropout is off, random number
+    generators are left as found. On several processes each passes its own share of the groups, and
+    all end with the same statistics.
+
+    Args:
+        model: any model; norms without running statistics are left alone.
+        batches: inputs, each what `model` takes.
+        kind: "average" takes the mean of the groups' means and of their variances; "population" the
+            mean and variance of all values, by the law of total variance.
+
+    Returns:
+        the number of groups used by all processes together; 0 leaves everything as it was.
+    """
+    layers = tracking_layers(model)
+    if not layers:
+        return 0
+    sums = {layer: _LayerSums(layer) for layer in layers}
+
+    def collect(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not layer.training:  # frozen: it keeps its statistics
+            return
+        count = inputs[0].numel() // inputs[0].shape[1]
+        variance = layer.running_var
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            variance = variance * ((count - 1) / count)  # torch's BatchNorm stores it unbiased
+        sums[layer].add(layer.running_mean, variance, count if kind == "population" else 1)
+
+    modes = [(module, module.training) for module in model.modules()]
+    hooks = [layer.register_forward_hook(collect) for layer in layers]
+    groups = 0
+    model.eval()
+    for layer in layers:
+        layer.train()
+    try:
+        with kept_statistics(layers), _momentum_one(layers), torch.no_grad():
+            for batch in batches:
+                model(batch)
+                groups += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+
+    count = torch.tensor([groups], dtype=torch.float64, device=layers[0].running_mean.device)
+    _over_processes([count, *(t for layer in layers for t in sums[layer].tensors())])
+    for layer in layers:
+        total = sums[layer]
+        if total.weight > 0:
+            mean = total.mean / total.weight
+            variance = total.variance / total.weight
+            if kind == "population":
+                variance = variance + (total.square / total.weight - mean.square()).clamp_min(0)
+            layer.running_mean.copy_(mean)
+            layer.running_var.copy_(variance)
+    return int(count)

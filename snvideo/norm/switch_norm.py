@@ -1,0 +1,145 @@
+"""Switchable Normalization as layers that stand where nn.BatchNorm1d/2d/3d stood."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from snvideo.norm.functional import switch_norm
+
+
+class SwitchNorm(nn.modules.batchnorm._NormBase):
+    """Switchable Normalization over (N, C, \\*S) for any number of positions S.
+
+    Each layer learns how far to trust instance, layer and batch statistics (Luo et al., ICLR 2019,
+    arXiv 1806.10779). The mathematics is in `snvideo.norm.functional`.
+
+    Args:
+        num_features: number of channels C.
+        eps: added to the variance.
+        momentum: weight of the new value in the running statistics, as everywhere in PyTorch; None
+            averages all values with equal weight.
+        affine: learn `weight` and `bias` (C,).
+        track_running_stats: keep batch statistics for evaluation; without them evaluation uses
+            those of the batch at hand.
+        use_batch: learn the batch part too. Without it (for one sample at a time, where batch and
+            instance statistics are the same) the layer holds no running statistics.
+        start: where the importance logits begin: "equal" trusts all parts alike; "batch" gives the
+            batch part 99 %, so that a BatchNorm network may become an SN network gently.
+
+    Shape:
+        (N, C, \\*S) -> (N, C, \\*S), in the input's dtype; statistics are float32 or better.
+
+    Raises:
+        ValueError: for an input of another rank or number of channels, without elements, or not of
+            floating point.
+
+    Example::
+
+        >>> norm = SwitchNorm3d(64)
+        >>> norm(torch.randn(2, 64, 8, 14, 14)).shape
+        torch.Size([2, 64, 8, 14, 14])
+    """
+
+    BATCH_START = 5.0
+    """Logit of the batch part, against 0 of the others, for start="batch": exp(5) to 1 to 1."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        use_batch: bool = True,
+        start: Literal["equal", "batch"] = "equal",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if start == "batch" and not use_batch:
+            raise ValueError(
+                "start='batch' needs use_batch=True: there is no batch part to lean to"
+            )
+        placed: dict[str, Any] = {"device": device, "dtype": dtype}
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats and use_batch, **placed
+        )
+        self.use_batch = use_batch
+        self.start = start
+        self.mean_logits = nn.Parameter(torch.empty(3 if use_batch else 2, **placed))
+        self.var_logits = nn.Parameter(torch.empty(3 if use_batch else 2, **placed))
+        self.reset_logits()
+
+    def reset_logits(self) -> None:
+        """Set the importance logits to their start."""
+        for logits in (self.mean_logits, self.var_logits):
+            nn.init.zeros_(logits)
+            if self.start == "batch":
+                with torch.no_grad():
+                    logits[2] = self.BATCH_START
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if hasattr(self, "mean_logits"):  # the base class resets before the logits exist
+            self.reset_logits()
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, use_batch={self.use_batch}"
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {x.dim()}D input)")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        if x.shape[1] != self.num_features:
+            raise ValueError(f"expected {self.num_features} channels (got {x.shape[1]})")
+        if not x.is_floating_point():
+            raise ValueError(f"expected floating point input (got {x.dtype})")
+        if x.numel() == 0:
+            raise ValueError(f"expected at least one value (got shape {tuple(x.shape)})")
+        return switch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.mean_logits,
+            self.var_logits,
+            self.training,
+            self._step_momentum(),
+            self.eps,
+        )
+
+    def _step_momentum(self) -> float:
+        """Weight of this pass in the running statistics; counts the pass while training."""
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                return 1 / int(self.num_batches_tracked)
+        return self.momentum or 0.0
+
+
+class SwitchNorm1d(SwitchNorm):
+    """`SwitchNorm` over (N, C) or (N, C, L)."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() not in (2, 3):
+            raise ValueError(f"expected 2D or 3D input (got {x.dim()}D input)")
+
+
+class SwitchNorm2d(SwitchNorm):
+    """`SwitchNorm` over (N, C, H, W)."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() != 4:
+            raise ValueError(f"expected 4D input (got {x.dim()}D input)")
+
+
+class SwitchNorm3d(SwitchNorm):
+    """`SwitchNorm` over (N, C, T, H, W)."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() != 5:
+            raise ValueError(f"expected 5D input (got {x.dim()}D input)")
