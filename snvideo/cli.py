@@ -1,0 +1,95 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from snvideo.errors import SnvideoError
+
+app = typer.Typer(
+    help="Video action recognition on Kinetics with Switchable Normalization.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML config.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the config: key.sub=value ...", show_default=False),
+]
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    ] = False,
+) -> None:
+    """Train one network and test it. Under torchrun, on many processes."""
+    from snvideo.config import load_config
+    from snvideo.engine.train import train
+
+    train(load_config(config, overrides or ()).run(), resume=resume)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    overrides: Overrides = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights to test; the newest of the run otherwise."),
+    ] = None,
+) -> None:
+    """Test a run's weights, with its own config or with changes (other views, another index)."""
+    from snvideo.config import load_config
+    from snvideo.engine.test import test_run
+
+    config = load_config(run / "config.yaml", overrides or ()).run()
+    test_run(run, config, checkpoint)
+
+
+@app.command()
+def compare(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Run norms x batch geometries x seeds and put them side by side. Repeats nothing finished."""
+    from snvideo.config import load_config
+    from snvideo.study.compare import compare
+
+    loaded = load_config(config, overrides or ())
+    if loaded.study is None:
+        raise SnvideoError(f"{config} has no 'study' section: add study.batches to compare runs")
+    compare(loaded.run(), loaded.study)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study.", show_default=False)],
+) -> None:
+    """Redraw a study's tables, figures and report.html from its runs."""
+    from snvideo.study.report import write_report
+
+    typer.echo(f"report: {write_report(folder)}")
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one line and exit code 2."""
+    logging.basicConfig(
+        format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr
+    )
+    try:
+        app()
+    except SnvideoError as error:
+        print(f"snvideo: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Reading a config: YAML files that build on one another, overrides, and errors that help."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from snvideo.engine.config import RunConfig
+from snvideo.errors import SnvideoError
+from snvideo.study.config import StudyConfig
+
+
+class Config(RunConfig):
+    """A run, or, with a `study` section, the recipe that all runs of a study share."""
+
+    study: StudyConfig | None = None
+
+    def run(self) -> RunConfig:
+        """The run alone."""
+        return RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields})
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config.
+
+    A file may name one other with `base:` (relative to itself), whose values it inherits section by
+    section. Paths inside a config are relative to the working directory.
+
+    Args:
+        path: YAML file.
+        overrides: "key.sub=value" strings, values in YAML.
+
+    Raises:
+        SnvideoError: naming file, key, what was expected, and the nearest key that exists.
+    """
+    values = _read(Path(path), [])
+    for override in overrides:
+        _override(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise SnvideoError(f"{path}: {'; '.join(problems)}") from None
+
+
+def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
+    """A file's values over those of its base."""
+    if path.resolve() in seen:
+        raise SnvideoError(
+            f"{path}: 'base' goes round in a circle; one of the files must have none"
+        )
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SnvideoError(f"cannot read config {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SnvideoError(f"{path} is not a text file: expected a YAML config") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise SnvideoError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise SnvideoError(f"{path}: expected keys and values, found {type(values).__name__}")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    return _merge(_read(path.parent / str(base), [*seen, path.resolve()]), values)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Put one "key.sub=value" into nested values."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SnvideoError(f"override '{override}' is not of the form key.sub=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SnvideoError(f"override '{override}': '{text}' is not a YAML value") from None
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        inner = values.get(section)
+        values[section] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[section]
+    values[last] = value
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One validation problem in the words of a config: key, what was expected, nearest key."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "the config"
+    if problem["type"] == "extra_forbidden":
+        known = _keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
+        return f"unknown key '{key}': {hint}"
+    if problem["type"] == "missing":
+        return f"missing key '{key}'"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    found = problem["input"]
+    shown = "" if isinstance(found, dict) else f", got {found!r}"
+    return f"'{key}': {message}{shown}"
+
+
+def _keys(sections: list[str]) -> list[str]:
+    """Keys that a nested section knows."""
+    model: Any = Config
+    for section in sections:
+        if section.isdigit():  # an element of a list of sections
+            continue
+        field = model.model_fields.get(section)
+        model = _section(field.annotation) if field else None
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section class inside a type such as `Section | None` or `tuple[Section, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section(inner))), None)

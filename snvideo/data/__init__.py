@@ -1,0 +1,1 @@
+"""Clips of real videos: index, decoding, sampling, loading. Knows no model."""

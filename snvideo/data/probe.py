@@ -1,0 +1,216 @@
+"""What one video file really holds: its shown frames, their rate and size, and whom to decode with.
+
+File headers are not to be believed: downloads are cut off, edit lists hide frames, AVI files count
+packets that hold no picture. So the packets are read, and the frames decoded where packets lie.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError, InvalidDataError
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from snvideo.data.track import Track, Unusable
+
+Check = Literal["packets", "decode"]
+
+TOLERANCE = 1.0
+"""Largest mean absolute difference, in levels of 0 to 255, at which two decoders show one frame.
+
+Sound 8-bit 4:2:0 video is bit-equal, odd sizes differ by half a level, 10-bit by three or more."""
+
+# Where a packet is a frame and decord can be trusted unseen. Elsewhere it may repeat or skip frames
+# (MPEG-4 in AVI, MPEG-TS), have no decoder (AV1) or show other colours (10-bit).
+_PLAIN_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_PLAIN_CODECS = ("h264", "hevc", "vp8", "vp9")
+_PLAIN_PIXELS = ("yuv420p", "yuvj420p")
+
+
+class Probe(NamedTuple):
+    """What a file holds.
+
+    A frame is *shown* unless it is flagged to be discarded or its time stamp is negative, which is
+    how an edit list hides the start of a clip cut without re-encoding. Shown frame k is
+
+    - in PyAV: the k-th output frame whose `pts` is not negative (frames to be discarded never
+      come out, so there is no number to add);
+    - in decord: number `first_frame + k`. decord numbers packets, hidden ones included. But what a
+      number shows can depend on where decord last sought to (see `Track.is_sound`); such files
+      are left to PyAV (`decoder`).
+    """
+
+    first_frame: int = 0
+    """Leading frames in decord's numbering that are hidden."""
+    frames: int = 0
+    """Shown frames that can be decoded."""
+    fps: float = 0.0
+    """Shown frames a second."""
+    width: int = 0
+    """Pixels, of the upright picture (after rotation)."""
+    height: int = 0
+    rotation: int = 0
+    """Degrees (0, 90, 180, 270) to turn PyAV's pictures counter-clockwise; decord turns its own."""
+    seconds: float = 0.0
+    """Length of what is shown."""
+    bytes: int = 0
+    decoder: str = "pyav"
+    """`decord` where it is known to show the right frames, else `pyav`."""
+    status: str = "ok"
+    """`ok`, `missing` or `broken`."""
+    reason: str = ""
+    """Why it is not ok, or what is odd about it; a few words, the same for all like cases."""
+
+
+def probe(path: Path, check: Check) -> Probe:
+    """Looks into one video file; see `stages` for what the checks do. Never raises for bad files.
+
+    The decode check may crash or hang in native code: run it through `probe_pool.probe_all`.
+    """
+    *_, found = stages(path, check)
+    return found
+
+
+def stages(path: Path, check: Check) -> Iterator[Probe]:
+    """Verdicts on a file, each better than the one before; only the last step runs decord.
+
+    - `packets`: packets are counted and one frame is decoded, for its size and rotation. Files
+      whose packets may not be their frames (hidden, damaged or missing ones, AVI, MPEG-TS, AV1,
+      10-bit) are decoded with PyAV from start to end, and left to it.
+    - `decode`: all files are decoded with PyAV from start to end, then compared with decord's
+      frames at 9 to 17 places. decord gets those that agree and are sound.
+    """
+    try:
+        size = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        yield Probe(status="missing", reason="no such file")
+        return
+    except OSError as error:
+        yield Probe(status="broken", reason=_short(error))
+        return
+    try:
+        if not path.is_file():
+            raise Unusable("not a regular file")
+        if size == 0:
+            raise Unusable("empty file")
+        found, samples = _read(path, check)
+    except (Unusable, FFmpegError, OSError, ValueError) as error:
+        yield Probe(bytes=size, status="broken", reason=_short(error))
+        return
+    found = found._replace(bytes=size)
+    yield found
+    if check == "decode" and samples and _decord_agrees(path, found, samples):
+        yield found._replace(decoder="decord")
+
+
+def _short(error: Exception) -> str:
+    """An error in one line without paths: FFmpeg's and the system's messages append them."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0][:100]
+
+
+def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
+    """A file's verdict without running decord, and frames of it, by number, to compare decord's
+    with; none where decord needs no trial (packets check) or deserves none.
+
+    Raises:
+        Unusable: if no frame can be shown.
+    """
+    with _open(path) as container:
+        stream = _video_stream(container)
+        track = Track(every_frame=check == "decode")
+        track.read(container, stream)
+        if check == "decode":
+            return _verdict(track, stream), track.samples if track.is_sound(stream) else {}
+        plain = (
+            container.format.name in _PLAIN_CONTAINERS
+            and stream.codec_context.name in _PLAIN_CODECS
+            and track.pixels in _PLAIN_PIXELS
+            and not track.hidden
+            and track.is_sound(stream)
+        )
+        if plain:
+            return _verdict(track, stream)._replace(decoder="decord"), {}
+    return _read(path, "decode")[0], {}
+
+
+def _open(path: Path) -> InputContainer:
+    try:
+        try:
+            return av.open(str(path))
+        except UnicodeDecodeError:  # titles in another encoding are no reason to lose a video
+            return av.open(str(path), metadata_errors="ignore")
+    except InvalidDataError:
+        raise Unusable("no video header: not a video, or cut off before it") from None
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    """The stream that FFmpeg's own choice makes the main one, as decord chooses it too."""
+    if container.format.name.endswith("_pipe"):  # FFmpeg's readers of PNG, JPEG, ...
+        raise Unusable("a picture, not a video")
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & Disposition.attached_pic:
+        others = sorted({other.type for other in container.streams} - {"video"})
+        raise Unusable(f"no video stream, only {' and '.join(others) or 'a cover picture'}")
+    if stream.codec_context is None:
+        raise Unusable("no decoder for its codec")
+    stream.codec_context.thread_count = 1  # workers are the parallelism
+    return stream
+
+
+def _verdict(track: Track, stream: VideoStream) -> Probe:
+    """Raises `Unusable` if no frame is shown, or decoding fails before half of the packets."""
+    if not track.frames:
+        detail = f": {_short(track.error)}" if track.error and not track.encrypted else ""
+        raise Unusable(track.why_nothing() + detail)
+    if track.error is not None and track.every_frame and 2 * track.frames < track.shown:
+        # What was filmed is mostly gone, and with it perhaps what the label says.
+        raise Unusable(f"decoding fails early: {_short(track.error)}")
+    fps = track.fps(stream)
+    if not fps:
+        raise Unusable("no frame rate")
+    reason = ""
+    if track.error is not None:
+        reason = "decoding stops early"
+    elif not track.hidden and track.packets < stream.frames:
+        reason = "fewer frames than its header states"
+    frames = track.frames if track.every_frame else track.shown
+    turned = track.rotation in (90, 270)
+    return Probe(
+        first_frame=track.hidden,
+        frames=frames,
+        fps=fps,
+        width=track.height if turned else track.width,
+        height=track.width if turned else track.height,
+        rotation=track.rotation,
+        seconds=frames / fps,
+        reason=reason,
+    )
+
+
+def _decord_agrees(path: Path, found: Probe, samples: dict[int, VideoFrame]) -> bool:
+    """Whether decord shows the same pictures as PyAV under the same numbers."""
+    try:
+        import decord
+    except (ImportError, OSError):  # no wheel for this platform
+        return False
+    numbers = [found.first_frame + k for k in samples]
+    try:
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        if numbers[-1] >= len(reader):  # asking beyond the end may never return
+            return False
+        pictures = reader.get_batch(numbers).asnumpy()
+    except Exception:  # whatever decord raises, it is not the one to decode this file
+        return False
+    for picture, frame in zip(pictures, samples.values(), strict=True):
+        expected = np.rot90(frame.to_ndarray(format="rgb24"), found.rotation // 90)
+        if picture.shape != expected.shape:
+            return False
+        if np.abs(picture.astype(np.int16) - expected).mean() > TOLERANCE:
+            return False
+    return True

@@ -1,0 +1,90 @@
+"""Which videos, which frames, which crops: pure functions of a random generator or of nothing."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from snvideo.data.config import ClipConfig, TestViewConfig, TrainViewConfig
+
+# First number of every random stream: streams that share a seed stay independent.
+ORDER, TRAIN, STATISTICS, SUBSTITUTE, DROPOUT = range(5)
+
+
+def generator(seed: int, stream: int, *place: int) -> np.random.Generator:
+    """A generator that depends on where a draw is used and on nothing that came before it.
+
+    So the number of workers, a restart or a resume in mid-epoch changes no draw.
+    """
+    return np.random.default_rng((seed, stream, *place))
+
+
+def epoch_order(seed: int, epoch: int, videos: int) -> np.ndarray:
+    """The order in which an epoch visits its videos, an int64 permutation of shape (videos,)."""
+    return generator(seed, ORDER, epoch).permutation(videos)
+
+
+# Frames ---------------------------------------------------------------------------------------
+
+
+def frame_step(clip: ClipConfig, fps: float) -> float:
+    """Frames of the file from one clip frame to the next."""
+    return clip.stride * (fps / clip.target_fps if clip.target_fps and fps > 0 else 1.0)
+
+
+def last_start(clip: ClipConfig, fps: float, frames: int) -> float:
+    """The latest frame at which a whole clip can begin; 0 for a video shorter than a clip."""
+    return max(0.0, frames - 1 - (clip.frames - 1) * frame_step(clip, fps))
+
+
+def clip_frames(clip: ClipConfig, fps: float, frames: int, start: float) -> np.ndarray:
+    """Frame numbers of a clip, int64 (clip.frames,); a short video repeats its last frame."""
+    numbers = np.floor(start + frame_step(clip, fps) * np.arange(clip.frames) + 0.5)
+    return numbers.clip(0, frames - 1).astype(np.int64)
+
+
+def random_start(rng: np.random.Generator, latest: float) -> float:
+    """A start drawn uniformly from [0, latest], whole frames as likely as each other."""
+    return float(rng.integers(0, int(latest) + 1))
+
+
+def even_starts(clips: int, latest: float) -> np.ndarray:
+    """Starts spread evenly over [0, latest] with both ends; a single one in the middle."""
+    return np.linspace(0, latest, clips) if clips > 1 else np.array([latest / 2])
+
+
+# Crops ----------------------------------------------------------------------------------------
+
+
+class Crop(NamedTuple):
+    """A square of a frame in its own pixels, to be resized to the view's size."""
+
+    top: int
+    left: int
+    side: int
+
+
+def _side(height: int, width: int, crop: int, short_side: float) -> int:
+    """Side, in the frame's pixels, of a crop of a frame whose short side became `short_side`.
+
+    Cutting before resizing gives the same view and never resizes what is thrown away.
+    """
+    return max(1, min(height, width, round(min(height, width) * crop / short_side)))
+
+
+def random_crop(rng: np.random.Generator, height: int, width: int, view: TrainViewConfig) -> Crop:
+    """Scale jitter and position of a training view, both uniform."""
+    low, high = view.short_side
+    side = _side(height, width, view.crop, rng.integers(low, high + 1))
+    return Crop(
+        int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1)), side
+    )
+
+
+def even_crops(height: int, width: int, view: TestViewConfig) -> list[Crop]:
+    """Test crops along the long side, both ends included, centred on the short one."""
+    side = _side(height, width, view.crop, view.short_side)
+    places = (0.0, 0.5, 1.0) if view.crops == 3 else (0.5,)
+    free_height, free_width = height - side, width - side
+    if width >= height:
+        return [Crop(free_height // 2, round(free_width * place), side) for place in places]
+    return [Crop(round(free_height * place), free_width // 2, side) for place in places]

@@ -1,0 +1,197 @@
+"""Clip and video accuracy over the test views, every video counted once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from snvideo.data.index import ClipIndex
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from snvideo.data import sampling
+from snvideo.data.augment import to_input
+from snvideo.data.loader import test_batches, train_batches
+from snvideo.engine.config import RunConfig
+from snvideo.engine.geometry import Geometry
+from snvideo.engine.processes import Processes
+from snvideo.norm import average_statistics, tracking_layers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Evaluation:
+    """What a test found. Accuracies are fractions; views are clips x crops."""
+
+    loss: float
+    clip_top1: float
+    clip_top5: float
+    video_top1: float
+    video_top5: float
+    per_class_accuracy: list[float]
+    confusion: list[list[int]]
+    """Videos by true class (rows) and predicted class (columns)."""
+    failed: list[tuple[str, str]]
+    """Name and reason of videos that could not be read; they are left out of all figures."""
+    rows: np.ndarray = field(repr=False)
+    """Rows of the index, int64 (videos,), sorted."""
+    labels: np.ndarray = field(repr=False)
+    """int64 (videos,)."""
+    probabilities: np.ndarray = field(repr=False)
+    """float32 (videos, classes): softmax averaged over the views."""
+
+    def save_predictions(self, path: Path, index: ClipIndex) -> None:
+        """Write names, labels and probabilities of all videos as a .npz file."""
+        names = np.array([index[int(row)].name for row in self.rows])
+        np.savez_compressed(
+            path,
+            videos=names,
+            labels=self.labels,
+            probabilities=self.probabilities,
+            classes=np.array(index.labels),
+        )
+
+
+def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
+    """The precision that the config asks for."""
+    dtype = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.optim.amp]
+    return torch.autocast(device.type, dtype=dtype, enabled=config.optim.amp != "none")
+
+
+def refresh_statistics(
+    model: nn.Module,
+    index: ClipIndex,
+    config: RunConfig,
+    geometry: Geometry,
+    epoch: int,
+    processes: Processes,
+) -> int:
+    """Batch-average statistics over training clips, in the groups of the run's geometry.
+
+    Returns:
+        the number of groups; 0 if the model has no statistics or the config keeps moving averages.
+    """
+    if not tracking_layers(model) or not config.statistics.batches:
+        return 0
+    groups = geometry.statistics(len(index), config.statistics.batches)
+    passes = ((epoch, group) for group in groups)
+    batches = train_batches(index, config.data, config.seed, passes, sampling.STATISTICS)
+
+    def inputs() -> Iterator[Tensor]:
+        for batch in batches:
+            clips, flips = batch.clips.to(processes.device), batch.flips.to(processes.device)
+            yield to_input(clips, config.data.mean, config.data.std, flips)
+
+    with autocast(config, processes.device):
+        return average_statistics(model, inputs(), config.statistics.kind)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    index: ClipIndex,
+    config: RunConfig,
+    processes: Processes,
+    clips: int,
+    crops: int,
+) -> Evaluation:
+    """Accuracy of a model over views of all videos of an index.
+
+    A clip counts by its own softmax; a video by the softmax averaged over its views. Each process
+    takes every W-th video, and all end with the same figures.
+
+    Args:
+        model: in whatever mode; it is left in evaluation mode.
+        index: videos of the test split.
+        config: views, precision and batch size.
+        processes: those that share the work.
+        clips, crops: views of each video.
+    """
+    model.eval()
+    device, classes = processes.device, len(index.labels)
+    metrics = _metrics(classes).to(device)
+    rows, labels, probabilities, failed = [], [], [], []
+    mine = range(processes.rank, len(index), processes.count)
+    for batch in test_batches(index, config.data, mine, config.test_batch, clips, crops):
+        failed += batch.failed
+        if not len(batch.videos):
+            continue
+        truth = batch.labels.to(device)
+        logits = _logits(model, batch.clips.flatten(0, 1), config, device)
+        softmax = logits.softmax(-1)
+        video = softmax.unflatten(0, (len(truth), -1)).mean(1)
+        view_truth = truth.repeat_interleave(clips * crops)
+        metrics["loss"].update(nn.functional.cross_entropy(logits, view_truth, reduction="none"))
+        for name in ("clip_top1", "clip_top5"):
+            metrics[name].update(softmax, view_truth)
+        for name in ("video_top1", "video_top5", "confusion"):
+            metrics[name].update(video, truth)
+        rows.append(batch.videos.numpy())
+        labels.append(batch.labels.numpy())
+        probabilities.append(video.cpu().numpy())
+    return _join(metrics, rows, labels, probabilities, failed, classes, processes)
+
+
+def _metrics(classes: int) -> MetricCollection:
+    def top(k: int) -> MulticlassAccuracy:
+        return MulticlassAccuracy(num_classes=classes, top_k=min(k, classes), average="micro")
+
+    return MetricCollection(
+        {
+            "loss": MeanMetric(),
+            "clip_top1": top(1),
+            "clip_top5": top(5),
+            "video_top1": top(1),
+            "video_top5": top(5),
+            "confusion": MulticlassConfusionMatrix(num_classes=classes),
+        },
+        compute_groups=False,  # clips and videos are counted apart
+    )
+
+
+def _logits(model: nn.Module, views: Tensor, config: RunConfig, device: torch.device) -> Tensor:
+    """Logits of uint8 views (N, T, 3, H, W), a limited number at a time; float32 (N, classes)."""
+    parts = []
+    for part in views.split(config.test_batch):
+        clips = to_input(part.to(device), config.data.mean, config.data.std)
+        with autocast(config, device):
+            parts.append(model(clips))
+    return torch.cat(parts).float()
+
+
+def _join(
+    metrics: MetricCollection,
+    rows: list[np.ndarray],
+    labels: list[np.ndarray],
+    probabilities: list[np.ndarray],
+    failed: list[tuple[str, str]],
+    classes: int,
+    processes: Processes,
+) -> Evaluation:
+    """Figures and predictions of all processes together."""
+    mine = (
+        np.concatenate(rows) if rows else np.empty(0, np.int64),
+        np.concatenate(labels) if labels else np.empty(0, np.int64),
+        np.concatenate(probabilities) if probabilities else np.empty((0, classes), np.float32),
+        failed,
+    )
+    all_rows, all_labels, all_probabilities, all_failed = zip(*processes.gather(mine), strict=True)
+    order = np.argsort(np.concatenate(all_rows))
+    values = metrics.compute()
+    confusion = values.pop("confusion").cpu()
+    per_class = confusion.diag() / confusion.sum(1).clamp_min(1)
+    return Evaluation(
+        **{name: float(value) for name, value in values.items()},
+        per_class_accuracy=per_class.tolist(),
+        confusion=confusion.tolist(),
+        failed=[video for some in all_failed for video in some],
+        rows=np.concatenate(all_rows)[order],
+        labels=np.concatenate(all_labels)[order],
+        probabilities=np.concatenate(all_probabilities)[order],
+    )

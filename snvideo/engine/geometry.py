@@ -1,0 +1,101 @@
+"""Batch geometry: an experiment's (gpus, clips per gpu), played on any number of processes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from snvideo.engine.config import BatchConfig
+from snvideo.errors import SnvideoError
+
+SYNCHRONISED = frozenset({"syncbn"})
+"""Norms whose batch statistics span the whole batch."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which clips make a group, and which process passes which groups.
+
+    An experiment (gpus, clips_per_gpu) averages gradients over gpus x clips_per_gpu clips and takes
+    batch statistics over groups of clips_per_gpu. W processes play gpus / W groups each, one group
+    a pass, accumulating gradients. Which clips share a group depends on the experiment alone.
+    """
+
+    gpus: int
+    clips_per_gpu: int
+    processes: int = 1
+    rank: int = 0
+
+    @property
+    def total_batch(self) -> int:
+        """Clips in one optimizer step, over all processes."""
+        return self.gpus * self.clips_per_gpu
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes of this process in one optimizer step."""
+        return self.gpus // self.processes
+
+    def steps(self, videos: int) -> int:
+        """Optimizer steps in an epoch; the remainder of the order is left out."""
+        return videos // self.total_batch
+
+    def groups(self) -> range:
+        """The groups of each step that this process plays."""
+        return range(self.rank * self.passes, (self.rank + 1) * self.passes)
+
+    def positions(self, step: int, group: int) -> range:
+        """Positions in the epoch's order of the clips of one group of one step."""
+        first = step * self.total_batch + group * self.clips_per_gpu
+        return range(first, first + self.clips_per_gpu)
+
+    def run(self, videos: int, epochs: int, done: int = 0) -> Iterator[tuple[int, range]]:
+        """Epoch and positions of every pass of this process, from optimizer step `done` on."""
+        per_epoch = self.steps(videos)
+        for step in range(done, epochs * per_epoch):
+            epoch, step_in_epoch = divmod(step, per_epoch)
+            for group in self.groups():
+                yield epoch, self.positions(step_in_epoch, group)
+
+    def statistics(self, videos: int, groups: int) -> list[range]:
+        """This process's share of the first `groups` groups of an epoch, at most all of them."""
+        groups = min(groups, videos // self.clips_per_gpu)
+        return [
+            range(group * self.clips_per_gpu, (group + 1) * self.clips_per_gpu)
+            for group in range(self.rank, groups, self.processes)
+        ]
+
+
+def plan(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) -> Geometry:
+    """The geometry of a run, or the reason why this hardware cannot honour it.
+
+    Args:
+        batch: the experiment.
+        norm: name of the norm; a synchronised one takes the whole batch as one group.
+        processes, rank: of the process group.
+        videos: in the training split.
+
+    Raises:
+        SnvideoError: if the processes do not divide the gpus, if an epoch has no full batch, or if
+            a synchronised norm would see only a part of the batch.
+    """
+    gpus, clips = batch.gpus, batch.clips_per_gpu
+    if norm in SYNCHRONISED:
+        # All processes together see the batch in one pass: as many groups as processes.
+        if (gpus * clips) % processes:
+            raise SnvideoError(
+                f"batch {gpus} x {clips} does not divide among {processes} processes: "
+                "start as many as divide the number of clips"
+            )
+        gpus, clips = processes, gpus * clips // processes
+    if gpus % processes:
+        divisors = ", ".join(str(n) for n in range(1, gpus + 1) if gpus % n == 0)
+        raise SnvideoError(
+            f"batch.gpus {gpus} does not divide among {processes} processes: start {divisors}"
+        )
+    geometry = Geometry(gpus, clips, processes, rank)
+    if not geometry.steps(videos):
+        raise SnvideoError(
+            f"the training split has {videos} videos, less than one batch of "
+            f"{batch.gpus} x {batch.clips_per_gpu} = {geometry.total_batch}: "
+            "make batch.gpus or batch.clips_per_gpu smaller"
+        )
+    return geometry

@@ -1,0 +1,381 @@
+"""One run from a config to its results: train, validate, checkpoint, test."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+from snvideo.data.index import ClipIndex
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from snvideo.data import sampling
+from snvideo.data.augment import to_input
+from snvideo.data.dataset import Batch
+from snvideo.data.loader import train_batches
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights, save_checkpoint
+from snvideo.engine.config import RunConfig
+from snvideo.engine.evaluate import Evaluation, autocast, evaluate, refresh_statistics
+from snvideo.engine.folder import RunFolder
+from snvideo.engine.geometry import plan
+from snvideo.engine.optim import build_optimizer
+from snvideo.engine.processes import Processes, joined
+from snvideo.errors import SnvideoError
+from snvideo.models import build_model
+from snvideo.norm import importance, kept_statistics, one_update, tracking_layers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; with weights and optimizer all that a checkpoint needs."""
+
+    step: int = 0
+    train_seconds: float = 0.0
+    replaced: int = 0
+    """Training clips whose video could not be read and was replaced by another."""
+
+
+@dataclass
+class _Window:
+    """Sums since the last log line, kept on the device so that no step waits for them."""
+
+    device: torch.device
+    sums: Tensor = field(init=False)
+    replaced: int = 0
+    since: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+
+    def add(self, loss: Tensor, logits: Tensor, batch: Batch, labels: Tensor) -> None:
+        clips = len(labels)
+        correct = (logits.argmax(1) == labels).sum()
+        self.sums += torch.stack(
+            [loss.detach().double() * clips, correct, correct.new_tensor(clips)]
+        )
+        self.replaced += len(batch.replaced)
+
+
+class Trainer:
+    """Trains one network on one index, a step at a time, from wherever it was left."""
+
+    def __init__(self, config: RunConfig, processes: Processes) -> None:
+        self.config, self.processes = config, processes
+        self.device = processes.device
+        data = config.data
+        self.train_index = ClipIndex.load(data.index, data.train_split, data.root)
+        self.test_index = ClipIndex.load(data.index, data.test_split, data.root)
+        self.geometry = plan(
+            config.batch,
+            config.model.norm.name,
+            processes.count,
+            processes.rank,
+            len(self.train_index),
+        )
+        self.model = build(config, len(self.train_index.labels)).to(self.device)
+        self.steps_per_epoch = self.geometry.steps(len(self.train_index))
+        self.total_steps = config.optim.epochs * self.steps_per_epoch
+        self.optimizer, self.schedule = build_optimizer(
+            self.model, config.optim, self.geometry.total_batch, self.steps_per_epoch
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.optim.amp == "fp16")
+        self.tracking = tracking_layers(self.model)
+        self.progress = Progress()
+        self.replica: nn.Module = self.model
+        if processes.count > 1:
+            self.replica = DistributedDataParallel(
+                self.model,
+                device_ids=[self.device.index] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,  # statistics are averaged once a step instead
+            )
+
+    # One optimizer step ---------------------------------------------------------------------
+
+    def step(self, batches: Any, window: _Window) -> None:
+        """Accumulate the gradients of this process's groups and update the weights once."""
+        self.model.train()
+        groups = self.geometry.groups()
+        with one_update(self.tracking) as collect_statistics:
+            for group in groups:
+                batch = next(batches)
+                self._seed_dropout(group)
+                last = group == groups[-1]
+                with (
+                    nullcontext() if last or self.replica is self.model else self.replica.no_sync()
+                ):
+                    self._backward(batch, window)
+                collect_statistics()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.progress.step += 1
+
+    def _backward(self, batch: Batch, window: _Window) -> None:
+        data, device = self.config.data, self.device
+        labels = batch.labels.to(device, non_blocking=True)
+        clips = batch.clips.to(device, non_blocking=True)
+        flips = batch.flips.to(device, non_blocking=True)
+        inputs = to_input(clips, data.mean, data.std, flips)
+        with autocast(self.config, device):
+            logits = self.replica(inputs)
+        loss = nn.functional.cross_entropy(logits.float(), labels)
+        self.scaler.scale(loss / self.geometry.passes).backward()
+        window.add(loss, logits, batch, labels)
+
+    def _seed_dropout(self, group: int) -> None:
+        """Masks depend on the step and the group, not on which process or restart draws them."""
+        place = (self.progress.step, group)
+        rng = sampling.generator(self.config.seed, sampling.DROPOUT, *place)
+        torch.manual_seed(int(rng.integers(2**63)))
+
+    # A whole run ----------------------------------------------------------------------------
+
+    def run(self, folder: RunFolder) -> None:
+        """Train from the current step to the end, logging, validating and writing checkpoints."""
+        config, progress = self.config, self.progress
+        passes = self.geometry.run(len(self.train_index), config.optim.epochs, progress.step)
+        batches = train_batches(self.train_index, config.data, config.seed, passes)
+        window = _Window(self.device)
+        begun, first = time.perf_counter(), progress.step
+        aside = 0.0  # seconds of validation and checkpoints, not of training
+        while progress.step < self.total_steps:
+            self.step(batches, window)
+            epoch, into = divmod(progress.step, self.steps_per_epoch)
+            if progress.step % config.log.every_steps == 0 or into == 0:
+                elapsed = time.perf_counter() - begun - aside
+                self._log(folder, window, elapsed / (progress.step - first))
+                window = _Window(self.device)
+            if into == 0:
+                pause = time.perf_counter()
+                if self._due(config.log.validate_epochs, epoch):
+                    self._validate(folder, epoch)
+                if self._due(config.log.checkpoint_epochs, epoch) or epoch == config.optim.epochs:
+                    self.save(folder)
+                aside += time.perf_counter() - pause
+                window.since = time.perf_counter()
+
+    def _due(self, every: int, epoch: int) -> bool:
+        return bool(every) and epoch % every == 0
+
+    def _log(self, folder: RunFolder, window: _Window, seconds_per_step: float) -> None:
+        seconds = time.perf_counter() - window.since
+        parts = self.processes.gather((window.sums.tolist(), window.replaced))
+        loss, correct, clips = (sum(part[0][i] for part in parts) for i in range(3))
+        progress = self.progress
+        progress.train_seconds += seconds
+        progress.replaced += sum(part[1] for part in parts)
+        if not self.processes.main:
+            return
+        epoch, lr = progress.step / self.steps_per_epoch, self.optimizer.param_groups[0]["lr"]
+        values = {"loss": loss / clips, "top1": correct / clips, "lr": lr}
+        folder.log("train", progress.step, epoch=epoch, **values, clips_per_second=clips / seconds)
+        left = timedelta(seconds=round(seconds_per_step * (self.total_steps - progress.step)))
+        log.info(
+            "step %d/%d  epoch %.2f/%d  loss %.3f  top-1 %.1f %%  lr %.4f  %.1f clips/s  %s left",
+            progress.step,
+            self.total_steps,
+            epoch,
+            self.config.optim.epochs,
+            values["loss"],
+            100 * values["top1"],
+            lr,
+            clips / seconds,
+            left,
+        )
+
+    def _validate(self, folder: RunFolder, epoch: int) -> None:
+        """Centre clip, centre crop; the moving averages of training are left as they were."""
+        with kept_statistics(self.tracking):
+            found = self.test(clips=1, crops=1)
+        if self.processes.main:
+            values = {"loss": found.loss, "top1": found.clip_top1, "top5": found.clip_top5}
+            folder.log("validate", self.progress.step, epoch=float(epoch), **values)
+            log.info(
+                "validation after epoch %d: loss %.3f  top-1 %.1f %%",
+                epoch,
+                found.loss,
+                100 * found.clip_top1,
+            )
+
+    def test(self, clips: int, crops: int) -> Evaluation:
+        """Average the statistics, then evaluate over clips x crops views of every test video."""
+        # The clips of the epoch under way, or of the last one when the run is done.
+        epoch = min(self.progress.step // self.steps_per_epoch, self.config.optim.epochs - 1)
+        refresh_statistics(
+            self.model, self.train_index, self.config, self.geometry, epoch, self.processes
+        )
+        return evaluate(self.model, self.test_index, self.config, self.processes, clips, crops)
+
+    # Checkpoints ----------------------------------------------------------------------------
+
+    def save(self, folder: RunFolder) -> None:
+        """Write a checkpoint from which `restore` goes on exactly."""
+        if self.processes.main:
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "progress": vars(self.progress),
+                "index_hash": self.train_index.hash,
+                "classes": list(self.train_index.labels),
+            }
+            step, keep = self.progress.step, self.config.log.keep_checkpoints
+            save_checkpoint(folder.checkpoints, step, state, keep)
+        self.processes.wait()
+
+    def restore(self, folder: RunFolder) -> None:
+        """Go on from the newest checkpoint of a folder, if it has one."""
+        found = checkpoints(folder.checkpoints)
+        if not found:
+            return
+        state = load_checkpoint(found[-1])
+        load_weights(self.model, state, found[-1])
+        if state["index_hash"] != self.train_index.hash:
+            raise SnvideoError(
+                f"{found[-1]} was trained on another index than {self.config.data.index}: "
+                "resume with the same index, or choose another output"
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        log.info("resuming %s at step %d", folder.path, self.progress.step)
+
+
+def build(config: RunConfig, classes: int) -> nn.Module:
+    """The network of a config, initialised from its seed alone: the same for every norm."""
+    norm = config.model.norm
+    options: dict[str, Any] = {}
+    if norm.name == "sn" and config.batch.clips_per_gpu == 1:
+        log.info("one clip per GPU: SN runs without its batch part, which equals the instance part")
+        options = {"use_batch": False}
+    elif norm.name == "sn":
+        options = {"start": norm.start}
+    torch.manual_seed(config.seed)
+    return build_model(config.model.name, classes, norm.name, config.model.dropout, **options)
+
+
+def train(config: RunConfig, resume: bool = False) -> dict[str, Any]:
+    """Do a whole run, or what is left of it, and return its results.
+
+    Args:
+        config: everything that decides the result.
+        resume: go on from the newest checkpoint in `config.output`, if there is one.
+
+    Returns:
+        what `results.json` holds.
+
+    Raises:
+        SnvideoError: if the config, the index, the hardware or the folder do not fit together.
+    """
+    with joined() as processes:
+        folder = RunFolder(config.output)
+        folder.check(config, resume)
+        finished = folder.results()
+        if finished is not None:
+            log.info("%s is finished already", config.output)
+            return finished
+        processes.wait()  # nobody writes before everybody has looked
+        trainer = Trainer(config, processes)
+        trainer.restore(folder)
+        if processes.main:
+            folder.open(config, trainer.progress.step)
+            _announce(trainer)
+        try:
+            trainer.run(folder)
+            return _finish(trainer, folder)
+        finally:
+            folder.close()
+
+
+def _announce(trainer: Trainer) -> None:
+    config, geometry = trainer.config, trainer.geometry
+    log.info(
+        "%s with %s, %.2f M parameters; %d gpus x %d clips on %d process%s (%s); %d training "
+        "and %d test videos of %d classes; %d steps",
+        config.model.name,
+        config.model.norm.name,
+        sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6,
+        config.batch.gpus,
+        config.batch.clips_per_gpu,
+        geometry.processes,
+        "" if geometry.processes == 1 else "es",
+        trainer.device,
+        len(trainer.train_index),
+        len(trainer.test_index),
+        len(trainer.train_index.labels),
+        trainer.total_steps,
+    )
+
+
+def _finish(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
+    """Test over all views and write results and predictions."""
+    config, progress = trainer.config, trainer.progress
+    views = {"clips": config.data.test.clips, "crops": config.data.test.crops}
+    begun = time.perf_counter()
+    found = trainer.test(**views)
+    results = {
+        **describe(config, trainer.test_index),
+        **summary(found),
+        "views": views,
+        "steps": progress.step,
+        "replaced_samples": progress.replaced,
+        "train_seconds": round(progress.train_seconds, 2),
+        "test_seconds": round(time.perf_counter() - begun, 2),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "importance": [layer._asdict() for layer in importance(trainer.model)] or None,
+    }
+    if trainer.processes.main:
+        found.save_predictions(folder.path / "predictions.npz", trainer.test_index)
+        folder.write_results(results)
+        log.info(
+            "finished %s: clip top-1 %.1f %%, video top-1 %.1f %% over %d videos (%d unreadable), "
+            "%d training clips replaced, %.0f s of training",
+            config.output,
+            100 * found.clip_top1,
+            100 * found.video_top1,
+            results["videos"],
+            results["failed_videos"],
+            progress.replaced,
+            progress.train_seconds,
+        )
+    return results
+
+
+def describe(config: RunConfig, index: ClipIndex) -> dict[str, Any]:
+    """What a result is the result of."""
+    return {
+        "norm": config.model.norm.name,
+        "model": config.model.name,
+        "gpus": config.batch.gpus,
+        "clips_per_gpu": config.batch.clips_per_gpu,
+        "seed": config.seed,
+        "epochs": config.optim.epochs,
+        "statistics": config.statistics.model_dump(),
+        "index_hash": index.hash,
+        "classes": list(index.labels),
+    }
+
+
+def summary(found: Evaluation) -> dict[str, Any]:
+    """The figures of an evaluation as plain values."""
+    return {
+        "clip_top1": found.clip_top1,
+        "clip_top5": found.clip_top5,
+        "video_top1": found.video_top1,
+        "video_top5": found.video_top5,
+        "per_class_accuracy": found.per_class_accuracy,
+        "confusion": found.confusion,
+        "videos": len(found.rows),
+        "failed_videos": len(found.failed),
+        "failed": [list(video) for video in found.failed],
+    }

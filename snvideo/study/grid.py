@@ -1,0 +1,65 @@
+"""The grid of a study: one cell for every norm, batch geometry and seed."""
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from snvideo.engine.config import BatchConfig, RunConfig
+from snvideo.errors import SnvideoError
+from snvideo.study.config import StudyConfig
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    name: str
+    """The name of the run's folder, as in `sn_2x8_seed0`."""
+    norm: str
+    gpus: int
+    clips_per_gpu: int
+    seed: int
+    config: RunConfig
+    """The study's run config with this norm, geometry and seed, writing to the run's own folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is written."""
+        return self.config.output
+
+    def __str__(self) -> str:
+        return f"{self.norm} ({self.gpus}, {self.clips_per_gpu}) seed {self.seed}"
+
+
+def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
+    """Every run of a study; all but norm, batch geometry, seed and place is the same.
+
+    The order is seed by seed: a study that is cut short has whole comparisons for its first seeds.
+
+    Args:
+        config: what all runs have in common; its `output` is the folder of the study.
+        study: what they differ in.
+
+    Raises:
+        SnvideoError: if the study names a run twice.
+    """
+    grid = [
+        _cell(config, norm, batch, seed)
+        for seed, batch, norm in product(study.seeds, study.batches, study.norms)
+    ]
+    names = [cell.name for cell in grid]
+    for name in names:
+        if names.count(name) > 1:
+            raise SnvideoError(
+                f"the study asks for {name} twice: name every norm, batch geometry and seed once"
+            )
+    return grid
+
+
+def _cell(config: RunConfig, norm: str, batch: BatchConfig, seed: int) -> Cell:
+    name = f"{norm}_{batch.gpus}x{batch.clips_per_gpu}_seed{seed}"
+    model = config.model
+    model = model.model_copy(update={"norm": model.norm.model_copy(update={"name": norm})})
+    changes = {"model": model, "batch": batch, "seed": seed, "output": config.output / name}
+    config = config.model_copy(update=changes)
+    return Cell(name, norm, batch.gpus, batch.clips_per_gpu, seed, config)

@@ -1,0 +1,224 @@
+"""Reading run folders: what was trained, what came of it, and how it got there."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from snvideo.engine.folder import flatten
+from snvideo.errors import SnvideoError
+
+CELL_FILE = "cell.yaml"
+"""The config that a study hands to a run; the run's own copy is config.yaml."""
+FAILURE_FILE = "failure.txt"
+"""What became of a run that a study saw fail, in the words of the table's status column."""
+
+
+class LayerImportance(BaseModel):
+    """Importance ratios of one SN layer: (instance, layer, batch), or the first two of them."""
+
+    layer: str
+    mean: list[float]
+    variance: list[float]
+
+
+class Views(BaseModel):
+    """Test views of a video."""
+
+    clips: int
+    crops: int
+
+
+class Statistics(BaseModel):
+    """How the batch statistics of the evaluation came about."""
+
+    kind: str
+    batches: int
+
+
+class Results(BaseModel):
+    """What is read of results.json; accuracies are fractions, times are seconds."""
+
+    norm: str
+    model: str
+    gpus: int
+    clips_per_gpu: int
+    seed: int
+    epochs: int
+    clip_top1: float
+    clip_top5: float
+    video_top1: float
+    video_top5: float
+    classes: list[str]
+    confusion: list[list[int]]
+    videos: int
+    failed_videos: int
+    views: Views
+    replaced_samples: int
+    index_hash: str
+    statistics: Statistics | None = None
+    train_seconds: float
+    importance: list[LayerImportance] | None = None
+
+
+NORM_ORDER = ("sn", "bn", "gn", "in", "ln", "syncbn", "frozen_bn")
+"""The order in which norms are shown; unknown ones follow."""
+
+Geometry = tuple[int, int]
+"""(gpus, clips per GPU)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+    norm: str
+    gpus: int
+    clips_per_gpu: int
+    seed: int
+    config: dict[str, Any]
+    """The resolved config by dotted key, as in `optim.epochs`."""
+    environment: dict[str, Any]
+    results: Results | None
+    """None until the run is finished."""
+    status: str
+    """`finished`, `unfinished`, or what went wrong, as in `failed (exit 1)`."""
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.folder.name
+
+    @property
+    def geometry(self) -> Geometry:
+        """(gpus, clips per GPU)."""
+        return self.gpus, self.clips_per_gpu
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The lines of metrics.jsonl by kind, in the order of their steps."""
+
+    train: list[dict[str, float]]
+    validate: list[dict[str, float]]
+
+
+def finished(runs: list[Run]) -> list[tuple[Run, Results]]:
+    """The runs that have results, with them."""
+    return [(run, run.results) for run in runs if run.results is not None]
+
+
+def norms_of(runs: Iterable[Run]) -> list[str]:
+    """The norms of some runs, in the order in which they are shown."""
+    names = {run.norm for run in runs}
+    return [n for n in NORM_ORDER if n in names] + sorted(names - set(NORM_ORDER))
+
+
+def geometries_of(runs: Iterable[Run]) -> list[Geometry]:
+    """The batch geometries of some runs, fewest clips per GPU first."""
+    return sorted({run.geometry for run in runs}, key=lambda geometry: geometry[::-1])
+
+
+def by_cell(runs: Iterable[Run]) -> Iterator[tuple[Geometry, str, list[Run]]]:
+    """Geometry, norm and the runs of both, which differ in nothing but their seed."""
+    groups: dict[tuple[Geometry, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.geometry, run.norm), []).append(run)
+    everything = [run for group in groups.values() for run in group]
+    for geometry in geometries_of(everything):
+        for norm in norms_of(everything):
+            if (geometry, norm) in groups:
+                yield geometry, norm, groups[geometry, norm]
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs in a study's folder (or the one run that the folder is), smallest groups first.
+
+    Raises:
+        SnvideoError: if a file of a run cannot be read as what it should be.
+    """
+    folders = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
+    runs = [run for path in folders if (run := _read_run(path)) is not None]
+    return sorted(runs, key=lambda run: (run.clips_per_gpu, run.gpus, run.norm, run.seed))
+
+
+def _read_run(folder: Path) -> Run | None:
+    """The run in a folder; None if there is none."""
+    file = next((f for f in (folder / "config.yaml", folder / CELL_FILE) if f.exists()), None)
+    if file is None:
+        return None
+    try:
+        config = flatten(yaml.safe_load(file.read_text(encoding="utf-8")))
+        norm, seed = str(config["model.norm.name"]), int(config["seed"])
+        gpus, clips = int(config["batch.gpus"]), int(config["batch.clips_per_gpu"])
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SnvideoError(f"{file}: not the config of a run; move this folder away") from error
+    results = read_results(folder)
+    status = "finished" if results else _unfinished(folder)
+    environment = _environment(folder)
+    return Run(folder, norm, gpus, clips, seed, config, environment, results, status)
+
+
+def read_results(folder: Path) -> Results | None:
+    """The results of a run; None if it has none yet.
+
+    Raises:
+        SnvideoError: if results.json does not hold the results of a run.
+    """
+    file = folder / "results.json"
+    if not file.exists():
+        return None
+    try:
+        return Results.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SnvideoError(f"{file}: {where}: {first['msg']}; delete it and resume") from error
+    except ValueError as error:
+        raise SnvideoError(f"{file}: not JSON; delete it and resume") from error
+
+
+def _unfinished(folder: Path) -> str:
+    failure = folder / FAILURE_FILE
+    return failure.read_text(encoding="utf-8").strip() if failure.exists() else "unfinished"
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """What is known of the machine; nothing if the run did not get so far as to write it."""
+    try:
+        found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return flatten(found) if isinstance(found, dict) else {}
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """The metrics of a run; empty if there are none.
+
+    A run that was resumed repeats the steps after its checkpoint: the later line counts.
+    """
+    by_step: dict[tuple[str, int], dict[str, float]] = {}
+    for line in _metric_lines(folder / "metrics.jsonl"):
+        by_step[line["kind"], line["step"]] = line
+    ordered = [by_step[key] for key in sorted(by_step)]
+    return Metrics(
+        [line for line in ordered if line["kind"] == "train"],
+        [line for line in ordered if line["kind"] == "validate"],
+    )
+
+
+def _metric_lines(file: Path) -> Iterator[dict[str, Any]]:
+    if not file.exists():
+        return
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # the last line of a run that was killed while writing
+        if isinstance(line, dict) and "kind" in line and "step" in line:
+            yield line

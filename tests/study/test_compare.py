@@ -1,0 +1,158 @@
+"""Which runs of a study are run, repeated, refused and reported; the child is a stub."""
+
+import csv
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from snvideo.config import load_config
+from snvideo.engine.config import RunConfig
+from snvideo.errors import SnvideoError
+from snvideo.study.compare import compare
+from snvideo.study.grid import Cell, cells
+
+from .fakes import run_config, study_config, write_begun, write_finished
+
+
+class Child:
+    """Stands for the training process: writes a finished run, or fails, and keeps a record."""
+
+    def __init__(self, failing: tuple[str, ...] = (), stop_at: str = "") -> None:
+        self.failing, self.stop_at = failing, stop_at
+        self.commands: list[list[str]] = []
+
+    @property
+    def names(self) -> list[str]:
+        return [self._cell_file(command).parent.name for command in self.commands]
+
+    def __call__(self, command: list[str]) -> int:
+        self.commands.append(command)
+        file = self._cell_file(command)
+        config = RunConfig.model_validate(yaml.safe_load(file.read_text()))
+        name = config.output.name
+        batch = config.batch
+        cell = Cell(
+            name, config.model.norm.name, batch.gpus, batch.clips_per_gpu, config.seed, config
+        )
+        if name == self.stop_at:
+            write_begun(cell)
+            raise KeyboardInterrupt
+        if name in self.failing:
+            return 3
+        write_finished(cell, 0.5)
+        return 0
+
+    def _cell_file(self, command: list[str]) -> Path:
+        return Path(next(word for word in command if word.endswith("cell.yaml")))
+
+
+def _table(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "comparison.csv").open() as file:
+        return {row["run"]: row for row in csv.DictReader(file)}
+
+
+def test_every_cell_is_run_with_its_own_config(tmp_path: Path):
+    child = Child()
+    rows = compare(run_config(tmp_path), study_config(norms=("sn", "bn")), child)
+    assert child.names == ["sn_2x8_seed0", "bn_2x8_seed0"]
+    folder = tmp_path / "bn_2x8_seed0"
+    assert child.commands[1] == [
+        sys.executable, "-m", "snvideo", "train", str(folder / "cell.yaml"), "--resume",
+    ]  # fmt: skip
+    stored = yaml.safe_load((folder / "cell.yaml").read_text())
+    assert stored["model"]["norm"]["name"] == "bn"
+    assert [(row["norm"], row["status"], row["video_top1"]) for row in rows] == [
+        ("sn", "finished", 0.5),
+        ("bn", "finished", 0.5),
+    ]
+    assert (tmp_path / "report.html").exists()
+
+
+def test_the_command_line_reads_the_cell_as_it_was_meant(tmp_path: Path):
+    config, study = run_config(tmp_path), study_config(norms=("sn",))
+    compare(config, study, Child())
+    cell = cells(config, study)[0]
+    assert load_config(cell.folder / "cell.yaml").run() == cell.config
+
+
+def test_processes_go_through_torchrun(tmp_path: Path):
+    child = Child()
+    compare(run_config(tmp_path), study_config(norms=("sn",), processes=2), child)
+    assert "torch.distributed.run" in child.commands[0]
+
+
+def test_a_finished_run_is_skipped_and_its_result_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    config, study = run_config(tmp_path), study_config(norms=("sn", "bn"))
+    write_finished(cells(config, study)[1], 0.41)
+    child = Child()
+    with caplog.at_level(logging.INFO):
+        compare(config, study, child)
+    assert child.names == ["sn_2x8_seed0"]
+    assert "[2/2] bn (2, 8) seed 0: already finished, video top-1 0.41" in caplog.messages
+
+
+def test_a_begun_run_is_resumed(tmp_path: Path):
+    config, study = run_config(tmp_path), study_config(norms=("sn",))
+    write_begun(cells(config, study)[0])
+    child = Child()
+    compare(config, study, child)
+    assert child.names == ["sn_2x8_seed0"]
+
+
+@pytest.mark.parametrize("write", [write_begun, write_finished])
+def test_another_config_is_refused_before_anything_runs(tmp_path: Path, write):
+    study = study_config(norms=("sn", "bn"))
+    write(cells(run_config(tmp_path), study)[1])
+    child = Child()
+    changed = run_config(tmp_path, optim={"epochs": 12, "warmup_epochs": 1})
+    with pytest.raises(SnvideoError, match=r"optim\.epochs: 8 there, 12 now") as caught:
+        compare(changed, study, child)
+    message = str(caught.value)
+    assert "bn_2x8_seed0" in message and "warmup" not in message and "\n" not in message
+    assert child.commands == []
+
+
+def test_a_study_that_has_moved_is_the_same_study(tmp_path: Path):
+    study = study_config(norms=("sn",))
+    write_finished(cells(run_config(tmp_path / "old"), study)[0])
+    (tmp_path / "old").rename(tmp_path / "new")
+    child = Child()
+    compare(run_config(tmp_path / "new"), study, child)
+    assert child.commands == []
+
+
+def test_a_failed_run_is_noted_and_the_others_go_on(tmp_path: Path):
+    config, study = run_config(tmp_path), study_config()
+    rows = compare(config, study, Child(failing=("bn_2x8_seed0",)))
+    assert [row["status"] for row in rows] == ["finished", "failed (exit 3)", "finished"]
+    assert rows[1]["video_top1"] is None
+    assert _table(tmp_path)["bn_2x8_seed0"]["status"] == "failed (exit 3)"
+    assert "bn_2x8_seed0: failed (exit 3)" in (tmp_path / "comparison.md").read_text()
+
+    again = Child()
+    rows = compare(config, study, again)
+    assert again.names == ["bn_2x8_seed0"]
+    assert [row["status"] for row in rows] == ["finished"] * 3
+
+
+def test_a_child_that_ends_well_without_results_has_failed(tmp_path: Path):
+    rows = compare(run_config(tmp_path), study_config(norms=("sn",)), lambda command: 0)
+    assert rows[0]["status"] == "failed (no results)"
+
+
+def test_an_interrupted_study_keeps_its_table_and_repeats_nothing(tmp_path: Path):
+    config, study = run_config(tmp_path), study_config()
+    with pytest.raises(KeyboardInterrupt):
+        compare(config, study, Child(stop_at="bn_2x8_seed0"))
+    assert list(_table(tmp_path)) == ["sn_2x8_seed0"]
+    assert (tmp_path / "report.html").exists()
+
+    again = Child()
+    compare(config, study, again)
+    assert again.names == ["bn_2x8_seed0", "gn_2x8_seed0"]
+    assert len(_table(tmp_path)) == 3
