@@ -66,7 +66,9 @@ def compare(config: ConfigFile, overrides: Overrides = None) -> None:
     loaded = load_config(config, overrides or ())
     if loaded.study is None:
         raise SnvideoError(f"{config} has no 'study' section: add study.batches to compare runs")
-    compare(loaded.run(), loaded.study)
+    rows = compare(loaded.run(), loaded.study)
+    if any(row["status"] != "finished" for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command()

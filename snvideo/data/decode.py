@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
 import numpy as np
+from av.container import InputContainer
 
 if TYPE_CHECKING:
     from snvideo.data.index import Video
@@ -47,6 +49,14 @@ def decode(video: Video, frames: Sequence[int] | np.ndarray) -> np.ndarray:
     return pictures[inverse]
 
 
+def open_video(path: Path) -> InputContainer:
+    """Open a file with PyAV, even if its titles are in another encoding than UTF-8."""
+    try:
+        return av.open(str(path))
+    except UnicodeDecodeError:
+        return av.open(str(path), metadata_errors="ignore")
+
+
 def _first_line(error: Exception) -> str:
     """What an error says, without the native stack trace that decord appends."""
     lines = str(error).strip().splitlines()
@@ -78,10 +88,10 @@ def _decode_decord(video: Video, wanted: np.ndarray) -> np.ndarray:
 def _decode_pyav(video: Video, wanted: np.ndarray) -> np.ndarray:
     """Counts output frames from the start: time stamps cannot be trusted in every file."""
     pictures: list[np.ndarray] = []
-    with av.open(str(video.path)) as container:
-        if not container.streams.video:
+    with open_video(video.path) as container:
+        stream = container.streams.best("video")
+        if stream is None:
             raise DecodeError("no video stream")
-        stream = container.streams.video[0]
         stream.thread_count = 1
         number = -1
         for frame in container.decode(stream):

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
@@ -16,6 +15,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from snvideo.data.decode import open_video
 from snvideo.data.track import Track, Unusable
 
 Check = Literal["packets", "decode"]
@@ -99,7 +99,7 @@ def stages(path: Path, check: Check) -> Iterator[Probe]:
         if size == 0:
             raise Unusable("empty file")
         found, samples = _read(path, check)
-    except (Unusable, FFmpegError, OSError, ValueError) as error:
+    except Exception as error:  # whatever one file does, the others go on
         yield Probe(bytes=size, status="broken", reason=_short(error))
         return
     found = found._replace(bytes=size)
@@ -110,8 +110,11 @@ def stages(path: Path, check: Check) -> Iterator[Probe]:
 
 def _short(error: Exception) -> str:
     """An error in one line without paths: FFmpeg's and the system's messages append them."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0][:100]
+    if isinstance(error, Unusable):
+        return str(error)
+    if isinstance(error, (FFmpegError, OSError)) and error.strerror:
+        return error.strerror
+    return f"unexpected {type(error).__name__}"
 
 
 def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
@@ -125,26 +128,27 @@ def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
         stream = _video_stream(container)
         track = Track(every_frame=check == "decode")
         track.read(container, stream)
+        found = _verdict(track, stream)
         if check == "decode":
-            return _verdict(track, stream), track.samples if track.is_sound(stream) else {}
+            return found, track.samples if track.is_sound(stream) else {}
         plain = (
             container.format.name in _PLAIN_CONTAINERS
             and stream.codec_context.name in _PLAIN_CODECS
             and track.pixels in _PLAIN_PIXELS
             and not track.hidden
             and track.is_sound(stream)
+            # decord divides a row, padded to 32 pixels, by the width and finds four channels or
+            # more in very narrow pictures (24, 48, 72 pixels).
+            and -(-found.width // 32) * 32 * 3 // found.width == 3
         )
         if plain:
-            return _verdict(track, stream)._replace(decoder="decord"), {}
+            return found._replace(decoder="decord"), {}
     return _read(path, "decode")[0], {}
 
 
 def _open(path: Path) -> InputContainer:
     try:
-        try:
-            return av.open(str(path))
-        except UnicodeDecodeError:  # titles in another encoding are no reason to lose a video
-            return av.open(str(path), metadata_errors="ignore")
+        return open_video(path)
     except InvalidDataError:
         raise Unusable("no video header: not a video, or cut off before it") from None
 

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,6 +73,22 @@ class _Worker:
         self._stopped = False
 
     def probe(self, path: Path) -> Probe:
+        """The file's verdict; asks again if the process died, for that may not be the file's doing.
+
+        A file that hangs is not asked again, and one that PyAV had read before decord died is
+        usable, by PyAV.
+        """
+        found, death = self._ask(path)
+        if death == "crashed":
+            found, death = self._ask(path)
+        if death is None:
+            return found
+        if found is None:
+            return Probe(status="broken", reason=f"decoder {death}")
+        return found._replace(reason=f"{found.reason}; decord {death}".removeprefix("; "))
+
+    def _ask(self, path: Path) -> tuple[Probe | None, str | None]:
+        """The last verdict that arrived, if any, and how the process died, if it did."""
         process = self._process or self._start()
         asked = time.monotonic()
         found: Probe | None = None
@@ -81,17 +96,11 @@ class _Worker:
             process.stdin.write(json.dumps(str(path)) + "\n")
             process.stdin.flush()
             while (answer := _receive(process)) != _DONE:
-                if isinstance(answer, str):
-                    raise RuntimeError(f"probing {path} failed:\n{answer}")
                 found, asked = Probe(*answer), time.monotonic()
-            return found
         except (EOFError, BrokenPipeError):
             self._end()
-        how = "hangs" if time.monotonic() - asked >= self._limit else "crashed"
-        if found is None:
-            return Probe(status="broken", reason=f"decoder {how}")
-        # PyAV had read the file by then; it was decord that died.
-        return found._replace(reason=f"{found.reason}; decord {how}".removeprefix("; "))
+            return found, "hangs" if time.monotonic() - asked >= self._limit else "crashed"
+        return found, None
 
     def stop(self) -> None:
         """Ends the process for good, whatever it is doing."""
@@ -146,16 +155,13 @@ def _work(check: Check, limit: float) -> None:
 
     send(_READY)
     for line in sys.stdin:
-        try:
-            # The watchdog is a thread in C: it ends the process even where native code never
-            # returns or holds the interpreter's lock.
+        # The watchdog is a thread in C: it ends the process even where native code never returns
+        # or holds the interpreter's lock.
+        faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
+        for found in stages(Path(json.loads(line)), check):
+            send(found)
             faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
-            for found in stages(Path(json.loads(line)), check):
-                send(found)
-                faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
-            send(_DONE)
-        except Exception:  # a bug of ours, for the parent to raise
-            send(traceback.format_exc())
+        send(_DONE)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,20 @@ copies an octave apart grow for ever, each fading out at its largest while it fa
 smallest). Every clip draws its pose uniformly; its class only says which part of the pose moves,
 and which way. A uniform variable that moves at constant speed round its circle stays uniform, so
 the first, the middle and the last frame have the same distribution in all classes. Size, length,
-frame rate, colours, sharpness, shake, noise and clutter never see the class.
+frame rate, colours, sharpness, shake, noise and clutter never see the class. (That is exact before
+compression; H.264 then blurs along the motion a little, and the less the finer it quantises.)
 
 **Train without flips.** A mirror image turns moving left into moving right, and clockwise into
 counterclockwise: with random horizontal flips four of the eight classes cannot be learned.
 """
 
 import json
+import math
 import os
 import string
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
@@ -34,21 +37,10 @@ from torch.nn.functional import grid_sample
 
 from snvideo.errors import SnvideoError
 
-CLASSES = (
-    "moving left",
-    "moving right",
-    "moving up",
-    "moving down",
-    "rotating clockwise",
-    "rotating counterclockwise",
-    "growing",
-    "shrinking",
-)
-SPLITS = ("train", "val")
 VERSION = 1  # of the drawing: raise it with any change of the pixels, so that sets never mix
 
-# What a speed of 1 means for each class: shift in short sides (x right, y down), turn in radians
-# (clockwise), growth in octaves, per second. At half the short side from the pivot all are alike.
+# What a speed of 1 moves in a second: shift in short sides (x right, y down), turn in radians
+# (clockwise), log scale in octaves. Half a short side from the pivot, all are equally fast.
 _MOTIONS: dict[str, tuple[float, float, float, float]] = {
     "moving left": (-1, 0, 0, 0),
     "moving right": (1, 0, 0, 0),
@@ -56,14 +48,17 @@ _MOTIONS: dict[str, tuple[float, float, float, float]] = {
     "moving down": (0, 1, 0, 0),
     "rotating clockwise": (0, 0, 2, 0),
     "rotating counterclockwise": (0, 0, -2, 0),
-    "growing": (0, 0, 0, 2 / np.log(2)),
-    "shrinking": (0, 0, 0, -2 / np.log(2)),
+    "growing": (0, 0, 0, 2 / math.log(2)),
+    "shrinking": (0, 0, 0, -2 / math.log(2)),
 }
-_SPEEDS = (0.2, 0.4)  # short sides per second
-_SECONDS = (2.0, 4.0)
+CLASSES = tuple(_MOTIONS)
+SPLITS = ("train", "val")
+
+_SPEEDS = (0.2, 0.4)
+_SECONDS = (2.0, 3.6)
 _RATES = (12, 15, 24, 25, 30)
-_SHORT_SIDES = (76, 100)  # in pixels; decord 0.6.0 cannot batch frames 48 or 72 pixels wide
-_ASPECTS = (16 / 9, 4 / 3, 1.0, 3 / 4, 9 / 16)
+_SHORT_SIDES = (76, 96)  # in pixels; decord 0.6.0 cannot batch frames 48 or 72 pixels wide
+_ASPECTS = (16 / 9, 4 / 3, 1.0, 3 / 4)
 
 _PERIOD = 2.0  # of a texture at scale 1, in short sides
 _TEXELS = 96  # in a period
@@ -74,21 +69,16 @@ _WAVE = 0.32  # middle wavelength of the colours, in short sides
 class _Scene:
     """What makes a difficulty. Covers are shares of the frame, lengths are in short sides."""
 
-    cover: float
-    """Share that moves as the class says; the rest is a still background."""
-    island: float | None
-    """Wavelength of the field that cuts moving things out (they are about half as wide), if any."""
-    distractors: float
-    """Share hidden behind things that sway to and fro."""
-    shake: float
-    """Standard deviation of the camera's shake."""
-    noise: float
-    """Standard deviation of the sensor's noise, in grey levels."""
+    cover: float = 1.0  # by what moves as the class says; behind it lies a still background
+    island: float | None = None  # wavelength of the masks, whose pieces are about half as wide
+    distractors: float = 0.0  # cover of things in front that sway to and fro
+    shake: float = 0.0  # of the camera, standard deviation
+    noise: float = 4.0  # of the sensor, standard deviation in grey levels
 
 
 _SCENES = {
-    "easy": _Scene(cover=1.0, island=None, distractors=0.0, shake=0.0, noise=4.0),
-    "medium": _Scene(cover=0.5, island=1.0, distractors=0.0, shake=0.005, noise=8.0),
+    "easy": _Scene(),
+    "medium": _Scene(cover=0.5, island=1.0, shake=0.005, noise=8.0),
     "hard": _Scene(cover=0.2, island=0.5, distractors=0.12, shake=0.015, noise=12.0),
 }
 DIFFICULTIES = tuple(_SCENES)
@@ -131,11 +121,15 @@ class ToyClip:
 
 
 @dataclass(frozen=True)
-class ToySummary:
-    """What one call of `make_toy_kinetics` did, in videos."""
+class _Layer:
+    """A texture and its pose in each of T frames."""
 
-    drawn: int
-    kept: int
+    copies: list[Tensor]  # one or two, (C, P + 1, P + 1): three colours and, if it has one, a mask
+    anchors: list[complex]  # of each copy, the point that lies on the pivot: x + iy in periods
+    level: Tensor  # (C, 1, 1, 1), mean in grey levels
+    pivot: np.ndarray  # (T, 2), x and y from the centre of the frame in short sides
+    angle: np.ndarray  # (T,), turn about the pivot, clockwise, in radians
+    octave: np.ndarray  # (T,), log scale; it may grow or shrink without end
 
 
 def toy_entry(seed: int, split: str, number: int) -> ToyEntry:
@@ -176,29 +170,41 @@ def draw_clip(seed: int, split: str, number: int, difficulty: str = "easy") -> T
     entry = toy_entry(seed, split, number)
     rng = _rng(seed, split, number, "pixels")
     seconds = np.arange(entry.frames) / entry.fps
-    layer = partial(_layer, rng, (entry.height, entry.width))
-
     *shift, turn, growth = _MOTIONS[CLASSES[entry.label]]
     way = rng.uniform(*_SPEEDS) * seconds
     shake = scene.shake * _wobble(rng, seconds, 1, 3)
-    picture = layer(
+    moving = _paint(
+        rng,
         scene.island,
         pivot=rng.uniform(-0.15, 0.15, 2) + way[:, None] * shift + shake,
         angle=rng.uniform(0, 2 * np.pi) + way * turn,
         octave=rng.uniform(0, 2) + way * growth,
     )
+    layers = [(moving, scene.cover)]
     if scene.cover < 1:
-        picture = _cover(layer(None, shake), picture, scene.cover)
+        layers.insert(0, (_paint(rng, None, shake), 1.0))
     if scene.distractors:
         sway = 0.06 * _wobble(rng, seconds, 0.7, 1.5)
-        picture = _cover(picture, layer(scene.island, shake + sway), scene.distractors)
-    return ToyClip(_expose(picture, scene.noise, rng), entry.fps, entry.label)
+        layers.append((_paint(rng, scene.island, shake + sway), scene.distractors))
+
+    frames = np.empty((entry.frames, entry.height, entry.width, 3), np.uint8)
+    # Frames read stretches of one pool of noise: fresh noise would cost more than all the rest.
+    pool = rng.normal(0.5, scene.noise, 3 * frames[0].size).astype(np.float32)
+    for start in range(0, entry.frames, 16):  # as many as the processor's cache holds
+        part = slice(start, start + 16)
+        picture = _compose(layers, part, entry).permute(1, 2, 3, 0).numpy()
+        for frame, level in zip(frames[part], picture, strict=True):
+            skip = rng.integers(pool.size - frame.size)
+            noise = pool[skip : skip + frame.size].reshape(frame.shape)
+            frame[:] = (level + noise).clip(0, 255)
+    return ToyClip(frames, entry.fps, entry.label)
 
 
 def write_mp4(clip: ToyClip, path: Path) -> None:
     """Encode as web video usually is: H.264, 4:2:0, B-frames, a keyframe every 250 frames.
 
-    The file appears under its name once it is whole. One thread makes its bytes repeat.
+    Finer than the usual crf of 23, which leaves a trace of the motion in single frames. The file
+    appears under its name once it is whole, and one thread makes its bytes repeat.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -222,7 +228,7 @@ def make_toy_kinetics(
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> ToySummary:
+) -> int:
     """Draw a data set: `out/{train,val}/<class>/<id>_<start>_<end>.mp4`, `out/{train,val}.csv`.
 
     The CSVs are in Kinetics' own format and are written last. Called again with the same settings
@@ -238,6 +244,9 @@ def make_toy_kinetics(
             what is drawn. (As always with processes, a script that calls this guards its entry with
             `if __name__ == "__main__"`.)
         progress: called with the number of videos done so far, kept ones included, and of all.
+
+    Returns:
+        How many videos were drawn; the others were there already.
 
     Raises:
         SnvideoError: the difficulty has no such name, or `out` holds something else.
@@ -257,12 +266,13 @@ def make_toy_kinetics(
     if progress:
         progress(kept, total)
     draw = partial(_draw_file, out, seed, difficulty)
-    for done, _ in enumerate(_run(draw, jobs, workers), start=kept + 1):
-        if progress:
-            progress(done, total)
+    with closing(_run(draw, jobs, workers)) as steps:
+        for done, _ in enumerate(steps, start=kept + 1):
+            if progress:
+                progress(done, total)
     for split, entries in plan.items():
         _write_annotation(out / f"{split}.csv", split, entries)
-    return ToySummary(drawn=len(jobs), kept=kept)
+    return len(jobs)
 
 
 def _rng(seed: int, split: str, number: int, purpose: str) -> np.random.Generator:
@@ -283,43 +293,35 @@ def _wobble(rng: np.random.Generator, seconds: np.ndarray, low: float, high: flo
     return waves.sum(1) * np.sqrt(2 / 3)
 
 
-def _layer(
+def _paint(
     rng: np.random.Generator,
-    size: tuple[int, int],
     island: float | None,
     pivot: np.ndarray,
     angle: np.ndarray | None = None,
     octave: np.ndarray | None = None,
-) -> Tensor:
-    """One texture in T frames: (3, T, H, W) in grey levels; fourth, the field that cuts it out.
+) -> _Layer:
+    """Draw textures for a layer with the given pose; what is None stays as it is.
 
-    Args:
-        rng: of the video.
-        size: H and W in pixels.
-        island: wavelength of the field, in short sides; None: no field.
-        pivot: (T, 2), from the centre of the frame, x and y in short sides.
-        angle: (T,), turn about the pivot, clockwise, in radians; None: a random one throughout.
-        octave: (T,), log scale; grows and shrinks without end; None: 1 throughout.
+    Without an octave one copy will do: the other's weight is nought at a log scale of 1.
     """
-    angle = rng.uniform(0, 2 * np.pi, 1) if angle is None else angle
-    octave = np.ones(1) if octave is None else octave
-    colours = rng.uniform(25, 55) * np.add(rng.normal(0, 0.5, (3, 3)), (0.8, 0, 0))
+    copies = []
     wave, sharpness = _WAVE * rng.uniform(0.8, 1.25), rng.uniform(0.5, 3)
+    colours = rng.uniform(25, 55) * np.add(rng.normal(0, 0.5, (3, 3)), (0.8, 0, 0))
+    for _ in range(1 if octave is None else 2):
+        texture = np.tensordot(colours, np.clip(sharpness * _field(rng, wave, 3), -1, 1), 1)
+        if island is not None:
+            texture = np.concatenate([texture, _field(rng, island, 1)])
+        wrapped = np.pad(texture.astype(np.float32), ((0, 0), (0, 1), (0, 1)), mode="wrap")
+        copies.append(torch.from_numpy(wrapped))
     level = [*rng.uniform(70, 185, 3)] + [0.0] * (island is not None)
-    layer = torch.tensor(level, dtype=torch.float32)[:, None, None, None]
-    # Two copies an octave apart. The squares of their weights add up to one at any scale, so
-    # contrast and cover stay the same; the one that wraps round has weight nought just then.
-    for copy in (0, 1):
-        log_scale = (octave + copy) % 2
-        weight = torch.from_numpy(np.sin(np.pi / 2 * log_scale).astype(np.float32))
-        if weight.any():
-            paint = np.clip(sharpness * _field(rng, wave, 3), -1, 1)
-            texture = np.tensordot(colours, paint, 1)
-            if island is not None:
-                texture = np.concatenate([texture, _field(rng, island, 1)])
-            view = _sample(texture, rng.random(2), angle, log_scale, pivot, size)
-            layer = torch.addcmul(layer, view, weight[:, None, None])
-    return layer
+    return _Layer(
+        copies,
+        anchors=[complex(*rng.random(2)) for _ in copies],
+        level=torch.tensor(level, dtype=torch.float32)[:, None, None, None],
+        pivot=pivot,
+        angle=np.full(len(pivot), rng.uniform(0, 2 * np.pi)) if angle is None else angle,
+        octave=np.ones(len(pivot)) if octave is None else octave,
+    )
 
 
 def _field(rng: np.random.Generator, wave: float, channels: int) -> np.ndarray:
@@ -334,47 +336,46 @@ def _field(rng: np.random.Generator, wave: float, channels: int) -> np.ndarray:
     return field / field.std(axis=(1, 2), keepdims=True)
 
 
-def _sample(
-    texture: np.ndarray,
-    anchor: np.ndarray,
-    angle: np.ndarray,
-    log_scale: np.ndarray,
-    pivot: np.ndarray,
-    size: tuple[int, int],
-) -> Tensor:
-    """Look at a periodic texture (C, P, P) whose point `anchor` lies on the pivot: (C, T, H, W)."""
-    height, width = size
-    # Points of the plane as complex numbers: a turn and a zoom are one product. The picture turns
-    # clockwise when what looks at it turns the other way (y points down).
-    look = np.exp(-1j * angle) / (_PERIOD * 2 ** (log_scale - 1))
-    x = (np.arange(width) + 0.5 - width / 2) / min(size) - pivot[:, :1]
-    y = (np.arange(height) + 0.5 - height / 2) / min(size) - pivot[:, 1:]
-    across = look[:, None] * x + complex(*anchor)
-    down = look[:, None] * 1j * y
-    points = down.astype(np.complex64)[:, :, None] + across.astype(np.complex64)[:, None, :]
-    grid = torch.view_as_real(torch.from_numpy(points)).view(1, -1, width, 2)
-    grid.sub_(grid.floor()).mul_(2).sub_(1)  # one period is -1 ... 1, corner to corner
-    wrapped = np.pad(texture.astype(np.float32), ((0, 0), (0, 1), (0, 1)), mode="wrap")
-    view = grid_sample(torch.from_numpy(wrapped)[None], grid, align_corners=True)
-    return view.view(len(texture), len(pivot), height, width)
+def _compose(layers: list[tuple[_Layer, float]], part: slice, entry: ToyEntry) -> Tensor:
+    """Some frames of layers, back to front, each with its cover: (3, T, H, W) in grey levels."""
+    views = [_view(layer, part, entry.height, entry.width) for layer, _ in layers]
+    picture = views[0][:3]
+    edge = 8.0  # makes a seam a few pixels wide
+    for view, (_, cover) in zip(views[1:], layers[1:], strict=True):
+        opacity = (view[3:] - NormalDist().inv_cdf(1 - cover)).mul_(edge).add_(0.5).clamp_(0, 1)
+        picture += view[:3].sub_(picture).mul_(opacity)
+    return picture
 
 
-def _cover(behind: Tensor, before: Tensor, share: float) -> Tensor:
-    """Lay the part of `before` where its field is highest over `behind`, in place."""
-    edge = 8.0  # makes the seam a few pixels wide
-    opacity = (before[3:] - NormalDist().inv_cdf(1 - share)).mul_(edge).add_(0.5).clamp_(0, 1)
-    return behind[:3].lerp_(before[:3], opacity)
+def _view(layer: _Layer, part: slice, height: int, width: int) -> Tensor:
+    """Some frames of a layer, its mask unapplied: (3 or 4, T, H, W).
 
+    The squares of the copies' weights add up to one at any scale, so contrast and cover stay the
+    same; the weight of the copy whose scale wraps round is nought just then.
 
-def _expose(picture: Tensor, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """Add noise and round: grey levels (3, T, H, W) -> uint8 (T, H, W, 3)."""
-    frames = picture.permute(1, 2, 3, 0).contiguous().numpy()
-    # Each frame reads a stretch of one pool of noise: fresh noise would cost more than the rest.
-    length = frames[0].size
-    pool = rng.normal(0.5, noise, 3 * length).astype(np.float32)
-    for frame, start in zip(frames, rng.integers(2 * length, size=len(frames)), strict=True):
-        frame += pool[start : start + length].reshape(frame.shape)
-    return np.clip(frames, 0, 255, out=frames).astype(np.uint8)
+    Here and in `_compose` no operation may fuse a product and a sum (addcmul, lerp): those round
+    differently at the seams between threads, and files would depend on the number of threads.
+    """
+    pivot, angle, octave = layer.pivot[part], layer.angle[part], layer.octave[part]
+    short = min(height, width)
+    x = (np.arange(width) + 0.5 - width / 2) / short - pivot[:, :1]
+    y = (np.arange(height) + 0.5 - height / 2) / short - pivot[:, 1:]
+    view = layer.level
+    for number, (texture, anchor) in enumerate(zip(layer.copies, layer.anchors, strict=True)):
+        log_scale = (octave + number) % 2
+        # Points as complex numbers: a turn and a zoom are one product. The picture turns clockwise
+        # when what looks at it turns the other way (y points down).
+        look = (np.exp(-1j * angle) / (_PERIOD * 2 ** (log_scale - 1)))[:, None]
+        across = (look * x + anchor).astype(np.complex64)
+        down = (look * 1j * y).astype(np.complex64)
+        points = torch.from_numpy(down[:, :, None] + across[:, None, :])
+        grid = torch.view_as_real(points).view(1, -1, width, 2)
+        grid.sub_(grid.floor()).mul_(2).sub_(1)  # one period is -1 ... 1, corner to corner
+        copy = grid_sample(texture[None], grid, align_corners=True)
+        weight = torch.from_numpy(np.sin(np.pi / 2 * log_scale).astype(np.float32))
+        copy = copy.view(len(texture), len(pivot), height, width)
+        view = copy.mul_(weight[:, None, None]).add_(view)
+    return view
 
 
 def _claim(out: Path, settings: dict[str, int | str]) -> None:
@@ -410,9 +411,9 @@ def _run(work: Callable, jobs: list, workers: int | None) -> Iterator[None]:
     if workers < 1:
         yield from map(work, jobs)
         return
-    # A fork of a process that has used torch's threads can hang; a server forked early cannot.
-    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-    context = get_context(method)
+    # The fork of a process that has used torch's threads can hang, that of a fresh server cannot.
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         try:
             for future in as_completed([pool.submit(work, job) for job in jobs]):

@@ -117,8 +117,6 @@ class Track:
         """Why no frame is shown."""
         if self.encrypted:
             return "encrypted"
-        if self.hidden and not self.shown:
-            return "all frames are hidden"
         return "no frame can be decoded" if self.packets else "no frames"
 
     def fps(self, stream: VideoStream) -> float:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from snvideo.data.index import ClipIndex
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from snvideo.data import sampling
 from snvideo.data.augment import to_input
+from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_batches, train_batches
 from snvideo.engine.config import RunConfig
 from snvideo.engine.geometry import Geometry

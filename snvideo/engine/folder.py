@@ -13,18 +13,12 @@ import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
+from snvideo.atomic import write_atomic
 from snvideo.engine.config import RunConfig
 from snvideo.errors import SnvideoError
 
 # Keys that say where and how a run is done, not what comes out of it.
 _FREE = ("output", "log", "data.workers", "data.root", "test_batch")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old one or the new one, whole."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -112,15 +106,15 @@ class RunFolder:
         """Begin or continue at an optimizer step; metrics logged beyond it are cut off."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        write_atomically(self.path / "config.yaml", text)
-        write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2))
+        write_atomic(self.path / "config.yaml", text)
+        write_atomic(self.path / "environment.json", json.dumps(environment(), indent=2))
         metrics = self.path / "metrics.jsonl"
         kept = []
         if metrics.exists() and step:
             kept = [line for line in _whole_lines(metrics) if json.loads(line)["step"] <= step]
         elif (self.path / "tensorboard").exists():
             shutil.rmtree(self.path / "tensorboard")
-        write_atomically(metrics, "".join(kept))
+        write_atomic(metrics, "".join(kept))
         self._metrics = metrics.open("a", buffering=1)
         self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step or None)
 
@@ -137,7 +131,7 @@ class RunFolder:
 
     def write_results(self, results: dict[str, Any], name: str = "results") -> None:
         """Write results as JSON; `results.json` is the mark of a finished run."""
-        write_atomically(self.path / f"{name}.json", json.dumps(results, indent=2))
+        write_atomic(self.path / f"{name}.json", json.dumps(results, indent=2))
 
     def close(self) -> None:
         """Flush and close logs."""

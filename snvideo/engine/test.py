@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from snvideo.data.index import ClipIndex
-
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights
 from snvideo.engine.config import RunConfig
 from snvideo.engine.evaluate import evaluate, refresh_statistics

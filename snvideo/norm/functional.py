@@ -19,21 +19,7 @@ digit when the mean is large against the spread.
 import torch
 from torch import Tensor
 
-
-def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every sample and channel over its positions.
-
-    Args:
-        x: (N, C, \\*S), floating point. With no S every value is its own mean, of variance zero.
-
-    Returns:
-        mean and variance, each (N, C), in float32 or in float64 for a float64 input.
-    """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    if x.dim() == 2:
-        return x, torch.zeros_like(x)
-    variance, mean = torch.var_mean(x.flatten(2), dim=2, correction=0)
-    return mean, variance
+from snvideo.norm.kernels import instance_moments, scale_and_shift
 
 
 def total_moments(mean: Tensor, variance: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -48,21 +34,6 @@ def total_moments(mean: Tensor, variance: Tensor, dim: int) -> tuple[Tensor, Ten
     """
     between, joint_mean = torch.var_mean(mean, dim=dim, correction=0, keepdim=True)
     return joint_mean, variance.mean(dim=dim, keepdim=True) + between
-
-
-def scale_and_shift(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """(x - center) * scale + shift, in the dtype of x.
-
-    The difference is taken first: folding the center into the shift would round away the spread of
-    a channel whose mean is large.
-
-    Args:
-        x: (N, C, \\*S).
-        center, scale, shift: (N, C), in float32 or better.
-    """
-    per_position = (..., *(None,) * (x.dim() - 2))
-    y = (x - center[per_position]) * scale[per_position] + shift[per_position]
-    return y.to(x.dtype)
 
 
 def switch_norm(
@@ -93,7 +64,7 @@ def switch_norm(
     Returns:
         a tensor of the shape and dtype of x.
     """
-    instance_mean, instance_var = instance_moments(x)
+    x, instance_mean, instance_var = instance_moments(x)
     parts = [total_moments(instance_mean, instance_var, dim=1)]  # layer
     if len(mean_logits) == 3:
         if training or running_mean is None:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import yaml
 
+from snvideo.atomic import write_atomic
 from snvideo.engine.config import RunConfig
 from snvideo.engine.folder import differences, flatten
 from snvideo.errors import SnvideoError
-from snvideo.study.atomic import write_atomic
 from snvideo.study.config import StudyConfig
 from snvideo.study.fairness import shown
 from snvideo.study.grid import Cell, cells

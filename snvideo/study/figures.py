@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from snvideo.study.atomic import write_atomic
+from snvideo.atomic import write_atomic
 from snvideo.study.figure_accuracy import accuracy
 from snvideo.study.figure_confusion import confusion
 from snvideo.study.figure_curves import curves

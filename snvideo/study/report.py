@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
-from snvideo.study.atomic import write_atomic
 from snvideo.study.fairness import config_differences, shown, warnings
 from snvideo.study.figures import save_figures
 from snvideo.study.page import heading, html_table, image, note, page, pairs, warning_box

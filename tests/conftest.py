@@ -1,0 +1,33 @@
+"""A small data set of real mp4 files, drawn once for the whole suite."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from snvideo.data.toy import make_toy_kinetics
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a toy Kinetics of 48 training and 16 test videos, with its index."""
+    from snvideo.data import sources
+    from snvideo.data.build import build
+
+    folder = tmp_path_factory.mktemp("toy")
+    make_toy_kinetics(folder, train=48, val=16, difficulty="easy", seed=0, workers=2)
+    listing = sources.kinetics([folder / "train.csv", folder / "val.csv"], folder)
+    build(listing, folder, folder / "index.csv", workers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_videos() -> Path:
+    """Folder of real videos, where somebody has named one."""
+    folder = os.environ.get("SNVIDEO_TEST_DATA")
+    if not folder:
+        pytest.skip("SNVIDEO_TEST_DATA names no folder of real videos")
+    return Path(folder)

@@ -1,0 +1,139 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from snvideo.data.build import build
+from snvideo.data.index import ClipIndex
+from snvideo.data.sources import folders, lists
+from snvideo.errors import SnvideoError
+from tests.data.videos import write_video
+
+DATA = os.environ.get("SNVIDEO_TEST_DATA")
+PROGRAM = Path(__file__).parents[2] / "data_tools" / "build_index.py"
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "videos"
+    write_video(root / "train" / "hug" / "a.mp4", frames=10)
+    write_video(root / "train" / "kick" / "b.mp4", frames=20, hidden=3)
+    write_video(root / "val" / "kick" / "c.avi", frames=30, codec="mpeg4", b_frames=2)
+    (root / "val" / "kick" / "d.mp4").write_bytes(b"")
+    return root
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+
+
+def test_index_of_what_is_there(videos: Path, tmp_path: Path) -> None:
+    out, seen = videos.parent / "index.csv", []
+    summary = build(folders(videos), videos, out, workers=2, progress=lambda: seen.append(1))
+    assert summary.counts == {
+        "train": {"ok": 2, "missing": 0, "broken": 0},
+        "val": {"ok": 1, "missing": 0, "broken": 1},
+    }
+    assert summary.reasons == {"ok": {}, "missing": {}, "broken": {"empty file": 1}}
+    assert len(seen) == 4
+    train, val = ClipIndex.load(out, "train"), ClipIndex.load(out, "val")
+    assert [(v.name, v.label, v.first_frame, v.frames, v.decoder) for v in (*train, *val)] == [
+        ("train/hug/a.mp4", 0, 0, 10, "decord"),
+        ("train/kick/b.mp4", 1, 3, 17, "pyav"),
+        ("val/kick/c.avi", 1, 0, 30, "pyav"),
+    ]
+    assert all(video.path.is_file() for video in train)
+    meta = json.loads(out.with_suffix(".json").read_text())
+    assert (meta["root"], meta["labels"], meta["check"]) == ("videos", ["hug", "kick"], "packets")
+    assert out.read_text().splitlines()[-1].endswith(",pyav,broken,empty file")
+
+    outside = tmp_path / "index.csv"  # the root is elsewhere, and stated whole
+    build(folders(videos), videos, outside, workers=1)
+    assert ClipIndex.load(outside, "train").hash == train.hash
+    assert json.loads(outside.with_suffix(".json").read_text())["root"] == str(videos)
+
+
+def test_remarks_of_source_and_probe_are_kept(videos: Path, tmp_path: Path) -> None:
+    path = "train/hug/a.mp4"
+    train, val = tmp_path / "train.txt", tmp_path / "val.txt"
+    train.write_text(f"{path} 0\ngone.mp4 1\n")
+    val.write_text(f"{path} 0\n")
+    listing = lists({"train": train, "val": val}, videos)
+    summary = build(listing, videos, tmp_path / "i.csv", workers=1)
+    assert summary.reasons == {
+        "ok": {"also in train": 1},
+        "missing": {"no such file": 1},
+        "broken": {},
+    }
+
+
+def test_nothing_usable_leaves_an_old_index_alone(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "index.csv"
+    build(folders(videos), videos, out, workers=1)
+    before = out.read_bytes()
+    (tmp_path / "l.txt").write_text("no.mp4 0\n")
+    listing = lists({"train": tmp_path / "l.txt"}, videos)
+    with pytest.raises(SnvideoError, match=r"none is usable \(1 missing: no such file\)"):
+        build(listing, videos, out, workers=1)
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.csv", "index.json", "l.txt"]
+
+
+def test_index_must_be_called_csv(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(SnvideoError, match=r"call it something\.csv"):
+        build(folders(videos), videos, tmp_path / "index")
+
+
+def test_program_on_class_folders(videos: Path, tmp_path: Path) -> None:
+    done = run("folders", videos, "--out", tmp_path / "i.csv", "--workers", 2, "--check", "decode")
+    assert done.returncode == 0, done.stderr
+    assert "empty file" in done.stdout
+    assert "3 videos in 2 classes; warning: 1 missing or broken" in done.stdout
+    assert len(ClipIndex.load(tmp_path / "i.csv", "train")) == 2
+
+
+def test_program_on_kinetics(tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    write_video(clips / "some_class" / "abc_000001_000011.mp4", frames=5)
+    csv = tmp_path / "train.csv"
+    csv.write_text("label,youtube_id,time_start,time_end,split\nsome class,abc,1,11,train\n")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("another\nsome class\n")
+    out = tmp_path / "new" / "i.csv"
+    done = run("kinetics", clips, "--csv", csv, "--out", out, "--labels", labels, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert ClipIndex.load(out, "train")[0].label == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["folders", "no/such/folder"], "error: videos no/such/folder: No such file or directory"),
+        (["list", "."], "error: no list given: add --train FILE"),
+        (["kinetics", ".", "--csv", "no.csv"], "error: videos .: no video file in it"),
+    ],
+)
+def test_program_says_errors_in_one_line(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    command = [sys.executable, PROGRAM, *arguments, "--out", tmp_path / "i.csv"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(DATA is None, reason="SNVIDEO_TEST_DATA names no video folder")
+def test_real_class_folders(tmp_path: Path) -> None:
+    root = Path(DATA) / "ut_interaction"
+    for check in ("packets", "decode"):
+        summary = build(folders(root), root, tmp_path / "i.csv", check=check, workers=2)
+        assert {split: n["ok"] for split, n in summary.counts.items()} == {"train": 83, "test": 37}
+        index = ClipIndex.load(tmp_path / "i.csv", "train")
+        assert {video.decoder for video in index} == {"pyav"}
+        assert {video.fps for video in index} == {30.0}

@@ -1,0 +1,190 @@
+import csv
+import json
+import pickle
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from snvideo.data.index import COLUMNS, ClipIndex, IndexRow, Video
+from snvideo.errors import SnvideoError
+
+ROW = IndexRow(
+    path="a.mp4",
+    label=0,
+    label_name="hug",
+    split="train",
+    start=None,
+    end=None,
+    first_frame=0,
+    frames=24,
+    fps=25.0,
+    width=64,
+    height=48,
+    rotation=0,
+    seconds=0.96,
+    bytes=3000,
+    decoder="decord",
+    status="ok",
+    reason="",
+)
+ROWS = [
+    ROW,
+    ROW._replace(path="b, c.avi", label=1, label_name="kick", decoder="pyav", rotation=270),
+    ROW._replace(path="gone.mp4", status="missing", reason="no such file", frames=0, fps=0.0),
+    ROW._replace(path="dé.mp4", label=1, label_name="kick", first_frame=7, fps=29.97),
+    ROW._replace(path="v.mp4", split="val", label=1, label_name="kick"),
+    ROW._replace(path="t.mp4", split="test", status="broken", reason="empty file", frames=0),
+]
+
+
+def write(folder: Path, rows: list[IndexRow] = ROWS, **meta: object) -> Path:
+    path = folder / "index.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+    facts = {"root": ".", "labels": ["hug", "kick", "wave"], **meta}
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    return path
+
+
+def test_usable_videos_of_a_split_in_order(tmp_path: Path) -> None:
+    index = ClipIndex.load(write(tmp_path), "train")
+    assert len(index) == 3
+    assert [video.name for video in index] == ["a.mp4", "b, c.avi", "dé.mp4"]
+    assert index[0] == Video(tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 0, "decord", "a.mp4")
+    assert (index[1].decoder, index[1].rotation) == ("pyav", 270)
+    assert index[-1] == index[2]
+    assert index[2].first_frame == 7
+    assert index[2].fps == pytest.approx(29.97)
+    assert index[np.int64(2)].path.is_absolute()
+    with pytest.raises(IndexError):
+        index[3]
+    assert index.labels == ["hug", "kick", "wave"]
+    assert index.class_counts.tolist() == [1, 2, 0]
+
+
+def test_root_is_stated_beside_the_index_or_given(tmp_path: Path) -> None:
+    for name in ("videos", "elsewhere"):
+        (tmp_path / name).mkdir()
+    path = write(tmp_path, root="videos")
+    assert ClipIndex.load(path, "val")[0].path == tmp_path / "videos" / "v.mp4"
+    assert ClipIndex.load(path, "val", tmp_path / "elsewhere").root == tmp_path / "elsewhere"
+    absolute = write(tmp_path, root=str(tmp_path / "elsewhere"))
+    assert ClipIndex.load(absolute, "val").root == tmp_path / "elsewhere"
+    with pytest.raises(SnvideoError, match=r"no video folder at .*/gone: set data\.root"):
+        ClipIndex.load(path, "val", tmp_path / "gone")
+
+
+def test_hash_tells_what_decides_a_run(tmp_path: Path) -> None:
+    def digest(rows: list[IndexRow], **meta: object) -> str:
+        return ClipIndex.load(write(tmp_path, rows, **meta), "train").hash
+
+    before = digest(ROWS)
+    assert len(before) == 64
+    assert before == ClipIndex.load(tmp_path / "index.csv", "val").hash
+    irrelevant = [row._replace(bytes=1, start=3.0) for row in ROWS]
+    irrelevant[2] = irrelevant[2]._replace(path="other.mp4")  # not usable
+    (tmp_path / "v").mkdir()
+    assert digest(irrelevant, root="v") == before
+    changes = {"path": "x", "label": 2, "split": "test", "first_frame": 1, "frames": 9}
+    for name, value in changes.items():  # of a validation video, too
+        assert digest([*ROWS[:4], ROWS[4]._replace(**{name: value})]) != before
+    assert digest([ROWS[1], ROWS[0], *ROWS[2:]]) != before
+    assert digest(ROWS, labels=["hug", "kick", "nod"]) != before
+
+
+def test_missing_files_say_how_to_make_them(tmp_path: Path) -> None:
+    path = tmp_path / "index.csv"
+    with pytest.raises(SnvideoError, match=r"no index at .*index\.csv: build it with data_tools/"):
+        ClipIndex.load(path, "train")
+    write(tmp_path).with_suffix(".json").unlink()
+    with pytest.raises(SnvideoError, match=r"no index at .*index\.json: build it with"):
+        ClipIndex.load(path, "train")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"root": "."}', '{"root": ".", "labels": [1]}'])
+def test_malformed_json(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path)
+    path.with_suffix(".json").write_text(text)
+    with pytest.raises(SnvideoError, match=r"index\.json: expected"):
+        ClipIndex.load(path, "train")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "one"}, r"line 3: label is 'one', expected a whole number"),
+        ({"label": 3}, r"line 3: label is '3', expected below 3, the number of classes in index"),
+        ({"label": -1}, r"line 3: label is '-1', expected at least 0"),
+        ({"frames": 0}, r"line 3: frames is '0', expected at least 1"),
+        ({"frames": 2.5}, r"line 3: frames is '2.5', expected a whole number"),
+        ({"frames": 1 << 40}, r"line 3: frames is '1099511627776', expected a whole number"),
+        ({"fps": "nan"}, r"line 3: fps is 'nan', expected at least"),
+        ({"fps": ""}, r"line 3: fps is '', expected a number"),
+        ({"width": 0}, r"line 3: width is '0'"),
+        ({"decoder": "ffmpeg"}, r"line 3: decoder is 'ffmpeg', expected one of decord, pyav"),
+    ],
+)
+def test_bad_values_are_named_by_line(tmp_path: Path, change: dict, message: str) -> None:
+    path = write(tmp_path, [ROW, ROW._replace(**change)])
+    with pytest.raises(SnvideoError, match=message):
+        ClipIndex.load(path, "train")
+
+
+def test_bad_tables(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace("label_name,", "name,").replace("fps", "rate"))
+    with pytest.raises(SnvideoError, match="line 1: no column label_name, fps: build it again"):
+        ClipIndex.load(path, "train")
+    path.write_text(text + "a.mp4,0\n")
+    with pytest.raises(SnvideoError, match="line 8: it has 2 values, expected 17"):
+        ClipIndex.load(path, "train")
+
+
+def test_empty_splits(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    message = r"no split 'valid': it has train \(4 videos\), val \(1 videos\), test \(1 videos\)"
+    with pytest.raises(SnvideoError, match=message):
+        ClipIndex.load(path, "valid")
+    with pytest.raises(SnvideoError, match=r"split 'test' is usable \(1 broken\)"):
+        ClipIndex.load(path, "test")
+    with pytest.raises(SnvideoError, match="it has no videos"):
+        ClipIndex.load(write(tmp_path, []), "train")
+
+
+def many(folder: Path, number: int) -> Path:
+    names = (f"some_class_name/{i:011d}_000000_000010.mp4" for i in range(number))
+    return write(folder, (ROW._replace(path=name, label=i % 3) for i, name in enumerate(names)))
+
+
+def test_many_rows_load_in_seconds(tmp_path: Path) -> None:
+    number = 300_000
+    path = many(tmp_path, number)
+    started = time.perf_counter()
+    index = ClipIndex.load(path, "train")
+    assert time.perf_counter() - started < 15
+    assert len(index) == number
+    assert index[299_999].name == "some_class_name/00000299999_000000_000010.mp4"
+    # What a worker process receives: 45 bytes of path, 8 of its place and 27 of numbers a row.
+    assert len(pickle.dumps(index)) < 81 * number
+
+
+def test_many_rows_never_are_objects(tmp_path: Path) -> None:
+    peaks = []
+    for number in (50_000, 100_000):  # both more than is read at a time
+        path = many(tmp_path, number)
+        tracemalloc.start()
+        index = ClipIndex.load(path, "train")
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(index) == number
+        assert kept < 100 * number
+        peaks.append(peak)
+    # Apart from one chunk of rows, only the flat buffers grow, and may move while they do.
+    assert peaks[0] < 70e6
+    assert peaks[1] - peaks[0] < 200 * 50_000

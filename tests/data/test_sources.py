@@ -1,0 +1,206 @@
+from pathlib import Path
+
+import pytest
+
+from snvideo.data.listing import read_labels, scan
+from snvideo.data.sources import folders, kinetics, lists
+from snvideo.errors import SnvideoError
+
+HEADER = "label,youtube_id,time_start,time_end,split\n"
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"video")
+    return root
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_scan_finds_videos_by_extension_through_links(tmp_path: Path) -> None:
+    elsewhere = touch(tmp_path / "elsewhere", "c.WEBM")
+    root = touch(tmp_path / "v", "b/a.mp4", "a.avi", "b/note.txt", ".hidden/x.mp4", "b/._a.mp4")
+    (root / "linked").symlink_to(elsewhere)
+    (root / "b" / "loop").symlink_to(root)
+    assert scan(root) == ["a.avi", "b/a.mp4", "linked/c.WEBM"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: None])
+def test_scan_of_nothing_is_an_error(tmp_path: Path, make) -> None:
+    make(tmp_path / "v")
+    with pytest.raises(SnvideoError, match=r"videos .*/v: (no video file|No such file)"):
+        scan(tmp_path / "v")
+
+
+def test_kinetics_rows_meet_their_files(tmp_path: Path) -> None:
+    videos = touch(
+        tmp_path / "v",
+        "_aB-_000010_000020.mp4",  # flat; ids may hold what separates
+        "train/playing_guitar/b_000000_000010.mkv",  # split and class folders, underscores
+        "playing guitar/c.webm",  # the id alone
+        "d_5_15.mp4",  # numbers not padded
+        "stray.mp4",
+    )
+    train = write(
+        tmp_path / "train.csv",
+        HEADER + "abseiling,_aB-,10,20,train\nplaying guitar,b,0,10,train\n"
+        '"playing guitar",c,7,17,train\nabseiling,gone,3,13,train\n',
+    )
+    val = write(tmp_path / "validate.csv", HEADER + "abseiling,d,5.0,15.0,validate\n")
+    listing = kinetics([train, val], videos)
+    assert listing.labels == ["abseiling", "playing guitar"]
+    assert [tuple(row) for row in listing.rows] == [
+        ("_aB-_000010_000020.mp4", 0, "train", 10, 20, ""),
+        ("train/playing_guitar/b_000000_000010.mkv", 1, "train", 0, 10, ""),
+        ("playing guitar/c.webm", 1, "train", 7, 17, ""),
+        ("gone_000003_000013.mp4", 0, "train", 3, 13, ""),
+        ("d_5_15.mp4", 0, "val", 5, 15, ""),
+    ]
+    assert listing.skipped == {"files that no row names": 1}
+
+
+def test_kinetics_of_several_files_takes_the_fitting_one(tmp_path: Path) -> None:
+    stem = "a_000000_000010.mp4"
+    videos = touch(tmp_path / "v", f"train/x/{stem}", f"val/x/{stem}", f"val/y_z/{stem}")
+    csv = write(tmp_path / "k.csv", HEADER + "y z,a,0,10,val\n")
+    assert [row.path for row in kinetics([csv], videos).rows] == [f"val/y_z/{stem}"]
+
+
+def test_kinetics_notices_repeats_and_leaks(tmp_path: Path) -> None:
+    stem = "a_000000_000010.mp4"
+    videos = touch(tmp_path / "v", f"train/{stem}", f"val/{stem}")
+    csv = write(
+        tmp_path / "k.csv",
+        HEADER + "x,a,0,10,train\nx,a,0,10,train\nx,a,0,10,val\ny,a,0,10,train\n",
+    )
+    listing = kinetics([csv], videos)
+    notes = [(row.path, row.label, row.note) for row in listing.rows]
+    assert notes == [
+        (f"train/{stem}", 0, ""),
+        (f"val/{stem}", 0, "also in train"),
+        (f"train/{stem}", 1, "also has another label"),
+    ]
+    assert listing.skipped == {"repeated rows": 1}
+
+
+def test_kinetics_without_labels_or_split(tmp_path: Path) -> None:
+    videos = touch(tmp_path / "v", "a_000000_000010.mp4", "b_000000_000010.mp4")
+    train = write(tmp_path / "kinetics_train.csv", "label,youtube_id,time_start,time_end\nx,a,0,10")
+    test = write(tmp_path / "test.csv", "youtube_id,time_start,time_end,split\nb,0,10,test\n")
+    listing = kinetics([train, test], videos)
+    assert [(row.path, row.split) for row in listing.rows] == [("a_000000_000010.mp4", "train")]
+    assert listing.skipped["without a label"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,id\nx,a\n", r"k.csv line 1: no column time_end, time_start, youtube_id"),
+        ("", r"k.csv line 1: no column"),
+        (HEADER + "x,a,0,10,train\nx,a,zero,10,train\n", r"k.csv line 3: times 'zero' to '10'"),
+        (HEADER + "x,a\n", r"k.csv line 2: times None to None"),
+        (HEADER + "x,a,0,inf,train\n", r"k.csv line 2: times"),
+    ],
+)
+def test_kinetics_bad_rows_are_named(tmp_path: Path, text: str, message: str) -> None:
+    videos = touch(tmp_path / "v", "a.mp4")
+    with pytest.raises(SnvideoError, match=message):
+        kinetics([write(tmp_path / "k.csv", text)], videos)
+
+
+def test_kinetics_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(SnvideoError, match=r"cannot read .*/k.csv: No such file"):
+        kinetics([tmp_path / "k.csv"], touch(tmp_path / "v", "a.mp4"))
+
+
+def test_label_file_decides_ids(tmp_path: Path) -> None:
+    videos = touch(tmp_path / "v", "a_000000_000010.mp4")
+    csv = write(tmp_path / "k.csv", HEADER + "playing guitar,a,0,10,train\n")
+    labels = read_labels(write(tmp_path / "labels.txt", "zumba\nplaying_guitar\n"))
+    assert [row.label for row in kinetics([csv], videos, labels).rows] == [1]
+    with pytest.raises(SnvideoError, match=r"k.csv line 2: label 'playing guitar' is not one of"):
+        kinetics([csv], videos, ["zumba"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a\na\n", "line 2: 'a' comes twice"), ("a\n\nb\n", "line 2: empty"), ("", "no names")],
+)
+def test_bad_label_files(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SnvideoError, match=message):
+        read_labels(write(tmp_path / "labels.txt", text))
+
+
+def test_split_and_class_folders(tmp_path: Path) -> None:
+    videos = touch(
+        tmp_path, "train/hug/1.avi", "Validation/kick/sub/2.mp4", "test/hug/3.mp4", "loose.mp4"
+    )
+    (videos / "annotations").mkdir()  # no video, so neither split nor class
+    listing = folders(videos)
+    assert listing.labels == ["hug", "kick"]
+    assert [(row.path, row.label, row.split) for row in listing.rows] == [
+        ("Validation/kick/sub/2.mp4", 1, "val"),
+        ("test/hug/3.mp4", 0, "test"),
+        ("train/hug/1.avi", 0, "train"),
+    ]
+    assert listing.skipped == {"files outside class folders": 1}
+
+
+def test_class_folders_in_one_split(tmp_path: Path) -> None:
+    rows = folders(touch(tmp_path, "hug/1.mp4", "kick/2.mp4"), split="validate").rows
+    assert [(row.label, row.split) for row in rows] == [(0, "val"), (1, "val")]
+
+
+def test_val_fraction_depends_on_each_path_alone(tmp_path: Path) -> None:
+    names = [f"{kind}/{number}.mp4" for kind in ("hug", "kick") for number in range(200)]
+    rows = folders(touch(tmp_path, *names), val_fraction=0.25).rows
+    before = {row.path: row.split for row in rows}
+    assert 70 <= list(before.values()).count("val") <= 130
+    after = {
+        row.path: row.split for row in folders(touch(tmp_path, "hug/new.mp4"), "train", 0.25).rows
+    }
+    assert before.items() <= after.items()
+
+
+def test_mixed_folders_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/hug/1.mp4", "kick/2.mp4")
+    with pytest.raises(SnvideoError, match="folders train look like splits, but kick like a class"):
+        folders(tmp_path)
+    with pytest.raises(SnvideoError, match="drop the fraction"):
+        folders(touch(tmp_path / "s", "train/hug/1.mp4"), val_fraction=0.5)
+
+
+def test_lists_of_paths_and_labels(tmp_path: Path) -> None:
+    videos = tmp_path / "v"
+    train = write(
+        tmp_path / "train.csv",
+        f"a/my video 1.mp4 3\n{videos}/b.mp4,0\n\n./c, d.mp4 ,  1  \n/other/e.mp4\t2\n",
+    )
+    val = write(tmp_path / "val.csv", "f.mp4 -1\ng.mp4 1\r\ng.mp4 1")
+    listing = lists({"train": train, "val": val}, videos)
+    assert listing.labels == ["0", "1", "2", "3"]
+    assert [(row.path, row.label, row.split) for row in listing.rows] == [
+        ("a/my video 1.mp4", 3, "train"),
+        ("b.mp4", 0, "train"),
+        ("c, d.mp4", 1, "train"),
+        ("/other/e.mp4", 2, "train"),
+        ("g.mp4", 1, "val"),
+    ]
+    assert listing.skipped == {"without a label": 1, "repeated rows": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.mp4 0\nb.mp4\n", r"l.csv line 2: 'b.mp4': expected path and label id"),
+        ("a.mp4 hug\n", r"l.csv line 1: 'a.mp4 hug': expected"),
+        ("a.mp4 2\n", r"l.csv line 1: label 2, but the label file has 2 names \(0 to 1\)"),
+    ],
+)
+def test_lists_bad_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SnvideoError, match=message):
+        lists({"train": write(tmp_path / "l.csv", text)}, tmp_path, ["x", "y"])

@@ -1,0 +1,60 @@
+"""The batch geometry: who passes which clips, and what cannot be honoured."""
+
+import pytest
+
+from snvideo.engine.config import BatchConfig
+from snvideo.engine.geometry import Geometry, plan
+from snvideo.errors import SnvideoError
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_groups_depend_on_the_experiment_alone(processes):
+    """However many processes play it, each step has the same groups of the same clips."""
+    alone = [list(p) for _, p in Geometry(8, 3).run(videos=100, epochs=2)]
+    shared = {rank: list(Geometry(8, 3, processes, rank).run(100, 2)) for rank in range(processes)}
+    passes = 8 // processes
+    together = []
+    for step in range(2 * (100 // 24)):
+        for rank in range(processes):
+            together += [list(p) for _, p in shared[rank][step * passes : (step + 1) * passes]]
+    assert together == alone
+    first_epoch = [position for group in alone[:32] for position in group]
+    assert first_epoch == list(range(96))
+
+
+def test_a_run_goes_on_where_it_was_left():
+    geometry = Geometry(4, 2, 2, 1)
+    whole = list(geometry.run(videos=41, epochs=3))
+    assert list(geometry.run(41, 3, done=7)) == whole[7 * geometry.passes :]
+    assert len(whole) == 3 * (41 // 8) * 2
+    assert {epoch for epoch, _ in whole} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_statistics_groups_are_shared_out_once(processes):
+    shares = [Geometry(6, 4, processes, rank).statistics(50, 200) for rank in range(processes)]
+    positions = sorted(p for share in shares for group in share for p in group)
+    assert positions == list(range(48))
+    assert all(len(group) == 4 for share in shares for group in share)
+    assert len(Geometry(6, 4).statistics(50, 5)) == 5
+
+
+def test_synchronised_norms_take_the_whole_batch():
+    geometry = plan(BatchConfig(gpus=8, clips_per_gpu=4), "syncbn", 1, 0, videos=100)
+    assert geometry.passes == 1 and len(geometry.positions(0, 0)) == 32
+    pair = plan(BatchConfig(gpus=8, clips_per_gpu=4), "syncbn", 2, 1, videos=100)
+    assert pair.passes == 1 and list(pair.positions(0, 1)) == list(range(16, 32))
+
+
+@pytest.mark.parametrize(
+    ("norm", "processes", "videos", "message"),
+    [
+        ("bn", 3, 100, "batch.gpus 8 does not divide among 3 processes: start 1, 2, 4, 8"),
+        ("syncbn", 5, 100, "batch 8 x 4 does not divide among 5 processes"),
+        ("sn", 1, 31, "31 videos, less than one batch of 8 x 4 = 32"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(norm, processes, videos, message):
+    with pytest.raises(SnvideoError) as error:
+        plan(BatchConfig(gpus=8, clips_per_gpu=4), norm, processes, 0, videos)
+    assert message in str(error.value)

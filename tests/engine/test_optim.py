@@ -1,0 +1,76 @@
+"""The same rules for every norm, and the learning rate at each step."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from snvideo.engine.config import OptimConfig
+from snvideo.engine.optim import build_optimizer, learning_rate, lr_factor, norm_parameters
+from snvideo.models import build_model
+from snvideo.norm import SwitchNorm
+
+
+@pytest.mark.parametrize("norm", ["sn", "bn", "gn", "in", "ln"])
+def test_all_norms_alike_get_no_weight_decay(norm):
+    model = build_model("i3d_tiny", 5, norm)
+    named = dict(model.named_parameters())
+    expected = {name for name in named if ".norm" in name or "_norm" in name}
+    assert {name for name, p in named.items() if p in norm_parameters(model)} == expected
+    optimizer, _ = build_optimizer(model, OptimConfig(weight_decay=0.1), 64, 10)
+    decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(decay) == len(named)
+    for name, parameter in named.items():
+        assert decay[parameter] == (0.0 if name in expected else 0.1), name
+
+
+def test_logits_have_their_own_learning_rate():
+    model = build_model("i3d_tiny", 5, "sn")
+    optimizer, _ = build_optimizer(model, OptimConfig(lr=0.1, logit_lr=3), 32, 10)
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    layers = [module for module in model.modules() if isinstance(module, SwitchNorm)]
+    assert len(groups["logits"]["params"]) == 2 * len(layers)
+    assert groups["logits"]["initial_lr"] == pytest.approx(0.15)
+    assert groups["weights"]["initial_lr"] == groups["norms"]["initial_lr"] == pytest.approx(0.05)
+
+
+def test_frozen_parameters_are_left_out():
+    model = build_model("i3d_tiny", 5, "frozen_bn")
+    optimizer, _ = build_optimizer(model, OptimConfig(), 64, 10)
+    assert [group["name"] for group in optimizer.param_groups] == ["weights"]
+
+
+def test_linear_rule():
+    config = OptimConfig(lr=0.1, lr_batch=64)
+    assert learning_rate(config, 64) == 0.1
+    assert learning_rate(config, 16) == pytest.approx(0.025)
+
+
+def test_cosine_with_warmup():
+    config = OptimConfig(epochs=10, warmup_epochs=2, warmup_start=0.1, schedule="cosine")
+    factors = [lr_factor(config, 5, step) for step in range(50)]
+    assert factors[0] == pytest.approx(0.1)
+    end = 0.5 * (1 + math.cos(math.pi * 10 / 50))
+    assert factors[10] == pytest.approx(end)
+    assert factors[5] == pytest.approx((0.1 + end) / 2)
+    assert factors[30] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.6)))
+    assert all(a > b for a, b in pairwise(factors[10:]))
+
+
+def test_steps():
+    config = OptimConfig(
+        epochs=8, warmup_epochs=0, schedule="step", milestones=(0.375, 0.75), gamma=0.1
+    )
+    factors = [lr_factor(config, 1, step) for step in range(8)]
+    assert factors == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_the_optimizer_follows_the_schedule():
+    model = torch.nn.Linear(2, 2)
+    config = OptimConfig(lr=0.1, epochs=4, warmup_epochs=1, warmup_start=0.5)
+    optimizer, schedule = build_optimizer(model, config, 64, 3)
+    for step in range(12):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * lr_factor(config, 3, step))
+        optimizer.step()
+        schedule.step()

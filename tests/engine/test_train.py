@@ -1,0 +1,274 @@
+"""Whole runs: their folder, going on after a kill, and the same weights on 1 and 2 processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint
+from snvideo.engine.processes import Processes
+from snvideo.engine.test import test_run as retest
+from snvideo.engine.train import Trainer, _Window, train
+from snvideo.errors import SnvideoError
+from tests.engine.runs import run_config
+
+CPU = Processes(0, 1, torch.device("cpu"))
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(checkpoints(folder / "checkpoints")[-1])["model"]
+
+
+@pytest.fixture(scope="module")
+def finished(toy, tmp_path_factory) -> Path:
+    """Folder of a finished run of 2 epochs."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    train(run_config(toy, output, "optim.epochs=2").run())
+    return output
+
+
+def test_a_run_is_a_folder(finished, toy):
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        *("config.yaml", "environment.json", "metrics.jsonl", "results.json"),
+        *("tensorboard", "checkpoints", "predictions.npz"),
+    }
+    results = json.loads((finished / "results.json").read_text())
+    assert results["steps"] == 2 * (48 // 8)
+    assert results["videos"] == 16 and results["failed_videos"] == 0
+    assert results["replaced_samples"] == 0
+    assert len(results["classes"]) == len(results["per_class_accuracy"]) == 8
+    assert np.sum(results["confusion"]) == 16
+    assert np.trace(results["confusion"]) / 16 == pytest.approx(results["video_top1"])
+    assert 0 <= results["clip_top1"] <= results["clip_top5"] <= 1
+    assert len(results["importance"]) == 17 and len(results["importance"][0]["mean"]) == 3
+    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").open()]
+    assert [m["step"] for m in metrics if m["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [m["epoch"] for m in metrics if m["kind"] == "validate"] == [1, 2]
+    assert all(np.isfinite(m["loss"]) for m in metrics)
+
+
+def test_predictions_agree_with_the_figures(finished):
+    results = json.loads((finished / "results.json").read_text())
+    stored = np.load(finished / "predictions.npz")
+    assert stored["probabilities"].shape == (16, 8)
+    np.testing.assert_allclose(stored["probabilities"].sum(1), 1, rtol=1e-5)
+    top1 = (stored["probabilities"].argmax(1) == stored["labels"]).mean()
+    ranks = (-stored["probabilities"]).argsort(1)[:, :5]
+    top5 = (ranks == stored["labels"][:, None]).any(1).mean()
+    assert results["video_top1"] == pytest.approx(top1)
+    assert results["video_top5"] == pytest.approx(top5)
+    assert len(set(stored["videos"])) == 16
+
+
+def test_evaluating_again_gives_the_same(finished):
+    results = json.loads((finished / "results.json").read_text())
+    config = run_config_of(finished)
+    again = retest(finished, config)
+    for key in ("clip_top1", "clip_top5", "video_top1", "video_top5", "confusion", "index_hash"):
+        assert again[key] == results[key]
+    assert (finished / "evaluation.json").exists()
+
+
+def run_config_of(folder: Path):
+    from snvideo.config import load_config
+
+    return load_config(folder / "config.yaml").run()
+
+
+def test_a_finished_run_is_not_repeated_and_another_config_is_refused(finished):
+    config = run_config_of(finished)
+    before = (finished / "results.json").stat().st_mtime_ns
+    assert train(config, resume=True)["steps"] == 12
+    assert (finished / "results.json").stat().st_mtime_ns == before
+    with pytest.raises(SnvideoError, match="already holds a run: add --resume"):
+        train(config)
+    with pytest.raises(SnvideoError, match=r"differs in seed\)"):
+        train(config.model_copy(update={"seed": 5}), resume=True)
+
+
+def test_class_count_must_match_the_checkpoint(finished, toy, tmp_path):
+    index = (toy / "index.csv").read_text()
+    meta = json.loads((toy / "index.json").read_text())
+    (tmp_path / "more.csv").write_text(index)
+    (tmp_path / "more.json").write_text(
+        json.dumps({**meta, "labels": [*meta["labels"], "jumping"], "root": str(toy)})
+    )
+    config = run_config_of(finished)
+    data = config.data.model_copy(update={"index": tmp_path / "more.csv"})
+    with pytest.raises(SnvideoError, match="was trained for 8 classes, the index has 9"):
+        retest(finished, config.model_copy(update={"data": data}))
+
+
+def test_it_learns_its_training_clips(toy, tmp_path):
+    """Sixty steps on 48 easy videos bring the loss well below chance (ln 8 = 2.08)."""
+    overrides = (
+        "optim.epochs=10",
+        "optim.lr=0.4",
+        "log.validate_epochs=0",
+        "batch.clips_per_gpu=2",
+    )
+    train(run_config(toy, tmp_path / "run", *overrides).run())
+    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    losses = [m["loss"] for m in metrics if m["kind"] == "train"]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.2
+
+
+def command(config_path: Path, *more: str, processes: int = 1) -> list[str]:
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*launcher, "-m", "snvideo", "train", str(config_path), *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+
+
+@pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
+def test_two_processes_give_the_weights_of_one(toy, tmp_path, norm):
+    """(4 gpus, 2 clips) for 6 steps: four passes in one process, or two in each of two."""
+    weights = []
+    for processes in (1, 2):
+        output = tmp_path / f"on{processes}"
+        run_config(toy, output)
+        overrides = (f"model.norm.name={norm}", "optim.lr=0.02", "data.workers=0")
+        call = command(tmp_path / f"on{processes}.yaml", *overrides, processes=processes)
+        done = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        weights.append(last_weights(output))
+    results = [json.loads((tmp_path / f"on{n}/results.json").read_text()) for n in (1, 2)]
+    assert results[0]["videos"] == results[1]["videos"] == 16
+    assert np.sum(results[1]["confusion"]) == 16
+    initial = Trainer(
+        run_config(toy, tmp_path / "initial", f"model.norm.name={norm}").run(), CPU
+    ).model.state_dict()
+    for name, one in weights[0].items():
+        two = weights[1][name]
+        if not one.is_floating_point():
+            assert torch.equal(one, two), name
+            continue
+        moved = (one - initial[name]).abs().max()
+        assert (one - two).abs().max() <= 1e-5 + 1e-3 * moved, name
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(toy, tmp_path):
+    overrides = ("optim.epochs=4", "log.validate_epochs=0", "statistics.batches=0")
+    for name in ("whole", "killed"):
+        run_config(toy, tmp_path / name)
+    whole = subprocess.run(
+        command(tmp_path / "whole.yaml", *overrides),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert whole.returncode == 0, whole.stderr
+
+    call = command(tmp_path / "killed.yaml", *overrides, "--resume")
+    process = subprocess.Popen(call, env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not checkpoints(tmp_path / "killed/checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed/results.json").exists()
+    done_before = checkpoints(tmp_path / "killed/checkpoints")
+    assert done_before and done_before[-1].name != "step_00000024.pt"
+
+    resumed = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming" in resumed.stderr
+    one, two = last_weights(tmp_path / "whole"), last_weights(tmp_path / "killed")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5, msg=name)
+    logged = []
+    for name in ("whole", "killed"):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+        logged.append([(m["kind"], m["step"]) for m in lines])
+    assert logged[0] == logged[1]
+
+
+def test_the_same_run_twice_is_the_same(toy, tmp_path):
+    weights = []
+    for name in ("a", "b"):
+        trainer = Trainer(run_config(toy, tmp_path / name, "data.workers=1").run(), CPU)
+        steps(trainer, 3)
+        weights.append(trainer.model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def steps(trainer: Trainer, count: int) -> None:
+    from snvideo.data.loader import train_batches
+
+    passes = trainer.geometry.run(len(trainer.train_index), 10)
+    config = trainer.config
+    batches = train_batches(trainer.train_index, config.data, config.seed, passes)
+    window = _Window(trainer.device)
+    for _ in range(count):
+        trainer.step(batches, window)
+
+
+def test_accumulated_passes_move_running_statistics_once(toy, tmp_path):
+    """BN over four groups: one update by the mean of the groups' statistics, momentum 0.1."""
+    config = run_config(toy, tmp_path / "run", "model.norm.name=bn", "optim.lr=1e-9").run()
+    trainer = Trainer(config, CPU)
+    steps(trainer, 2)
+    norm = trainer.model.blocks[0].norm
+    assert norm.num_batches_tracked == 2
+    assert (norm.running_var > 0.8 * 0.9).all()  # 1 -> 0.81 + what two updates of 0.1 add
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_trains(toy, tmp_path, amp):
+    trainer = Trainer(run_config(toy, tmp_path / "run", f"optim.amp={amp}").run(), CPU)
+    before = {n: p.clone() for n, p in trainer.model.named_parameters()}
+    steps(trainer, 3)
+    moved = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]
+    assert len(moved) > len(before) / 2
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_one_clip_per_gpu_leaves_the_batch_part_out(toy, tmp_path, caplog):
+    caplog.set_level("INFO")
+    config = run_config(toy, tmp_path / "run", "batch.gpus=8", "batch.clips_per_gpu=1").run()
+    trainer = Trainer(config, CPU)
+    assert trainer.model.blocks[0].norm.use_batch is False
+    assert "without its batch part" in caplog.text
+    assert trainer.tracking == []
+
+
+def test_validation_leaves_the_moving_averages(toy, tmp_path):
+    """Averaged statistics are for the test alone: training goes on with its own."""
+    output = tmp_path / "run"
+    weights = []
+    for name, every in (("with", 1), ("without", 0)):
+        config = run_config(toy, output.with_name(name), f"log.validate_epochs={every}").run()
+        train(config)
+        weights.append(last_weights(output.with_name(name)))
+    assert all(torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
+
+
+def test_broken_videos_are_replaced_and_counted(toy, tmp_path):
+    """A text file among the training videos: same run, one line more in the results."""
+    index = (toy / "index.csv").read_text().splitlines()
+    meta = json.loads((toy / "index.json").read_text())
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("this is not a video")
+    columns = index[1].split(",")
+    columns[0] = str(bad)
+    (tmp_path / "index.csv").write_text("\n".join([index[0], ",".join(columns), *index[2:]]) + "\n")
+    (tmp_path / "index.json").write_text(json.dumps({**meta, "root": str(toy)}))
+    config = run_config(toy, tmp_path / "run", f"data.index={tmp_path / 'index.csv'}").run()
+    results = train(config)
+    assert results["replaced_samples"] == 1
+    assert results["failed_videos"] == 0
+    stored = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert stored["data"]["index"] == str(tmp_path / "index.csv")
