@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,11 @@ from typing import Annotated
 import typer
 
 from snvideo.errors import SnvideoError
+
+# OpenMP's threads spin while they wait for one another. Beside the loader's workers, which need the
+# same cores, that was seen to make a training step on two cores ten times slower. It is read when
+# torch is first imported: here is the last chance.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     help="Video action recognition on Kinetics with Switchable Normalization.",

@@ -9,8 +9,8 @@ copies an octave apart grow for ever, each fading out at its largest while it fa
 smallest). Every clip draws its pose uniformly; its class only says which part of the pose moves,
 and which way. A uniform variable that moves at constant speed round its circle stays uniform, so
 the first, the middle and the last frame have the same distribution in all classes. Size, length,
-frame rate, colours, sharpness, shake, noise and clutter never see the class. (That is exact before
-compression; H.264 then blurs along the motion a little, and the less the finer it quantises.)
+frame rate, colours, sharpness, shake, noise and clutter never see the class. That is exact before
+compression; H.264 blurs along the motion a little, so the files are encoded finely.
 
 **Train without flips.** A mirror image turns moving left into moving right, and clockwise into
 counterclockwise: with random horizontal flips four of the eight classes cannot be learned.
@@ -78,8 +78,8 @@ class _Scene:
 
 _SCENES = {
     "easy": _Scene(),
-    "medium": _Scene(cover=0.5, island=1.0, shake=0.005, noise=8.0),
-    "hard": _Scene(cover=0.2, island=0.5, distractors=0.12, shake=0.015, noise=12.0),
+    "medium": _Scene(cover=0.95, island=1.0, shake=0.003, noise=6.0),
+    "hard": _Scene(cover=0.3, island=0.6, distractors=0.1, shake=0.008, noise=10.0),
 }
 DIFFICULTIES = tuple(_SCENES)
 
@@ -124,9 +124,9 @@ class ToyClip:
 class _Layer:
     """A texture and its pose in each of T frames."""
 
-    copies: list[Tensor]  # one or two, (C, P + 1, P + 1): three colours and, if it has one, a mask
+    copies: list[Tensor]  # one or two, (1, C, P + 1, P + 1): three colours, a mask if it has one
     anchors: list[complex]  # of each copy, the point that lies on the pivot: x + iy in periods
-    level: Tensor  # (C, 1, 1, 1), mean in grey levels
+    level: np.ndarray  # (C, 1, 1, 1), mean in grey levels
     pivot: np.ndarray  # (T, 2), x and y from the centre of the frame in short sides
     angle: np.ndarray  # (T,), turn about the pivot, clockwise, in radians
     octave: np.ndarray  # (T,), log scale; it may grow or shrink without end
@@ -192,7 +192,7 @@ def draw_clip(seed: int, split: str, number: int, difficulty: str = "easy") -> T
     pool = rng.normal(0.5, scene.noise, 3 * frames[0].size).astype(np.float32)
     for start in range(0, entry.frames, 16):  # as many as the processor's cache holds
         part = slice(start, start + 16)
-        picture = _compose(layers, part, entry).permute(1, 2, 3, 0).numpy()
+        picture = _compose(layers, part, entry).transpose(1, 2, 3, 0)
         for frame, level in zip(frames[part], picture, strict=True):
             skip = rng.integers(pool.size - frame.size)
             noise = pool[skip : skip + frame.size].reshape(frame.shape)
@@ -203,8 +203,7 @@ def draw_clip(seed: int, split: str, number: int, difficulty: str = "easy") -> T
 def write_mp4(clip: ToyClip, path: Path) -> None:
     """Encode as web video usually is: H.264, 4:2:0, B-frames, a keyframe every 250 frames.
 
-    Finer than the usual crf of 23, which leaves a trace of the motion in single frames. The file
-    appears under its name once it is whole, and one thread makes its bytes repeat.
+    The file appears under its name once it is whole. The same clip gives the same bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -213,7 +212,14 @@ def write_mp4(clip: ToyClip, path: Path) -> None:
         stream.height, stream.width = clip.frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"preset": "veryfast", "crf": "18", "g": "250"}
+        # Coarser, single frames show a trace of the motion. Macroblock trees would coarsen the last
+        # ones, and with x264's AVX-512 code they do not repeat, on one thread either.
+        stream.codec_context.options = {
+            "preset": "veryfast",
+            "crf": "20",
+            "g": "250",
+            "x264-params": "mbtree=0",
+        }
         for frame in clip.frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(stream.encode())
@@ -312,12 +318,12 @@ def _paint(
         if island is not None:
             texture = np.concatenate([texture, _field(rng, island, 1)])
         wrapped = np.pad(texture.astype(np.float32), ((0, 0), (0, 1), (0, 1)), mode="wrap")
-        copies.append(torch.from_numpy(wrapped))
+        copies.append(torch.from_numpy(wrapped)[None])
     level = [*rng.uniform(70, 185, 3)] + [0.0] * (island is not None)
     return _Layer(
         copies,
         anchors=[complex(*rng.random(2)) for _ in copies],
-        level=torch.tensor(level, dtype=torch.float32)[:, None, None, None],
+        level=np.array(level, np.float32)[:, None, None, None],
         pivot=pivot,
         angle=np.full(len(pivot), rng.uniform(0, 2 * np.pi)) if angle is None else angle,
         octave=np.ones(len(pivot)) if octave is None else octave,
@@ -336,25 +342,26 @@ def _field(rng: np.random.Generator, wave: float, channels: int) -> np.ndarray:
     return field / field.std(axis=(1, 2), keepdims=True)
 
 
-def _compose(layers: list[tuple[_Layer, float]], part: slice, entry: ToyEntry) -> Tensor:
+def _compose(layers: list[tuple[_Layer, float]], part: slice, entry: ToyEntry) -> np.ndarray:
     """Some frames of layers, back to front, each with its cover: (3, T, H, W) in grey levels."""
     views = [_view(layer, part, entry.height, entry.width) for layer, _ in layers]
     picture = views[0][:3]
-    edge = 8.0  # makes a seam a few pixels wide
+    edge = 8  # makes a seam a few pixels wide
     for view, (_, cover) in zip(views[1:], layers[1:], strict=True):
-        opacity = (view[3:] - NormalDist().inv_cdf(1 - cover)).mul_(edge).add_(0.5).clamp_(0, 1)
-        picture += view[:3].sub_(picture).mul_(opacity)
+        threshold = np.float32(NormalDist().inv_cdf(1 - cover))
+        opacity = ((view[3:] - threshold) * edge + 0.5).clip(0, 1)
+        picture += (view[:3] - picture) * opacity
     return picture
 
 
-def _view(layer: _Layer, part: slice, height: int, width: int) -> Tensor:
+def _view(layer: _Layer, part: slice, height: int, width: int) -> np.ndarray:
     """Some frames of a layer, its mask unapplied: (3 or 4, T, H, W).
 
     The squares of the copies' weights add up to one at any scale, so contrast and cover stay the
     same; the weight of the copy whose scale wraps round is nought just then.
 
-    Here and in `_compose` no operation may fuse a product and a sum (addcmul, lerp): those round
-    differently at the seams between threads, and files would depend on the number of threads.
+    Of torch it takes `grid_sample` alone, which runs a single image on one thread: that repeats to
+    the last bit on any machine load, and does not slow down when the processors are busy.
     """
     pivot, angle, octave = layer.pivot[part], layer.angle[part], layer.octave[part]
     short = min(height, width)
@@ -368,13 +375,13 @@ def _view(layer: _Layer, part: slice, height: int, width: int) -> Tensor:
         look = (np.exp(-1j * angle) / (_PERIOD * 2 ** (log_scale - 1)))[:, None]
         across = (look * x + anchor).astype(np.complex64)
         down = (look * 1j * y).astype(np.complex64)
-        points = torch.from_numpy(down[:, :, None] + across[:, None, :])
-        grid = torch.view_as_real(points).view(1, -1, width, 2)
-        grid.sub_(grid.floor()).mul_(2).sub_(1)  # one period is -1 ... 1, corner to corner
-        copy = grid_sample(texture[None], grid, align_corners=True)
-        weight = torch.from_numpy(np.sin(np.pi / 2 * log_scale).astype(np.float32))
-        copy = copy.view(len(texture), len(pivot), height, width)
-        view = copy.mul_(weight[:, None, None]).add_(view)
+        grid = (down[:, :, None] + across[:, None, :]).view(np.float32).reshape(1, -1, width, 2)
+        grid -= np.floor(grid)
+        grid *= 2
+        grid -= 1  # one period is -1 ... 1, corner to corner
+        copy = grid_sample(texture, torch.from_numpy(grid), align_corners=True).numpy()
+        weight = np.sin(np.pi / 2 * log_scale).astype(np.float32)[:, None, None]
+        view = copy.reshape(-1, len(pivot), height, width) * weight + view
     return view
 
 
@@ -388,7 +395,7 @@ def _claim(out: Path, settings: dict[str, int | str]) -> None:
                 f"{out}: holds a toy set of other settings ({_spell(found)}; asked for "
                 f"{_spell(settings)}): give another folder, or delete this one"
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(path.suffix != ".part" for path in out.iterdir()):
         raise SnvideoError(f"{out}: holds files that are no toy set: give a new or an empty folder")
     else:
         out.mkdir(parents=True, exist_ok=True)
@@ -414,7 +421,7 @@ def _run(work: Callable, jobs: list, workers: int | None) -> Iterator[None]:
     # The fork of a process that has used torch's threads can hang, that of a fresh server cannot.
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, context) as pool:
         try:
             for future in as_completed([pool.submit(work, job) for job in jobs]):
                 yield future.result()

@@ -124,14 +124,22 @@ def test_an_interrupted_run_goes_on_where_it_stopped(small, tmp_path):
 
 
 def test_a_half_written_file_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
-    def die(*_):
-        raise KeyboardInterrupt
+    rename = Path.replace
+
+    def die_before_a_video(path: Path, target: Path) -> Path:
+        if target.suffix == ".mp4":
+            raise KeyboardInterrupt
+        return rename(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", die)
+        patch.setattr(Path, "replace", die_before_a_video)
         with pytest.raises(KeyboardInterrupt):
-            make_toy_kinetics(tmp_path / "a", train=1, val=0, workers=0)
+            make_toy_kinetics(tmp_path, train=1, val=0, workers=0)
+    assert len(list(tmp_path.rglob("*.part"))) == 1
     assert not videos(tmp_path)
+    assert make_toy_kinetics(tmp_path, train=1, val=0, workers=0) == 1
+    assert not list(tmp_path.rglob("*.part"))
+    assert len(decoded(next(tmp_path.rglob("*.mp4")))) == toy_entry(0, "train", 0).frames
 
 
 def test_another_settings_folder_is_refused(small, tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from snvideo.study.figures.style import new_figure
 from snvideo.study.runs import Run, finished
-from snvideo.study.style import new_figure
 
 _NAMED = 40
 """More classes than this get no names on the axes."""

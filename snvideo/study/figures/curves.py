@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from snvideo.study.figures.style import LINES, colour, new_figure
 from snvideo.study.runs import Run, by_cell, geometries_of, norms_of, read_metrics
-from snvideo.study.style import LINES, colour, new_figure
 
 _POINTS = 80
 """Points along a curve at most: more would be noise that hides the other curves."""

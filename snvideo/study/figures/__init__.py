@@ -7,12 +7,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from snvideo.atomic import write_atomic
-from snvideo.study.figure_accuracy import accuracy
-from snvideo.study.figure_confusion import confusion
-from snvideo.study.figure_curves import curves
-from snvideo.study.figure_importance import importance_by_depth, importance_by_geometry
+from snvideo.study.figures.accuracy import accuracy
+from snvideo.study.figures.confusion import confusion
+from snvideo.study.figures.curves import curves
+from snvideo.study.figures.importance import importance_by_depth, importance_by_geometry
+from snvideo.study.figures.style import png, styled
 from snvideo.study.runs import Run
-from snvideo.study.style import png, styled
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from snvideo.study.figures.style import MUTED, colour, new_figure
 from snvideo.study.runs import Geometry, LayerImportance, Run, finished, geometries_of
-from snvideo.study.style import MUTED, colour, new_figure
 
 Ratios = dict[Geometry, np.ndarray]
 """Geometry -> ratios (layers, 2, parts): mean and variance; instance, layer (and batch)."""

@@ -1,0 +1,147 @@
+"""Clips and views: functions of their place, uint8, with substitutes for what cannot be read."""
+
+import numpy as np
+import pytest
+import torch
+
+from snvideo.data import sampling
+from snvideo.data.augment import to_input
+from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig, TrainViewConfig
+from snvideo.data.dataset import Place, TestVideos, TrainClips, cut
+from snvideo.data.decode import decode
+from snvideo.data.index import ClipIndex
+from snvideo.data.loader import test_batches as view_batches
+from snvideo.data.loader import train_batches
+from snvideo.engine.geometry import Geometry
+from snvideo.errors import SnvideoError
+
+
+@pytest.fixture
+def config(toy) -> DataConfig:
+    return DataConfig(
+        index=toy / "index.csv",
+        workers=0,
+        clip=ClipConfig(frames=4, stride=3),
+        train=TrainViewConfig(short_side=(32, 40), crop=32),
+        test=TestViewConfig(short_side=32, crop=32, clips=3, crops=3),
+    )
+
+
+@pytest.fixture
+def index(toy) -> ClipIndex:
+    return ClipIndex.load(toy / "index.csv", "train")
+
+
+def test_a_clip_is_a_function_of_its_place(index, config):
+    clips = TrainClips(index, config, seed=1)
+    place = Place(sampling.TRAIN, 2, 5, 17)
+    clip, flip, label, replaced = clips[place]
+    assert clip.shape == (4, 3, 32, 32) and clip.dtype == torch.uint8
+    assert label == index[17].label and replaced == []
+    again = TrainClips(index, config, seed=1)[place]
+    assert torch.equal(again[0], clip) and again[1] == flip
+    for other in (place._replace(epoch=3), place._replace(position=6), place._replace(stream=2)):
+        assert not torch.equal(clips[other][0], clip)
+
+
+def test_flips_are_drawn_for_half_of_the_clips_and_can_be_switched_off(index, config):
+    def flips(config):
+        clips = TrainClips(index, config, seed=0)
+        return [clips[Place(sampling.TRAIN, 0, position, 0)][1] for position in range(40)]
+
+    assert 10 < sum(flips(config)) < 30
+    off = config.model_copy(update={"train": config.train.model_copy(update={"flip": False})})
+    assert not any(flips(off))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(index, config, workers):
+    def batches(count):
+        changed = config.model_copy(update={"workers": count})
+        return list(train_batches(index, changed, 3, Geometry(2, 4).run(len(index), 1)))
+
+    alone, shared = batches(0), batches(workers)
+    assert len(alone) == len(shared) == 12
+    for one, other in zip(alone, shared, strict=True):
+        assert torch.equal(one.clips, other.clips) and torch.equal(one.flips, other.flips)
+        assert torch.equal(one.labels, other.labels)
+
+
+def test_batches_go_on_in_mid_epoch(index, config):
+    geometry = Geometry(2, 4)
+    whole = list(train_batches(index, config, 0, geometry.run(len(index), 2)))
+    rest = list(train_batches(index, config, 0, geometry.run(len(index), 2, done=7)))
+    assert len(rest) == len(whole) - 14
+    assert all(torch.equal(a.clips, b.clips) for a, b in zip(rest, whole[14:], strict=True))
+
+
+def spoiled(toy, tmp_path, bad: int) -> ClipIndex:
+    """The toy index with its first training videos replaced by text files."""
+    lines = (toy / "index.csv").read_text().splitlines()
+    for number in range(1, bad + 1):
+        path = tmp_path / f"bad{number}.mp4"
+        path.write_text("no video")
+        lines[number] = ",".join([str(path), *lines[number].split(",")[1:]])
+    (tmp_path / "index.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "index.json").write_text((toy / "index.json").read_text())
+    return ClipIndex.load(tmp_path / "index.csv", "train", root=toy)
+
+
+def test_a_broken_video_is_replaced_and_named(toy, config, tmp_path):
+    clips = TrainClips(spoiled(toy, tmp_path, 1), config, seed=0)
+    clip, _, _, replaced = clips[Place(sampling.TRAIN, 0, 0, 0)]
+    assert clip.shape == (4, 3, 32, 32)
+    ((name, reason),) = replaced
+    assert name.endswith("bad1.mp4") and reason
+    again = clips[Place(sampling.TRAIN, 0, 0, 0)]
+    assert torch.equal(again[0], clip)
+    assert not torch.equal(clips[Place(sampling.TRAIN, 0, 1, 0)][0], clip)
+
+
+def test_nothing_but_broken_videos_is_an_error_that_says_so(toy, config, tmp_path):
+    clips = TrainClips(spoiled(toy, tmp_path, 48), config, seed=0)
+    with pytest.raises(SnvideoError, match="10 videos in a row could not be read, the last"):
+        clips[Place(sampling.TRAIN, 0, 0, 0)]
+
+
+def test_views_of_a_video_come_from_one_decode(toy, config):
+    index = ClipIndex.load(toy / "index.csv", "val")
+    views, label, number, reason = TestVideos(index, config, clips=3, crops=3)[2]
+    video = index[2]
+    assert views.shape == (9, 4, 3, 32, 32) and (label, number, reason) == (video.label, 2, "")
+    latest = sampling.last_start(config.clip, video.fps, video.frames)
+    expected = []
+    for start in sampling.even_starts(3, latest):
+        frames = decode(video, sampling.clip_frames(config.clip, video.fps, video.frames, start))
+        crops = sampling.even_crops(*frames.shape[1:3], config.test)
+        expected += [cut(frames, crop, 32) for crop in crops]
+    assert torch.equal(views, torch.stack(expected))
+
+
+def test_an_unreadable_test_video_is_left_out_and_named(toy, config, tmp_path):
+    index = spoiled(toy, tmp_path, 1)
+    batches = list(view_batches(index, config, range(5), batch=6, clips=3, crops=1))
+    assert [len(batch.videos) for batch in batches] == [1, 2, 1]
+    assert sorted(int(v) for batch in batches for v in batch.videos) == [1, 2, 3, 4]
+    assert [name for batch in batches for name, _ in batch.failed] == [index[0].name]
+
+
+def test_cut_takes_the_square_and_keeps_bytes():
+    frames = np.zeros((2, 40, 60, 3), np.uint8)
+    frames[:, 10:30, 20:40] = (200, 100, 50)
+    square = cut(frames, sampling.Crop(10, 20, 20), 8)
+    assert square.shape == (2, 3, 8, 8) and square.dtype == torch.uint8
+    assert square.amin((0, 2, 3)).tolist() == square.amax((0, 2, 3)).tolist() == [200, 100, 50]
+
+
+def test_to_input_scales_normalizes_and_mirrors_sample_by_sample():
+    clips = torch.randint(0, 256, (3, 2, 3, 4, 5), dtype=torch.uint8)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    flips = torch.tensor([False, True, False])
+    found = to_input(clips, mean, std, flips)
+    expected = (clips.double() / 255).permute(0, 2, 1, 3, 4)
+    shape = (1, 3, 1, 1, 1)
+    expected = (expected - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+    expected[1] = expected[1].flip(-1)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+    assert found.dtype == torch.float32
