@@ -15,6 +15,9 @@ class BatchConfig(Section):
 
     gpus: PositiveInt = 8
     clips_per_gpu: PositiveInt = 8
+    gpus_per_pass: PositiveInt = 1
+    """At most so many groups in one forward pass, where memory allows and the norm looks at each
+    clip by itself; with batch statistics every group has a pass of its own."""
 
 
 class OptimConfig(Section):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import gcd
 
 from snvideo.engine.config import BatchConfig
 from snvideo.errors import SnvideoError
@@ -9,20 +10,25 @@ from snvideo.errors import SnvideoError
 SYNCHRONISED = frozenset({"syncbn"})
 """Norms whose batch statistics span the whole batch."""
 
+PER_CLIP = frozenset({"gn", "in", "ln", "frozen_bn"})
+"""Norms to which it is all one which clips they see together."""
+
 
 @dataclass(frozen=True)
 class Geometry:
     """Which clips make a group, and which process passes which groups.
 
     An experiment (gpus, clips_per_gpu) averages gradients over gpus x clips_per_gpu clips and takes
-    batch statistics over groups of clips_per_gpu. W processes play gpus / W groups each, one group
-    a pass, accumulating gradients. Which clips share a group depends on the experiment alone.
+    batch statistics over groups of clips_per_gpu. W processes play gpus / W groups each, in one
+    pass or several, accumulating gradients. Which clips share a group depends on the experiment
+    alone.
     """
 
     gpus: int
     clips_per_gpu: int
     processes: int = 1
     rank: int = 0
+    groups_per_pass: int = 1
 
     @property
     def total_batch(self) -> int:
@@ -32,20 +38,21 @@ class Geometry:
     @property
     def passes(self) -> int:
         """Forward and backward passes of this process in one optimizer step."""
-        return self.gpus // self.processes
+        return self.gpus // self.processes // self.groups_per_pass
 
     def steps(self, videos: int) -> int:
         """Optimizer steps in an epoch; the remainder of the order is left out."""
         return videos // self.total_batch
 
     def groups(self) -> range:
-        """The groups of each step that this process plays."""
-        return range(self.rank * self.passes, (self.rank + 1) * self.passes)
+        """The first group of each pass of this process in one optimizer step."""
+        share = self.gpus // self.processes
+        return range(self.rank * share, (self.rank + 1) * share, self.groups_per_pass)
 
     def positions(self, step: int, group: int) -> range:
-        """Positions in the epoch's order of the clips of one group of one step."""
+        """Positions in the epoch's order of the clips of the pass that begins with a group."""
         first = step * self.total_batch + group * self.clips_per_gpu
-        return range(first, first + self.clips_per_gpu)
+        return range(first, first + self.groups_per_pass * self.clips_per_gpu)
 
     def run(self, videos: int, epochs: int, done: int = 0) -> Iterator[tuple[int, range]]:
         """Epoch and positions of every pass of this process, from optimizer step `done` on."""
@@ -91,7 +98,10 @@ def plan(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) 
         raise SnvideoError(
             f"batch.gpus {gpus} does not divide among {processes} processes: start {divisors}"
         )
-    geometry = Geometry(gpus, clips, processes, rank)
+    per_clip = norm in PER_CLIP or (norm == "sn" and clips == 1)  # see `engine.train.build`
+    share = gpus // processes
+    packed = gcd(share, min(share, batch.gpus_per_pass)) if per_clip else 1
+    geometry = Geometry(gpus, clips, processes, rank, packed)
     if not geometry.steps(videos):
         raise SnvideoError(
             f"the training split has {videos} videos, less than one batch of "

@@ -58,3 +58,17 @@ def test_what_cannot_be_honoured_is_refused(norm, processes, videos, message):
     with pytest.raises(SnvideoError) as error:
         plan(BatchConfig(gpus=8, clips_per_gpu=4), norm, processes, 0, videos)
     assert message in str(error.value)
+
+
+def test_norms_that_see_clips_one_by_one_share_passes():
+    """Same clips in the same order, in fewer passes; with batch statistics, one group a pass."""
+    batch = BatchConfig(gpus=8, clips_per_gpu=1, gpus_per_pass=6)
+    one_by_one = [p for _, positions in Geometry(8, 1).run(20, 2) for p in positions]
+    for norm, passes in (("gn", 4), ("sn", 4), ("frozen_bn", 4), ("bn", 8)):
+        geometry = plan(batch, norm, 1, 0, videos=20)
+        assert geometry.passes == len(geometry.groups()) == passes
+        assert [p for _, positions in geometry.run(20, 2) for p in positions] == one_by_one
+    pair = BatchConfig(gpus=4, clips_per_gpu=2, gpus_per_pass=4)
+    assert plan(pair, "sn", 1, 0, videos=20).passes == 4
+    second = plan(pair, "gn", 2, 1, videos=20)
+    assert list(second.run(20, 1)) == [(0, range(4, 8)), (0, range(12, 16))]

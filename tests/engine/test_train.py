@@ -226,6 +226,19 @@ def test_accumulated_passes_move_running_statistics_once(toy, tmp_path):
     assert (norm.running_var > 0.8 * 0.9).all()  # 1 -> 0.81 + what two updates of 0.1 add
 
 
+def test_groups_packed_into_a_pass_give_the_same_weights(toy, tmp_path):
+    """GN over eight clips at once, or in four passes of two."""
+    weights = []
+    for packed in (1, 4):
+        overrides = ("model.norm.name=gn", "optim.lr=0.02", f"batch.gpus_per_pass={packed}")
+        trainer = Trainer(run_config(toy, tmp_path / f"run{packed}", *overrides).run(), CPU)
+        assert trainer.geometry.passes == 4 // packed
+        steps(trainer, 4)
+        weights.append(trainer.model.state_dict())
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_trains(toy, tmp_path, amp):
     trainer = Trainer(run_config(toy, tmp_path / "run", f"optim.amp={amp}").run(), CPU)
