@@ -18,7 +18,7 @@ $(installed): pyproject.toml
 
 # From nothing to a table: draw real videos, index them, train 3 norms at 2 batch sizes, report.
 demo: $(installed)
-	$(bin)/python data_tools/make_toy_kinetics.py $(TOY) --difficulty medium --train 1000 --val 200
+	$(bin)/python data_tools/make_toy_kinetics.py $(TOY) --difficulty medium --train 960 --val 160
 	$(bin)/python data_tools/build_index.py kinetics $(TOY) --csv $(TOY)/train.csv --csv $(TOY)/val.csv --out $(TOY)/index.csv
 	$(bin)/snvideo compare configs/toy/compare.yaml output=$(DEMO) data.index=$(TOY)/index.csv
 

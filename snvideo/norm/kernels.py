@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 
 def instance_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,7 +96,7 @@ class _ScaleAndShift(Function):
         return y.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x, center, scale = ctx.saved_tensors
         dy = dy.to(scale.dtype)
         product = (x - _per_position(center, x)).mul_(dy)

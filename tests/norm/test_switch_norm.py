@@ -108,6 +108,19 @@ def test_gradcheck(training):
     assert torch.autograd.gradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_second_derivatives(training):
+    norm = random_layer(SwitchNorm3d, 2).train(training)
+    x = torch.randn(2, 2, 2, 2, 1, dtype=torch.float64, requires_grad=True)
+
+    def function(x, weight, bias, mean_logits, var_logits):
+        running = norm.running_mean.clone(), norm.running_var.clone()
+        return switch_norm(x, *running, weight, bias, mean_logits, var_logits, training)
+
+    inputs = (x, *(p.detach().clone().requires_grad_() for p in parts(norm)))
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
 def test_large_mean_keeps_its_digits():
     """Mean 1e4, spread 1 in float32: within 2e-3 of the truth, and no worse than BatchNorm3d."""
     torch.manual_seed(0)
@@ -195,6 +208,23 @@ def test_half_precision_keeps_its_dtype_and_float32_statistics(dtype):
     exact = copy.deepcopy(norm).double()(x.double())
     assert (found.double() - exact).abs().max() <= torch.finfo(dtype).eps * exact.abs().max()
     assert norm.running_mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gradients(dtype):
+    torch.manual_seed(0)
+    values = torch.randn(2, 8, 4, 6, 6).to(dtype)
+    probe = torch.randn(2, 8, 4, 6, 6).to(dtype)
+    gradients = []
+    for kind in (dtype, torch.float64):
+        norm = SwitchNorm3d(8).to(torch.float64 if kind is torch.float64 else torch.float32)
+        x = values.to(kind, copy=True).requires_grad_()
+        norm(x).backward(probe.to(kind))
+        assert x.grad.dtype == kind
+        gradients.append([g.double() for g in (x.grad, norm.weight.grad, norm.mean_logits.grad)])
+    for found, exact in zip(*gradients, strict=True):
+        tolerance = 4 * torch.finfo(dtype).eps * exact.abs().max()
+        assert (found - exact).abs().max() <= tolerance
 
 
 @pytest.mark.parametrize(
