@@ -158,18 +158,21 @@ class Trainer:
         while progress.step < self.total_steps:
             self.step(batches, window)
             epoch, into = divmod(progress.step, self.steps_per_epoch)
-            if progress.step % config.log.every_steps == 0 or into == 0:
+            validate = into == 0 and self._due(config.log.validate_epochs, epoch)
+            finished = progress.step == self.total_steps
+            keep = finished or (into == 0 and self._due(config.log.checkpoint_epochs, epoch))
+            if progress.step % config.log.every_steps == 0 or validate or keep:
                 elapsed = time.perf_counter() - begun - aside
                 self._log(folder, window, elapsed / (progress.step - first))
                 window = _Window(self.device)
-            if into == 0:
-                pause = time.perf_counter()
-                if self._due(config.log.validate_epochs, epoch):
-                    self._validate(folder, epoch)
-                if self._due(config.log.checkpoint_epochs, epoch) or epoch == config.optim.epochs:
-                    self.save(folder)
-                aside += time.perf_counter() - pause
+            pause = time.perf_counter()
+            if validate:
+                self._validate(folder, epoch)
+            if keep:
+                self.save(folder)
+            if validate or keep:
                 window.since = time.perf_counter()
+                aside += window.since - pause
 
     def _due(self, every: int, epoch: int) -> bool:
         return bool(every) and epoch % every == 0
