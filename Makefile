@@ -22,8 +22,9 @@ demo: $(installed)
 	$(bin)/python data_tools/build_index.py kinetics $(TOY) --csv $(TOY)/train.csv --csv $(TOY)/val.csv --out $(TOY)/index.csv
 	$(bin)/snvideo compare configs/toy/compare.yaml output=$(DEMO) data.index=$(TOY)/index.csv
 
+# Waiting threads that spin would starve the processes that some tests start.
 test: $(installed) lint
-	$(bin)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m pytest
 
 lint: $(installed)
 	$(bin)/ruff check .
