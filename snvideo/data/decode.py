@@ -42,9 +42,7 @@ def decode(video: Video, frames: Sequence[int] | np.ndarray) -> np.ndarray:
         pictures = backend(video, wanted)
     except DecodeError:
         raise
-    except (
-        Exception
-    ) as error:  # decord raises its own kinds, PyAV FFmpeg's, both OSError and others
+    except Exception as error:  # decord and PyAV raise kinds of their own, and others besides
         raise DecodeError(_first_line(error)) from error
     return pictures[inverse]
 

@@ -14,6 +14,14 @@ PER_CLIP = frozenset({"gn", "in", "ln", "frozen_bn"})
 """Norms to which it is all one which clips they see together."""
 
 
+def uses_batch_statistics(norm: str, clips_per_gpu: int) -> bool:
+    """Whether it matters to a norm which clips it sees together; to SN not with one clip per GPU.
+
+    There SN runs without its batch part, see `engine.train.build`.
+    """
+    return norm not in PER_CLIP and not (norm == "sn" and clips_per_gpu == 1)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Which clips make a group, and which process passes which groups.
@@ -98,9 +106,9 @@ def plan(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) 
         raise SnvideoError(
             f"batch.gpus {gpus} does not divide among {processes} processes: start {divisors}"
         )
-    per_clip = norm in PER_CLIP or (norm == "sn" and clips == 1)  # see `engine.train.build`
     share = gpus // processes
-    packed = gcd(share, min(share, batch.gpus_per_pass)) if per_clip else 1
+    alone = uses_batch_statistics(norm, batch.clips_per_gpu)
+    packed = 1 if alone else gcd(share, min(share, batch.gpus_per_pass))
     geometry = Geometry(gpus, clips, processes, rank, packed)
     if not geometry.steps(videos):
         raise SnvideoError(

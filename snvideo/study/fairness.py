@@ -5,10 +5,8 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from snvideo.engine.folder import differences
+from snvideo.engine.geometry import uses_batch_statistics
 from snvideo.study.runs import Geometry, Results, Run, by_cell, finished
-
-WITHOUT_BATCH_STATISTICS = frozenset({"gn", "in", "ln", "frozen_bn"})
-"""Norms whose evaluation has no statistics to average."""
 
 _EXPECTED = ("seed", "model.norm.name", "batch.", "data.index")
 """Config keys in which runs may differ; whether the index is the same, its hash says."""
@@ -42,11 +40,9 @@ def config_differences(runs: list[Run]) -> dict[str, dict[str, str]]:
     return {key: values for key, values in table.items() if len(set(values.values())) > 1}
 
 
-def uses_batch_statistics(run: Run) -> bool:
-    """Whether the network of a run keeps batch statistics; SN does not with one clip per GPU."""
-    if run.norm == "sn":
-        return run.clips_per_gpu > 1
-    return run.norm not in WITHOUT_BATCH_STATISTICS
+def averages_statistics(run: Run) -> bool:
+    """Whether the evaluation of a run has batch statistics to average."""
+    return uses_batch_statistics(run.norm, run.clips_per_gpu)
 
 
 def statistics_text(results: Results) -> str:
@@ -86,7 +82,7 @@ def _statistics(runs: list[Run]) -> list[str]:
 
     At most one epoch is passed, and an epoch has more groups when the groups are small.
     """
-    users = [(run, results) for run, results in finished(runs) if uses_batch_statistics(run)]
+    users = [(run, results) for run, results in finished(runs) if averages_statistics(run)]
     texts = [(run, statistics_text(results)) for run, results in users]
     found = _unequal("statistics", {run.name: text.split(" of ")[0] for run, text in texts})
     if found:

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable
 
-from snvideo.study.fairness import statistics_text, uses_batch_statistics, warnings
+from snvideo.study.fairness import averages_statistics, statistics_text, warnings
 from snvideo.study.runs import Results, Run, finished, read_runs
 from snvideo.study.summary import ACCURACIES, Table, tables
 
@@ -39,7 +39,7 @@ def _row(run: Run) -> Row:
     if run.results is not None:
         same = (*ACCURACIES, "train_seconds", "replaced_samples", "failed_videos", "index_hash")
         row |= {name: getattr(run.results, name) for name in same}
-        row["statistics"] = statistics_text(run.results) if uses_batch_statistics(run) else "none"
+        row["statistics"] = statistics_text(run.results) if averages_statistics(run) else "none"
     return row
 
 
@@ -85,7 +85,7 @@ def chance(results: Results) -> float:
 
 
 def _statistics(done: list[tuple[Run, Results]]) -> str:
-    users = [statistics_text(results) for run, results in done if uses_batch_statistics(run)]
+    users = [statistics_text(results) for run, results in done if averages_statistics(run)]
     return " / ".join(dict.fromkeys(users)) if users else "none: no norm here keeps any"
 
 
