@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from snvideo.norm.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from snvideo.norm.frozen_batch_norm import FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d
 from snvideo.norm.switch_norm import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
 
@@ -28,16 +29,21 @@ def _group_norm(
     return nn.GroupNorm(gcd(max_groups, num_features), num_features, eps)
 
 
+def _over_processes(*layers: NormLayer) -> tuple[NormLayer, ...]:
+    return tuple(partial(layer, process_group="world") for layer in layers)
+
+
 _BY_DIMS: dict[str, tuple[NormLayer, NormLayer, NormLayer]] = {
     "sn": (SwitchNorm1d, SwitchNorm2d, SwitchNorm3d),
-    "bn": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    "bn": (BatchNorm1d, BatchNorm2d, BatchNorm3d),
     "gn": (_group_norm,) * 3,
     "in": tuple(
         partial(layer, affine=True)
         for layer in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
     ),
     "ln": (partial(_group_norm, max_groups=1),) * 3,
-    "syncbn": (nn.SyncBatchNorm,) * 3,
+    "syncsn": _over_processes(SwitchNorm1d, SwitchNorm2d, SwitchNorm3d),
+    "syncbn": _over_processes(BatchNorm1d, BatchNorm2d, BatchNorm3d),
     "frozen_bn": (FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d),
 }
 
@@ -88,10 +94,11 @@ def _carry_over(old: nn.Module, new: nn.Module) -> None:
     BatchNorm stores an unbiased variance and SwitchNorm a biased one: a factor of 1 - 1/count,
     forgotten as soon as statistics are averaged for evaluation.
     """
+    names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     with torch.no_grad():
-        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        for name in (*names, "mean_logits", "var_logits"):
             source, target = getattr(old, name, None), getattr(new, name, None)
-            if source is not None and target is not None:
+            if source is not None and target is not None and source.shape == target.shape:
                 target.copy_(source)
 
 
@@ -101,7 +108,7 @@ def convert_norm(
     """Exchange every Batch, Group, Instance or Switchable Normalization inside a model, in place.
 
     Affine parameters and batch statistics are kept where both layers have them, and so are device,
-    dtype and mode. A layer of the wanted class is left alone, so a second call changes nothing.
+    dtype and mode. A layer that is as wanted is left alone, so a second call changes nothing.
 
     Args:
         model: any module that holds norms; it may not be a norm itself.
@@ -122,18 +129,18 @@ def convert_norm(
         for child_name, old in list(parent.named_children()):
             if not isinstance(old, _CHANNEL_NORMS):
                 continue
+            after = list(old.children())
             channels = old.num_channels if isinstance(old, nn.GroupNorm) else old.num_features
             create = create_norm(norm, _dims(old, dims), **options)
             momentum = getattr(old, "momentum", 0.1)
             new = create(num_features=channels, eps=old.eps, momentum=momentum)
-            if type(new) is type(old) and getattr(new, "num_groups", 0) == getattr(
-                old, "num_groups", 0
-            ):
+            if repr(new) == repr(old):  # the class and all its settings
                 continue
             _carry_over(old, new)
             reference = next(old.parameters(), next(old.buffers(), torch.empty(0)))
             new.to(reference.device, reference.dtype).train(old.training)
-            setattr(parent, child_name, new)
             layer = f"{parent_name}.{child_name}" if parent_name else child_name
             replaced.append(Replacement(layer, type(old).__name__, type(new).__name__))
+            # Some libraries' norms hold the activation that follows, as timm's BatchNormAct2d does.
+            setattr(parent, child_name, nn.Sequential(new, *after) if after else new)
     return replaced

@@ -1,39 +1,10 @@
-r"""Switchable Normalization: moments -> mixture -> scale and shift.
-
-For an input x of shape (N, C, \*S) with L = prod(S) positions, Switchable Normalization (Luo et
-al., "Differentiable Learning-to-Normalize via Switchable Normalization", ICLR 2019,
-arXiv 1806.10779, Eq. 3) normalizes with a mixture of three kinds of statistics:
-
-    instance   m_in, v_in              over the positions of one sample and channel
-    layer      m_ln = mean_c(m_in),  v_ln = mean_c(v_in) + var_c(m_in)
-    batch      m_bn = mean_n(m_in),  v_bn = mean_n(v_in) + var_n(m_in)
-
-    m = sum_k w_k m_k,   v = sum_k w'_k v_k,   y = weight * (x - m) / sqrt(v + eps) + bias
-
-with w = softmax(mean logits) and w' = softmax(variance logits), shared by all channels of a layer.
-All variances are biased. Layer and batch variance come from the law of total variance, which adds
-two non-negative terms; the usual mean(v + m^2) - mean(m)^2 subtracts two large ones and loses every
-digit when the mean is large against the spread.
-"""
+"""Switchable and Batch Normalization as functions, over ghost groups and over processes."""
 
 import torch
 from torch import Tensor
 
-from snvideo.norm.kernels import instance_moments, scale_and_shift
-
-
-def total_moments(mean: Tensor, variance: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Moments of equally large parts joined along `dim`, by the law of total variance.
-
-    Args:
-        mean, variance: moments of the parts, of one shape.
-        dim: the dimension that is joined; it is kept with size 1.
-
-    Returns:
-        mean and biased variance of the whole.
-    """
-    between, joint_mean = torch.var_mean(mean, dim=dim, correction=0, keepdim=True)
-    return joint_mean, variance.mean(dim=dim, keepdim=True) + between
+from snvideo.norm import fused, plain, tables
+from snvideo.norm.processes import ProcessGroup, joined_moments
 
 
 def switch_norm(
@@ -47,50 +18,96 @@ def switch_norm(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    group_size: int | None = None,
+    process_group: ProcessGroup | None = None,
+    unbiased: bool = False,
 ) -> Tensor:
-    """Switchable Normalization of x, as `torch.nn.functional.batch_norm` is Batch Normalization.
+    r"""Switchable Normalization of x, as `torch.nn.functional.batch_norm` is Batch Normalization.
+
+    The mathematics is in `snvideo.norm.plain`.
 
     Args:
-        x: (N, C, \\*S), floating point, of any memory format.
+        x: (N, C, \*S), floating point, of any memory format.
         running_mean, running_var: (C,) batch statistics for evaluation, or None to take them from
-            the batch at hand always. Updated in place while training, with the biased variance.
+            the batch at hand always. Updated in place while training, once a call, with the mean
+            over the ghost groups.
         weight, bias: (C,) or None.
         mean_logits, var_logits: (3,), in the order instance, layer, batch; or (2,) to leave the
             batch part out, as is right for one sample at a time, where it equals the instance part.
         training: whether batch statistics are those of x.
         momentum: weight of the new value in the running statistics.
         eps: added to the variance.
+        group_size: samples in a ghost group (Hoffer et al., NeurIPS 2017, arXiv 1705.08741): batch
+            statistics are those of so many consecutive samples, as if each group were a batch;
+            None: of the whole batch.
+        process_group: take batch statistics over the batches of all its processes, which need not
+            be equal; None: over that of this process.
+        unbiased: store the unbiased variance, as Batch Normalization does.
 
     Returns:
-        a tensor of the shape and dtype of x.
+        a tensor of the shape, dtype and memory format of x.
+
+    Raises:
+        ValueError: if batch statistics are wanted and the samples do not make whole groups, or if
+            there are both groups and processes to take them over.
     """
-    x, instance_mean, instance_var = instance_moments(x)
-    parts = [total_moments(instance_mean, instance_var, dim=1)]  # layer
-    if len(mean_logits) == 3:
-        if training or running_mean is None:
-            batch_mean, batch_var = total_moments(instance_mean, instance_var, dim=0)
-            if running_mean is not None:
-                with torch.no_grad():
-                    running_mean.lerp_(batch_mean[0].to(running_mean.dtype), momentum)
-                    running_var.lerp_(batch_var[0].to(running_var.dtype), momentum)
-        else:
-            batch_mean, batch_var = running_mean[None], running_var[None]
-        parts.append((batch_mean, batch_var))
-
-    mean_weights = mean_logits.to(instance_mean.dtype).softmax(0)
-    var_weights = var_logits.to(instance_var.dtype).softmax(0)
-    # The mixed mean is kept as an offset from the instance mean: weights rounded to float32 do not
-    # sum to one exactly, which would show in a mean that is large against the spread.
-    offset = sum(
-        w * (mean - instance_mean) for w, (mean, _) in zip(mean_weights[1:], parts, strict=True)
+    batch_part = len(mean_logits) == 3
+    own = batch_part and (training or running_mean is None)
+    y, batch = (fused if _by_hand(x) else plain).normalize(
+        x,
+        *(weight, bias, mean_logits, var_logits),
+        (running_mean, running_var) if batch_part and not own else None,
+        _groups(len(x), group_size, process_group) if own else 1,
+        process_group if own else None,
+        eps,
     )
-    variance = var_weights[0] * instance_var
-    variance = variance + sum(w * var for w, (_, var) in zip(var_weights[1:], parts, strict=True))
+    if own and training and running_mean is not None:
+        with torch.no_grad():
+            mean, variance = batch.mean.mean(0), batch.variance.mean(0)
+            if unbiased:
+                variance = variance * (batch.count / (batch.count - 1))
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_(variance.to(running_var.dtype), momentum)
+    return y
 
-    scale = (variance + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight.to(scale.dtype)
-    shift = -offset * scale
-    if bias is not None:
-        shift = shift + bias.to(shift.dtype)
-    return scale_and_shift(x, instance_mean, scale, shift)
+
+def batch_statistics(
+    x: Tensor, group_size: int | None = None, process_group: ProcessGroup | None = None
+) -> plain.Batch:
+    """The batch statistics that a norm takes of x while training.
+
+    Args:
+        x: (N, C, \\*S), floating point.
+        group_size, process_group: as for `switch_norm`.
+    """
+    groups = _groups(len(x), group_size, process_group)
+    kernels = fused.kernels_for(x)
+    if kernels is None:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        moments = torch.stack(plain.instance_moments(wide)).double()
+    else:
+        _, moments = kernels.moments(x)
+    mean, variance = tables.batch_moments(moments, groups)
+    count = x.numel() // (groups * x.shape[1])
+    if process_group is not None:
+        mean, variance, share = joined_moments(mean, variance, count, process_group)
+        count = count / share
+    return plain.Batch(mean, variance, count)
+
+
+def _by_hand(x: Tensor) -> bool:
+    """Whether derivatives by hand pay: not for what a compiler or exporter has to read."""
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not tracing and fused.kernels_for(x) is not None
+
+
+def _groups(samples: int, group_size: int | None, process_group: ProcessGroup | None) -> int:
+    """How many ghost groups the samples make."""
+    if group_size is None:
+        return 1
+    if process_group is not None:
+        raise ValueError("batch statistics are taken over ghost groups or over processes, not both")
+    if group_size < 1 or samples % group_size:
+        raise ValueError(f"expected a batch of whole groups of {group_size} (got {samples})")
+    return samples // group_size

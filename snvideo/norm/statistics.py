@@ -1,8 +1,7 @@
 """Batch statistics over more than one pass: for training steps of several passes, and evaluation.
 
-One idea serves both: with momentum 1 the running statistics of a layer *are* the batch statistics
-of its last pass, for every kind of norm that keeps them, whoever wrote it. So the layers are known
-by what they hold (running statistics), not by their class.
+Layers are known by what they hold, running statistics, and not by their class, so every norm that
+keeps them takes part, whoever wrote it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,10 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from snvideo.norm.functional import batch_statistics
+from snvideo.norm.plain import Batch
+from snvideo.norm.processes import members
 
 
 def tracking_layers(model: nn.Module) -> list[nn.Module]:
@@ -25,7 +28,7 @@ def _tracks(module: nn.Module) -> bool:
 
 @contextmanager
 def _momentum_one(layers: list[nn.Module]) -> Iterator[None]:
-    """Within, the running statistics of the layers are those of the last pass."""
+    """Within, the running statistics of the layers *are* the batch statistics of the last pass."""
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 1.0
@@ -111,12 +114,12 @@ class _LayerSums:
     def tensors(self) -> list[Tensor]:
         return [self.weight, self.mean, self.square, self.variance]
 
-    def add(self, mean: Tensor, variance: Tensor, weight: float) -> None:
-        mean = mean.double()
-        self.weight += weight
-        self.mean += weight * mean
-        self.square += weight * mean.square()
-        self.variance += weight * variance.double()
+    def add(self, batch: Batch, weight: float | Tensor) -> None:
+        """Enter every group of a batch with a weight."""
+        self.weight += weight * len(batch.mean)
+        self.mean += weight * batch.mean.sum(0)
+        self.square += weight * batch.mean.square().sum(0)
+        self.variance += weight * batch.variance.sum(0)
 
 
 def average_statistics(
@@ -130,52 +133,53 @@ def average_statistics(
     averages (arXiv 1806.10779, section 3.1); precise Batch Normalization combines them into
     those of the population (Wu & Johnson, arXiv 2105.07576, section 3).
 
-    Each batch is one group: pass the groups that the network was trained with. A layer's result is
-    exact for the inputs that it received. Mode, gradients and, as dropout is off, random number
-    generators are left as found. On several processes each passes its own share of the groups, and
-    all end with the same statistics.
+    Statistics are those of what a layer receives, taken as it takes them while training: over the
+    batch, its ghost groups, or the batches of all processes. So they are exact layer by layer, for
+    every norm that holds running statistics, whoever wrote it. Mode, gradients and, as dropout is
+    off, random number generators are left as found. On several processes each passes its own share
+    of the batches, and all end with the same statistics.
 
     Args:
         model: any model; norms without running statistics are left alone.
-        batches: inputs, each what `model` takes.
+        batches: inputs, each what `model` takes; of the size that the network was trained with, or
+            several ghost groups. Synchronised norms need as many on every process.
         kind: "average" takes the mean of the groups' means and of their variances; "population" the
             mean and variance of all values, by the law of total variance.
 
     Returns:
-        the number of groups used by all processes together; 0 leaves everything as it was.
+        the number of batches passed by all processes together; 0 leaves everything as it was.
     """
     layers = tracking_layers(model)
     if not layers:
         return 0
     sums = {layer: _LayerSums(layer) for layer in layers}
 
-    def collect(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def collect(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if not layer.training:  # frozen: it keeps its statistics
             return
-        count = inputs[0].numel() // inputs[0].shape[1]
-        variance = layer.running_var
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            variance = variance * ((count - 1) / count)  # torch's BatchNorm stores it unbiased
-        sums[layer].add(layer.running_mean, variance, count if kind == "population" else 1)
+        process_group = getattr(layer, "process_group", None)
+        group_size = getattr(layer, "group_size", None)
+        batch = batch_statistics(inputs[0], group_size, members(process_group))
+        sums[layer].add(batch, batch.count if kind == "population" else 1)
 
     modes = [(module, module.training) for module in model.modules()]
-    hooks = [layer.register_forward_hook(collect) for layer in layers]
-    groups = 0
+    hooks = [layer.register_forward_pre_hook(collect) for layer in layers]
+    passed = 0
     model.eval()
     for layer in layers:
         layer.train()
     try:
-        with kept_statistics(layers), _momentum_one(layers), torch.no_grad():
+        with kept_statistics(layers), torch.no_grad():
             for batch in batches:
                 model(batch)
-                groups += 1
+                passed += 1
     finally:
         for hook in hooks:
             hook.remove()
         for module, training in modes:
             module.training = training
 
-    count = torch.tensor([groups], dtype=torch.float64, device=layers[0].running_mean.device)
+    count = torch.tensor([passed], dtype=torch.float64, device=layers[0].running_mean.device)
     _over_processes([count, *(t for layer in layers for t in sums[layer].tensors())])
     for layer in layers:
         total = sums[layer]

@@ -6,6 +6,32 @@ import torch
 from torch import Tensor, nn
 
 from snvideo.norm.functional import switch_norm
+from snvideo.norm.processes import ProcessGroup, members
+
+
+def check_values(layer: nn.modules.batchnorm._NormBase, x: Tensor) -> None:
+    """Raise a ValueError for an input (N, C, ...) that a norm of its channels cannot take."""
+    if x.shape[1] != layer.num_features:
+        raise ValueError(f"expected {layer.num_features} channels (got {x.shape[1]})")
+    if not x.is_floating_point():
+        raise ValueError(f"expected floating point input (got {x.dtype})")
+    if x.numel() == 0:
+        raise ValueError(f"expected at least one value (got shape {tuple(x.shape)})")
+
+
+def step_momentum(layer: nn.modules.batchnorm._NormBase) -> float:
+    """Weight of this pass in the running statistics; counts the pass while training."""
+    if layer.training and layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.add_(1)
+        if layer.momentum is None:
+            return 1 / int(layer.num_batches_tracked)
+    return layer.momentum or 0.0
+
+
+def spread(layer: nn.Module) -> str:
+    """What a layer's representation says of its ghost groups and processes; by default nothing."""
+    settings = {"group_size": layer.group_size, "process_group": layer.process_group}
+    return "".join(f", {name}={value}" for name, value in settings.items() if value is not None)
 
 
 class SwitchNorm(nn.modules.batchnorm._NormBase):
@@ -24,6 +50,10 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
             those of the batch at hand.
         use_batch: learn the batch part too. Without it (for one sample at a time, where batch and
             instance statistics are the same) the layer holds no running statistics.
+        group_size: while training, take batch statistics over ghost groups of so many consecutive
+            samples, as if each were a batch of its own (arXiv 1705.08741); None: over the batch.
+        process_group: while training, take batch statistics over the batches of all its processes;
+            "world" is all there are. They may differ in size. None: this process alone.
         start: where the importance logits begin: "equal" trusts all parts alike; "batch" gives the
             batch part 99 %, so that a BatchNorm network may become an SN network gently.
 
@@ -31,8 +61,8 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
         (N, C, \\*S) -> (N, C, \\*S), in the input's dtype; statistics are float32 or better.
 
     Raises:
-        ValueError: for an input of another rank or number of channels, without elements, or not of
-            floating point.
+        ValueError: for an input of another rank or number of channels, without elements, not of
+            floating point, or not of whole ghost groups.
 
     Example::
 
@@ -53,6 +83,8 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
         track_running_stats: bool = True,
         *,
         use_batch: bool = True,
+        group_size: int | None = None,
+        process_group: ProcessGroup | Literal["world"] | None = None,
         start: Literal["equal", "batch"] = "equal",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -65,7 +97,7 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats and use_batch, **placed
         )
-        self.use_batch = use_batch
+        self.use_batch, self.group_size, self.process_group = use_batch, group_size, process_group
         self.start = start
         self.mean_logits = nn.Parameter(torch.empty(3 if use_batch else 2, **placed))
         self.var_logits = nn.Parameter(torch.empty(3 if use_batch else 2, **placed))
@@ -85,7 +117,7 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
             self.reset_logits()
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, use_batch={self.use_batch}"
+        return f"{super().extra_repr()}, use_batch={self.use_batch}{spread(self)}"
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2:
@@ -93,12 +125,7 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        if x.shape[1] != self.num_features:
-            raise ValueError(f"expected {self.num_features} channels (got {x.shape[1]})")
-        if not x.is_floating_point():
-            raise ValueError(f"expected floating point input (got {x.dtype})")
-        if x.numel() == 0:
-            raise ValueError(f"expected at least one value (got shape {tuple(x.shape)})")
+        check_values(self, x)
         return switch_norm(
             x,
             self.running_mean,
@@ -108,17 +135,11 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
             self.mean_logits,
             self.var_logits,
             self.training,
-            self._step_momentum(),
+            step_momentum(self),
             self.eps,
+            group_size=self.group_size,
+            process_group=members(self.process_group),
         )
-
-    def _step_momentum(self) -> float:
-        """Weight of this pass in the running statistics; counts the pass while training."""
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                return 1 / int(self.num_batches_tracked)
-        return self.momentum or 0.0
 
 
 class SwitchNorm1d(SwitchNorm):

@@ -1,0 +1,81 @@
+"""Batch Normalization over ghost groups and over processes."""
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from snvideo.norm.functional import switch_norm
+from snvideo.norm.processes import ProcessGroup, members
+from snvideo.norm.switch_norm import check_values, spread, step_momentum
+
+
+class _Spread:
+    """Lets a BatchNorm of torch take its statistics over ghost groups or over processes.
+
+    Batch Normalization is Switchable Normalization that trusts batch statistics alone, so these
+    come by the same two passes over x, for all groups at once and on every device.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        group_size: int | None = None,
+        process_group: ProcessGroup | Literal["world"] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.group_size, self.process_group = group_size, process_group
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + spread(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.training or self.running_mean is None
+        process_group = members(self.process_group)
+        groups = self.group_size is not None and self.group_size != len(x)
+        if not own or (process_group is None and not groups):
+            return super().forward(x)
+        self._check_input_dim(x)
+        check_values(self, x)
+        if process_group is None and self.group_size * x[0, 0].numel() == 1:
+            raise ValueError(
+                "Expected more than 1 value per channel when training, "
+                f"got groups of 1 of input size {tuple(x.shape)}"
+            )
+        batch_alone = x.new_tensor([-float("inf"), -float("inf"), 0.0])
+        return switch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            batch_alone,
+            batch_alone,
+            self.training,
+            step_momentum(self),
+            self.eps,
+            group_size=self.group_size,
+            process_group=process_group,
+            unbiased=True,
+        )
+
+
+class BatchNorm1d(_Spread, nn.BatchNorm1d):
+    """nn.BatchNorm1d that can take its statistics over ghost groups or over processes.
+
+    Args:
+        args, kwargs: those of nn.BatchNorm1d.
+        group_size: while training, statistics are over groups of so many consecutive samples, as if
+            each were a batch of its own (Hoffer et al., NeurIPS 2017, arXiv 1705.08741); None: over
+            the batch.
+        process_group: while training, statistics are over the batches of all its processes; "world"
+            is all there are. They may differ in size. None: this process alone.
+    """
+
+
+class BatchNorm2d(_Spread, nn.BatchNorm2d):
+    """nn.BatchNorm2d with the options of `BatchNorm1d`."""
+
+
+class BatchNorm3d(_Spread, nn.BatchNorm3d):
+    """nn.BatchNorm3d with the options of `BatchNorm1d`."""

@@ -1,0 +1,278 @@
+// Switchable Normalization on a CPU: the four passes over x.
+//
+// Each reads or writes x-sized memory once. x is n samples of c channels of l positions, in memory as
+// n, c, l or, channels last, as n, l, c; tables have one value per sample and channel. Work is cut by
+// shape alone, so results do not depend on the number of threads.
+//
+// Plain C functions of raw pointers, called with ctypes (`cpu_kernels.py`): nothing here depends on a
+// version of torch or Python.
+
+#include <vector>
+
+#include "sums.h"
+
+namespace {
+
+constexpr int64_t BLOCK_VALUES = 16384;  // of a channels-last block: read twice, it stays in cache
+constexpr int64_t BLOCK_ROWS = 32;       // at least, so that joining blocks costs little
+constexpr int64_t PART_VALUES = 65536;   // of a sample that are worth a thread of their own
+constexpr int64_t SERIAL = 32768;        // values below which one thread is faster
+
+// Channels first: a row is the l positions of one sample and channel ------------------------------
+
+template <typename T>
+WIDEST void row_moments(const T* x, int64_t l, T* center, double* mean, double* variance) {
+    const auto nothing = [](int64_t) { return T(0); };
+    const T at = T(row_sums_of<T>(l, [=](int64_t i) { return x[i]; }, nothing).first / l);
+    const Pair centered = row_sums_of<T>(l, [=](int64_t i) { return x[i] - at; },
+                                         [=](int64_t i) { return (x[i] - at) * (x[i] - at); });
+    const double rest = centered.first / l;
+    *center = at;
+    *mean = at + rest;
+    *variance = std::max(0.0, centered.second / l - rest * rest);
+}
+
+template <typename T>
+WIDEST void row_sums(const T* dy, const T* x, int64_t l, T center, double* total, double* dot) {
+    const Pair sums = row_sums_of<T>(l, [=](int64_t i) { return dy[i]; },
+                                     [=](int64_t i) { return dy[i] * (x[i] - center); });
+    *total = sums.first;
+    *dot = sums.second;
+}
+
+template <typename T>
+WIDEST void row_scale(const T* x, int64_t l, T center, T scale, T shift,
+                      T* __restrict y) {
+    for (int64_t i = 0; i < l; i++) y[i] = (x[i] - center) * scale + shift;
+}
+
+template <typename T>
+WIDEST void row_gradient(const T* dy, const T* x, int64_t l, T center, T scale, T slope, T level,
+                         T* __restrict dx) {
+    for (int64_t i = 0; i < l; i++)
+        dx[i] = dy[i] * scale + (x[i] - center) * slope + level;
+}
+
+// Channels last: a block is some positions of all channels of one sample ------------------------
+
+// sums[j] += sum over the rows of term(i, j), four rows at a time: fewer trips to the sums.
+template <typename T, typename Term>
+INLINE void block_sums(int64_t rows, int64_t c, T* __restrict sums, Term term) {
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+        const int64_t a = r * c, b = a + c, d = b + c, e = d + c;
+        for (int64_t j = 0; j < c; j++)
+            sums[j] += (term(a + j, j) + term(b + j, j)) + (term(d + j, j) + term(e + j, j));
+    }
+    for (; r < rows; r++)
+        for (int64_t j = 0; j < c; j++) sums[j] += term(r * c + j, j);
+}
+
+INLINE int64_t block_rows(int64_t c) { return std::max(BLOCK_ROWS, BLOCK_VALUES / c); }
+
+// Moments of some positions, block by block, joined by the law of total variance.
+template <typename T>
+WIDEST void part_moments(const T* x, int64_t rows, int64_t c, double* mean, double* square) {
+    std::vector<T> buffer(3 * c);
+    T *at = buffer.data(), *rest = at + c, *spread = rest + c;
+    double seen = 0;
+    for (int64_t begin = 0; begin < rows; begin += block_rows(c)) {
+        const int64_t size = std::min(block_rows(c), rows - begin);
+        const T* block = x + begin * c;
+        std::fill(buffer.begin(), buffer.end(), T(0));
+        block_sums<T>(size, c, at, [=](int64_t i, int64_t) { return block[i]; });
+        for (int64_t j = 0; j < c; j++) at[j] /= size;
+        block_sums<T>(size, c, rest, [=](int64_t i, int64_t j) { return block[i] - at[j]; });
+        block_sums<T>(size, c, spread, [=](int64_t i, int64_t j) {
+            return (block[i] - at[j]) * (block[i] - at[j]);
+        });
+        const double share = size / (seen + size);
+        for (int64_t j = 0; j < c; j++) {
+            const double off = double(rest[j]) / size;
+            const double away = double(at[j]) + off - mean[j];
+            square[j] += double(spread[j]) - size * off * off + away * away * seen * share;
+            mean[j] += away * share;
+        }
+        seen += size;
+    }
+}
+
+template <typename T>
+WIDEST void part_sums(const T* dy, const T* x, int64_t rows, int64_t c, const T* center,
+                      double* total, double* dot) {
+    std::vector<T> buffer(2 * c);
+    T *__restrict sum = buffer.data(), *__restrict product = sum + c;
+    for (int64_t begin = 0; begin < rows; begin += block_rows(c)) {
+        const int64_t size = std::min(block_rows(c), rows - begin);
+        const T *g = dy + begin * c, *b = x + begin * c;
+        std::fill(buffer.begin(), buffer.end(), T(0));
+        int64_t r = 0;
+        for (; r + 2 <= size; r += 2, g += 2 * c, b += 2 * c)
+            for (int64_t j = 0; j < c; j++) {
+                sum[j] += g[j] + g[c + j];
+                product[j] += g[j] * (b[j] - center[j]) + g[c + j] * (b[c + j] - center[j]);
+            }
+        if (r < size)
+            for (int64_t j = 0; j < c; j++) {
+                sum[j] += g[j];
+                product[j] += g[j] * (b[j] - center[j]);
+            }
+        for (int64_t j = 0; j < c; j++) total[j] += sum[j];
+        for (int64_t j = 0; j < c; j++) dot[j] += product[j];
+    }
+}
+
+// How a sample is cut for the threads, channels last: by shape, never by their number.
+struct Parts {
+    int64_t count, rows;
+    Parts(int64_t n, int64_t c, int64_t l) {
+        const int64_t wanted = std::max<int64_t>(1, std::min(32 / n, l * c / PART_VALUES));
+        rows = (l + wanted - 1) / wanted;
+        count = (l + rows - 1) / rows;
+    }
+    int64_t size(int64_t part, int64_t l) const { return std::min(rows, l - part * rows); }
+};
+
+template <typename T>
+WIDEST void part_scale(const T* x, int64_t rows, int64_t c, const T* center, const T* scale,
+                       const T* shift, T* __restrict y) {
+    for (int64_t r = 0; r < rows; r++, x += c, y += c)
+        for (int64_t j = 0; j < c; j++) y[j] = (x[j] - center[j]) * scale[j] + shift[j];
+}
+
+template <typename T>
+WIDEST void part_gradient(const T* dy, const T* x, int64_t rows, int64_t c, const T* center,
+                          const T* scale, const T* slope, const T* level, T* __restrict dx) {
+    for (int64_t r = 0; r < rows; r++, dy += c, x += c, dx += c)
+        for (int64_t j = 0; j < c; j++)
+            dx[j] = dy[j] * scale[j] + (x[j] - center[j]) * slope[j] + level[j];
+}
+
+// The passes: every row, or every part of every sample, on its thread ---------------------------
+
+struct Shape {
+    int64_t n, c, l;
+    bool last;    // channels last
+    int threads;  // at most
+    int busy() const { return n * c * l < SERIAL ? 1 : threads; }
+};
+
+template <typename Task>
+void for_rows(const Shape& s, Task task) {
+#pragma omp parallel for num_threads(s.busy()) schedule(static)
+    for (int64_t row = 0; row < s.n * s.c; row++) task(row, row * s.l);
+}
+
+template <typename Task>
+void for_parts(const Shape& s, const Parts& parts, Task task) {
+#pragma omp parallel for num_threads(s.busy()) schedule(static)
+    for (int64_t i = 0; i < s.n * parts.count; i++) {
+        const int64_t sample = i / parts.count, part = i % parts.count;
+        const int64_t begin = (sample * s.l + part * parts.rows) * s.c;
+        task(i, sample * s.c, begin, parts.size(part, s.l));
+    }
+}
+
+template <typename T>
+void moments(const Shape& s, const T* x, T* center, double* mean, double* variance) {
+    if (!s.last)
+        return for_rows(s, [=](int64_t row, int64_t at) {
+            row_moments(x + at, s.l, center + row, mean + row, variance + row);
+        });
+    const Parts parts(s.n, s.c, s.l);
+    std::vector<double> of_parts(2 * s.n * parts.count * s.c);
+    double *means = of_parts.data(), *squares = means + s.n * parts.count * s.c;
+    for_parts(s, parts, [=](int64_t i, int64_t, int64_t at, int64_t rows) {
+        part_moments(x + at, rows, s.c, means + i * s.c, squares + i * s.c);
+    });
+    for (int64_t sample = 0; sample < s.n; sample++) {
+        double *m = mean + sample * s.c, *v = variance + sample * s.c;
+        std::fill_n(m, s.c, 0.0);
+        std::fill_n(v, s.c, 0.0);
+        double seen = 0;
+        for (int64_t part = 0; part < parts.count; part++) {
+            const int64_t i = (sample * parts.count + part) * s.c;
+            const double size = parts.size(part, s.l), share = size / (seen + size);
+            for (int64_t j = 0; j < s.c; j++) {
+                const double away = means[i + j] - m[j];
+                v[j] += squares[i + j] + away * away * seen * share;
+                m[j] += away * share;
+            }
+            seen += size;
+        }
+        for (int64_t j = 0; j < s.c; j++) {
+            v[j] = std::max(0.0, v[j] / s.l);
+            center[sample * s.c + j] = T(m[j]);
+        }
+    }
+}
+
+template <typename T>
+void sums(const Shape& s, const T* dy, const T* x, const T* center, double* total, double* dot) {
+    if (!s.last)
+        return for_rows(s, [=](int64_t row, int64_t at) {
+            row_sums(dy + at, x + at, s.l, center[row], total + row, dot + row);
+        });
+    const Parts parts(s.n, s.c, s.l);
+    std::vector<double> of_parts(2 * s.n * parts.count * s.c);
+    double *totals = of_parts.data(), *dots = totals + s.n * parts.count * s.c;
+    for_parts(s, parts, [=](int64_t i, int64_t table, int64_t at, int64_t rows) {
+        part_sums(dy + at, x + at, rows, s.c, center + table, totals + i * s.c, dots + i * s.c);
+    });
+    std::fill_n(total, s.n * s.c, 0.0);
+    std::fill_n(dot, s.n * s.c, 0.0);
+    for (int64_t i = 0; i < s.n * parts.count; i++)
+        for (int64_t j = 0, table = i / parts.count * s.c; j < s.c; j++) {
+            total[table + j] += totals[i * s.c + j];
+            dot[table + j] += dots[i * s.c + j];
+        }
+}
+
+template <typename T>
+void scale_and_shift(const Shape& s, const T* x, const T* center, const T* scale, const T* shift,
+                     T* y) {
+    if (!s.last)
+        return for_rows(s, [=](int64_t row, int64_t at) {
+            row_scale(x + at, s.l, center[row], scale[row], shift[row], y + at);
+        });
+    for_parts(s, Parts(s.n, s.c, s.l), [=](int64_t, int64_t t, int64_t at, int64_t rows) {
+        part_scale(x + at, rows, s.c, center + t, scale + t, shift + t, y + at);
+    });
+}
+
+template <typename T>
+void input_gradient(const Shape& s, const T* dy, const T* x, const T* center, const T* scale,
+                    const T* slope, const T* level, T* dx) {
+    if (!s.last)
+        return for_rows(s, [=](int64_t r, int64_t at) {
+            row_gradient(dy + at, x + at, s.l, center[r], scale[r], slope[r], level[r], dx + at);
+        });
+    for_parts(s, Parts(s.n, s.c, s.l), [=](int64_t, int64_t t, int64_t at, int64_t rows) {
+        part_gradient(dy + at, x + at, rows, s.c, center + t, scale + t, slope + t, level + t,
+                      dx + at);
+    });
+}
+
+}  // namespace
+
+#define PASSES(T, SUFFIX)                                                                          \
+    void moments_##SUFFIX(const Shape* s, const T* x, T* center, double* mean, double* variance) { \
+        moments(*s, x, center, mean, variance);                                                    \
+    }                                                                                              \
+    void sums_##SUFFIX(const Shape* s, const T* dy, const T* x, const T* center, double* total,    \
+                       double* dot) {                                                              \
+        sums(*s, dy, x, center, total, dot);                                                       \
+    }                                                                                              \
+    void scale_and_shift_##SUFFIX(const Shape* s, const T* x, const T* center, const T* scale,     \
+                                  const T* shift, T* y) {                                          \
+        scale_and_shift(*s, x, center, scale, shift, y);                                           \
+    }                                                                                              \
+    void input_gradient_##SUFFIX(const Shape* s, const T* dy, const T* x, const T* center,         \
+                                 const T* scale, const T* slope, const T* level, T* dx) {          \
+        input_gradient(*s, dy, x, center, scale, slope, level, dx);                                \
+    }
+
+extern "C" {
+PASSES(float, float32)
+PASSES(double, float64)
+}

@@ -1,0 +1,79 @@
+"""Batch statistics that span several processes, each of which holds a part of the batch."""
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+
+ProcessGroup: TypeAlias = dist.ProcessGroup
+
+
+def members(process_group: ProcessGroup | Literal["world"] | None) -> ProcessGroup | None:
+    """The process group that a layer asks for, or None where this process is the only one."""
+    if process_group is None or not (dist.is_available() and dist.is_initialized()):
+        return None
+    if process_group == "world":
+        process_group = dist.group.WORLD
+    return process_group if process_group.size() > 1 else None
+
+
+def joined_moments(
+    mean: Tensor, variance: Tensor, count: int, process_group: ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Moments of the values of all processes, by the law of total variance; differentiable.
+
+    Args:
+        mean, variance: of this process's values, one shape on every process.
+        count: number of values on this process; processes may differ.
+        process_group: the processes that take part; all have to call.
+
+    Returns:
+        mean and biased variance of all values, of the same shape, and the fraction of the values
+        that this process holds.
+    """
+    message = torch.cat([mean.new_full((1,), count), mean.flatten(), variance.flatten()])
+    stacked = _Gather.apply(message, process_group)
+    counts, means, variances = stacked.split([1, mean.numel(), mean.numel()], dim=1)
+    shares = counts / counts.sum()
+    joint = (shares * means).sum(0)
+    total = (shares * (variances + (means - joint).square())).sum(0)
+    return joint.view_as(mean), total.view_as(mean), shares[process_group.rank()]
+
+
+class _Gather(Function):
+    """One vector of every process, stacked."""
+
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, process_group: ProcessGroup) -> Tensor:
+        ctx.process_group = process_group
+        vectors = [torch.empty_like(vector) for _ in range(process_group.size())]
+        dist.all_gather(vectors, vector, group=process_group)
+        return torch.stack(vectors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        # What every process did with this one's vector counts: sum over processes, take our row.
+        gradient = _SumOver.apply(gradient.contiguous(), ctx.process_group)
+        return gradient[ctx.process_group.rank()], None
+
+
+class _SumOver(Function):
+    """The sum over processes, on each of them; its derivative is the same sum."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, process_group: ProcessGroup) -> Tensor:
+        ctx.process_group = process_group
+        total = value.clone()
+        dist.all_reduce(total, group=process_group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _SumOver.apply(gradient, ctx.process_group), None
+
+
+def sum_over(value: Tensor, process_group: ProcessGroup) -> Tensor:
+    """The sum of a tensor over processes; differentiable."""
+    return _SumOver.apply(value, process_group)
