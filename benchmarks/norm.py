@@ -1,35 +1,67 @@
 """How long a norm takes, forward and backward, against nn.BatchNorm3d in the same run.
 
-    python benchmarks/norm.py [--threads N] [--repeats R] [--json FILE]
+    python benchmarks/norm.py [--clips N] [--no-compiled] [--json FILE] [--markdown FILE]
+    python benchmarks/norm.py --step i3d_tiny [--step i3d_r50_8x8] [--layers]
 
-Layers of ResNet-50 I3D (8 clips of 8 x 224 x 224, cut to what a small machine holds) in both memory
-formats. Each ratio is the median over repeats in which the rivals take turns, so that a machine
-whose speed drifts slows all of them alike. The textbook SN is what one writes from the formulas.
+The norms of ResNet-50 I3D 8x8 at 224 pixels, one by one, in both memory formats; or whole training
+steps of a network. Each ratio is the median over repeats in which the rivals take turns, so that a
+machine whose speed drifts slows all of them alike; the quartiles say how far to trust it. Layers in
+channels_last_3d are held against the faster of nn.BatchNorm3d's two formats. The textbook SN is
+what one writes from the formulas.
+
+On a GPU, times are those of the device alone, as if the host ran ahead; those of steps are whole.
 """
 
 import json
 import platform
-import time
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from enum import StrEnum
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
+from memory import peak_bytes, saved_bytes
 from rich.console import Console
 from rich.table import Table
+from timing import bandwidth, keep_freed_blocks, ratio, seconds, take_turns
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from snvideo.norm import SwitchNorm3d, create_norm
+from snvideo.models import build_model
+from snvideo.models.zoo import BACKBONES
+from snvideo.norm import SwitchNorm3d, cpu_kernels, create_norm
 
-SHAPES = {
-    "res2": (4, 64, 4, 56, 56),
-    "res3": (4, 128, 4, 28, 28),
-    "res4": (4, 256, 4, 14, 14),
-    "res5": (4, 512, 4, 7, 7),
-}
+STAGES = {"res2": (64, 8, 56), "res3": (128, 4, 28), "res4": (256, 4, 14), "res5": (512, 4, 7)}
+"""Channels within a block, frames, height and width; what a block returns has 4 times as many."""
+
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
-RIVALS = ("BatchNorm3d", "GroupNorm", "SwitchNorm3d", "textbook SN")
+BASE, OURS, TEXTBOOK = "BatchNorm3d", "SwitchNorm3d", "textbook SN"
+COMPILED = (BASE, "GroupNorm", OURS)
+
+PASSES = 8
+"""Over memory of the size of x, at least: forward reads x twice and writes y; backward reads dy and
+x twice each and writes dx."""
+
+CLASSES = 400
+STEP_NORMS = ("bn", "sn", "gn")
+LONG = ("i3d_r50_32x2", "slowfast_r50_8x8")
+"""Networks of 32 frames; the others take 8."""
+
+Row = dict[str, Any]
+Network = StrEnum("Network", [(name, name) for name in BACKBONES])
+
+
+class Precision(StrEnum):
+    """Data types of x."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 class TextbookSwitchNorm(SwitchNorm3d):
@@ -49,79 +81,287 @@ class TextbookSwitchNorm(SwitchNorm3d):
         return x * self.weight[:, None, None, None] + self.bias[:, None, None, None]
 
 
-def layers(channels: int) -> dict[str, nn.Module]:
+class Setting(NamedTuple):
+    """What all measurements share."""
+
+    device: torch.device
+    dtype: torch.dtype
+    repeats: int
+    compiled: bool
+    bandwidth: float | None
+    """Bytes a second; measured on CUDA only."""
+
+
+class Pass(NamedTuple):
+    """A layer and what it is given."""
+
+    layer: nn.Module
+    x: Tensor
+    gradient: Tensor
+
+    def forward(self) -> Tensor:
+        with mixed_precision(self.x.device, self.x.dtype):
+            return self.layer(self.x)
+
+    def both(self) -> None:
+        self.forward().backward(self.gradient)
+
+    def clear(self) -> None:
+        self.x.grad = None
+        self.layer.zero_grad()
+
+    def seconds(self) -> float:
+        self.clear()
+        return seconds(self.both, self.x.device, ahead=True)
+
+
+def mixed_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """As networks are trained: parameters stay float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def layers(channels: int, compiled: bool) -> dict[str, nn.Module]:
     """The rivals by name, all in training mode."""
-    built = (
-        nn.BatchNorm3d(channels),
-        create_norm("gn")(num_features=channels),
-        SwitchNorm3d(channels),
-        TextbookSwitchNorm(channels),
-    )
-    return dict(zip(RIVALS, built, strict=True))
+    builders: dict[str, Callable[[int], nn.Module]] = {
+        BASE: nn.BatchNorm3d,
+        "GroupNorm": create_norm("gn"),
+        OURS: SwitchNorm3d,
+        TEXTBOOK: TextbookSwitchNorm,
+    }
+    built = {name: build(channels) for name, build in builders.items()}
+    if compiled:
+        for name in COMPILED:
+            built[f"{name} compiled"] = torch.compile(builders[name](channels), dynamic=False)
+    return built
 
 
-def seconds(layer: nn.Module, x: Tensor, gradient: Tensor) -> float:
-    """One forward and backward pass."""
-    x.grad = None
-    begun = time.perf_counter()
-    layer(x).backward(gradient)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
+def shapes(clips: int, scale: int) -> dict[str, tuple[int, ...]]:
+    """What the norms are given: within the blocks of each stage, and before they return."""
+    return {
+        f"{stage} {place}": (clips, width * channels, frames, max(1, side // scale), side // scale)
+        for stage, (channels, frames, side) in STAGES.items()
+        for place, width in (("inner", 1), ("output", 4))
+    }
+
+
+def passes(shape: tuple[int, ...], setting: Setting) -> dict[tuple[str, str], Pass]:
+    """Of every format and rival; those of a format share their input."""
+    found = {}
+    for name, layout in FORMATS.items():
+        x = torch.randn(shape, device=setting.device, dtype=setting.dtype)
+        x = x.contiguous(memory_format=layout).requires_grad_()
+        gradient = torch.randn_like(x)
+        for rival, layer in layers(shape[1], setting.compiled).items():
+            found[name, rival] = Pass(layer.to(setting.device), x, gradient)
+    return found
+
+
+def row(name: str, shape: tuple[int, ...], layout: str, rival: str, **times: list[float]) -> Row:
+    """Times of a rival and of its base, as figures."""
+    figures = {"name": name, "shape": shape, "format": layout, "rival": rival}
+    figures |= {"ms": 1e3 * median(times["own"]), "base_ms": 1e3 * median(times["base"])}
+    return figures | ratio(times["own"], times["base"])._asdict()
+
+
+def layer_rows(name: str, setting: Setting, rivals: dict[tuple[str, str], Pass]) -> list[Row]:
+    """Times of all rivals at one shape."""
+    times = take_turns({key: rival.seconds for key, rival in rivals.items()}, setting.repeats)
+    faster = min(FORMATS, key=lambda layout: median(times[layout, BASE]))
+    rows = []
+    for (layout, rival), own in times.items():
+        x = rivals[layout, rival].x
+        of = "contiguous" if layout == "contiguous" else faster
+        found = row(name, tuple(x.shape), layout, rival, own=own, base=times[of, BASE])
+        found["base"] = f"{BASE} {of}"
+        if setting.bandwidth:
+            floor = PASSES * x.nbytes / setting.bandwidth
+            found["of_floor"] = floor / median(own)
+        rows.append(found)
+        if rival == TEXTBOOK:
+            found = row(name, tuple(x.shape), layout, "", own=own, base=times[layout, OURS])
+            rows.append(found | {"rival": f"{TEXTBOOK} / {OURS}", "base": f"{OURS} {layout}"})
+    return rows
+
+
+def memory_row(name: str, layout: str, rivals: dict[tuple[str, str], Pass]) -> Row:
+    """Memory of nn.BatchNorm3d and of SwitchNorm3d at one shape in one format."""
+    saved, peak = {}, {}
+    for rival in (BASE, OURS):
+        one = rivals[layout, rival]
+        one.clear()
+        saved[rival] = saved_bytes(one.forward, (*one.layer.parameters(), *one.layer.buffers()))
+        peak[rival] = peak_bytes(one.both, one.x.device)
+        one.clear()
+    more = (saved[OURS] - saved[BASE]) / (one.x.shape[0] * one.x.shape[1])
+    figures = {"name": name, "shape": tuple(one.x.shape), "format": layout, "x_bytes": one.x.nbytes}
+    return figures | {"saved_bytes": saved, "peak_bytes": peak, "more_per_sample_channel": more}
+
+
+def step(name: str, norm: str, clips: Tensor, layout: torch.memory_format) -> Callable[[], float]:
+    """A whole training step of a network, to be timed again and again."""
+    model = build_model(name, CLASSES, norm, dropout=0.0)
+    model = model.to(clips.device, memory_format=layout)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    labels = torch.arange(len(clips), device=clips.device) % CLASSES
+
+    def work() -> None:
+        optimizer.zero_grad()
+        with mixed_precision(clips.device, clips.dtype):
+            loss = cross_entropy(model(clips).float(), labels)
+        loss.backward()
+        optimizer.step()
+
+    return lambda: seconds(work, clips.device)
+
+
+def step_rows(name: str, count: int, scale: int, setting: Setting) -> list[Row]:
+    """Times of whole steps with every norm, in both formats; bn in the same format = 1."""
+    tiny = name == "i3d_tiny"
+    side = (56 if tiny else 224) // scale
+    shape = (count or (16 if tiny else 2), 3, 32 if name in LONG else 8, side, side)
+    rows = []
+    for layout, memory_format in FORMATS.items():
+        clips = torch.randn(shape, device=setting.device, dtype=setting.dtype)
+        clips = clips.contiguous(memory_format=memory_format)
+        turns = {norm: step(name, norm, clips, memory_format) for norm in STEP_NORMS}
+        times = take_turns(turns, setting.repeats)
+        for norm, own in times.items():
+            found = row(name, shape, layout, norm, own=own, base=times["bn"])
+            rows.append(found | {"base": f"bn {layout}"})
+    return rows
+
+
+class Sheet(NamedTuple):
+    """A table to be shown."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def markdown(self) -> str:
+        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
+        return "\n".join([f"{self.title}\n", *("| " + " | ".join(line) + " |" for line in lines)])
+
+    def show(self, console: Console) -> None:
+        table = Table(*self.columns, title=self.title)
+        for line in self.rows:
+            table.add_row(*line)
+        console.print(table)
+
+
+def by_rival(title: str, rows: list[Row], cell: Callable[[Row], str]) -> Sheet:
+    """A column for every rival, a line for every shape."""
+    rivals = tuple(dict.fromkeys(row["rival"] for row in rows))
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        start = [row["name"], times_sign(row["shape"]), f"{row['base_ms']:.2f}"]
+        lines.setdefault(row["name"], start).append(cell(row))
+    return Sheet(title, ("", "shape", "base ms", *rivals), [tuple(line) for line in lines.values()])
+
+
+def times_sign(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def ratio_sheets(rows: list[Row], what: str, bases: dict[str, str]) -> list[Sheet]:
+    """Ratios with their quartiles, and on a GPU parts of the bandwidth, in each format."""
+    sheets = []
+    for layout in FORMATS:
+        chosen = [row for row in rows if row["format"] == layout]
+        title = f"{layout}: {what}, {bases[layout]} = 1 (quartiles)"
+        spread = "{median:.2f} ({low:.2f}..{high:.2f})"
+        sheets.append(by_rival(title, chosen, lambda row: spread.format(**row)))
+        if floors := [row for row in chosen if "of_floor" in row]:
+            title = f"{layout}: time of {PASSES} passes at the bandwidth of a copy / time taken"
+            sheets.append(by_rival(title, floors, lambda row: f"{row['of_floor']:.2f}"))
+    return sheets
+
+
+def memory_sheet(rows: list[Row]) -> Sheet:
+    """Bytes kept for backward and the most held at a time, in sizes of x."""
+    kinds = tuple((kind, rival) for kind in ("saved", "peak") for rival in (BASE, OURS))
+    columns = tuple(f"{kind}, {rival}" for kind, rival in kinds)
+    title = "memory: saved for backward, and peak of forward + backward beyond x and dy; x = 1"
+    lines = []
+    for row in rows:
+        sizes = [f"{row[f'{kind}_bytes'][rival] / row['x_bytes']:.3f}" for kind, rival in kinds]
+        more = f"{row['more_per_sample_channel']:.1f}"
+        lines.append((row["name"], times_sign(row["shape"]), row["format"], *sizes, more))
+    last = "saved SN - BN, bytes per (sample x channel)"
+    return Sheet(title, ("", "shape", "format", *columns, last), lines)
+
+
+def summary(rows: list[Row]) -> list[str]:
+    """The median over shapes for every rival and format."""
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        ratios.setdefault((row["format"], row["rival"]), []).append(row["median"])
+    return [f"{of}, {rival}: median {median(found):.2f}" for (of, rival), found in ratios.items()]
+
+
+def machine(setting: Setting) -> Row:
+    """What a reader has to know about where figures come from."""
+    return {
+        "device": processor() if setting.device.type == "cpu" else torch.cuda.get_device_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cpu_kernels": cpu_kernels.available(),
+        "dtype": str(setting.dtype).removeprefix("torch."),
+        "bandwidth": setting.bandwidth,
+    }
+
+
+def processor() -> str:
+    """The CPU's name, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        key, _, name = line.partition(":")
+        if key.strip() == "model name":
+            return name.strip()
+    return platform.processor() or platform.machine()
+
+
+def markdown(command: str, where: Row, sheets: list[Sheet], lines: list[str]) -> str:
+    """All figures, with the command and the hardware they come from."""
+    made = ", ".join(f"{key} {value}" for key, value in where.items() if value is not None)
+    parts = [f"```\n{command}\n```", made, *(sheet.markdown() for sheet in sheets)]
+    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in lines)]) + "\n"
+
+
+def write(path: Path | None, text: str) -> None:
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 def main(
-    threads: Annotated[int, typer.Option(help="Threads of torch; 0: its own choice.")] = 1,
+    clips: Annotated[int, typer.Option(min=1, help="Clips in a layer's input.")] = 8,
+    compiled: Annotated[bool, typer.Option(help="Layers by torch.compile too.")] = True,
+    step: Annotated[
+        list[Network] | None,
+        typer.Option(help="Whole training steps of this network, instead of layers; repeatable."),
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Layers too, beside --step.")] = False,
+    step_clips: Annotated[
+        int, typer.Option(min=0, help="Clips in a step; 0: 16 for i3d_tiny, 2 for others.")
+    ] = 0,
+    scale: Annotated[
+        int, typer.Option(min=1, max=7, help="Divide height and width by this, for a quick try.")
+    ] = 1,
+    dtype: Annotated[
+        Precision | None, typer.Option(help="Of x; by default bfloat16 on CUDA, else float32.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: its own choice.")] = 0,
     repeats: Annotated[int, typer.Option(min=3)] = 15,
     json_file: Annotated[
-        Path | None,
-        typer.Option("--json", help="Write the figures here too."),
+        Path | None, typer.Option("--json", help="Write the figures here too.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the tables here too.")
     ] = None,
 ) -> None:
-    """Print, for every shape and memory format, each norm's time as a ratio to BatchNorm3d's."""
-    if threads:
-        torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = []
-    for (stage, shape), (name, layout) in (
-        (shape, layout) for shape in SHAPES.items() for layout in FORMATS.items()
-    ):
-        x = torch.randn(shape, device=device).contiguous(memory_format=layout).requires_grad_()
-        gradient = torch.randn_like(x)
-        rivals = {name: layer.to(device) for name, layer in layers(shape[1]).items()}
-        times: dict[str, list[float]] = {rival: [] for rival in rivals}
-        for turn in range(repeats + 2):
-            for rival, layer in rivals.items():
-                spent = seconds(layer, x, gradient)
-                if turn >= 2:  # the first turns warm up
-                    times[rival].append(spent)
-        base = times["BatchNorm3d"]
-        ratios = {
-            rival: median(a / b for a, b in zip(spent, base, strict=True))
-            for rival, spent in times.items()
-        }
-        rows.append({"stage": stage, "shape": shape, "format": name, "ratios": ratios})
-        rows[-1]["batch_norm_ms"] = 1e3 * median(base)
-    table = Table(title="forward + backward, nn.BatchNorm3d in the same memory format = 1")
-    for title in ("stage", "shape", "format", "BatchNorm3d ms", *RIVALS[1:]):
-        table.add_column(title)
-    for row in rows:
-        figures = [f"{row['ratios'][rival]:.2f}" for rival in RIVALS[1:]]
-        shape = "x".join(map(str, row["shape"]))
-        table.add_row(row["stage"], shape, row["format"], f"{row['batch_norm_ms']:.2f}", *figures)
-    Console(width=110).print(table)
-    for rival in RIVALS[1:]:
-        print(f"{rival}: median {median(row['ratios'][rival] for row in rows):.2f} of BatchNorm3d")
-    if json_file:
-        machine = {
-            "device": torch.cuda.get_device_name()
-            if device.type == "cuda"
-            else platform.processor(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    """Print each norm's time as a ratio to BatchNorm3d's, and the memory it needs."""
+    ...
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from math import gcd
 from snvideo.engine.config import BatchConfig
 from snvideo.errors import SnvideoError
 
-SYNCHRONISED = frozenset({"syncbn"})
+SYNCHRONISED = frozenset({"syncsn", "syncbn"})
 """Norms whose batch statistics span the whole batch."""
 
 PER_CLIP = frozenset({"gn", "in", "ln", "frozen_bn"})
@@ -28,8 +28,8 @@ class Geometry:
 
     An experiment (gpus, clips_per_gpu) averages gradients over gpus x clips_per_gpu clips and takes
     batch statistics over groups of clips_per_gpu. W processes play gpus / W groups each, in one
-    pass or several, accumulating gradients. Which clips share a group depends on the experiment
-    alone.
+    pass, as ghost groups of one batch, or in several, accumulating gradients. Which clips share a
+    group depends on the experiment alone.
     """
 
     gpus: int
@@ -37,6 +37,8 @@ class Geometry:
     processes: int = 1
     rank: int = 0
     groups_per_pass: int = 1
+    joint: bool = False
+    """Whether the passes of all processes are one group, of a synchronised norm."""
 
     @property
     def total_batch(self) -> int:
@@ -71,11 +73,14 @@ class Geometry:
                 yield epoch, self.positions(step_in_epoch, group)
 
     def statistics(self, videos: int, groups: int) -> list[range]:
-        """This process's share of the first `groups` groups of an epoch, at most all of them."""
-        groups = min(groups, videos // self.clips_per_gpu)
+        """This process's passes over the first `groups` groups of an epoch, at most all of them."""
+        # A joint group is a part for every process, and none may be missing.
+        parts = self.processes if self.joint else 1
+        groups = parts * min(groups, videos // self.clips_per_gpu // parts)
+        size, clips = self.groups_per_pass, self.clips_per_gpu
         return [
-            range(group * self.clips_per_gpu, (group + 1) * self.clips_per_gpu)
-            for group in range(self.rank, groups, self.processes)
+            range(group * clips, min(group + size, groups) * clips)
+            for group in range(self.rank * size, groups, self.processes * size)
         ]
 
 
@@ -107,9 +112,8 @@ def plan(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) 
             f"batch.gpus {gpus} does not divide among {processes} processes: start {divisors}"
         )
     share = gpus // processes
-    alone = uses_batch_statistics(norm, batch.clips_per_gpu)
-    packed = 1 if alone else gcd(share, min(share, batch.gpus_per_pass))
-    geometry = Geometry(gpus, clips, processes, rank, packed)
+    packed = gcd(share, min(share, batch.gpus_per_pass))
+    geometry = Geometry(gpus, clips, processes, rank, packed, norm in SYNCHRONISED)
     if not geometry.steps(videos):
         raise SnvideoError(
             f"the training split has {videos} videos, less than one batch of "

@@ -265,13 +265,15 @@ class Trainer:
 
 def build(config: RunConfig, classes: int) -> nn.Module:
     """The network of a config, initialised from its seed alone: the same for every norm."""
-    norm = config.model.norm
+    norm, clips = config.model.norm, config.batch.clips_per_gpu
     options: dict[str, Any] = {}
-    if norm.name == "sn" and config.batch.clips_per_gpu == 1:
+    if norm.name == "sn" and clips == 1:
         log.info("one clip per GPU: SN runs without its batch part, which equals the instance part")
-        options = {"use_batch": False}
-    elif norm.name == "sn":
-        options = {"start": norm.start}
+        options["use_batch"] = False
+    elif norm.name in ("sn", "syncsn"):
+        options["start"] = norm.start
+    if norm.name in ("sn", "bn"):
+        options["group_size"] = clips
     torch.manual_seed(config.seed)
     return build_model(config.model.name, classes, norm.name, config.model.dropout, **options)
 

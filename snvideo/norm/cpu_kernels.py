@@ -1,4 +1,4 @@
-"""Switchable Normalization's passes over x and arithmetic on tables, on a CPU, in C++.
+"""The four stages of Switchable Normalization on a CPU, in C++ (`cpu/stages.cpp`).
 
 The C++ is compiled when snvideo is installed, where there is a compiler; without one `available` is
 false and plain operations do the work.
@@ -16,29 +16,18 @@ from torch import Tensor
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
 
 
-class _Shape(ctypes.Structure):
-    """struct Shape: samples, channels, positions, channels last, threads."""
+class _Sizes(ctypes.Structure):
+    """struct Sizes in cpu/kernels.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in "ncl"),
+        *((name, ctypes.c_int64) for name in ("n", "c", "l", "groups", "logits")),
+        ("eps", ctypes.c_double),
         ("last", ctypes.c_bool),
         ("threads", ctypes.c_int),
     )
 
 
-class _Tables(ctypes.Structure):
-    """struct Tables: samples, channels, positions, ghost groups, logits, eps."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("n", "c", "l", "groups", "logits")),
-        ("eps", ctypes.c_double),
-    )
-
-
-_POINTERS = {
-    _Shape: {"moments": 4, "scale_and_shift": 5, "sums": 5, "input_gradient": 7},
-    _Tables: {"batch_moments": 2, "mixture": 11, "mixture_gradient": 14, "slope_and_level": 7},
-}
+_POINTERS = {"statistics": 4, "normalized": 12, "table_gradients": 15, "x_gradient": 9}
 
 
 @cache
@@ -54,12 +43,11 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
     except OSError:
         return None
-    for struct, functions in _POINTERS.items():
-        for name, pointers in functions.items():
-            for dtype in ("float32", "float64"):
-                function = getattr(library, f"{name}_{dtype}")
-                function.argtypes = [ctypes.POINTER(struct), *(ctypes.c_void_p,) * pointers]
-                function.restype = None
+    for name, pointers in _POINTERS.items():
+        for dtype in _SUFFIX.values():
+            function = getattr(library, f"{name}_{dtype}")
+            function.argtypes = [ctypes.POINTER(_Sizes), *(ctypes.c_void_p,) * pointers]
+            function.restype = None
     return library
 
 
@@ -68,70 +56,120 @@ def available() -> bool:
     return _library() is not None
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every sample and channel over its positions.
+def statistics(x: Tensor, groups: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The first pass: moments of x.
 
     Args:
-        x: (N, C, \\*S), contiguous or channels last; another memory format is copied.
+        x: (N, C, \\*S), floating point, contiguous or channels last; another memory format is
+            copied.
+        groups: number of equal groups of consecutive samples that have batch statistics of their
+            own; None: no batch statistics.
 
     Returns:
-        the center (N, C), in float32 or the dtype of x if that is wider; and means and variances
-        (2, N, C) in float64. A mean is its center and what the center's dtype cannot hold of it.
+        the center (N, C), in float32 or the dtype of x if that is wider; means and biased variances
+        (2, N, C) of every sample and channel over its positions; and the same (2, groups, C) over
+        the samples of a group, or None. Both are float64: a mean is its center and what the
+        center's dtype cannot hold of it.
     """
     x, last = _memory(x)
     center = x.new_empty(x.shape[:2])
-    found = center.new_empty((2, *center.shape), dtype=torch.float64)
-    _call("moments", x, last, center, *found)
-    return center, found
+    moments = center.new_empty((2, *center.shape), dtype=torch.float64)
+    batch = None if groups is None else moments.new_empty((2, groups, x.shape[1]))
+    _call("statistics", _sizes(x, last, batch), x, center, moments, batch)
+    return center, moments, batch
 
 
-def scale_and_shift(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """(x - center) * scale + shift, in the dtype and memory format of x.
-
-    The difference is taken first: folding the center into the shift would round away the spread of
-    a channel whose mean is large.
+def normalized(
+    x: Tensor,
+    center: Tensor,
+    moments: Tensor,
+    batch: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean_logits: Tensor,
+    var_logits: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The second pass: `tables.mixture`, and y = (x - center) * scale + shift.
 
     Args:
         x: (N, C, \\*S).
-        center, scale, shift: (N, C).
+        center, moments, batch, weight, bias, mean_logits, var_logits, eps: as in `tables.mixture`.
+
+    Returns:
+        y, in the dtype and memory format of x; and scale, away and inverse of `tables.mixture`.
     """
     dtype = x.dtype
     x, last = _memory(x)
-    y = torch.empty_like(x)
-    _call("scale_and_shift", x, last, center, scale.to(x.dtype), shift.to(x.dtype), y)
-    return y.to(dtype)
+    y, scale = torch.empty_like(x), torch.empty_like(center)
+    away, inverse = torch.empty_like(moments)
+    sizes = _sizes(x, last, batch, len(mean_logits), eps)
+    parameters = (_as(table, x) for table in (weight, bias, mean_logits, var_logits))
+    outputs = scale, away, inverse, y
+    _call("normalized", sizes, x, center, moments, batch, *parameters, *outputs)
+    return y.to(dtype), scale, away, inverse
 
 
-def sums(dy: Tensor, x: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums over positions of dy and of dy * (x - center).
+def table_gradients(
+    dy: Tensor,
+    x: Tensor,
+    center: Tensor,
+    moments: Tensor,
+    batch: Tensor | None,
+    away: Tensor,
+    inverse: Tensor,
+    weight: Tensor | None,
+    mean_logits: Tensor,
+    var_logits: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """The third pass: sums of dy and of dy * (x - center), and `tables.mixture_gradient`.
 
     Args:
         dy, x: (N, C, \\*S).
-        center: (N, C).
+        center, moments, batch, away, inverse, weight, mean_logits, var_logits: as in
+            `tables.mixture`.
 
     Returns:
-        (N, C) each, in float64.
+        what `tables.mixture_gradient` returns.
     """
     x, last = _memory(x)
-    total, dot = (torch.empty_like(center, dtype=torch.float64) for _ in range(2))
-    _call("sums", _like(dy, x, last), last, x, center, total, dot)
-    return total, dot
+    dweight, dbias = moments.new_empty((2, x.shape[1]))
+    dlogits = moments.new_empty((2, len(mean_logits)))
+    dinstance = torch.empty_like(moments)
+    dbatch = None if batch is None else torch.empty_like(batch)
+    tables = center, moments, batch, away, inverse
+    parameters = (_as(table, x) for table in (weight, mean_logits, var_logits))
+    outputs = dweight, dbias, dlogits, dinstance, dbatch
+    sizes = _sizes(x, last, batch, len(mean_logits))
+    _call("table_gradients", sizes, _like(dy, x, last), x, *tables, *parameters, *outputs)
+    return outputs
 
 
-def input_gradient(
-    dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, level: Tensor
+def x_gradient(
+    dy: Tensor,
+    x: Tensor,
+    center: Tensor,
+    scale: Tensor,
+    moments: Tensor,
+    batch: Tensor | None,
+    dinstance: Tensor,
+    dbatch: Tensor | None,
 ) -> Tensor:
-    """dy * scale + (x - center) * slope + level, in the dtype and memory format of x.
+    """The fourth pass: `tables.slope_and_level`, dx = dy * scale + (x - center) * slope + level.
 
     Args:
         dy, x: (N, C, \\*S).
-        center, scale, slope, level: (N, C).
+        scale: (N, C), of `normalized`.
+        center, moments, batch, dinstance, dbatch: as in `tables.slope_and_level`.
+
+    Returns:
+        dx, in the dtype and memory format of x.
     """
     dtype = x.dtype
     x, last = _memory(x)
     dx = torch.empty_like(x)
-    tables = (table.to(x.dtype) for table in (scale, slope, level))
-    _call("input_gradient", _like(dy, x, last), last, x, center, *tables, dx)
+    tables = center, scale, moments, batch, dinstance, dbatch
+    _call("x_gradient", _sizes(x, last, batch), _like(dy, x, last), x, *tables, dx)
     return dx.to(dtype)
 
 
@@ -151,96 +189,20 @@ def _like(dy: Tensor, x: Tensor, last: bool) -> Tensor:
     return dy.movedim(1, -1).contiguous().movedim(-1, 1) if last else dy.contiguous()
 
 
-def _call(name: str, first: Tensor, last: bool, *others: Tensor) -> None:
-    """Call a pass for the dtype of its first x-sized tensor."""
-    samples, channels = first.shape[:2]
-    positions = first.numel() // (samples * channels)
-    shape = _Shape(samples, channels, positions, last, torch.get_num_threads())
-    function = getattr(_library(), f"{name}_{_SUFFIX[first.dtype]}")
-    function(shape, first.data_ptr(), *(other.data_ptr() for other in others))
+def _as(table: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if table is None else table.to(x.dtype)
 
 
-# The arithmetic on tables: the functions of `snvideo.norm.tables`, each in one call -------------
+def _sizes(
+    x: Tensor, last: bool, batch: Tensor | None, logits: int = 0, eps: float = 0.0
+) -> _Sizes:
+    samples, channels = x.shape[:2]
+    groups = 1 if batch is None else batch.shape[1]
+    positions = x.numel() // (samples * channels)
+    return _Sizes(samples, channels, positions, groups, logits, eps, last, torch.get_num_threads())
 
 
-def batch_moments(moments: Tensor, groups: int) -> Tensor:
-    """As `tables.batch_moments`."""
-    _, samples, channels = moments.shape
-    batch = moments.new_empty((2, groups, channels))
-    _work("batch_moments", torch.float64, (samples, channels, 0, groups, 0, 0), moments, batch)
-    return batch
-
-
-def mixture(
-    center: Tensor,
-    moments: Tensor,
-    batch: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean_logits: Tensor,
-    var_logits: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `tables.mixture`; scale and shift are in the dtype of the center."""
-    sizes = (*center.shape, 0, _groups(batch), len(mean_logits), eps)
-    scale, shift = center.new_empty((2, *center.shape))
-    away, inverse = moments.new_empty(moments.shape)
-    parameters = (_as(table, center) for table in (weight, bias, mean_logits, var_logits))
-    outputs = scale, shift, away, inverse
-    _work("mixture", center.dtype, sizes, center, moments, batch, *parameters, *outputs)
-    return outputs
-
-
-def mixture_gradient(
-    total: Tensor,
-    dot: Tensor,
-    away: Tensor,
-    inverse: Tensor,
-    moments: Tensor,
-    batch: Tensor | None,
-    weight: Tensor | None,
-    mean_logits: Tensor,
-    var_logits: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """As `tables.mixture_gradient`."""
-    samples, channels = total.shape
-    sizes = (samples, channels, 0, _groups(batch), len(mean_logits), 0)
-    dweight, dbias = total.new_empty((2, channels))
-    dlogits = total.new_empty((2, len(mean_logits)))
-    dinstance = torch.empty_like(moments)
-    dbatch = None if batch is None else torch.empty_like(batch)
-    parameters = (_as(table, total) for table in (weight, mean_logits, var_logits))
-    inputs = total, dot, away, inverse, moments, batch, *parameters
-    outputs = dweight, dbias, dlogits, dinstance, dbatch
-    _work("mixture_gradient", torch.float64, sizes, *inputs, *outputs)
-    return outputs
-
-
-def slope_and_level(
-    dinstance: Tensor,
-    dbatch: Tensor | None,
-    center: Tensor,
-    moments: Tensor,
-    batch: Tensor | None,
-    positions: int,
-) -> tuple[Tensor, Tensor]:
-    """As `tables.slope_and_level`, in the dtype of the center."""
-    slope, level = center.new_empty((2, *center.shape))
-    inputs = dinstance, dbatch, center, moments, batch
-    sizes = (*center.shape, positions, _groups(batch), 0, 0)
-    _work("slope_and_level", center.dtype, sizes, *inputs, slope, level)
-    return slope, level
-
-
-def _groups(batch: Tensor | None) -> int:
-    return 1 if batch is None else batch.shape[1]
-
-
-def _as(table: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if table is None else table.to(like.dtype)
-
-
-def _work(name: str, dtype: torch.dtype, sizes: tuple[float, ...], *tables: Tensor | None) -> None:
-    """Call a function on tables, for centers and parameters of a dtype."""
-    function = getattr(_library(), f"{name}_{_SUFFIX[dtype]}")
-    function(_Tables(*sizes), *(None if t is None else t.data_ptr() for t in tables))
+def _call(name: str, sizes: _Sizes, x: Tensor, *others: Tensor | None) -> None:
+    """Call a function of the library for the dtype of x."""
+    function = getattr(_library(), f"{name}_{_SUFFIX[x.dtype]}")
+    function(sizes, x.data_ptr(), *(None if t is None else t.data_ptr() for t in others))

@@ -86,9 +86,9 @@ def batch_statistics(
     if kernels is None:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         moments = torch.stack(plain.instance_moments(wide)).double()
+        mean, variance = tables.batch_moments(moments, groups)
     else:
-        _, moments = kernels.moments(x)
-    mean, variance = tables.batch_moments(moments, groups)
+        _, _, (mean, variance) = kernels.statistics(x, groups)
     count = x.numel() // (groups * x.shape[1])
     if process_group is not None:
         mean, variance, share = joined_moments(mean, variance, count, process_group)

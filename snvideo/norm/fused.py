@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from snvideo.norm import cpu_kernels, plain, triton_kernels
+from snvideo.norm import cpu_kernels, cuda_kernels, plain
 from snvideo.norm.processes import ProcessGroup, joined_moments, sum_over
 
 
 def kernels_for(x: Tensor) -> ModuleType | None:
     """The kernels written for the device of x, or None where there are none."""
-    kernels = {"cpu": cpu_kernels, "cuda": triton_kernels}.get(x.device.type)
+    kernels = {"cpu": cpu_kernels, "cuda": cuda_kernels}.get(x.device.type)
     return kernels if kernels is not None and kernels.available() else None
 
 
@@ -64,25 +64,21 @@ class _Normalize(Function):
         process_group: ProcessGroup | None,
         eps: float,
     ) -> tuple[Any, ...]:
-        kernels = kernels_for(x)
-        center, moments = kernels.moments(x)
+        kernels, logits = kernels_for(x), (mean_logits, var_logits)
+        own = len(mean_logits) == 3 and stored is None
+        center, moments, batch = kernels.statistics(x, groups if own else None)
         count = x.numel() // (groups * x.shape[1])
         ctx.share = groups / len(x)  # of a sample in its batch
-        own = len(mean_logits) == 3 and stored is None
-        batch = torch.stack(stored)[:, None].double() if stored is not None else None
-        if own:
-            batch = kernels.batch_moments(moments, groups)
-            if process_group is not None:
-                *batch, held = joined_moments(*batch, count, process_group)
-                batch, count, ctx.share = torch.stack(batch), count / held, ctx.share * held
-        logits = (mean_logits, var_logits)
-        scale, shift, away, inverse = kernels.mixture(
-            center, moments, batch, weight, bias, *logits, eps
+        if stored is not None:
+            batch = torch.stack(stored)[:, None].double()
+        elif own and process_group is not None:
+            mean, variance, held = joined_moments(*batch, count, process_group)
+            batch, count, ctx.share = torch.stack((mean, variance)), count / held, ctx.share * held
+        y, scale, away, inverse = kernels.normalized(
+            x, center, moments, batch, weight, bias, *logits, eps
         )
-        y = kernels.scale_and_shift(x, center, scale, shift)
-        ctx.save_for_backward(
-            *(x, weight, bias, *logits), *(center, moments, batch, scale, away, inverse)
-        )
+        tables = center, moments, batch, scale, away, inverse
+        ctx.save_for_backward(x, weight, bias, *logits, *tables)
         ctx.stored, ctx.groups, ctx.process_group, ctx.eps = stored, groups, process_group, eps
         if not own:
             return (y,)
@@ -97,9 +93,8 @@ class _Normalize(Function):
             return _again(ctx, (x, weight, bias, mean_logits, var_logits), dy)
         center, moments, batch, scale, away, inverse = tables
         kernels = kernels_for(x)
-        total, dot = kernels.sums(dy, x, center)
-        dweight, dbias, dlogits, dinstance, dbatch = kernels.mixture_gradient(
-            total, dot, away, inverse, moments, batch, weight, mean_logits, var_logits
+        dweight, dbias, dlogits, dinstance, dbatch = kernels.table_gradients(
+            dy, x, center, moments, batch, away, inverse, weight, mean_logits, var_logits
         )
         dx = None
         if ctx.needs_input_grad[0]:
@@ -109,11 +104,7 @@ class _Normalize(Function):
                 if ctx.process_group is not None:
                     dbatch = sum_over(dbatch, ctx.process_group)
                 dbatch = dbatch * ctx.share
-            positions = x.numel() // center.numel()
-            slope, level = kernels.slope_and_level(
-                dinstance, dbatch, center, moments, batch, positions
-            )
-            dx = kernels.input_gradient(dy, x, center, scale, slope, level)
+            dx = kernels.x_gradient(dy, x, center, scale, moments, batch, dinstance, dbatch)
         return (
             dx,
             None if weight is None else dweight.to(weight.dtype),

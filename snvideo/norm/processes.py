@@ -39,7 +39,7 @@ def joined_moments(
     shares = counts / counts.sum()
     joint = (shares * means).sum(0)
     total = (shares * (variances + (means - joint).square())).sum(0)
-    return joint.view_as(mean), total.view_as(mean), shares[process_group.rank()]
+    return joint.view_as(mean), total.view_as(mean), shares.flatten()[process_group.rank()]
 
 
 class _Gather(Function):

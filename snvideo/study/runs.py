@@ -65,7 +65,7 @@ class Results(BaseModel):
     importance: list[LayerImportance] | None = None
 
 
-NORM_ORDER = ("sn", "bn", "gn", "in", "ln", "syncbn", "frozen_bn")
+NORM_ORDER = ("sn", "bn", "gn", "in", "ln", "syncsn", "syncbn", "frozen_bn")
 """The order in which norms are shown; unknown ones follow."""
 
 Geometry = tuple[int, int]

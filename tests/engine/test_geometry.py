@@ -60,15 +60,23 @@ def test_what_cannot_be_honoured_is_refused(norm, processes, videos, message):
     assert message in str(error.value)
 
 
-def test_norms_that_see_clips_one_by_one_share_passes():
-    """Same clips in the same order, in fewer passes; with batch statistics, one group a pass."""
+@pytest.mark.parametrize("norm", ["gn", "sn", "bn"])
+def test_groups_share_passes(norm):
+    """Same clips in the same order, in as few passes as divide the groups evenly."""
     batch = BatchConfig(gpus=8, clips_per_gpu=1, gpus_per_pass=6)
     one_by_one = [p for _, positions in Geometry(8, 1).run(20, 2) for p in positions]
-    for norm, passes in (("gn", 4), ("sn", 4), ("frozen_bn", 4), ("bn", 8)):
-        geometry = plan(batch, norm, 1, 0, videos=20)
-        assert geometry.passes == len(geometry.groups()) == passes
-        assert [p for _, positions in geometry.run(20, 2) for p in positions] == one_by_one
+    geometry = plan(batch, norm, 1, 0, videos=20)
+    assert geometry.passes == len(geometry.groups()) == 4
+    assert [p for _, positions in geometry.run(20, 2) for p in positions] == one_by_one
     pair = BatchConfig(gpus=4, clips_per_gpu=2, gpus_per_pass=4)
-    assert plan(pair, "sn", 1, 0, videos=20).passes == 4
-    second = plan(pair, "gn", 2, 1, videos=20)
+    second = plan(pair, norm, 2, 1, videos=20)
     assert list(second.run(20, 1)) == [(0, range(4, 8)), (0, range(12, 16))]
+
+
+def test_passes_for_statistics_hold_whole_groups_once_each():
+    shares = [Geometry(6, 4, 3, rank, groups_per_pass=2) for rank in range(3)]
+    passes = [positions for share in shares for positions in share.statistics(50, 11)]
+    assert all(len(positions) % 4 == 0 for positions in passes)
+    assert sorted(p for positions in passes for p in positions) == list(range(44))
+    joint = [Geometry(3, 4, 3, rank, joint=True).statistics(50, 11) for rank in range(3)]
+    assert [len(share) for share in joint] == [4, 4, 4]  # 12 parts are 4 joint groups of 48 clips

@@ -133,7 +133,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
 
 
-@pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
+@pytest.mark.parametrize("norm", ["sn", "bn", "gn", "syncsn", "syncbn"])
 def test_two_processes_give_the_weights_of_one(toy, tmp_path, norm):
     """(4 gpus, 2 clips) for 6 steps: four passes in one process, or two in each of two."""
     weights = []
@@ -226,14 +226,16 @@ def test_accumulated_passes_move_running_statistics_once(toy, tmp_path):
     assert (norm.running_var > 0.8 * 0.9).all()  # 1 -> 0.81 + what two updates of 0.1 add
 
 
-def test_groups_packed_into_a_pass_give_the_same_weights(toy, tmp_path):
-    """GN over eight clips at once, or in four passes of two."""
+@pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
+def test_groups_packed_into_a_pass_give_the_same_weights(toy, tmp_path, norm):
+    """Eight clips at once, as four ghost groups, or in four passes of two; statistics too."""
     weights = []
     for packed in (1, 4):
-        overrides = ("model.norm.name=gn", "optim.lr=0.02", f"batch.gpus_per_pass={packed}")
+        overrides = (f"model.norm.name={norm}", "optim.lr=0.02", f"batch.gpus_per_pass={packed}")
         trainer = Trainer(run_config(toy, tmp_path / f"run{packed}", *overrides).run(), CPU)
         assert trainer.geometry.passes == 4 // packed
         steps(trainer, 4)
+        trainer.test(clips=1, crops=1)  # statistics for evaluation come in the same passes
         weights.append(trainer.model.state_dict())
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)

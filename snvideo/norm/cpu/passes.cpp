@@ -3,12 +3,10 @@
 // Each reads or writes x-sized memory once. x is n samples of c channels of l positions, in memory as
 // n, c, l or, channels last, as n, l, c; tables have one value per sample and channel. Work is cut by
 // shape alone, so results do not depend on the number of threads.
-//
-// Plain C functions of raw pointers, called with ctypes (`cpu_kernels.py`): nothing here depends on a
-// version of torch or Python.
 
 #include <vector>
 
+#include "kernels.h"
 #include "sums.h"
 
 namespace {
@@ -150,22 +148,17 @@ WIDEST void part_gradient(const T* dy, const T* x, int64_t rows, int64_t c, cons
 
 // The passes: every row, or every part of every sample, on its thread ---------------------------
 
-struct Shape {
-    int64_t n, c, l;
-    bool last;    // channels last
-    int threads;  // at most
-    int busy() const { return n * c * l < SERIAL ? 1 : threads; }
-};
+int threads(const Sizes& s) { return s.n * s.c * s.l < SERIAL ? 1 : s.threads; }
 
 template <typename Task>
-void for_rows(const Shape& s, Task task) {
-#pragma omp parallel for num_threads(s.busy()) schedule(static)
+void for_rows(const Sizes& s, Task task) {
+#pragma omp parallel for num_threads(threads(s)) schedule(static)
     for (int64_t row = 0; row < s.n * s.c; row++) task(row, row * s.l);
 }
 
 template <typename Task>
-void for_parts(const Shape& s, const Parts& parts, Task task) {
-#pragma omp parallel for num_threads(s.busy()) schedule(static)
+void for_parts(const Sizes& s, const Parts& parts, Task task) {
+#pragma omp parallel for num_threads(threads(s)) schedule(static)
     for (int64_t i = 0; i < s.n * parts.count; i++) {
         const int64_t sample = i / parts.count, part = i % parts.count;
         const int64_t begin = (sample * s.l + part * parts.rows) * s.c;
@@ -173,8 +166,10 @@ void for_parts(const Shape& s, const Parts& parts, Task task) {
     }
 }
 
+}  // namespace
+
 template <typename T>
-void moments(const Shape& s, const T* x, T* center, double* mean, double* variance) {
+void moments(const Sizes& s, const T* x, T* center, double* mean, double* variance) {
     if (!s.last)
         return for_rows(s, [=](int64_t row, int64_t at) {
             row_moments(x + at, s.l, center + row, mean + row, variance + row);
@@ -208,7 +203,7 @@ void moments(const Shape& s, const T* x, T* center, double* mean, double* varian
 }
 
 template <typename T>
-void sums(const Shape& s, const T* dy, const T* x, const T* center, double* total, double* dot) {
+void sums(const Sizes& s, const T* dy, const T* x, const T* center, double* total, double* dot) {
     if (!s.last)
         return for_rows(s, [=](int64_t row, int64_t at) {
             row_sums(dy + at, x + at, s.l, center[row], total + row, dot + row);
@@ -229,7 +224,7 @@ void sums(const Shape& s, const T* dy, const T* x, const T* center, double* tota
 }
 
 template <typename T>
-void scale_and_shift(const Shape& s, const T* x, const T* center, const T* scale, const T* shift,
+void scale_and_shift(const Sizes& s, const T* x, const T* center, const T* scale, const T* shift,
                      T* y) {
     if (!s.last)
         return for_rows(s, [=](int64_t row, int64_t at) {
@@ -241,7 +236,7 @@ void scale_and_shift(const Shape& s, const T* x, const T* center, const T* scale
 }
 
 template <typename T>
-void input_gradient(const Shape& s, const T* dy, const T* x, const T* center, const T* scale,
+void input_gradient(const Sizes& s, const T* dy, const T* x, const T* center, const T* scale,
                     const T* slope, const T* level, T* dx) {
     if (!s.last)
         return for_rows(s, [=](int64_t r, int64_t at) {
@@ -253,26 +248,12 @@ void input_gradient(const Shape& s, const T* dy, const T* x, const T* center, co
     });
 }
 
-}  // namespace
+#define INSTANTIATE(T)                                                                             \
+    template void moments(const Sizes&, const T*, T*, double*, double*);                           \
+    template void scale_and_shift(const Sizes&, const T*, const T*, const T*, const T*, T*);       \
+    template void sums(const Sizes&, const T*, const T*, const T*, double*, double*);              \
+    template void input_gradient(const Sizes&, const T*, const T*, const T*, const T*, const T*,   \
+                                 const T*, T*);
 
-#define PASSES(T, SUFFIX)                                                                          \
-    void moments_##SUFFIX(const Shape* s, const T* x, T* center, double* mean, double* variance) { \
-        moments(*s, x, center, mean, variance);                                                    \
-    }                                                                                              \
-    void sums_##SUFFIX(const Shape* s, const T* dy, const T* x, const T* center, double* total,    \
-                       double* dot) {                                                              \
-        sums(*s, dy, x, center, total, dot);                                                       \
-    }                                                                                              \
-    void scale_and_shift_##SUFFIX(const Shape* s, const T* x, const T* center, const T* scale,     \
-                                  const T* shift, T* y) {                                          \
-        scale_and_shift(*s, x, center, scale, shift, y);                                           \
-    }                                                                                              \
-    void input_gradient_##SUFFIX(const Shape* s, const T* dy, const T* x, const T* center,         \
-                                 const T* scale, const T* slope, const T* level, T* dx) {          \
-        input_gradient(*s, dy, x, center, scale, slope, level, dx);                                \
-    }
-
-extern "C" {
-PASSES(float, float32)
-PASSES(double, float64)
-}
+INSTANTIATE(float)
+INSTANTIATE(double)

@@ -1,20 +1,17 @@
 // Switchable Normalization on a CPU: the arithmetic on tables between the passes over x.
 //
-// The functions of `snvideo/norm/tables.py`, which explains them, each in one call: as separate
-// operations of torch they would take longer than the passes over a small x.
+// The functions of `snvideo/norm/tables.py`, which explains them. As separate operations of torch they
+// would take longer than the passes over a small x.
 
 #include <cmath>
 
+#include "kernels.h"
 #include "sums.h"
 
 namespace {
 
-struct Tables {
-    int64_t n, c, l, groups, logits;  // without a batch part one group, and two logits
-    double eps;
-    int64_t size() const { return n * c; }
-    int64_t group(int64_t sample) const { return sample * groups / n; }
-};
+int64_t size(const Sizes& s) { return s.n * s.c; }
+int64_t group(const Sizes& s, int64_t sample) { return sample * s.groups / s.n; }
 
 template <typename T>
 void softmax(const T* logits, int64_t count, double* ratios) {
@@ -35,11 +32,13 @@ INLINE Pair layer_moments(const double* mean, const double* variance, int64_t c)
     return {joint, (sums.second + between.first) / c};
 }
 
-WIDEST void batch_moments(const Tables& s, const double* moments, double* batch) {
+}  // namespace
+
+WIDEST void batch_moments(const Sizes& s, const double* moments, double* batch) {
     const int64_t samples = s.n / s.groups;
     std::fill_n(batch, 2 * s.groups * s.c, 0.0);
     for (int64_t group = 0; group < s.groups; group++) {
-        const double *means = moments + group * samples * s.c, *variances = means + s.size();
+        const double *means = moments + group * samples * s.c, *variances = means + size(s);
         double *__restrict m = batch + group * s.c, *__restrict v = m + s.groups * s.c;
         for (int64_t i = 0; i < samples; i++)
             for (int64_t j = 0; j < s.c; j++) m[j] += means[i * s.c + j] / samples;
@@ -52,7 +51,7 @@ WIDEST void batch_moments(const Tables& s, const double* moments, double* batch)
 }
 
 template <typename T>
-WIDEST void mixture(const Tables& s, const T* center, const double* moments, const double* batch,
+WIDEST void mixture(const Sizes& s, const T* center, const double* moments, const double* batch,
                     const T* weight, const T* bias, const T* mean_logits, const T* var_logits,
                     T* __restrict scale, T* __restrict shift, double* __restrict away,
                     double* __restrict inverse) {
@@ -61,11 +60,11 @@ WIDEST void mixture(const Tables& s, const T* center, const double* moments, con
     softmax(var_logits, s.logits, u);
     for (int64_t i = 0; i < s.n; i++) {
         const int64_t at = i * s.c;
-        const double *mean = moments + at, *variance = mean + s.size();
+        const double *mean = moments + at, *variance = mean + size(s);
         const Pair layer = layer_moments(mean, variance, s.c);
         const double m_ln = w[1] * layer.first, v_ln = u[1] * layer.second + s.eps;
         // Without a batch part its weight is zero, and any table does.
-        const double* m_bn = batch ? batch + s.group(i) * s.c : mean;
+        const double* m_bn = batch ? batch + group(s, i) * s.c : mean;
         const double* v_bn = batch ? m_bn + s.groups * s.c : variance;
         for (int64_t j = 0; j < s.c; j++) {
             const double m = w[0] * mean[j] + m_ln + w[2] * m_bn[j];
@@ -81,7 +80,7 @@ WIDEST void mixture(const Tables& s, const T* center, const double* moments, con
 }
 
 template <typename T>
-WIDEST void mixture_gradient(const Tables& s, const double* total, const double* dot,
+WIDEST void mixture_gradient(const Sizes& s, const double* total, const double* dot,
                              const double* away, const double* inverse, const double* moments,
                              const double* batch, const T* weight, const T* mean_logits,
                              const T* var_logits, double* __restrict dweight,
@@ -95,8 +94,8 @@ WIDEST void mixture_gradient(const Tables& s, const double* total, const double*
     if (batch) std::fill_n(dbatch, 2 * s.groups * s.c, 0.0);
     for (int64_t i = 0; i < s.n; i++) {
         const int64_t at = i * s.c;
-        const double *mean = moments + at, *variance = mean + s.size();
-        double *__restrict dm = dinstance + at, *__restrict dv = dm + s.size();
+        const double *mean = moments + at, *variance = mean + size(s);
+        double *__restrict dm = dinstance + at, *__restrict dv = dm + size(s);
         for (int64_t j = 0; j < s.c; j++) {
             const double normed = (dot[at + j] - away[at + j] * total[at + j]) * inverse[at + j];
             const double gain = weight ? inverse[at + j] * weight[j] : inverse[at + j];
@@ -115,7 +114,7 @@ WIDEST void mixture_gradient(const Tables& s, const double* total, const double*
         dw[1] += sums.first * layer.first;
         du[1] += sums.second * layer.second;
         if (batch) {
-            const int64_t of_group = s.group(i) * s.c;
+            const int64_t of_group = group(s, i) * s.c;
             double *__restrict to_m = dbatch + of_group, *__restrict to_v = to_m + s.groups * s.c;
             for (int64_t j = 0; j < s.c; j++) {
                 to_m[j] += dm[j];
@@ -146,12 +145,12 @@ WIDEST void mixture_gradient(const Tables& s, const double* total, const double*
 }
 
 template <typename T>
-WIDEST void slope_and_level(const Tables& s, const double* dinstance,
+WIDEST void slope_and_level(const Sizes& s, const double* dinstance,
                             const double* dbatch, const T* center, const double* moments,
                             const double* batch, T* __restrict slope, T* __restrict level) {
     for (int64_t i = 0; i < s.n; i++) {
-        const int64_t at = i * s.c, of_group = s.group(i) * s.c, other = s.groups * s.c;
-        const double *mean = moments + at, *dm = dinstance + at, *dv = dm + s.size();
+        const int64_t at = i * s.c, of_group = group(s, i) * s.c, other = s.groups * s.c;
+        const double *mean = moments + at, *dm = dinstance + at, *dv = dm + size(s);
         for (int64_t j = 0; j < s.c; j++) {
             double to_mean = dm[j], to_variance = dv[j];
             if (dbatch) {
@@ -166,34 +165,15 @@ WIDEST void slope_and_level(const Tables& s, const double* dinstance,
     }
 }
 
-}  // namespace
+#define INSTANTIATE(T)                                                                             \
+    template void mixture(const Sizes&, const T*, const double*, const double*, const T*,          \
+                          const T*, const T*, const T*, T*, T*, double*, double*);                 \
+    template void mixture_gradient(const Sizes&, const double*, const double*, const double*,      \
+                                   const double*, const double*, const double*, const T*,          \
+                                   const T*, const T*, double*, double*, double*, double*,         \
+                                   double*);                                                       \
+    template void slope_and_level(const Sizes&, const double*, const double*, const T*,            \
+                                  const double*, const double*, T*, T*);
 
-#define TABLES(T, SUFFIX)                                                                          \
-    void batch_moments_##SUFFIX(const Tables* s, const double* moments, double* batch) {           \
-        batch_moments(*s, moments, batch);                                                         \
-    }                                                                                              \
-    void mixture_##SUFFIX(const Tables* s, const T* center, const double* moments,                 \
-                          const double* batch, const T* weight, const T* bias,                     \
-                          const T* mean_logits, const T* var_logits, T* scale, T* shift,           \
-                          double* away, double* inverse) {                                         \
-        mixture(*s, center, moments, batch, weight, bias, mean_logits, var_logits, scale, shift,   \
-                away, inverse);                                                                    \
-    }                                                                                              \
-    void mixture_gradient_##SUFFIX(                                                                \
-        const Tables* s, const double* total, const double* dot, const double* away,               \
-        const double* inverse, const double* moments, const double* batch, const T* weight,        \
-        const T* mean_logits, const T* var_logits, double* dweight, double* dbias,                 \
-        double* dlogits, double* dinstance, double* dbatch) {                                      \
-        mixture_gradient(*s, total, dot, away, inverse, moments, batch, weight, mean_logits,       \
-                         var_logits, dweight, dbias, dlogits, dinstance, dbatch);                  \
-    }                                                                                              \
-    void slope_and_level_##SUFFIX(const Tables* s, const double* dinstance, const double* dbatch,  \
-                                  const T* center, const double* moments, const double* batch,     \
-                                  T* slope, T* level) {                                            \
-        slope_and_level(*s, dinstance, dbatch, center, moments, batch, slope, level);              \
-    }
-
-extern "C" {
-TABLES(float, float32)
-TABLES(double, float64)
-}
+INSTANTIATE(float)
+INSTANTIATE(double)

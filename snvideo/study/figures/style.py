@@ -14,10 +14,20 @@ COLOURS = {  # Okabe & Ito, "Color Universal Design", 2008
     "gn": "#009E73",
     "in": "#CC79A7",
     "ln": "#E69F00",
+    "syncsn": "#F0E442",
     "syncbn": "#56B4E9",
     "frozen_bn": "#000000",
 }
-MARKERS = {"sn": "o", "bn": "s", "gn": "^", "in": "D", "ln": "v", "syncbn": "P", "frozen_bn": "X"}
+MARKERS = {
+    "sn": "o",
+    "bn": "s",
+    "gn": "^",
+    "in": "D",
+    "ln": "v",
+    "syncsn": "*",
+    "syncbn": "P",
+    "frozen_bn": "X",
+}
 LINES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 OTHER = "#777777"
 MUTED = "#555555"

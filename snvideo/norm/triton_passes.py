@@ -1,8 +1,8 @@
 """The passes over x that Switchable Normalization needs, as Triton kernels for CUDA tensors.
 
-Everything else of the layer is arithmetic on tables of one value per sample and channel, here in
-plain operations, so these four functions are all that touches memory of the size of x. Values are
-widened in registers and each is read once; no copy of x in a wider dtype is made.
+Everything else of the layer is arithmetic on tables of one value per sample and channel, so these
+four functions are all that touches memory of the size of x. Values are widened in registers and
+each is read once; no copy of x in a wider dtype is made.
 
 To a kernel, x is `outer` stretches of memory, each of `rows` rows of `length` positions: contiguous
 memory is one stretch of N * C rows, one after another; channels_last memory is N stretches of C
@@ -19,25 +19,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snvideo.norm.tables import batch_moments, mixture, mixture_gradient, slope_and_level
-
 try:
     import triton
     import triton.language as tl
 except ImportError:
     triton = None
-
-__all__ = [
-    "available",
-    "batch_moments",
-    "input_gradient",
-    "mixture",
-    "mixture_gradient",
-    "moments",
-    "scale_and_shift",
-    "slope_and_level",
-    "sums",
-]
 
 TILE = 2048
 """Values that a program loads at once: with its 128 threads and half precision, 32 bytes each."""

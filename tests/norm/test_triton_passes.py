@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from snvideo.norm import triton_kernels
+from snvideo.norm import triton_passes
 
-pytestmark = pytest.mark.skipif(not triton_kernels.available(), reason="Triton is not installed")
+pytestmark = pytest.mark.skipif(not triton_passes.available(), reason="Triton is not installed")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 LAYOUTS = ("contiguous", "channels_last", "neither")
@@ -80,7 +80,7 @@ def assert_rounded(result: Tensor, expected: Tensor, x: Tensor) -> None:
 
 
 def check_moments(x: Tensor, tolerance: float = 1) -> None:
-    center, (mean, variance) = triton_kernels.moments(x)
+    center, (mean, variance) = triton_passes.moments(x)
     assert center.dtype == torch.promote_types(x.dtype, torch.float32)
     precision = tolerance * PRECISION[center.dtype]
     assert (mean.dtype, variance.dtype) == (torch.float64, torch.float64)
@@ -107,7 +107,7 @@ class TestInterpreted:
 
         center, scale, slope, level = tables(shape, 4)
         away = x.double() - spread_out(center, x)
-        total, dot = triton_kernels.sums(dy, x, center)
+        total, dot = triton_passes.sums(dy, x, center)
         for found, terms in ((total, dy), (dot, dy.double() * away)):
             assert found.dtype == torch.float64
             bound = PRECISION[torch.promote_types(dtype, torch.float32)] * flat(terms).abs().sum(2)
@@ -116,24 +116,24 @@ class TestInterpreted:
         slope, level, scale = (spread_out(table, x) for table in (slope, level, scale))
         expected = away * slope + level
         narrow = tables(shape, 4)
-        y = triton_kernels.scale_and_shift(x, narrow[0], *narrow[2:])
+        y = triton_passes.scale_and_shift(x, narrow[0], *narrow[2:])
         assert_rounded(y, expected, x)
-        dx = triton_kernels.input_gradient(dy, x, *narrow)
+        dx = triton_passes.input_gradient(dy, x, *narrow)
         assert_rounded(dx, dy.double() * scale + expected, x)
 
     @pytest.mark.parametrize("layout", LAYOUTS[:2])
     @pytest.mark.parametrize("shape", [(2, 3, 49), (1, 66, 5, 9, 11), (1, 2, 17000)])
     def test_large_mean(self, shape, layout):
         x = (random(shape, layout) + 1e4).float()
-        center, (mean, variance) = triton_kernels.moments(x)
+        center, (mean, variance) = triton_passes.moments(x)
         true_variance, true_mean = torch.var_mean(flat(x), 2, correction=0)
         assert ((mean - true_mean).abs() < 1e-5).all()
         assert ((variance / true_variance - 1).abs() < 1e-5).all()
         away = x.double() - spread_out(center, x)
-        y = triton_kernels.scale_and_shift(x, center, *tables(shape, 2))
+        y = triton_passes.scale_and_shift(x, center, *tables(shape, 2))
         scale, shift = (spread_out(table, x) for table in tables(shape, 2))
         assert_rounded(y, away * scale + shift, x)
-        _, dot = triton_kernels.sums(x - 1e4, x, center)
+        _, dot = triton_passes.sums(x - 1e4, x, center)
         terms = flat((x - 1e4).double() * away)
         assert ((dot - terms.sum(2)).abs() <= PRECISION[x.dtype] * terms.abs().sum(2)).all()
 
@@ -146,7 +146,7 @@ class TestInterpreted:
 
     def test_constant_rows_have_no_variance(self):
         x = torch.tensor([1e4, 0.1, -3.0]).repeat(2, 1)[..., None].expand(2, 3, 50).contiguous()
-        _, (mean, variance) = triton_kernels.moments(x)
+        _, (mean, variance) = triton_passes.moments(x)
         assert torch.equal(mean, x[..., 0].double())
         assert not variance.any()
 
@@ -154,8 +154,8 @@ class TestInterpreted:
     def test_invalid_values_show_in_their_row_only(self, layout):
         x = random((2, 3, 600), layout, torch.float32)
         x[0, 1, 7], x[1, 2, 500] = float("nan"), float("inf")
-        _, (mean, variance) = triton_kernels.moments(x)
-        for table in (variance, triton_kernels.sums(x, x, mean)[1]):
+        _, (mean, variance) = triton_passes.moments(x)
+        for table in (variance, triton_passes.sums(x, x, mean)[1]):
             assert table.isfinite().logical_not().nonzero().tolist() == [[0, 1], [1, 2]]
 
     @pytest.mark.parametrize("layout", LAYOUTS)
@@ -166,13 +166,13 @@ class TestInterpreted:
         of_rows = random(shape[:2], dtype=torch.float32)[(..., *(None,) * (len(shape) - 2))]
         every = [random(shape, other, torch.float32, 5) for other in LAYOUTS]
         for dy in (*every, torch.ones(()).expand(shape), of_rows.expand(shape)):
-            total, dot = triton_kernels.sums(dy, x, center)
+            total, dot = triton_passes.sums(dy, x, center)
             away = x.double() - spread_out(center, x)
             torch.testing.assert_close(total, flat(dy).sum(2), rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(dot, flat(dy.double() * away).sum(2), rtol=1e-5, atol=1e-4)
             expected = dy.double() * spread_out(scale, x)
             expected += away * spread_out(slope, x) + spread_out(level, x)
-            dx = triton_kernels.input_gradient(dy, x, center, scale, slope, level)
+            dx = triton_passes.input_gradient(dy, x, center, scale, slope, level)
             assert_rounded(dx, expected, x)
 
     def test_part_of_a_tensor(self):
@@ -181,14 +181,14 @@ class TestInterpreted:
         for x in (whole[1:3], whole[:, 2:5], whole[..., ::3]):
             check_moments(x)
             zero, one = torch.zeros(x.shape[:2]), torch.ones(x.shape[:2])
-            assert torch.equal(triton_kernels.scale_and_shift(x, zero, one, zero), x)
+            assert torch.equal(triton_passes.scale_and_shift(x, zero, one, zero), x)
         assert torch.equal(whole, before)
 
     def test_empty_batch(self):
         x, table = torch.ones(0, 3, 4), torch.ones(0, 3)
-        assert triton_kernels.moments(x)[1].shape == (2, 0, 3)
-        assert triton_kernels.sums(x, x, table)[1].shape == (0, 3)
-        assert triton_kernels.input_gradient(x, x, *(table,) * 4).shape == x.shape
+        assert triton_passes.moments(x)[1].shape == (2, 0, 3)
+        assert triton_passes.sums(x, x, table)[1].shape == (0, 3)
+        assert triton_passes.input_gradient(x, x, *(table,) * 4).shape == x.shape
 
 
 class _Recorder:
@@ -209,17 +209,17 @@ def record(monkeypatch, shape, layout, dtype) -> list[SimpleNamespace]:
     """The launches of all functions for an x of a shape, which takes no memory."""
     calls = []
     for name in ("_moments_kernel", "_sums_kernel", "_join_kernel", "_affine_kernel"):
-        kernel = getattr(triton_kernels, name)
-        monkeypatch.setattr(triton_kernels, name, _Recorder(kernel, calls))
+        kernel = getattr(triton_passes, name)
+        monkeypatch.setattr(triton_passes, name, _Recorder(kernel, calls))
     x = torch.empty(shape, dtype=dtype, device="meta")
     if layout == "channels_last":
         x = torch.empty_like(x.movedim(1, -1), memory_format=torch.contiguous_format)
         x = x.movedim(-1, 1)
     table = torch.empty(shape[:2], dtype=torch.float64, device="meta")
-    triton_kernels.moments(x)
-    triton_kernels.sums(x, x, table)
-    triton_kernels.scale_and_shift(x, table, table, table)
-    triton_kernels.input_gradient(x, x, table, table, table, table)
+    triton_passes.moments(x)
+    triton_passes.sums(x, x, table)
+    triton_passes.scale_and_shift(x, table, table, table)
+    triton_passes.input_gradient(x, x, table, table, table, table)
     return calls
 
 
@@ -248,7 +248,7 @@ def compile_launch(call):
         if isinstance(value, Tensor) or value % 16 == 0:
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(call.kernel, signature, constexprs=constants, attrs=attributes)
-    options = {name: call.arguments[name] for name in triton_kernels.OPTIONS}
+    options = {name: call.arguments[name] for name in triton_passes.OPTIONS}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
@@ -306,13 +306,13 @@ class TestCompiled:
             assert (blocks - 1) * size["BLOCK_R"] < size["rows"] <= blocks * size["BLOCK_R"]
             assert outer * size["rows"] == shape[0] * shape[1]
             assert rows < 2**31
-            assert chunks <= triton_kernels.MAX_CHUNKS
-            assert size["BLOCK_L"] * size["BLOCK_R"] <= triton_kernels.TILE
+            assert chunks <= triton_passes.MAX_CHUNKS
+            assert size["BLOCK_L"] * size["BLOCK_R"] <= triton_passes.TILE
 
 
 def test_without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    spec = importlib.util.spec_from_file_location("without_triton", triton_kernels.__file__)
+    spec = importlib.util.spec_from_file_location("without_triton", triton_passes.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert not module.available()

@@ -1,0 +1,97 @@
+"""Times of rivals that take turns, so that a machine whose speed drifts slows all of them alike."""
+
+import random
+import time
+from collections.abc import Callable
+from statistics import median, quantiles
+from typing import NamedTuple, TypeVar
+
+import torch
+
+Rival = TypeVar("Rival")
+
+WARM_UP = 2
+"""Turns before those that count: the first compile, and fill what is kept for later."""
+
+AHEAD = 10_000_000
+"""Cycles that a GPU is kept busy for, some milliseconds: time to hand it a layer's kernels."""
+
+COPIED = 2**30
+"""Bytes of the copy that bandwidth is measured by: far more than any cache holds."""
+
+
+class Quartiles(NamedTuple):
+    """Of the ratios of one rival's times to another's."""
+
+    low: float
+    median: float
+    high: float
+
+
+def ratio(times: list[float], base: list[float]) -> Quartiles:
+    """Quartiles of the ratios of times from the same repeats."""
+    ratios = [a / b for a, b in zip(times, base, strict=True)]
+    return Quartiles(*quantiles(ratios, n=4, method="inclusive"))
+
+
+def take_turns(turns: dict[Rival, Callable[[], float]], repeats: int) -> dict[Rival, list[float]]:
+    """The times of all rivals.
+
+    Args:
+        turns: by rival, what takes a turn and returns its seconds.
+        repeats: turns of each that count. The order changes with every repeat, so that none always
+            follows the same other and finds the caches as that one leaves them.
+    """
+    shuffle = random.Random(0).shuffle
+    order = list(turns)
+    times: dict[Rival, list[float]] = {rival: [] for rival in turns}
+    for repeat in range(WARM_UP + repeats):
+        shuffle(order)
+        for rival in order:
+            spent = turns[rival]()
+            if repeat >= WARM_UP:
+                times[rival].append(spent)
+    return times
+
+
+def seconds(work: Callable[[], object], device: torch.device, *, ahead: bool = False) -> float:
+    """How long work takes on a device.
+
+    Args:
+        work: what to do once.
+        device: on CUDA time is taken by events, from an idle device to the end of the work.
+        ahead: let the host run ahead of a CUDA device, as it does in a large network: the device
+            is busy with something else until it has been handed the work.
+    """
+    if device.type != "cuda":
+        begun = time.perf_counter()
+        work()
+        return time.perf_counter() - begun
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    if ahead:
+        torch.cuda._sleep(AHEAD)
+    begin.record()
+    work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def keep_freed_blocks() -> None:
+    """Let the C library keep freed memory, as it does in any network that has run for a while.
+
+    glibc's malloc maps a large block afresh until the first of its size is freed; from then on it
+    keeps what is no larger, up to 32 MiB. Otherwise every turn returns its blocks to the system,
+    and page faults of fresh memory, alike for all rivals, drown the small shapes.
+    """
+    block = torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8)
+    del block
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second that a CUDA device reads and writes when it copies a large tensor."""
+    source = torch.empty(COPIED, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    spent = [seconds(lambda: target.copy_(source), device, ahead=True) for _ in range(10)]
+    return 2 * COPIED / median(spent[WARM_UP:])

@@ -1,0 +1,73 @@
+"""The four stages of Switchable Normalization on a GPU: Triton passes, and tables between them.
+
+The functions are those of `snvideo.norm.cpu_kernels`, which says what they take and return.
+"""
+
+from torch import Tensor
+
+from snvideo.norm import tables
+from snvideo.norm import triton_passes as passes
+
+
+def available() -> bool:
+    """Whether Triton can be imported."""
+    return passes.available()
+
+
+def statistics(x: Tensor, groups: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Moments of x."""
+    center, moments = passes.moments(x)
+    return center, moments, None if groups is None else tables.batch_moments(moments, groups)
+
+
+def normalized(
+    x: Tensor,
+    center: Tensor,
+    moments: Tensor,
+    batch: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean_logits: Tensor,
+    var_logits: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y = (x - center) * scale + shift."""
+    scale, shift, away, inverse = tables.mixture(
+        center, moments, batch, weight, bias, mean_logits, var_logits, eps
+    )
+    return passes.scale_and_shift(x, center, scale, shift), scale, away, inverse
+
+
+def table_gradients(
+    dy: Tensor,
+    x: Tensor,
+    center: Tensor,
+    moments: Tensor,
+    batch: Tensor | None,
+    away: Tensor,
+    inverse: Tensor,
+    weight: Tensor | None,
+    mean_logits: Tensor,
+    var_logits: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """The gradients of the parameters and of the moments."""
+    total, dot = passes.sums(dy, x, center)
+    return tables.mixture_gradient(
+        total, dot, away, inverse, moments, batch, weight, mean_logits, var_logits
+    )
+
+
+def x_gradient(
+    dy: Tensor,
+    x: Tensor,
+    center: Tensor,
+    scale: Tensor,
+    moments: Tensor,
+    batch: Tensor | None,
+    dinstance: Tensor,
+    dbatch: Tensor | None,
+) -> Tensor:
+    """dx = dy * scale + (x - center) * slope + level."""
+    positions = x.numel() // center.numel()
+    slope, level = tables.slope_and_level(dinstance, dbatch, center, moments, batch, positions)
+    return passes.input_gradient(dy, x, center, scale, slope, level)
