@@ -21,13 +21,13 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
 from memory import peak_bytes, saved_bytes
 from rich.console import Console
-from rich.table import Table
+from sheets import Row, Sheet, markdown, memory_sheets, ratio_sheets, summary
 from timing import bandwidth, keep_freed_blocks, ratio, seconds, take_turns
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -52,7 +52,6 @@ STEP_NORMS = ("bn", "sn", "gn")
 LONG = ("i3d_r50_32x2", "slowfast_r50_8x8")
 """Networks of 32 frames; the others take 8."""
 
-Row = dict[str, Any]
 Network = StrEnum("Network", [(name, name) for name in BACKBONES])
 
 
@@ -120,7 +119,7 @@ def mixed_precision(device: torch.device, dtype: torch.dtype) -> AbstractContext
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
-def layers(channels: int, compiled: bool) -> dict[str, nn.Module]:
+def build_layers(channels: int, compiled: bool) -> dict[str, nn.Module]:
     """The rivals by name, all in training mode."""
     builders: dict[str, Callable[[int], nn.Module]] = {
         BASE: nn.BatchNorm3d,
@@ -138,7 +137,7 @@ def layers(channels: int, compiled: bool) -> dict[str, nn.Module]:
 def shapes(clips: int, scale: int) -> dict[str, tuple[int, ...]]:
     """What the norms are given: within the blocks of each stage, and before they return."""
     return {
-        f"{stage} {place}": (clips, width * channels, frames, max(1, side // scale), side // scale)
+        f"{stage} {place}": (clips, width * channels, frames, side // scale, side // scale)
         for stage, (channels, frames, side) in STAGES.items()
         for place, width in (("inner", 1), ("output", 4))
     }
@@ -151,16 +150,14 @@ def passes(shape: tuple[int, ...], setting: Setting) -> dict[tuple[str, str], Pa
         x = torch.randn(shape, device=setting.device, dtype=setting.dtype)
         x = x.contiguous(memory_format=layout).requires_grad_()
         gradient = torch.randn_like(x)
-        for rival, layer in layers(shape[1], setting.compiled).items():
+        for rival, layer in build_layers(shape[1], setting.compiled).items():
             found[name, rival] = Pass(layer.to(setting.device), x, gradient)
     return found
 
 
-def row(name: str, shape: tuple[int, ...], layout: str, rival: str, **times: list[float]) -> Row:
-    """Times of a rival and of its base, as figures."""
-    figures = {"name": name, "shape": shape, "format": layout, "rival": rival}
-    figures |= {"ms": 1e3 * median(times["own"]), "base_ms": 1e3 * median(times["base"])}
-    return figures | ratio(times["own"], times["base"])._asdict()
+def compare(own: list[float], base: list[float]) -> Row:
+    """A rival's times and those of what it is held against, as figures."""
+    return {"ms": 1e3 * median(own), "base_ms": 1e3 * median(base)} | ratio(own, base)._asdict()
 
 
 def layer_rows(name: str, setting: Setting, rivals: dict[tuple[str, str], Pass]) -> list[Row]:
@@ -170,34 +167,44 @@ def layer_rows(name: str, setting: Setting, rivals: dict[tuple[str, str], Pass])
     rows = []
     for (layout, rival), own in times.items():
         x = rivals[layout, rival].x
+        at = {"name": name, "shape": tuple(x.shape), "format": layout}
         of = "contiguous" if layout == "contiguous" else faster
-        found = row(name, tuple(x.shape), layout, rival, own=own, base=times[of, BASE])
-        found["base"] = f"{BASE} {of}"
+        figures = {"rival": rival, "base": f"{BASE} {of}", **compare(own, times[of, BASE])}
         if setting.bandwidth:
-            floor = PASSES * x.nbytes / setting.bandwidth
-            found["of_floor"] = floor / median(own)
-        rows.append(found)
+            figures["of_floor"] = PASSES * x.nbytes / setting.bandwidth / median(own)
+        rows.append(at | figures)
         if rival == TEXTBOOK:
-            found = row(name, tuple(x.shape), layout, "", own=own, base=times[layout, OURS])
-            rows.append(found | {"rival": f"{TEXTBOOK} / {OURS}", "base": f"{OURS} {layout}"})
+            figures = {"rival": f"{TEXTBOOK} / {OURS}", "base": f"{OURS} {layout}"}
+            rows.append(at | figures | compare(own, times[layout, OURS]))
     return rows
 
 
 def memory_row(name: str, layout: str, rivals: dict[tuple[str, str], Pass]) -> Row:
     """Memory of nn.BatchNorm3d and of SwitchNorm3d at one shape in one format."""
+    x = rivals[layout, BASE].x
     saved, peak = {}, {}
     for rival in (BASE, OURS):
         one = rivals[layout, rival]
         one.clear()
         saved[rival] = saved_bytes(one.forward, (*one.layer.parameters(), *one.layer.buffers()))
-        peak[rival] = peak_bytes(one.both, one.x.device)
+        peak[rival] = peak_bytes(one.both, x.device)
         one.clear()
-    more = (saved[OURS] - saved[BASE]) / (one.x.shape[0] * one.x.shape[1])
-    figures = {"name": name, "shape": tuple(one.x.shape), "format": layout, "x_bytes": one.x.nbytes}
+    more = (saved[OURS] - saved[BASE]) / (x.shape[0] * x.shape[1])
+    figures = {"name": name, "shape": tuple(x.shape), "format": layout, "x_bytes": x.nbytes}
     return figures | {"saved_bytes": saved, "peak_bytes": peak, "more_per_sample_channel": more}
 
 
-def step(name: str, norm: str, clips: Tensor, layout: torch.memory_format) -> Callable[[], float]:
+def shape_rows(name: str, shape: tuple[int, ...], setting: Setting) -> tuple[list[Row], list[Row]]:
+    """Times and memory of layers at one shape."""
+    torch.compiler.reset()  # it compiles a layer for a handful of shapes, then gives up
+    rivals = passes(shape, setting)
+    times = layer_rows(name, setting, rivals)
+    return times, [memory_row(name, layout, rivals) for layout in FORMATS]
+
+
+def step_turn(
+    name: str, norm: str, clips: Tensor, layout: torch.memory_format
+) -> Callable[[], float]:
     """A whole training step of a network, to be timed again and again."""
     model = build_model(name, CLASSES, norm, dropout=0.0)
     model = model.to(clips.device, memory_format=layout)
@@ -223,80 +230,35 @@ def step_rows(name: str, count: int, scale: int, setting: Setting) -> list[Row]:
     for layout, memory_format in FORMATS.items():
         clips = torch.randn(shape, device=setting.device, dtype=setting.dtype)
         clips = clips.contiguous(memory_format=memory_format)
-        turns = {norm: step(name, norm, clips, memory_format) for norm in STEP_NORMS}
+        turns = {norm: step_turn(name, norm, clips, memory_format) for norm in STEP_NORMS}
         times = take_turns(turns, setting.repeats)
         for norm, own in times.items():
-            found = row(name, shape, layout, norm, own=own, base=times["bn"])
-            rows.append(found | {"base": f"bn {layout}"})
+            at = {"name": name, "shape": shape, "format": layout}
+            figures = {"rival": norm, "base": f"bn {layout}", **compare(own, times["bn"])}
+            rows.append(at | figures)
     return rows
 
 
-class Sheet(NamedTuple):
-    """A table to be shown."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-    def markdown(self) -> str:
-        lines = [self.columns, ("---",) * len(self.columns), *self.rows]
-        return "\n".join([f"{self.title}\n", *("| " + " | ".join(line) + " |" for line in lines)])
-
-    def show(self, console: Console) -> None:
-        table = Table(*self.columns, title=self.title)
-        for line in self.rows:
-            table.add_row(*line)
-        console.print(table)
-
-
-def by_rival(title: str, rows: list[Row], cell: Callable[[Row], str]) -> Sheet:
-    """A column for every rival, a line for every shape."""
-    rivals = tuple(dict.fromkeys(row["rival"] for row in rows))
-    lines: dict[str, list[str]] = {}
-    for row in rows:
-        start = [row["name"], times_sign(row["shape"]), f"{row['base_ms']:.2f}"]
-        lines.setdefault(row["name"], start).append(cell(row))
-    return Sheet(title, ("", "shape", "base ms", *rivals), [tuple(line) for line in lines.values()])
-
-
-def times_sign(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def ratio_sheets(rows: list[Row], what: str, bases: dict[str, str]) -> list[Sheet]:
-    """Ratios with their quartiles, and on a GPU parts of the bandwidth, in each format."""
-    sheets = []
+def all_sheets(rows: dict[str, list[Row]]) -> list[Sheet]:
+    """All tables."""
+    found = []
     for layout in FORMATS:
-        chosen = [row for row in rows if row["format"] == layout]
-        title = f"{layout}: {what}, {bases[layout]} = 1 (quartiles)"
-        spread = "{median:.2f} ({low:.2f}..{high:.2f})"
-        sheets.append(by_rival(title, chosen, lambda row: spread.format(**row)))
-        if floors := [row for row in chosen if "of_floor" in row]:
-            title = f"{layout}: time of {PASSES} passes at the bandwidth of a copy / time taken"
-            sheets.append(by_rival(title, floors, lambda row: f"{row['of_floor']:.2f}"))
-    return sheets
+        base = f"nn.{BASE}" if layout == "contiguous" else f"the faster of nn.{BASE}'s two formats"
+        layers = [row for row in rows["layers"] if row["format"] == layout]
+        steps = [row for row in rows["steps"] if row["format"] == layout]
+        found += ratio_sheets(f"{layout}: forward + backward, {base} = 1", layers)
+        found += ratio_sheets(f"{layout}: training step, bn = 1", steps)
+    return found + memory_sheets(rows["memory"])
 
 
-def memory_sheet(rows: list[Row]) -> Sheet:
-    """Bytes kept for backward and the most held at a time, in sizes of x."""
-    kinds = tuple((kind, rival) for kind in ("saved", "peak") for rival in (BASE, OURS))
-    columns = tuple(f"{kind}, {rival}" for kind, rival in kinds)
-    title = "memory: saved for backward, and peak of forward + backward beyond x and dy; x = 1"
-    lines = []
-    for row in rows:
-        sizes = [f"{row[f'{kind}_bytes'][rival] / row['x_bytes']:.3f}" for kind, rival in kinds]
-        more = f"{row['more_per_sample_channel']:.1f}"
-        lines.append((row["name"], times_sign(row["shape"]), row["format"], *sizes, more))
-    last = "saved SN - BN, bytes per (sample x channel)"
-    return Sheet(title, ("", "shape", "format", *columns, last), lines)
-
-
-def summary(rows: list[Row]) -> list[str]:
-    """The median over shapes for every rival and format."""
-    ratios: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        ratios.setdefault((row["format"], row["rival"]), []).append(row["median"])
-    return [f"{of}, {rival}: median {median(found):.2f}" for (of, rival), found in ratios.items()]
+def settle(dtype: Precision | None, repeats: int, compiled: bool) -> Setting:
+    """Get the device ready to be measured on."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_blocks()
+    chosen = getattr(torch, dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    speed = bandwidth(device) if device.type == "cuda" else None
+    return Setting(device, chosen, repeats, compiled, speed)
 
 
 def machine(setting: Setting) -> Row:
@@ -319,13 +281,6 @@ def processor() -> str:
         if key.strip() == "model name":
             return name.strip()
     return platform.processor() or platform.machine()
-
-
-def markdown(command: str, where: Row, sheets: list[Sheet], lines: list[str]) -> str:
-    """All figures, with the command and the hardware they come from."""
-    made = ", ".join(f"{key} {value}" for key, value in where.items() if value is not None)
-    parts = [f"```\n{command}\n```", made, *(sheet.markdown() for sheet in sheets)]
-    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in lines)]) + "\n"
 
 
 def write(path: Path | None, text: str) -> None:
@@ -361,7 +316,29 @@ def main(
     ] = None,
 ) -> None:
     """Print each norm's time as a ratio to BatchNorm3d's, and the memory it needs."""
-    ...
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    setting = settle(dtype, repeats, compiled)
+    rows: dict[str, list[Row]] = {"layers": [], "memory": [], "steps": []}
+    for name, shape in shapes(clips, scale).items() if layers or not step else ():
+        typer.echo(f"{name} ...", err=True)
+        times, memory = shape_rows(name, shape, setting)
+        rows["layers"] += times
+        rows["memory"] += memory
+    for network in step or ():
+        typer.echo(f"{network} ...", err=True)
+        rows["steps"] += step_rows(network, step_clips, scale, setting)
+
+    command, where = shlex.join(["python", "benchmarks/norm.py", *sys.argv[1:]]), machine(setting)
+    tables, lines = all_sheets(rows), summary(rows["layers"])
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in tables:
+        console.print(table.rich())
+    print(*lines, sep="\n")
+    figures = {"machine": where, "command": command, **rows}
+    write(json_file, json.dumps(figures, indent=1) + "\n")
+    write(markdown_file, markdown(command, where, tables, lines))
 
 
 if __name__ == "__main__":

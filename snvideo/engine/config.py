@@ -16,8 +16,8 @@ class BatchConfig(Section):
     gpus: PositiveInt = 8
     clips_per_gpu: PositiveInt = 8
     gpus_per_pass: PositiveInt = 1
-    """At most so many groups in one forward pass, where memory allows; batch statistics are those of
-    each group by itself all the same."""
+    """At most so many groups in one forward pass, where memory allows; each keeps batch statistics
+    of its own."""
 
 
 class OptimConfig(Section):

@@ -1,8 +1,9 @@
 """Switchable Normalization and its rivals. Knows tensors only, and needs torch alone."""
 
-from snvideo.norm.factory import NORMS, convert_norm, create_norm
-from snvideo.norm.functional import switch_norm
-from snvideo.norm.importance import Importance, importance
+from snvideo.norm.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from snvideo.norm.factory import NORMS, Replacement, convert_norm, create_norm
+from snvideo.norm.functional import batch_statistics, switch_norm
+from snvideo.norm.importance import Importance, importance, importance_table
 from snvideo.norm.statistics import (
     average_statistics,
     kept_statistics,
@@ -13,15 +14,21 @@ from snvideo.norm.switch_norm import SwitchNorm, SwitchNorm1d, SwitchNorm2d, Swi
 
 __all__ = [
     "NORMS",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Importance",
+    "Replacement",
     "SwitchNorm",
     "SwitchNorm1d",
     "SwitchNorm2d",
     "SwitchNorm3d",
     "average_statistics",
+    "batch_statistics",
     "convert_norm",
     "create_norm",
     "importance",
+    "importance_table",
     "kept_statistics",
     "one_update",
     "switch_norm",

@@ -83,9 +83,9 @@ _CHANNEL_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
 
 def _dims(layer: nn.Module, default: int) -> int:
-    """Number of position dimensions of a norm, as its class name says it; GroupNorm's does not."""
-    digit = type(layer).__name__[-2:-1]
-    return int(digit) if digit.isdigit() else default
+    """Number of position dimensions of a norm, as the name of its class or of a parent says it."""
+    digits = (kind.__name__[-2:-1] for kind in type(layer).__mro__)
+    return next((int(digit) for digit in digits if digit.isdigit()), default)
 
 
 def _carry_over(old: nn.Module, new: nn.Module) -> None:
@@ -138,9 +138,10 @@ def convert_norm(
                 continue
             _carry_over(old, new)
             reference = next(old.parameters(), next(old.buffers(), torch.empty(0)))
-            new.to(reference.device, reference.dtype).train(old.training)
+            new.to(reference.device, reference.dtype)
             layer = f"{parent_name}.{child_name}" if parent_name else child_name
             replaced.append(Replacement(layer, type(old).__name__, type(new).__name__))
             # Some libraries' norms hold the activation that follows, as timm's BatchNormAct2d does.
-            setattr(parent, child_name, nn.Sequential(new, *after) if after else new)
+            stand_in = nn.Sequential(new, *after) if after else new
+            setattr(parent, child_name, stand_in.train(old.training))
     return replaced

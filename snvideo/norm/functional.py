@@ -16,7 +16,7 @@ def switch_norm(
     mean_logits: Tensor,
     var_logits: Tensor,
     training: bool,
-    momentum: float = 0.1,
+    momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
     *,
     group_size: int | None = None,
@@ -38,28 +38,29 @@ def switch_norm(
         training: whether batch statistics are those of x.
         momentum: weight of the new value in the running statistics.
         eps: added to the variance.
-        group_size: samples in a ghost group (Hoffer et al., NeurIPS 2017, arXiv 1705.08741): batch
-            statistics are those of so many consecutive samples, as if each group were a batch;
-            None: of the whole batch.
-        process_group: take batch statistics over the batches of all its processes, which need not
-            be equal; None: over that of this process.
+        group_size: samples in a ghost group (Hoffer et al., NeurIPS 2017, arXiv 1705.08741): while
+            training, batch statistics are those of so many consecutive samples, as if each group
+            were a batch; None: of the whole batch.
+        process_group: while training, take batch statistics over the batches of all its processes,
+            which need not be equal; None: over that of this process.
         unbiased: store the unbiased variance, as Batch Normalization does.
 
     Returns:
         a tensor of the shape, dtype and memory format of x.
 
     Raises:
-        ValueError: if batch statistics are wanted and the samples do not make whole groups, or if
-            there are both groups and processes to take them over.
+        ValueError: if, while training, the samples do not make whole groups, or there are both
+            groups and processes to take batch statistics over.
     """
     batch_part = len(mean_logits) == 3
     own = batch_part and (training or running_mean is None)
+    shared = batch_part and training
     y, batch = (fused if _by_hand(x) else plain).normalize(
         x,
         *(weight, bias, mean_logits, var_logits),
         (running_mean, running_var) if batch_part and not own else None,
-        _groups(len(x), group_size, process_group) if own else 1,
-        process_group if own else None,
+        _groups(len(x), group_size, process_group) if shared else 1,
+        process_group if shared else None,
         eps,
     )
     if own and training and running_mean is not None:

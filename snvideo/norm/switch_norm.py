@@ -19,12 +19,13 @@ def check_values(layer: nn.modules.batchnorm._NormBase, x: Tensor) -> None:
         raise ValueError(f"expected at least one value (got shape {tuple(x.shape)})")
 
 
-def step_momentum(layer: nn.modules.batchnorm._NormBase) -> float:
+def step_momentum(layer: nn.modules.batchnorm._NormBase) -> float | Tensor:
     """Weight of this pass in the running statistics; counts the pass while training."""
     if layer.training and layer.num_batches_tracked is not None:
         layer.num_batches_tracked.add_(1)
         if layer.momentum is None:
-            return 1 / int(layer.num_batches_tracked)
+            # a tensor: a compiler cannot read numbers, and a GPU need not be waited for
+            return layer.num_batches_tracked.to(layer.running_mean.dtype).reciprocal()
     return layer.momentum or 0.0
 
 

@@ -8,7 +8,15 @@ import torch
 import torchvision
 from torch import nn
 
-from snvideo.norm import NORMS, SwitchNorm2d, SwitchNorm3d, convert_norm, create_norm, importance
+from snvideo.norm import (
+    NORMS,
+    SwitchNorm2d,
+    SwitchNorm3d,
+    convert_norm,
+    create_norm,
+    importance,
+    importance_table,
+)
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -108,6 +116,50 @@ def test_importance_reads_the_ratios_in_depth_order():
     assert first.layer == "0" and second.layer == "1.0"
     assert first.mean == pytest.approx((1 / 7, 2 / 7, 4 / 7))
     assert second.mean == second.variance == pytest.approx((0.5, 0.5))
+    assert (first.depth, second.depth) == (0, 1)
+
+
+def test_importance_table_has_a_line_a_layer_and_the_mean():
+    model = nn.Sequential(SwitchNorm2d(3), SwitchNorm2d(3, use_batch=False))
+    head, first, second, mean = importance_table(model).splitlines()
+    assert head.split() == [
+        *("layer", "depth", "mean:", "instance", "layer", "batch"),
+        *("variance:", "instance", "layer", "batch"),
+    ]
+    assert first.split() == ["0", "0.00", *["33.3"] * 6]
+    assert second.split() == ["1", "1.00", *["50.0", "50.0", "-"] * 2]
+    assert mean.split() == ["mean", *["41.7", "41.7", "16.7"] * 2]
+    assert importance_table(nn.ReLU()).startswith("layer")
+
+
+class NormWithActivation(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: the activation that follows is a part of the norm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+def test_convert_keeps_an_activation_inside_a_norm():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), NormWithActivation(8)).eval()
+    x = torch.randn(2, 3, 9, 9)
+    expected = model(x)
+    assert convert_norm(model, "sn", start="batch") == [("1", "NormWithActivation", "SwitchNorm2d")]
+    assert (model(x) >= 0).all() and (model(x) - expected).abs().max() < 0.05
+    assert convert_norm(model, "sn", start="batch") == []
+
+
+def test_convert_changes_settings_and_keeps_what_was_learned():
+    model = nn.Sequential(SwitchNorm2d(4))
+    nn.init.normal_(model[0].mean_logits)
+    logits = model[0].mean_logits.clone()
+    assert len(convert_norm(model, "sn", group_size=2)) == 1
+    assert model[0].group_size == 2 and torch.equal(model[0].mean_logits, logits)
+    assert convert_norm(nn.Sequential(nn.BatchNorm3d(4)), "bn") == []
 
 
 def test_norm_needs_torch_alone():
