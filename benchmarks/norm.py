@@ -45,7 +45,7 @@ COMPILED = (BASE, "GroupNorm", OURS)
 
 PASSES = 8
 """Over memory of the size of x, at least: forward reads x twice and writes y; backward reads dy and
-x twice each and writes dx."""
+x twice each and writes dx. What fits a GPU's cache may take less than that at its bandwidth."""
 
 CLASSES = 400
 STEP_NORMS = ("bn", "sn", "gn")
@@ -88,7 +88,7 @@ class Setting(NamedTuple):
     repeats: int
     compiled: bool
     bandwidth: float | None
-    """Bytes a second; measured on CUDA only."""
+    """Bytes a second; on CUDA only."""
 
 
 class Pass(NamedTuple):
@@ -246,8 +246,8 @@ def all_sheets(rows: dict[str, list[Row]]) -> list[Sheet]:
         base = f"nn.{BASE}" if layout == "contiguous" else f"the faster of nn.{BASE}'s two formats"
         layers = [row for row in rows["layers"] if row["format"] == layout]
         steps = [row for row in rows["steps"] if row["format"] == layout]
-        found += ratio_sheets(f"{layout}: forward + backward, {base} = 1", layers)
-        found += ratio_sheets(f"{layout}: training step, bn = 1", steps)
+        found += ratio_sheets(layout, f"forward + backward, {base} = 1", layers)
+        found += ratio_sheets(layout, "training step, bn = 1", steps)
     return found + memory_sheets(rows["memory"])
 
 

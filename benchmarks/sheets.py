@@ -35,12 +35,13 @@ def markdown(command: str, where: Row, sheets: list[Sheet], lines: list[str]) ->
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in lines)]).rstrip() + "\n"
 
 
-def ratio_sheets(title: str, rows: list[Row]) -> list[Sheet]:
+def ratio_sheets(layout: str, what: str, rows: list[Row]) -> list[Sheet]:
     """Times as ratios with their quartiles; and against the bandwidth, where it is known."""
     cell = "{median:.2f} ({low:.2f}..{high:.2f})"
-    sheets = [_by_rival(f"{title} (quartiles)", rows, lambda row: cell.format(**row))]
+    title = f"{layout}: {what} (quartiles)"
+    sheets = [_by_rival(title, rows, lambda row: cell.format(**row))]
     floors = [row for row in rows if "of_floor" in row]
-    title = f"{title}: part of the speed that the bandwidth allows"
+    title = f"{layout}: part of the speed that the bandwidth allows"
     sheets.append(_by_rival(title, floors, lambda row: f"{row['of_floor']:.2f}"))
     return [sheet for sheet in sheets if sheet.lines]
 

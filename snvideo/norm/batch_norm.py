@@ -30,9 +30,9 @@ class _Spread:
         return super().extra_repr() + spread(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        process_group = members(self.process_group)
-        groups = self.group_size is not None and self.group_size != len(x)
-        if not self.training or (process_group is None and not groups):
+        process_group = members(self.process_group) if self.training else None
+        groups = self.training and self.group_size is not None and self.group_size != len(x)
+        if process_group is None and not groups:
             return super().forward(x)
         self._check_input_dim(x)
         check_values(self, x)

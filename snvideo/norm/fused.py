@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import Parameter
 
 from snvideo.norm import cpu_kernels, cuda_kernels, plain
 from snvideo.norm.processes import ProcessGroup, joined_moments, sum_over
@@ -27,6 +28,8 @@ from snvideo.norm.processes import ProcessGroup, joined_moments, sum_over
 
 def kernels_for(x: Tensor) -> ModuleType | None:
     """The kernels written for the device of x, or None where there are none."""
+    if type(x) not in (Tensor, Parameter):  # a class of its own may have no memory, as FakeTensor
+        return None
     kernels = {"cpu": cpu_kernels, "cuda": cuda_kernels}.get(x.device.type)
     return kernels if kernels is not None and kernels.available() else None
 

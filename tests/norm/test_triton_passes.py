@@ -4,6 +4,7 @@ The interpreter has to be chosen before a kernel is defined, and a kernel made f
 compiled, so the checks of results run in a process of their own.
 """
 
+import copy
 import importlib.util
 import os
 import subprocess
@@ -13,9 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from snvideo.norm import triton_passes
+from snvideo.norm import SwitchNorm3d, cuda_kernels, fused, triton_passes
 
 pytestmark = pytest.mark.skipif(not triton_passes.available(), reason="Triton is not installed")
 
@@ -189,6 +190,25 @@ class TestInterpreted:
         assert triton_passes.moments(x)[1].shape == (2, 0, 3)
         assert triton_passes.sums(x, x, table)[1].shape == (0, 3)
         assert triton_passes.input_gradient(x, x, *(table,) * 4).shape == x.shape
+
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    @pytest.mark.parametrize("options", [{}, {"group_size": 2}, {"use_batch": False}])
+    def test_a_layer_made_of_them_equals_the_plain_formulas(self, monkeypatch, options, layout):
+        norm = SwitchNorm3d(5, **options).double()
+        for seed, parameter in enumerate(norm.parameters()):
+            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(seed))
+        results = []
+        for kernels in (cuda_kernels, None):
+            monkeypatch.setattr(fused, "kernels_for", lambda x, kernels=kernels: kernels)
+            layer = copy.deepcopy(norm)
+            x = random((4, 5, 2, 3, 3), layout).requires_grad_()
+            trained = layer(x)
+            trained.backward(random(x.shape, seed=1))
+            evaluated = layer.eval()(x)
+            gradients = [x.grad, *(parameter.grad for parameter in layer.parameters())]
+            results.append([trained, evaluated, *gradients, *layer.buffers()])
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 class _Recorder:
