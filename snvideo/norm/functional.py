@@ -65,7 +65,7 @@ def switch_norm(
     )
     if own and training and running_mean is not None:
         with torch.no_grad():
-            mean, variance = batch.mean.mean(0), batch.variance.mean(0)
+            mean, variance = (t[0] if len(t) == 1 else t.mean(0) for t in batch[:2])
             if unbiased:
                 variance = variance * (batch.count / (batch.count - 1))
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)

@@ -140,6 +140,27 @@ def test_large_mean_keeps_its_digits():
     assert error <= 1.01 * rival
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_first_positions_unlike_the_rest_cost_no_digits(layout):
+    """A black border: whatever x is held against at first, the result is that of float64."""
+    torch.manual_seed(0)
+    x = (torch.randn(2, 8, 4, 16, 16, dtype=torch.float64) + 1e3).float()
+    x[:, :, :2] = 0
+    norm = SwitchNorm3d(8)
+    found = norm(x.contiguous(memory_format=layout)).double()
+    exact = copy.deepcopy(norm).double()(x.double())
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-6)
+
+
+def test_values_that_are_not_finite_show():
+    x = torch.randn(2, 8, 4, 16, 16)
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        for bad in (float("nan"), float("inf")):
+            broken = x.contiguous(memory_format=layout)
+            broken[1, 3, 2, 5, 5] = bad
+            assert SwitchNorm3d(8)(broken).isnan().all(dim=(2, 3, 4))[1].all()
+
+
 def test_large_mean_gradients_are_finite_and_right():
     torch.manual_seed(0)
     values = torch.randn(2, 4, 2, 5, 5, dtype=torch.float64) + 1e4
