@@ -3,15 +3,29 @@
 The functions are those of `snvideo.norm.cpu_kernels`, which says what they take and return.
 """
 
+import warnings
+from functools import cache
+
+import torch
 from torch import Tensor
 
 from snvideo.norm import tables
 from snvideo.norm import triton_passes as passes
 
 
+@cache
 def available() -> bool:
-    """Whether Triton can be imported."""
-    return passes.available()
+    """Whether Triton is there and its kernels run; found out by running one, once."""
+    if not passes.available():
+        return False
+    try:
+        passes.moments(torch.ones(1, 1, 2, device="cuda"))
+        torch.cuda.synchronize()
+    except Exception as error:  # of a driver, of a compiler that is missing, of Triton itself
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"Triton kernels do not run, norms are slower: {reason}", stacklevel=2)
+        return False
+    return True
 
 
 def statistics(x: Tensor, groups: int | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
-ProcessGroup: TypeAlias = dist.ProcessGroup
+ProcessGroup: TypeAlias = dist.ProcessGroup if dist.is_available() else Any
 
 
 def members(process_group: ProcessGroup | Literal["world"] | None) -> ProcessGroup | None:
