@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     variance: Tensor
     """(groups, C), biased"""
     count: int | Tensor
-    """Values of a channel in a group; a tensor (1,) where processes were asked for theirs."""
+    """Values of a channel in a group; a tensor where processes were asked for theirs."""
 
 
 def total_moments(mean: Tensor, variance: Tensor, dim: int) -> tuple[Tensor, Tensor]:

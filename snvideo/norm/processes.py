@@ -55,7 +55,7 @@ class _Gather(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # What every process did with this one's vector counts: sum over processes, take our row.
-        gradient = _SumOver.apply(gradient.contiguous(), ctx.process_group)
+        gradient = sum_over(gradient.contiguous(), ctx.process_group)
         return gradient[ctx.process_group.rank()], None
 
 
@@ -71,7 +71,7 @@ class _SumOver(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _SumOver.apply(gradient, ctx.process_group), None
+        return sum_over(gradient, ctx.process_group), None
 
 
 def sum_over(value: Tensor, process_group: ProcessGroup) -> Tensor:

@@ -1,19 +1,16 @@
 """Ghost groups in one pass against separate passes, each over one group."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from snvideo.norm import average_statistics, create_norm, switch_norm, tracking_layers
-from snvideo.norm.cpu_kernels import available
+from tests.norm.paths import PATHS, path_of
 
-PATHS = ["plain", "kernels"] if available() else ["plain"]
 SHAPES = [
     pytest.param((6, 4), 3, id="no-positions"),
     pytest.param((4, 3, 7), 2, id="1d"),
@@ -25,15 +22,6 @@ SHAPES = [
     pytest.param((4, 1, 2, 3, 2), 2, id="3d-one-channel"),
     pytest.param((4, 37, 4, 15, 15), 2, id="3d-on-several-threads"),
 ]
-
-
-@contextmanager
-def path_of(name: str) -> Iterator[None]:
-    if name == "kernels":
-        yield
-    else:
-        with mock.patch("snvideo.norm.cpu_kernels.available", lambda: False):
-            yield
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

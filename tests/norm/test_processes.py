@@ -1,12 +1,9 @@
 """Norms on two processes against the same norms on one process that holds all samples."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -16,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from snvideo.norm import average_statistics, create_norm, tracking_layers
-from snvideo.norm.cpu_kernels import available
+from tests.norm.paths import PATHS, path_of
 
 CHANNELS = 3
 SIZES = {"equal": (2, 2), "uneven": (3, 1)}
-PATHS = ["plain", "kernels"] if available() else ["plain"]
 LAYERS = list(product(("sn", "bn"), SIZES, PATHS, (True, False)))
 STATISTICS = list(product(("sn", "bn", "syncsn", "syncbn"), ("average", "population")))
 
@@ -50,15 +46,6 @@ def layer(name: str, **options: Any) -> nn.Module:
             norm.running_mean.copy_(random(CHANNELS, seed=50))
             norm.running_var.copy_(random(CHANNELS, seed=51).exp())
     return norm
-
-
-@contextmanager
-def path_of(name: str) -> Iterator[None]:
-    if name == "kernels":
-        yield
-    else:
-        with mock.patch("snvideo.norm.cpu_kernels.available", lambda: False):
-            yield
 
 
 def run_layer(

@@ -1,0 +1,19 @@
+"""The two ways to normalize on a CPU, to be tested alike."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+from snvideo.norm.cpu_kernels import available
+
+PATHS = ["plain", "kernels"] if available() else ["plain"]
+
+
+@contextmanager
+def path_of(name: str) -> Iterator[None]:
+    """Within, norms go one of `PATHS`."""
+    if name == "kernels":
+        yield
+    else:
+        with mock.patch("snvideo.norm.cpu_kernels.available", lambda: False):
+            yield
