@@ -121,6 +121,7 @@ def _join(row: Row, found: Probe, labels: list[str]) -> IndexRow:
         rotation=found.rotation,
         seconds=round(found.seconds, 3),
         bytes=found.bytes,
+        seekable=int(found.seekable),
         decoder=found.decoder,
         status=found.status,
         reason="; ".join(filter(None, (row.note, found.reason))),

@@ -10,11 +10,11 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, compress, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -44,12 +44,20 @@ class IndexRow(NamedTuple):
     rotation: int
     seconds: float
     bytes: int
+    seekable: int
     decoder: str
     status: str
     reason: str
 
 
 COLUMNS = IndexRow._fields
+_PARSE: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("label", "first_frame", "frames", "width", "height", "rotation"), int),
+    **dict.fromkeys(("bytes", "seekable"), int),
+    **dict.fromkeys(("fps", "seconds"), float),
+    **dict.fromkeys(("start", "end"), lambda text: float(text) if text else None),
+}
+"""How columns that are not text are read."""
 
 
 class Video(NamedTuple):
@@ -68,8 +76,10 @@ class Video(NamedTuple):
     height: int
     rotation: int
     """Degrees (0, 90, 180, 270) to turn PyAV's pictures counter-clockwise; decord turns its own."""
+    seekable: bool
+    """Whether packets are frames, and those before a key frame need not be decoded."""
     decoder: str
-    """`decord` or `pyav`."""
+    """`decord` where it shows the right frames (PyAV does too), else `pyav`."""
     name: str
     """The path as the index has it."""
 
@@ -83,6 +93,7 @@ _NUMBERS: dict[str, tuple[type, type, float]] = {
     "width": (int, np.int32, 1),
     "height": (int, np.int32, 1),
     "rotation": (int, np.int16, 0),
+    "seekable": (int, np.bool_, 0),
 }
 _TABLE = np.dtype([(name, kind) for name, (_, kind, _) in _NUMBERS.items()] + [("decoder", "u1")])
 _CODING = ("utf-8", "surrogateescape")
@@ -126,7 +137,7 @@ class ClipIndex:
             SnvideoError: if a file is missing or malformed, or nothing of the split is usable.
         """
         path = Path(path)
-        stated, labels = _read_meta(path)
+        stated, labels = read_meta(path)
         root = Path(root or path.parent / stated).absolute()
         if not root.is_dir():
             raise SnvideoError(
@@ -151,8 +162,30 @@ class ClipIndex:
         return np.bincount(self._table["label"], minlength=len(self.labels))
 
 
-def _read_meta(path: Path) -> tuple[str, list[str]]:
-    """Root as stated, and label names, from the JSON file of an index."""
+def read_rows(path: Path) -> Iterator[IndexRow]:
+    """All rows of an index one by one, whatever their split and status.
+
+    Raises:
+        SnvideoError: if the file is missing, or a row is malformed.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors=_CODING[1]) as file:
+            rows = csv.DictReader(file, strict=True)
+            missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+            if missing:
+                raise SnvideoError(f"index {path} line 1: no column {', '.join(missing)}")
+            for row in rows:
+                values = {name: _PARSE.get(name, str)(row[name]) for name in COLUMNS}
+                yield IndexRow(**values)
+    except OSError as error:
+        raise SnvideoError(f"no index at {path}: {error.strerror}") from None
+    except (csv.Error, ValueError, TypeError) as error:
+        where = f"index {path} line {rows.line_num}"
+        raise SnvideoError(f"{where}: {error}: correct it or build it again") from None
+
+
+def read_meta(path: Path) -> tuple[str, list[str]]:
+    """Root as stated, and label names, from the JSON file beside an index's CSV file."""
     beside = path.with_suffix(".json")
     for file in (path, beside):
         if not file.is_file():

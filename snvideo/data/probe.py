@@ -28,7 +28,7 @@ Sound 8-bit 4:2:0 video is bit-equal, odd sizes differ by half a level, 10-bit b
 # Where a packet is a frame and decord can be trusted unseen. Elsewhere it may repeat or skip frames
 # (MPEG-4 in AVI, MPEG-TS), have no decoder (AV1) or show other colours (10-bit).
 _PLAIN_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-_PLAIN_CODECS = ("h264", "hevc", "vp8", "vp9")
+_PLAIN_CODECS = ("h264", "hevc", "vp9")  # not VP8, which has packets that show nothing
 _PLAIN_PIXELS = ("yuv420p", "yuvj420p")
 
 
@@ -59,6 +59,9 @@ class Probe(NamedTuple):
     seconds: float = 0.0
     """Length of what is shown."""
     bytes: int = 0
+    seekable: bool = False
+    """Whether every packet is a shown frame, and no frame refers to one before its key frame: then
+    a decoder may begin at any key frame."""
     decoder: str = "pyav"
     """`decord` where it is known to show the right frames, else `pyav`."""
     status: str = "ok"
@@ -129,20 +132,21 @@ def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
         track = Track(every_frame=check == "decode")
         track.read(container, stream)
         found = _verdict(track, stream)
+        sound = track.is_sound(stream)
         if check == "decode":
-            return found, track.samples if track.is_sound(stream) else {}
+            return found._replace(seekable=sound), track.samples if sound else {}
         plain = (
             container.format.name in _PLAIN_CONTAINERS
             and stream.codec_context.name in _PLAIN_CODECS
             and track.pixels in _PLAIN_PIXELS
             and not track.hidden
-            and track.is_sound(stream)
+            and sound
             # decord divides a row, padded to 32 pixels, by the width and finds four channels or
             # more in very narrow pictures (24, 48, 72 pixels).
             and -(-found.width // 32) * 32 * 3 // found.width == 3
         )
         if plain:
-            return found._replace(decoder="decord"), {}
+            return found._replace(seekable=True, decoder="decord"), {}
     return _read(path, "decode")[0], {}
 
 

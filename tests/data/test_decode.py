@@ -14,7 +14,8 @@ from tests.data.videos import frame_number, write_video
 
 def video(path: Path, decoder: str, frames: int, **more) -> Video:
     values = {"label": 0, "first_frame": 0, "fps": 25.0, "width": 64, "height": 48, "rotation": 0}
-    return Video(path=path, frames=frames, decoder=decoder, name=path.name, **{**values, **more})
+    values |= {"seekable": True, **more}
+    return Video(path=path, frames=frames, decoder=decoder, name=path.name, **values)
 
 
 @pytest.fixture(scope="module")

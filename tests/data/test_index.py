@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snvideo.data.index import COLUMNS, ClipIndex, IndexRow, Video
+from snvideo.data.index import COLUMNS, ClipIndex, IndexRow, Video, read_rows
 from snvideo.errors import SnvideoError
 
 ROW = IndexRow(
@@ -26,6 +26,7 @@ ROW = IndexRow(
     rotation=0,
     seconds=0.96,
     bytes=3000,
+    seekable=1,
     decoder="decord",
     status="ok",
     reason="",
@@ -55,7 +56,7 @@ def test_usable_videos_of_a_split_in_order(tmp_path: Path) -> None:
     index = ClipIndex.load(write(tmp_path), "train")
     assert len(index) == 3
     assert [video.name for video in index] == ["a.mp4", "b, c.avi", "dé.mp4"]
-    assert index[0] == Video(tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 0, "decord", "a.mp4")
+    assert index[0] == Video(tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 0, True, "decord", "a.mp4")
     assert (index[1].decoder, index[1].rotation) == ("pyav", 270)
     assert index[-1] == index[2]
     assert index[2].first_frame == 7
@@ -142,7 +143,7 @@ def test_bad_tables(tmp_path: Path) -> None:
     with pytest.raises(SnvideoError, match="line 1: no column label_name, fps: build it again"):
         ClipIndex.load(path, "train")
     path.write_text(text + "a.mp4,0\n")
-    with pytest.raises(SnvideoError, match="line 8: it has 2 values, expected 17"):
+    with pytest.raises(SnvideoError, match="line 8: it has 2 values, expected 18"):
         ClipIndex.load(path, "train")
 
 
@@ -170,8 +171,8 @@ def test_many_rows_load_in_seconds(tmp_path: Path) -> None:
     assert time.perf_counter() - started < 15
     assert len(index) == number
     assert index[299_999].name == "some_class_name/00000299999_000000_000010.mp4"
-    # What a worker process receives: 45 bytes of path, 8 of its place and 27 of numbers a row.
-    assert len(pickle.dumps(index)) < 81 * number
+    # What a worker process receives: 45 bytes of path, 8 of its place and 28 of numbers a row.
+    assert len(pickle.dumps(index)) < 82 * number
 
 
 def test_many_rows_never_are_objects(tmp_path: Path) -> None:
@@ -188,3 +189,13 @@ def test_many_rows_never_are_objects(tmp_path: Path) -> None:
     # Apart from one chunk of rows, only the flat buffers grow, and may move while they do.
     assert peaks[0] < 70e6
     assert peaks[1] - peaks[0] < 200 * 50_000
+
+
+def test_all_rows_one_by_one(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    assert list(read_rows(path)) == ROWS
+    path.write_text(path.read_text().replace("29.97", "fast"))
+    with pytest.raises(SnvideoError, match=r"line 5: .*'fast'"):
+        list(read_rows(path))
+    with pytest.raises(SnvideoError, match="no index at"):
+        list(read_rows(tmp_path / "none.csv"))

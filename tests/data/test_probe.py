@@ -27,6 +27,7 @@ def test_facts_of_a_sound_video(tmp_path: Path, check: str) -> None:
         height=64,
         seconds=50 / 30,
         bytes=path.stat().st_size,
+        seekable=True,
         decoder="decord",
     )
 
@@ -74,6 +75,7 @@ def test_decord_gets_only_files_that_it_reads_right(
     for check in ("packets", "decode"):
         found = probe(path, check)
         assert (found.frames, found.decoder) == (60, "decord" if right else "pyav")
+        assert found.seekable >= right
 
 
 def _decord_numbers(path: Path, wanted: range) -> list[int]:
