@@ -1,16 +1,20 @@
-"""Frames of a video by number: decord where it is right, PyAV where it is not."""
+"""Frames of a video by number, whichever library decodes them: PyAV, or decord where it is right.
+
+Both show the same frame for the same number. For sound 8-bit 4:2:0 video of even size their
+pixels are equal to the bit; of other video they may differ in rounding (odd sizes) or in colour
+(10-bit), so the index gives all that decord does not show within a level to PyAV.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.container import InputContainer
+
+from snvideo.data.pyav import decode_pyav
 
 if TYPE_CHECKING:
     from snvideo.data.index import Video
@@ -22,13 +26,15 @@ class DecodeError(Exception):
     """A video that does not give the frames asked for; the message is the reason."""
 
 
-def decode(video: Video, frames: Sequence[int] | np.ndarray) -> np.ndarray:
+def decode(video: Video, frames: Sequence[int] | np.ndarray, decoder: str = "pyav") -> np.ndarray:
     """Frames of a video as they are shown.
 
     Args:
-        video: a row of the index; its `decoder` names the backend, and frame 0 is its first *shown*
-            frame, whatever hidden frames the file begins with.
+        video: a row of the index. Frame 0 is its first *shown* frame, whatever hidden frames the
+            file begins with.
         frames: frame numbers from 0, in any order; repeats are decoded once.
+        decoder: `pyav`, or `decord`, which is used where it is installed and the index trusts it
+            with this file.
 
     Returns:
         uint8 RGB of shape (len(frames), H, W, 3), upright.
@@ -37,22 +43,14 @@ def decode(video: Video, frames: Sequence[int] | np.ndarray) -> np.ndarray:
         DecodeError: if the file cannot be opened or does not hold these frames.
     """
     wanted, inverse = np.unique(np.asarray(frames, dtype=np.int64), return_inverse=True)
-    backend = _BACKENDS[video.decoder if _has_decord() else "pyav"]
+    trusted = decoder == "decord" and video.decoder == "decord" and _has_decord()
     try:
-        pictures = backend(video, wanted)
+        pictures = _with_decord(video, wanted) if trusted else _with_pyav(video, wanted)
     except DecodeError:
         raise
     except Exception as error:  # decord and PyAV raise kinds of their own, and others besides
         raise DecodeError(_first_line(error)) from error
     return pictures[inverse]
-
-
-def open_video(path: Path) -> InputContainer:
-    """Open a file with PyAV, even if its titles are in another encoding than UTF-8."""
-    try:
-        return av.open(str(path))
-    except UnicodeDecodeError:
-        return av.open(str(path), metadata_errors="ignore")
 
 
 def _first_line(error: Exception) -> str:
@@ -65,13 +63,13 @@ def _first_line(error: Exception) -> str:
 def _has_decord() -> bool:
     try:
         import decord  # noqa: F401
-    except ImportError:
+    except (ImportError, OSError):
         log.info("decord is not installed: PyAV decodes every video")
         return False
     return True
 
 
-def _decode_decord(video: Video, wanted: np.ndarray) -> np.ndarray:
+def _with_decord(video: Video, wanted: np.ndarray) -> np.ndarray:
     import decord
 
     # One reader per clip and one thread: memory grows with readers that are kept, and the loader's
@@ -83,29 +81,8 @@ def _decode_decord(video: Video, wanted: np.ndarray) -> np.ndarray:
     return reader.get_batch(numbers).asnumpy()
 
 
-def _decode_pyav(video: Video, wanted: np.ndarray) -> np.ndarray:
-    """Counts output frames from the start: time stamps cannot be trusted in every file."""
-    pictures: list[np.ndarray] = []
-    with open_video(video.path) as container:
-        stream = container.streams.best("video")
-        if stream is None:
-            raise DecodeError("no video stream")
-        stream.thread_count = 1
-        number = -1
-        for frame in container.decode(stream):
-            if frame.pts is not None and frame.pts < 0:  # hidden by an edit list
-                continue
-            number += 1
-            if number == wanted[len(pictures)]:
-                pictures.append(frame.to_ndarray(format="rgb24"))
-                if len(pictures) == len(wanted):
-                    break
+def _with_pyav(video: Video, wanted: np.ndarray) -> np.ndarray:
+    pictures, counted = decode_pyav(video, wanted)
     if len(pictures) < len(wanted):
-        raise DecodeError(f"frame {wanted[len(pictures)]} asked for, the file has {number + 1}")
+        raise DecodeError(f"frame {wanted[len(pictures)]} asked for, the file has {counted}")
     return np.rot90(np.stack(pictures), k=video.rotation // 90, axes=(1, 2))
-
-
-_BACKENDS: dict[str, Callable[[Video, np.ndarray], np.ndarray]] = {
-    "decord": _decode_decord,
-    "pyav": _decode_pyav,
-}

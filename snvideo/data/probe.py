@@ -15,7 +15,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from snvideo.data.decode import open_video
+from snvideo.data.pyav import open_video
 from snvideo.data.track import Track, Unusable
 
 Check = Literal["packets", "decode"]
@@ -134,7 +134,8 @@ def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
         found = _verdict(track, stream)
         sound = track.is_sound(stream)
         if check == "decode":
-            return found._replace(seekable=sound), track.samples if sound else {}
+            found = found._replace(seekable=track.is_seekable(stream))
+            return found, track.samples if sound else {}
         plain = (
             container.format.name in _PLAIN_CONTAINERS
             and stream.codec_context.name in _PLAIN_CODECS

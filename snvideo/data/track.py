@@ -23,6 +23,8 @@ class Track:
     """Packets before time 0."""
     dropped: int = 0
     """Packets flagged as corrupt or to be discarded, be they hidden or not."""
+    lost: int = 0
+    """Packets dropped but not hidden, and hidden ones that are corrupt."""
     shown: int = 0
     """Packets neither hidden nor dropped."""
     frames: int = 0
@@ -70,6 +72,7 @@ class Track:
         dropped = packet.is_discard or packet.is_corrupt
         hidden = packet.pts is not None and packet.pts < 0
         self.dropped += dropped
+        self.lost += packet.is_corrupt or (packet.is_discard and not hidden)
         self.hidden += hidden
         self.shown += not dropped and not hidden
         if packet.pts is not None:
@@ -100,13 +103,20 @@ class Track:
         """Whether decord's numbers can mean the same frames wherever it starts to decode.
 
         It seeks to the key packet before the one asked for and counts on from that packet's place
-        in the file. That goes wrong where packets are dropped on decoding, where no time tells
-        them apart, and where pictures shown before a key picture follow it (open groups: usual in
-        HEVC, possible in H.264).
+        in the file, which goes wrong where hidden packets are dropped on decoding.
+        """
+        return self.is_seekable(stream) and not self.dropped
+
+    def is_seekable(self, stream: VideoStream) -> bool:
+        """Whether shown frame k is that of the packet with the k-th time, found by decoding from
+        the key packet before it.
+
+        Not where packets are lost or no time tells them apart, nor where pictures shown before a
+        key picture follow it (open groups: usual in HEVC, possible in H.264).
         """
         return (
             self.error is None
-            and not self.dropped
+            and not self.lost
             and self._closed
             and len(self._packet_times) == self.shown
             and self.packets >= stream.frames

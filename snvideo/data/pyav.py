@@ -1,0 +1,131 @@
+"""Frames by number with PyAV, decoding no picture that nobody asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from snvideo.data.index import Video
+
+
+def open_video(path: Path) -> InputContainer:
+    """Open a file with PyAV, even if its titles are in another encoding than UTF-8."""
+    try:
+        return av.open(str(path))
+    except UnicodeDecodeError:
+        return av.open(str(path), metadata_errors="ignore")
+
+
+def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int]:
+    """Shown frames of a video, from one pass over its packets.
+
+    Args:
+        video: a row of the index. If it is `seekable`, only groups of pictures that hold wanted
+            frames are decoded, and of these no picture that neither is wanted nor has others
+            depend on it; otherwise all frames up to the last one wanted.
+        wanted: frame numbers, ascending, int64.
+
+    Returns:
+        pictures uint8 (H, W, 3), as many of the first ones as there are, as they are stored (not
+        turned); and how many shown frames were counted on the way to the last of them.
+    """
+    if video.seekable:
+        try:
+            return list(_from_key_frames(video, wanted)), 0
+        except (_NotAsIndexed, FFmpegError):
+            pass  # damaged or replaced since it was indexed: counting frames needs no trust
+    return _from_start(video, wanted)
+
+
+def _stream(container: InputContainer) -> VideoStream:
+    stream = container.streams.best("video")
+    stream.codec_context.thread_count = 1  # the loader's workers are the parallelism
+    return stream
+
+
+def _from_start(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int]:
+    pictures, number = [], -1
+    with open_video(video.path) as container:
+        # Frames are counted, not found by their times: those of AVI files are not monotonic.
+        for frame in container.decode(_stream(container)):
+            if frame.pts is not None and frame.pts < 0:  # hidden by an edit list
+                continue
+            number += 1
+            if number == wanted[len(pictures)]:
+                pictures.append(frame.to_ndarray(format="rgb24"))
+                if len(pictures) == len(wanted):
+                    break
+    return pictures, number + 1
+
+
+class _NotAsIndexed(Exception):
+    """A file whose packets are not what `seekable` promises."""
+
+
+def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """The pictures asked for, found by their packets' times."""
+    first, latest = 0, -1  # number of the group's first shown frame; latest time before the group
+    with open_video(video.path) as container:
+        stream = _stream(container)
+        for group in _groups(container, stream):
+            times = sorted(packet.pts for packet in group)
+            if times[0] <= latest >= 0:
+                raise _NotAsIndexed
+            latest = times[-1]
+            shown = [time for time in times if time >= 0]
+            here = wanted[np.searchsorted(wanted, first) :] - first
+            here = here[: np.searchsorted(here, len(shown))]
+            first += len(shown)
+            if len(here):
+                yield from _pictures(stream, group, [shown[number] for number in here])
+            if first > wanted[-1]:
+                return
+    raise _NotAsIndexed  # it ends early
+
+
+def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[Packet]]:
+    """Packets from one key frame to the next, in the order of decoding."""
+    group: list[Packet] = []
+    for packet in container.demux(stream):
+        if not packet.size:  # marks the end
+            continue
+        if packet.pts is None or packet.is_corrupt or (packet.is_discard and packet.pts >= 0):
+            raise _NotAsIndexed
+        if packet.is_keyframe and group:
+            yield group
+            group = []
+        group.append(packet)
+    if group:
+        yield group
+
+
+def _pictures(stream: VideoStream, group: list[Packet], times: Sequence[int]) -> list[np.ndarray]:
+    """Pictures of a group of packets at certain times."""
+    decoder = stream.codec_context
+    pictures: dict[int, np.ndarray] = {}
+    last = max(number for number, packet in enumerate(group) if packet.pts in times)
+
+    def frames() -> Iterator[av.VideoFrame]:
+        for packet in group[: last + 1]:
+            # What no other picture refers to is not decoded unless it is wanted itself.
+            decoder.skip_frame = "DEFAULT" if packet.pts in times else "NONREF"
+            yield from decoder.decode(packet)
+        yield from decoder.decode(None)  # what it holds back to put in order
+
+    for frame in frames():
+        if frame.pts in times:
+            pictures[frame.pts] = frame.to_ndarray(format="rgb24")
+    decoder.flush_buffers()
+    if len(pictures) < len(times):
+        raise _NotAsIndexed
+    return [pictures[time] for time in times]
