@@ -1,8 +1,9 @@
 """Configuration of clips: which videos, which frames, which crops."""
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from snvideo.schema import Section
 
@@ -17,12 +18,49 @@ class ClipConfig(Section):
     """Count strides at this frame rate whatever the file's own is; null: at the file's own."""
 
 
+class ColorConfig(Section):
+    """Random brightness, contrast, saturation and hue, in random order; 0 leaves one as it is.
+
+    Strengths mean what they mean in torchvision's ColorJitter.
+    """
+
+    brightness: NonNegativeFloat = 0.0
+    """The factor is uniform in [1 - brightness, 1 + brightness], never below 0."""
+    contrast: NonNegativeFloat = 0.0
+    """As brightness, on the distance from a frame's mean grey."""
+    saturation: NonNegativeFloat = 0.0
+    """As brightness, on the distance from a pixel's own grey."""
+    hue: float = Field(0.0, ge=0, le=0.5)
+    """The shift is uniform in [-hue, hue], in turns of the colour circle."""
+    probability: float = Field(0.8, ge=0, le=1)
+    """Part of the clips that are changed."""
+
+
+class RandAugmentConfig(Section):
+    """RandAugment (Cubuk et al. 2020): operations from a fixed list, all of one magnitude."""
+
+    operations: PositiveInt = 2
+    """Drawn one after another from the 14 of the list, which may give one twice."""
+    magnitude: int = Field(9, ge=0, le=30)
+    """From 0, the weakest, to 30; the same strengths as torchvision's 31 bins."""
+    probability: float = Field(1.0, ge=0, le=1)
+    """Part of the clips that are changed."""
+
+
 class TrainViewConfig(Section):
-    """Random view for training: scale jitter, crop, flip."""
+    """Random view for training: scale jitter, crop, flip, and what is changed or mixed after."""
 
     short_side: tuple[PositiveInt, PositiveInt] = (256, 320)
     crop: PositiveInt = 224
     flip: bool = True
+    color: ColorConfig = ColorConfig()
+    rand_augment: RandAugmentConfig | None = None
+    mixup: NonNegativeFloat = 0.0
+    """Alpha of Beta(alpha, alpha), of which mixup weights are drawn (Zhang et al. 2018); 0: off."""
+    cutmix: NonNegativeFloat = 0.0
+    """As mixup, for CutMix (Yun et al. 2019); with both, either for half of the mixed clips."""
+    mix_probability: float = Field(1.0, ge=0, le=1)
+    """Part of the clips that are mixed, if mixup or cutmix is on."""
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "TrainViewConfig":
@@ -62,6 +100,16 @@ class DataConfig(Section):
     train_split: str = "train"
     test_split: str = "val"
     workers: int = Field(4, ge=0)
+    """Processes that read videos; with 0 the main process does, which nothing can save from a
+    video that hangs."""
+    start_method: Literal["fork", "spawn", "forkserver"] | None = None
+    """How workers start; null: as Python does by itself."""
+    limit: float = Field(60.0, gt=0, le=300)
+    """Seconds that reading one video may take before it goes into quarantine."""
+    quarantine: Path | None = None
+    """Videos not to open: the `quarantine.csv` of another run."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+    """What decodes videos; `decord` only those that the index trusts it with."""
     clip: ClipConfig = ClipConfig()
     train: TrainViewConfig = TrainViewConfig()
     test: TestViewConfig = TestViewConfig()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
 from snvideo.data.decode import DecodeError, decode
-from snvideo.data.index import ClipIndex
+from snvideo.data.draws import Draw, Draws, draw, stack
+from snvideo.data.index import ClipIndex, Video
+from snvideo.data.quarantine import Quarantine
+from snvideo.data.watch import Watch
 from snvideo.errors import SnvideoError
 
 
@@ -24,6 +27,32 @@ class Place(NamedTuple):
     epoch: int
     position: int
     video: int
+    dead: tuple[tuple[int, str], ...] = ()
+    """Attempts at it that ended a worker, and how."""
+
+
+class TrainSample(NamedTuple):
+    """One training clip."""
+
+    clip: Tensor
+    """uint8 (T, 3, crop, crop)."""
+    draw: Draw
+    label: int
+    unreadable: list[tuple[str, str]]
+    """Name and reason of every video that was tried before."""
+
+
+class TestSample(NamedTuple):
+    """All views of one video."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    views: Tensor | None
+    """uint8 (views, T, 3, crop, crop); None if it could not be read."""
+    label: int
+    video: int
+    """Row of the index."""
+    unreadable: list[tuple[str, str]]
 
 
 class Batch(NamedTuple):
@@ -31,11 +60,11 @@ class Batch(NamedTuple):
 
     clips: Tensor
     """uint8 (N, T, 3, crop, crop)."""
-    flips: Tensor
-    """bool (N,): which are to be mirrored."""
+    draws: Draws
+    """What `augment` is to do to them."""
     labels: Tensor
     """int64 (N,)."""
-    replaced: list[tuple[str, str]]
+    unreadable: list[tuple[str, str]]
     """Name and reason of every video that could not be read and was replaced by another."""
 
 
@@ -48,7 +77,7 @@ class Views(NamedTuple):
     """int64 (N,)."""
     videos: Tensor
     """int64 (N,): rows of the index."""
-    failed: list[tuple[str, str]]
+    unreadable: list[tuple[str, str]]
     """Name and reason of every video that could not be read; it is not among the N."""
 
 
@@ -70,7 +99,43 @@ def cut(frames: np.ndarray, crop: sampling.Crop, size: int) -> Tensor:
     return transforms.resize(square, [size, size], antialias=True).contiguous()
 
 
-class TrainClips(Dataset[tuple[Tensor, bool, int, list[tuple[str, str]]]]):
+class Clips(ABC):
+    """What makes samples of places, reading files under watch."""
+
+    def __init__(self, index: ClipIndex, config: DataConfig, quarantine: Quarantine | None) -> None:
+        self.index, self.config = index, config
+        self.quarantine = quarantine or Quarantine()
+
+    @abstractmethod
+    def sample(self, place: Place, watch: Watch) -> Any:
+        """The sample of a place, a function of the place and of what is in quarantine alone."""
+
+    def row(self, place: Place, attempt: int) -> int:
+        """The video that is read at the given attempt."""
+        return place.video
+
+    def name(self, place: Place, attempt: int) -> str:
+        """The name of that video."""
+        return self.index[self.row(place, attempt)].name
+
+    def read(
+        self, place: Place, attempt: int, video: Video, numbers: np.ndarray, watch: Watch
+    ) -> np.ndarray:
+        """Frames of the video of an attempt, uint8 (len(numbers), H, W, 3).
+
+        The watch is told before the file is opened, and after.
+
+        Raises:
+            DecodeError: if it cannot be read, is in quarantine, or has ended a worker before.
+        """
+        reason = dict(place.dead).get(attempt) or self.quarantine.closed.get(video.name)
+        if reason is not None:
+            raise DecodeError(reason)
+        with watch.reading(place.epoch, place.position, attempt):
+            return decode(video, numbers, self.config.decoder)
+
+
+class TrainClips(Clips):
     """Random clips of an index's videos, each a function of the seed and of its `Place` alone.
 
     A video that cannot be read is replaced by another, drawn in the same stateless way.
@@ -78,82 +143,109 @@ class TrainClips(Dataset[tuple[Tensor, bool, int, list[tuple[str, str]]]]):
 
     ATTEMPTS = 10
 
-    def __init__(self, index: ClipIndex, config: DataConfig, seed: int) -> None:
-        self.index, self.config, self.seed = index, config, seed
+    def __init__(
+        self,
+        index: ClipIndex,
+        config: DataConfig,
+        seed: int,
+        quarantine: Quarantine | None = None,
+    ) -> None:
+        super().__init__(index, config, quarantine)
+        self.seed = seed
 
-    def __getitem__(self, place: Place) -> tuple[Tensor, bool, int, list[tuple[str, str]]]:
-        number, replaced = place.video, []
+    def row(self, place: Place, attempt: int) -> int:
+        """The place's own video, then others drawn at random."""
+        if not attempt:
+            return place.video
+        rng = sampling.generator(self.seed, sampling.SUBSTITUTE, *place[:3], attempt - 1)
+        return int(rng.integers(len(self.index)))
+
+    def sample(self, place: Place, watch: Watch) -> TrainSample:
+        unreadable: list[tuple[str, str]] = []
         for attempt in range(self.ATTEMPTS):
-            video = self.index[number]
+            rng = sampling.generator(self.seed, *place[:3], attempt)
+            video = self.index[self.row(place, attempt)]
             try:
-                rng = sampling.generator(self.seed, *place[:3], attempt)
-                return *self._clip(number, rng), video.label, replaced
+                frames = self.read(place, attempt, video, self._numbers(video, rng), watch)
             except DecodeError as error:
-                replaced.append((video.name, str(error)))
-            substitute = sampling.generator(self.seed, sampling.SUBSTITUTE, *place[:3], attempt)
-            number = int(substitute.integers(len(self.index)))
+                unreadable.append((video.name, str(error)))
+                continue
+            view = self.config.train
+            crop = sampling.random_crop(rng, *frames.shape[1:3], view)
+            return TrainSample(
+                cut(frames, crop, view.crop), draw(rng, view), video.label, unreadable
+            )
         raise SnvideoError(
             f"{self.ATTEMPTS} videos in a row could not be read, the last "
-            f"{': '.join(replaced[-1])}; "
+            f"{': '.join(unreadable[-1])}; "
             f"check data.root ({self.index.root}) and build the index again"
         )
 
-    def _clip(self, number: int, rng: np.random.Generator) -> tuple[Tensor, bool]:
-        video, clip, view = self.index[number], self.config.clip, self.config.train
-        latest = sampling.last_start(clip, video.fps, video.frames)
-        start = sampling.random_start(rng, latest)
-        frames = decode(video, sampling.clip_frames(clip, video.fps, video.frames, start))
-        crop = sampling.random_crop(rng, *frames.shape[1:3], view)
-        flip = bool(view.flip and rng.random() < 0.5)
-        return cut(frames, crop, view.crop), flip
+    def _numbers(self, video: Video, rng: np.random.Generator) -> np.ndarray:
+        clip = self.config.clip
+        start = sampling.random_start(rng, sampling.last_start(clip, video.fps, video.frames))
+        return sampling.clip_frames(clip, video.fps, video.frames, start)
 
 
-def collate_clips(samples: list[tuple[Tensor, bool, int, list[tuple[str, str]]]]) -> Batch:
+def collate_clips(samples: list[TrainSample]) -> Batch:
     """Put training clips together."""
-    clips, flips, labels, replaced = zip(*samples, strict=True)
+    clips, draws, labels, unreadable = zip(*samples, strict=True)
     return Batch(
         torch.stack(clips),
-        torch.tensor(flips),
+        stack(draws),
         torch.tensor(labels),
-        [video for some in replaced for video in some],
+        [video for some in unreadable for video in some],
     )
 
 
-class TestVideos(Dataset[tuple[Tensor | None, int, int, str]]):
+class TestVideos(Clips):
     """All test views of an index's videos; a video that cannot be read says so."""
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
-    def __init__(self, index: ClipIndex, config: DataConfig, clips: int, crops: int) -> None:
-        self.index, self.config = index, config
+    def __init__(
+        self,
+        index: ClipIndex,
+        config: DataConfig,
+        clips: int,
+        crops: int,
+        quarantine: Quarantine | None = None,
+    ) -> None:
+        super().__init__(index, config, quarantine)
         self.view = config.test.model_copy(update={"clips": clips, "crops": crops})
 
-    def __getitem__(self, number: int) -> tuple[Tensor | None, int, int, str]:
-        video, clip, view = self.index[number], self.config.clip, self.view
-        latest = sampling.last_start(clip, video.fps, video.frames)
-        starts = sampling.even_starts(view.clips, latest)
-        numbers = np.stack(
-            [sampling.clip_frames(clip, video.fps, video.frames, start) for start in starts]
-        )
+    def sample(self, place: Place, watch: Watch) -> TestSample:
+        video, view = self.index[place.video], self.view
+        numbers = self._numbers(video)
         wanted, inverse = np.unique(numbers, return_inverse=True)
         try:
-            frames = decode(video, wanted)
+            frames = self.read(place, 0, video, wanted, watch)
         except DecodeError as error:
-            return None, video.label, number, str(error)
+            return TestSample(None, video.label, place.video, [(video.name, str(error))])
         inverse = torch.from_numpy(inverse.reshape(numbers.shape))
         crops = sampling.even_crops(*frames.shape[1:3], view)
         cuts = [cut(frames, crop, view.crop) for crop in crops]
         views = torch.stack([pictures[clip] for clip in inverse for pictures in cuts])
-        return views, video.label, number, ""
+        return TestSample(views, video.label, place.video, [])
+
+    def _numbers(self, video: Video) -> np.ndarray:
+        """Frames of all clips, int64 (clips, T)."""
+        clip = self.config.clip
+        latest = sampling.last_start(clip, video.fps, video.frames)
+        starts = sampling.even_starts(self.view.clips, latest)
+        return np.stack(
+            [sampling.clip_frames(clip, video.fps, video.frames, start) for start in starts]
+        )
 
 
-def collate_views(index: ClipIndex, samples: list[tuple[Tensor | None, int, int, str]]) -> Views:
+def collate_views(samples: list[TestSample]) -> Views:
     """Put the views of several videos together, leaving out those that could not be read."""
-    good = [sample for sample in samples if sample[0] is not None]
-    failed = [(index[number].name, reason) for views, _, number, reason in samples if views is None]
+    good = [sample for sample in samples if sample.views is not None]
     return Views(
-        torch.stack([views for views, *_ in good]) if good else torch.empty(0, dtype=torch.uint8),
-        torch.tensor([label for _, label, *_ in good], dtype=torch.int64),
-        torch.tensor([number for _, _, number, _ in good], dtype=torch.int64),
-        failed,
+        torch.stack([sample.views for sample in good])
+        if good
+        else torch.empty(0, dtype=torch.uint8),
+        torch.tensor([sample.label for sample in good], dtype=torch.int64),
+        torch.tensor([sample.video for sample in good], dtype=torch.int64),
+        [video for sample in samples for video in sample.unreadable],
     )

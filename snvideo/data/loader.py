@@ -1,11 +1,6 @@
 """DataLoaders whose state is a few numbers: where in the run, and nothing else."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
-
-import torch
-from torch.utils.data import DataLoader, Dataset
+from collections.abc import Iterator, Sequence
 
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
@@ -19,31 +14,8 @@ from snvideo.data.dataset import (
     collate_views,
 )
 from snvideo.data.index import ClipIndex
-
-
-def _load(
-    dataset: Dataset[Any], batches: Iterator[list[Any]], collate: Callable, workers: int
-) -> Iterator[Any]:
-    """Batches of a data set in the given order, decoded ahead by worker processes."""
-    loader = DataLoader(
-        dataset,
-        batch_sampler=_Once(batches),
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
-    )
-    return iter(loader)
-
-
-class _Once:
-    """A batch sampler that hands out an iterator's batches, which may go on for a whole run."""
-
-    def __init__(self, batches: Iterator[list[Any]]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return self.batches
+from snvideo.data.quarantine import Quarantine
+from snvideo.data.survive import Batches
 
 
 def train_batches(
@@ -52,6 +24,7 @@ def train_batches(
     seed: int,
     passes: Iterator[tuple[int, Sequence[int]]],
     stream: int = sampling.TRAIN,
+    quarantine: Quarantine | None = None,
 ) -> Iterator[Batch]:
     """Training batches of a run, across epochs, from wherever `passes` begins.
 
@@ -61,6 +34,7 @@ def train_batches(
         seed: of the run; order and augmentation depend on it and on the place in the run alone.
         passes: for every pass its epoch and the positions in that epoch's order.
         stream: `sampling.TRAIN`, or `sampling.STATISTICS` for clips that are not trained on.
+        quarantine: of the run: videos that are not opened; what proves unreadable is added to it.
 
     Returns:
         an iterator of batches, one a pass.
@@ -73,7 +47,9 @@ def train_batches(
                 order_epoch, order = epoch, sampling.epoch_order(seed, epoch, len(index))
             yield [Place(stream, epoch, position, int(order[position])) for position in positions]
 
-    return _load(TrainClips(index, config, seed), places(), collate_clips, config.workers)
+    quarantine = quarantine or Quarantine()
+    clips = TrainClips(index, config, seed, quarantine)
+    return Batches(clips, places(), collate_clips, config, quarantine)
 
 
 def test_batches(
@@ -83,6 +59,7 @@ def test_batches(
     batch: int,
     clips: int,
     crops: int,
+    quarantine: Quarantine | None = None,
 ) -> Iterator[Views]:
     """Test views of the given videos, every video once and all its views together.
 
@@ -92,11 +69,14 @@ def test_batches(
         videos: rows of the index.
         batch: views that a batch should hold, if a video has no more.
         clips, crops: views of each video.
+        quarantine: of the run: videos that are not opened; what proves unreadable is added to it.
     """
     step = max(1, batch // (clips * crops))
-    batches = (list(videos[begin : begin + step]) for begin in range(0, len(videos), step))
-    dataset = TestVideos(index, config, clips, crops)
-    return _load(dataset, batches, partial(collate_views, index), config.workers)
+    places = [Place(sampling.TEST, 0, i, video) for i, video in enumerate(videos)]
+    batches = (places[begin : begin + step] for begin in range(0, len(places), step))
+    quarantine = quarantine or Quarantine()
+    views = TestVideos(index, config, clips, crops, quarantine)
+    return Batches(views, batches, collate_views, config, quarantine)
 
 
 test_batches.__test__ = False  # not a test case, whatever pytest makes of the name

@@ -14,9 +14,11 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from snvideo.data import sampling
-from snvideo.data.augment import to_input
+from snvideo.data.augment import augment, to_input
+from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_batches, train_batches
+from snvideo.data.quarantine import Quarantine
 from snvideo.engine.config import RunConfig
 from snvideo.engine.geometry import Geometry
 from snvideo.engine.processes import Processes
@@ -64,6 +66,12 @@ def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=config.optim.amp != "none")
 
 
+def train_input(batch: Batch, config: RunConfig, device: torch.device) -> Tensor:
+    """Training clips as the network gets them, but not mixed: float32 (N, 3, T, H, W)."""
+    clips = augment(batch.clips.to(device, non_blocking=True), batch.draws)
+    return to_input(clips, config.data.mean, config.data.std)
+
+
 def refresh_statistics(
     model: nn.Module,
     index: ClipIndex,
@@ -71,6 +79,7 @@ def refresh_statistics(
     geometry: Geometry,
     epoch: int,
     processes: Processes,
+    quarantine: Quarantine,
 ) -> int:
     """Batch-average statistics over training clips, in the groups of the run's geometry.
 
@@ -81,12 +90,12 @@ def refresh_statistics(
         return 0
     groups = geometry.statistics(len(index), config.statistics.batches)
     passes = ((epoch, group) for group in groups)
-    batches = train_batches(index, config.data, config.seed, passes, sampling.STATISTICS)
+    stream = sampling.STATISTICS
+    batches = train_batches(index, config.data, config.seed, passes, stream, quarantine)
 
     def inputs() -> Iterator[Tensor]:
         for batch in batches:
-            clips, flips = batch.clips.to(processes.device), batch.flips.to(processes.device)
-            yield to_input(clips, config.data.mean, config.data.std, flips)
+            yield train_input(batch, config, processes.device)
 
     with autocast(config, processes.device):
         return average_statistics(model, inputs(), config.statistics.kind)
@@ -100,6 +109,7 @@ def evaluate(
     processes: Processes,
     clips: int,
     crops: int,
+    quarantine: Quarantine,
 ) -> Evaluation:
     """Accuracy of a model over views of all videos of an index.
 
@@ -112,14 +122,16 @@ def evaluate(
         config: views, precision and batch size.
         processes: those that share the work.
         clips, crops: views of each video.
+        quarantine: videos that are not opened; what proves unreadable is added to it.
     """
     model.eval()
     device, classes = processes.device, len(index.labels)
     metrics = _metrics(classes).to(device)
     rows, labels, probabilities, failed = [], [], [], []
     mine = range(processes.rank, len(index), processes.count)
-    for batch in test_batches(index, config.data, mine, config.test_batch, clips, crops):
-        failed += batch.failed
+    batch_size = config.test_batch
+    for batch in test_batches(index, config.data, mine, batch_size, clips, crops, quarantine):
+        failed += batch.unreadable
         if not len(batch.videos):
             continue
         truth = batch.labels.to(device)

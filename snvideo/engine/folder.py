@@ -18,7 +18,15 @@ from snvideo.engine.config import RunConfig
 from snvideo.errors import SnvideoError
 
 # Keys that say where and how a run is done, not what comes out of it.
-_FREE = ("output", "log", "data.workers", "data.root", "test_batch")
+_FREE = (
+    "output",
+    "log",
+    "data.workers",
+    "data.start_method",
+    "data.limit",
+    "data.root",
+    "test_batch",
+)
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -94,8 +102,9 @@ class RunFolder:
                 f"{self.path} already holds a run: add --resume to continue it, "
                 "or choose another output"
             )
-        old = yaml.safe_load(stored.read_text())
-        changed = differences(old, config.model_dump(mode="json"))
+        # What a config of an older version does not say is what the defaults say.
+        old = RunConfig.model_validate(yaml.safe_load(stored.read_text()))
+        changed = differences(old.model_dump(mode="json"), config.model_dump(mode="json"))
         if changed:
             raise SnvideoError(
                 f"{self.path} holds a run of another config (differs in {', '.join(changed)}): "

@@ -13,7 +13,7 @@ from snvideo.engine.evaluate import evaluate, refresh_statistics
 from snvideo.engine.folder import RunFolder
 from snvideo.engine.geometry import plan
 from snvideo.engine.processes import joined
-from snvideo.engine.train import build, describe, summary
+from snvideo.engine.train import build, describe, read_quarantine, summary
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,10 @@ def test_run(folder: Path, config: RunConfig, checkpoint: Path | None = None) ->
         norm, count, rank = config.model.norm.name, processes.count, processes.rank
         geometry = plan(config.batch, norm, count, rank, len(train_index))
         epoch = config.optim.epochs - 1
-        refresh_statistics(model, train_index, config, geometry, epoch, processes)
+        quarantine = read_quarantine(config, folder)
+        refresh_statistics(model, train_index, config, geometry, epoch, processes, quarantine)
         views = {"clips": data.test.clips, "crops": data.test.crops}
-        evaluation = evaluate(model, test_index, config, processes, **views)
+        evaluation = evaluate(model, test_index, config, processes, **views, quarantine=quarantine)
         results = {
             **describe(config, test_index),
             **summary(evaluation),

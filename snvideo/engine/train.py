@@ -7,6 +7,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +15,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from snvideo.data import sampling
-from snvideo.data.augment import to_input
+from snvideo.data.augment import mix
 from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import train_batches
+from snvideo.data.quarantine import Quarantine
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights, save_checkpoint
 from snvideo.engine.config import RunConfig
-from snvideo.engine.evaluate import Evaluation, autocast, evaluate, refresh_statistics
+from snvideo.engine.evaluate import (
+    Evaluation,
+    autocast,
+    evaluate,
+    refresh_statistics,
+    train_input,
+)
 from snvideo.engine.folder import RunFolder
-from snvideo.engine.geometry import plan
+from snvideo.engine.geometry import Geometry, plan
 from snvideo.engine.optim import build_optimizer
 from snvideo.engine.processes import Processes, joined
 from snvideo.errors import SnvideoError
@@ -30,6 +38,9 @@ from snvideo.models import build_model
 from snvideo.norm import importance, kept_statistics, one_update, tracking_layers
 
 log = logging.getLogger(__name__)
+
+QUARANTINE = "quarantine.csv"
+"""In the run's folder."""
 
 
 @dataclass
@@ -60,7 +71,7 @@ class _Window:
         self.sums += torch.stack(
             [loss.detach().double() * clips, correct, correct.new_tensor(clips)]
         )
-        self.replaced += len(batch.replaced)
+        self.replaced += len(batch.unreadable)
 
 
 class Trainer:
@@ -79,6 +90,7 @@ class Trainer:
             processes.rank,
             len(self.train_index),
         )
+        _refuse_lone_mixing(config, self.geometry)
         self.model = build(config, len(self.train_index.labels)).to(self.device)
         self.steps_per_epoch = self.geometry.steps(len(self.train_index))
         self.total_steps = config.optim.epochs * self.steps_per_epoch
@@ -88,6 +100,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.optim.amp == "fp16")
         self.tracking = tracking_layers(self.model)
         self.progress = Progress()
+        self.quarantine = read_quarantine(config)
         self.replica: nn.Module = self.model
         if processes.count > 1:
             self.replica = DistributedDataParallel(
@@ -119,14 +132,14 @@ class Trainer:
         self.progress.step += 1
 
     def _backward(self, batch: Batch, window: _Window) -> None:
-        data, device = self.config.data, self.device
+        config, device = self.config, self.device
         labels = batch.labels.to(device, non_blocking=True)
-        clips = batch.clips.to(device, non_blocking=True)
-        flips = batch.flips.to(device, non_blocking=True)
-        inputs = to_input(clips, data.mean, data.std, flips)
-        with autocast(self.config, device):
+        inputs = train_input(batch, config, device)
+        classes, group = len(self.train_index.labels), config.batch.clips_per_gpu
+        inputs, targets = mix(inputs, labels, batch.draws, classes, group)
+        with autocast(config, device):
             logits = self.replica(inputs)
-        loss = nn.functional.cross_entropy(logits.float(), labels)
+        loss = nn.functional.cross_entropy(logits.float(), targets)
         self.scaler.scale(loss / self.geometry.passes).backward()
         window.add(loss, logits, batch, labels)
 
@@ -151,7 +164,9 @@ class Trainer:
         """Train from the current step to the end, logging, validating and writing checkpoints."""
         config, progress = self.config, self.progress
         passes = self.geometry.run(len(self.train_index), config.optim.epochs, progress.step)
-        batches = train_batches(self.train_index, config.data, config.seed, passes)
+        batches = train_batches(
+            self.train_index, config.data, config.seed, passes, quarantine=self.quarantine
+        )
         window = _Window(self.device)
         begun, first = time.perf_counter(), progress.step
         aside = 0.0  # seconds of validation and checkpoints, not of training
@@ -166,11 +181,13 @@ class Trainer:
                 self._log(folder, window, elapsed / (progress.step - first))
                 window = _Window(self.device)
             pause = time.perf_counter()
+            if into == 0:
+                self._close_quarantine(folder, epoch)
             if validate:
                 self._validate(folder, epoch)
             if keep:
                 self.save(folder)
-            if validate or keep:
+            if validate or keep or into == 0:
                 window.since = time.perf_counter()
                 aside += window.since - pause
 
@@ -203,6 +220,19 @@ class Trainer:
             left,
         )
 
+    def _close_quarantine(self, folder: RunFolder, epoch: int) -> None:
+        """What any process found unreadable in this epoch, none opens in the next."""
+        new = self.quarantine.close(self.processes.gather(self.quarantine.found))
+        if new and self.processes.main:
+            self.quarantine.write(folder.path / QUARANTINE)
+            log.warning(
+                "epoch %d: %d videos could not be read, are not opened again (%d in all): see %s",
+                epoch,
+                new,
+                len(self.quarantine.closed),
+                folder.path / QUARANTINE,
+            )
+
     def _validate(self, folder: RunFolder, epoch: int) -> None:
         """Centre clip, centre crop; the moving averages of training are left as they were."""
         with kept_statistics(self.tracking):
@@ -222,14 +252,31 @@ class Trainer:
         # The clips of the epoch under way, or of the last one when the run is done.
         epoch = min(self.progress.step // self.steps_per_epoch, self.config.optim.epochs - 1)
         refresh_statistics(
-            self.model, self.train_index, self.config, self.geometry, epoch, self.processes
+            self.model,
+            self.train_index,
+            self.config,
+            self.geometry,
+            epoch,
+            self.processes,
+            self.quarantine,
         )
-        return evaluate(self.model, self.test_index, self.config, self.processes, clips, crops)
+        return evaluate(
+            self.model,
+            self.test_index,
+            self.config,
+            self.processes,
+            clips,
+            crops,
+            self.quarantine,
+        )
 
     # Checkpoints ----------------------------------------------------------------------------
 
     def save(self, folder: RunFolder) -> None:
         """Write a checkpoint from which `restore` goes on exactly."""
+        found: dict[str, str] = {}
+        for some in reversed(self.processes.gather(self.quarantine.found)):
+            found |= some
         if self.processes.main:
             state = {
                 "model": self.model.state_dict(),
@@ -237,6 +284,7 @@ class Trainer:
                 "schedule": self.schedule.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "progress": vars(self.progress),
+                "quarantine": {"closed": self.quarantine.closed, "found": found},
                 "index_hash": self.train_index.hash,
                 "classes": list(self.train_index.labels),
             }
@@ -260,6 +308,8 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        self.quarantine = Quarantine(state["quarantine"]["closed"])
+        self.quarantine.found = state["quarantine"]["found"]
         log.info("resuming %s at step %d", folder.path, self.progress.step)
 
 
@@ -276,6 +326,30 @@ def build(config: RunConfig, classes: int) -> nn.Module:
         options["group_size"] = clips
     torch.manual_seed(config.seed)
     return build_model(config.model.name, classes, norm.name, config.model.dropout, **options)
+
+
+def _refuse_lone_mixing(config: RunConfig, geometry: Geometry) -> None:
+    """Clips are mixed within the experiment's groups, whatever plays them."""
+    view, group = config.data.train, config.batch.clips_per_gpu
+    if not view.mixup and not view.cutmix:
+        return
+    if group == 1:
+        raise SnvideoError(
+            "data.train.mixup and cutmix mix clips of one GPU, and batch.clips_per_gpu is 1: "
+            "set both to 0, or give each GPU more clips"
+        )
+    if geometry.clips_per_gpu % group:
+        raise SnvideoError(
+            f"data.train.mixup and cutmix mix {group} clips (batch.clips_per_gpu), and each of "
+            f"{geometry.processes} processes has {geometry.clips_per_gpu}: start fewer processes"
+        )
+
+
+def read_quarantine(config: RunConfig, folder: Path | None = None) -> Quarantine:
+    """Videos that a run does not open: those it is given, or those it found itself in `folder`."""
+    own = folder and folder / QUARANTINE
+    path = own if own and own.exists() else config.data.quarantine
+    return Quarantine.read(path) if path else Quarantine()
 
 
 def train(config: RunConfig, resume: bool = False) -> dict[str, Any]:
@@ -343,6 +417,7 @@ def _finish(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
         "views": views,
         "steps": progress.step,
         "replaced_samples": progress.replaced,
+        "quarantined_videos": len(trainer.quarantine.closed),
         "train_seconds": round(progress.train_seconds, 2),
         "test_seconds": round(time.perf_counter() - begun, 2),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),

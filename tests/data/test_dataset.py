@@ -1,5 +1,7 @@
 """Clips and views: functions of their place, uint8, with substitutes for what cannot be read."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,11 @@ from snvideo.data.decode import decode
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_batches as view_batches
 from snvideo.data.loader import train_batches
+from snvideo.data.watch import Watch
 from snvideo.engine.geometry import Geometry
 from snvideo.errors import SnvideoError
+
+WATCH = Watch(0, 60, multiprocessing.get_context())
 
 
 @pytest.fixture
@@ -35,19 +40,22 @@ def index(toy) -> ClipIndex:
 def test_a_clip_is_a_function_of_its_place(index, config):
     clips = TrainClips(index, config, seed=1)
     place = Place(sampling.TRAIN, 2, 5, 17)
-    clip, flip, label, replaced = clips[place]
+    clip, draw, label, replaced = clips.sample(place, WATCH)
     assert clip.shape == (4, 3, 32, 32) and clip.dtype == torch.uint8
     assert label == index[17].label and replaced == []
-    again = TrainClips(index, config, seed=1)[place]
-    assert torch.equal(again[0], clip) and again[1] == flip
+    again = TrainClips(index, config, seed=1).sample(place, WATCH)
+    assert torch.equal(again[0], clip) and again[1] == draw
     for other in (place._replace(epoch=3), place._replace(position=6), place._replace(stream=2)):
-        assert not torch.equal(clips[other][0], clip)
+        assert not torch.equal(clips.sample(other, WATCH)[0], clip)
 
 
 def test_flips_are_drawn_for_half_of_the_clips_and_can_be_switched_off(index, config):
     def flips(config):
         clips = TrainClips(index, config, seed=0)
-        return [clips[Place(sampling.TRAIN, 0, position, 0)][1] for position in range(40)]
+        return [
+            clips.sample(Place(sampling.TRAIN, 0, position, 0), WATCH).draw.flip
+            for position in range(40)
+        ]
 
     assert 10 < sum(flips(config)) < 30
     off = config.model_copy(update={"train": config.train.model_copy(update={"flip": False})})
@@ -63,7 +71,9 @@ def test_the_number_of_workers_changes_nothing(index, config, workers):
     alone, shared = batches(0), batches(workers)
     assert len(alone) == len(shared) == 12
     for one, other in zip(alone, shared, strict=True):
-        assert torch.equal(one.clips, other.clips) and torch.equal(one.flips, other.flips)
+        assert torch.equal(one.clips, other.clips) and torch.equal(
+            one.draws.flips, other.draws.flips
+        )
         assert torch.equal(one.labels, other.labels)
 
 
@@ -89,26 +99,27 @@ def spoiled(toy, tmp_path, bad: int) -> ClipIndex:
 
 def test_a_broken_video_is_replaced_and_named(toy, config, tmp_path):
     clips = TrainClips(spoiled(toy, tmp_path, 1), config, seed=0)
-    clip, _, _, replaced = clips[Place(sampling.TRAIN, 0, 0, 0)]
+    clip, _, _, replaced = clips.sample(Place(sampling.TRAIN, 0, 0, 0), WATCH)
     assert clip.shape == (4, 3, 32, 32)
     ((name, reason),) = replaced
     assert name.endswith("bad1.mp4") and reason
-    again = clips[Place(sampling.TRAIN, 0, 0, 0)]
+    again = clips.sample(Place(sampling.TRAIN, 0, 0, 0), WATCH)
     assert torch.equal(again[0], clip)
-    assert not torch.equal(clips[Place(sampling.TRAIN, 0, 1, 0)][0], clip)
+    assert not torch.equal(clips.sample(Place(sampling.TRAIN, 0, 1, 0), WATCH)[0], clip)
 
 
 def test_nothing_but_broken_videos_is_an_error_that_says_so(toy, config, tmp_path):
     clips = TrainClips(spoiled(toy, tmp_path, 48), config, seed=0)
     with pytest.raises(SnvideoError, match="10 videos in a row could not be read, the last"):
-        clips[Place(sampling.TRAIN, 0, 0, 0)]
+        clips.sample(Place(sampling.TRAIN, 0, 0, 0), WATCH)
 
 
 def test_views_of_a_video_come_from_one_decode(toy, config):
     index = ClipIndex.load(toy / "index.csv", "val")
-    views, label, number, reason = TestVideos(index, config, clips=3, crops=3)[2]
+    place = Place(sampling.TEST, 0, 0, 2)
+    views, label, number, unreadable = TestVideos(index, config, 3, 3).sample(place, WATCH)
     video = index[2]
-    assert views.shape == (9, 4, 3, 32, 32) and (label, number, reason) == (video.label, 2, "")
+    assert views.shape == (9, 4, 3, 32, 32) and (label, number, unreadable) == (video.label, 2, [])
     latest = sampling.last_start(config.clip, video.fps, video.frames)
     expected = []
     for start in sampling.even_starts(3, latest):
@@ -123,7 +134,7 @@ def test_an_unreadable_test_video_is_left_out_and_named(toy, config, tmp_path):
     batches = list(view_batches(index, config, range(5), batch=6, clips=3, crops=1))
     assert [len(batch.videos) for batch in batches] == [1, 2, 1]
     assert sorted(int(v) for batch in batches for v in batch.videos) == [1, 2, 3, 4]
-    assert [name for batch in batches for name, _ in batch.failed] == [index[0].name]
+    assert [name for batch in batches for name, _ in batch.unreadable] == [index[0].name]
 
 
 def test_cut_takes_the_square_and_keeps_bytes():
@@ -134,14 +145,12 @@ def test_cut_takes_the_square_and_keeps_bytes():
     assert square.amin((0, 2, 3)).tolist() == square.amax((0, 2, 3)).tolist() == [200, 100, 50]
 
 
-def test_to_input_scales_normalizes_and_mirrors_sample_by_sample():
+def test_to_input_scales_and_normalizes():
     clips = torch.randint(0, 256, (3, 2, 3, 4, 5), dtype=torch.uint8)
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
-    flips = torch.tensor([False, True, False])
-    found = to_input(clips, mean, std, flips)
+    found = to_input(clips, mean, std)
     expected = (clips.double() / 255).permute(0, 2, 1, 3, 4)
     shape = (1, 3, 1, 1, 1)
     expected = (expected - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
-    expected[1] = expected[1].flip(-1)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
     assert found.dtype == torch.float32

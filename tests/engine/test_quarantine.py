@@ -1,0 +1,98 @@
+"""Runs whose videos hang, crash and kill their readers: nothing but these videos is lost."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from snvideo.data import dataset
+from snvideo.data.index import ClipIndex
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint
+from snvideo.engine.test import test_run as retest
+from snvideo.engine.train import train
+from tests.data.sabotage import sabotage
+from tests.engine.runs import run_config
+
+EPOCHS = 2
+
+
+def fates_of(toy: Path) -> dict[str, str]:
+    index = ClipIndex.load(toy / "index.csv", "train")
+    return {index[4].name: "hang", index[23].name: "segv", index[40].name: "kill"}
+
+
+def options(*more: str) -> tuple[str, ...]:
+    return ("data.limit=2", f"optim.epochs={EPOCHS}", "statistics.batches=2", *more)
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(checkpoints(run / "checkpoints")[-1])["model"]
+
+
+@pytest.fixture(scope="module")
+def harmless(toy, tmp_path_factory) -> Path:
+    """The run that all must come to: in one process, of videos that simply cannot be read."""
+    folder = tmp_path_factory.mktemp("harmless") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "decode", dataset.decode)  # put back afterwards
+        sabotage(dict.fromkeys(fates_of(toy), "raise"), folder.parent)
+        results = train(run_config(toy, folder, *options()).run())
+    assert results["quarantined_videos"] == 3
+    return folder
+
+
+def check(run: Path, toy: Path, harmless: Path) -> None:
+    with (run / "quarantine.csv").open() as file:
+        rows = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert rows.keys() == fates_of(toy).keys()
+    assert sorted(reason.split()[-1] for reason in rows.values()) == ["s", "twice", "twice"]
+    results, expected = (json.loads((r / "results.json").read_text()) for r in (run, harmless))
+    # Three of 48, in each epoch.
+    assert results["replaced_samples"] == expected["replaced_samples"] == 3 * EPOCHS
+    assert results["quarantined_videos"] == 3
+
+
+def test_alone(toy, tmp_path, harmless, monkeypatch):
+    monkeypatch.setattr(dataset, "decode", dataset.decode)  # put back afterwards
+    sabotage(fates_of(toy), tmp_path)
+    config = run_config(toy, tmp_path / "run", *options("data.workers=2")).run()
+    train(config)
+    check(tmp_path / "run", toy, harmless)
+    weights, expected = weights_of(tmp_path / "run"), weights_of(harmless)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    # Testing again opens none of them: nothing hangs in this process, which has no workers.
+    begun = time.monotonic()
+    data = config.data.model_copy(update={"workers": 0})
+    retest(tmp_path / "run", config.model_copy(update={"data": data}))
+    assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_two_processes(toy, tmp_path, harmless, start_method):
+    output = tmp_path / "run"
+    more = (f"data.start_method={start_method}", "data.workers=1")
+    limit = () if start_method == "fork" else ("data.limit=10",)  # spawned ones import decoders
+    run_config(toy, output)
+    script = str(Path(__file__).with_name("sabotaged.py"))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    call = [sys.executable, *launcher, script, "train", str(tmp_path / "run.yaml")]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path.cwd()),
+        "SABOTAGE": json.dumps(fates_of(toy)),
+        "SABOTAGE_FOLDER": str(tmp_path),
+    }
+    call += [*options(*more), *limit]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    check(output, toy, harmless)
+    weights, expected = weights_of(output), weights_of(harmless)
+    for name in expected:
+        torch.testing.assert_close(weights[name], expected[name], rtol=1e-3, atol=1e-4)
