@@ -87,6 +87,52 @@ def report(
     typer.echo(f"report: {write_report(folder)}")
 
 
+@app.command()
+def clips(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
+    video: Annotated[
+        int, typer.Option(min=0, help="Row of the test split whose views to show.")
+    ] = 0,
+) -> None:
+    """Draw what the network sees: train_clips.png and test_views.png."""
+    from snvideo.atomic import write_atomic
+    from snvideo.config import load_config
+    from snvideo.engine.preview import test_views_png, train_clips_png
+
+    run = load_config(config, overrides or ()).run()
+    for name, content in (
+        ("train_clips.png", train_clips_png(run)),
+        ("test_views.png", test_views_png(run, video)),
+    ):
+        write_atomic(out / name, content)
+        typer.echo(out / name)
+
+
+@app.command()
+def index(
+    index: Annotated[Path, typer.Argument(help="An index, a .csv.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Draw it too: a .png to write.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 8,
+    stride: Annotated[int, typer.Option(min=1, help="And their stride.")] = 8,
+) -> None:
+    """Report what an index holds: classes, durations, sizes, what is broken and why."""
+    from rich.console import Console
+
+    from snvideo.atomic import write_atomic
+    from snvideo.data.config import ClipConfig
+    from snvideo.data.survey import survey, survey_png, survey_tables
+
+    found = survey(index, ClipConfig(frames=frames, stride=stride))
+    console = Console() if sys.stdout.isatty() else Console(width=100)
+    for table in survey_tables(found):
+        console.print(table)
+    if out is not None:
+        write_atomic(out, survey_png(found))
+        typer.echo(out)
+
+
 def main() -> None:
     """Run the command line; an error that the user can mend is one line and exit code 2."""
     logging.basicConfig(

@@ -40,6 +40,10 @@ class TrainSample(NamedTuple):
     label: int
     unreadable: list[tuple[str, str]]
     """Name and reason of every video that was tried before."""
+    row: int
+    """Of the index: the video that is shown."""
+    numbers: np.ndarray
+    """int64 (T,): its frames."""
 
 
 class TestSample(NamedTuple):
@@ -164,17 +168,18 @@ class TrainClips(Clips):
         unreadable: list[tuple[str, str]] = []
         for attempt in range(self.ATTEMPTS):
             rng = sampling.generator(self.seed, *place[:3], attempt)
-            video = self.index[self.row(place, attempt)]
+            row = self.row(place, attempt)
+            video = self.index[row]
+            numbers = self._numbers(video, rng)
             try:
-                frames = self.read(place, attempt, video, self._numbers(video, rng), watch)
+                frames = self.read(place, attempt, video, numbers, watch)
             except DecodeError as error:
                 unreadable.append((video.name, str(error)))
                 continue
             view = self.config.train
             crop = sampling.random_crop(rng, *frames.shape[1:3], view)
-            return TrainSample(
-                cut(frames, crop, view.crop), draw(rng, view), video.label, unreadable
-            )
+            clip = cut(frames, crop, view.crop)
+            return TrainSample(clip, draw(rng, view), video.label, unreadable, row, numbers)
         raise SnvideoError(
             f"{self.ATTEMPTS} videos in a row could not be read, the last "
             f"{': '.join(unreadable[-1])}; "
@@ -189,12 +194,11 @@ class TrainClips(Clips):
 
 def collate_clips(samples: list[TrainSample]) -> Batch:
     """Put training clips together."""
-    clips, draws, labels, unreadable = zip(*samples, strict=True)
     return Batch(
-        torch.stack(clips),
-        stack(draws),
-        torch.tensor(labels),
-        [video for some in unreadable for video in some],
+        torch.stack([sample.clip for sample in samples]),
+        stack([sample.draw for sample in samples]),
+        torch.tensor([sample.label for sample in samples]),
+        [video for sample in samples for video in sample.unreadable],
     )
 
 
@@ -216,7 +220,7 @@ class TestVideos(Clips):
 
     def sample(self, place: Place, watch: Watch) -> TestSample:
         video, view = self.index[place.video], self.view
-        numbers = self._numbers(video)
+        numbers = self.numbers(video)
         wanted, inverse = np.unique(numbers, return_inverse=True)
         try:
             frames = self.read(place, 0, video, wanted, watch)
@@ -228,8 +232,8 @@ class TestVideos(Clips):
         views = torch.stack([pictures[clip] for clip in inverse for pictures in cuts])
         return TestSample(views, video.label, place.video, [])
 
-    def _numbers(self, video: Video) -> np.ndarray:
-        """Frames of all clips, int64 (clips, T)."""
+    def numbers(self, video: Video) -> np.ndarray:
+        """Frames of all clips of a video, int64 (clips, T)."""
         clip = self.config.clip
         latest = sampling.last_start(clip, video.fps, video.frames)
         starts = sampling.even_starts(self.view.clips, latest)

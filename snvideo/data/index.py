@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from snvideo.data.shared import SharedBytes
 from snvideo.errors import SnvideoError
 
 STATUSES = ("ok", "missing", "broken")
@@ -105,8 +106,8 @@ _CHUNK = 1 << 14
 class ClipIndex:
     """The usable videos of one split, in the order of the index: `len(index)`, `index[i]`.
 
-    Ten million rows take less than a gigabyte: numbers lie in one table, paths in one string of
-    bytes, and a `Video` exists only while somebody looks at it.
+    Ten million rows take less than a gigabyte, once for all worker processes: numbers lie in one
+    table, paths in one string of bytes, and a `Video` exists only while somebody looks at it.
     """
 
     def __init__(self, path: Path, root: Path, split: str, labels: list[str]) -> None:
@@ -117,12 +118,26 @@ class ClipIndex:
         self.labels = labels
         """Label names in the order of their ids, of all splits."""
         reader = _Reader(path, split, labels)
-        self._paths = np.frombuffer(reader.paths, np.uint8)
-        self._ends = np.frombuffer(reader.ends, np.int64)
-        self._table = np.frombuffer(reader.table, _TABLE)
+        self._shared = (reader.paths, reader.ends, reader.table)
+        self._map()
         self.hash = reader.digest.hexdigest()
         """Hex SHA-256 of what decides a run: label names, and path, label, split, first frame and
         frames of all usable rows of all splits, in order. The root does not matter."""
+
+    def _map(self) -> None:
+        paths, ends, table = self._shared
+        self._paths = paths.array(np.uint8)
+        self._ends = ends.array(np.int64)
+        self._table = table.array(_TABLE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to a worker: the way to the shared memory, not what is in it."""
+        arrays = ("_paths", "_ends", "_table")
+        return {name: value for name, value in vars(self).items() if name not in arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._map()
 
     @classmethod
     def load(cls, path: Path, split: str, root: Path | None = None) -> "ClipIndex":
@@ -204,11 +219,11 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
 
 
 class _Reader:
-    """One pass over the CSV file, a chunk of rows at a time into growing flat buffers."""
+    """One pass over the CSV file, a chunk of rows at a time, into shared memory."""
 
     def __init__(self, path: Path, split: str, labels: list[str]) -> None:
-        self.paths, self.table = bytearray(), bytearray()
-        self.ends = bytearray(np.int64(0).tobytes())
+        self.paths, self.table, self.ends = SharedBytes(), SharedBytes(), SharedBytes()
+        self.ends.append(np.int64(0).tobytes())
         """Where each path ends in `paths`, after a 0: path i lies between values i and i + 1."""
         self.digest = hashlib.sha256(json.dumps(labels).encode())
         self._path, self._split, self._labels = path, split, labels
@@ -223,7 +238,7 @@ class _Reader:
                     line += len(chunk)
         except csv.Error as error:
             raise SnvideoError(f"index {path}: not a CSV file: {error}: build it again") from None
-        if not self.table:
+        if not self.table.size:
             raise SnvideoError(self._why_empty())
 
     def _columns(self, header: list[str]) -> dict[str, int]:
@@ -268,12 +283,12 @@ class _Reader:
     def _keep(self, rows: Sequence[list[str]], table: np.ndarray) -> None:
         """Stores the rows of the split that was asked for."""
         wanted = np.array([row[self._column["split"]] == self._split for row in rows])
-        self.table += table[wanted].tobytes()
+        self.table.append(table[wanted].tobytes())
         column = self._column["path"]
         paths = [row[column].encode(*_CODING) for row in compress(rows, wanted)]
-        ends = np.cumsum([len(path) for path in paths], dtype=np.int64) + len(self.paths)
-        self.paths += b"".join(paths)
-        self.ends += ends.tobytes()
+        ends = np.cumsum([len(path) for path in paths], dtype=np.int64) + self.paths.size
+        self.paths.append(b"".join(paths))
+        self.ends.append(ends.tobytes())
 
     def _convert(
         self,

@@ -79,7 +79,8 @@ def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
         stream = _stream(container)
         for group in _groups(container, stream):
             times = sorted(packet.pts for packet in group)
-            if times[0] <= latest >= 0:
+            closed = group[0].is_keyframe and group[0].pts == times[0]
+            if not closed or times[0] <= latest >= 0:
                 raise _NotAsIndexed
             latest = times[-1]
             shown = [time for time in times if time >= 0]

@@ -1,0 +1,341 @@
+"""What an index holds: hand-counted numbers, tables that state them, pictures of odd indexes."""
+
+import csv
+import io
+import json
+import tracemalloc
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+
+from snvideo.data.config import ClipConfig
+from snvideo.data.index import COLUMNS, IndexRow
+from snvideo.data.pictures import draw_classes, draw_durations, draw_splits, shorten
+from snvideo.data.survey import Survey, survey, survey_png, survey_tables
+from snvideo.errors import SnvideoError
+
+ROW = IndexRow(
+    path="a.mp4",
+    label=0,
+    label_name="hug",
+    split="train",
+    start=None,
+    end=None,
+    first_frame=0,
+    frames=250,
+    fps=25.0,
+    width=340,
+    height=256,
+    rotation=0,
+    seconds=10.0,
+    bytes=1000,
+    seekable=1,
+    decoder="decord",
+    status="ok",
+    reason="",
+)
+KICK = ROW._replace(label=1, label_name="kick")
+GONE = ROW._replace(
+    status="missing", reason="no such file", frames=0, fps=0.0, seconds=0.0, bytes=0, width=0
+)
+BROKEN = GONE._replace(status="broken", reason="empty file")
+SHORT = ROW._replace(path="s.MKV", frames=57, fps=30.0, seconds=1.9, width=128, height=96, bytes=50)
+ROWS = [
+    KICK._replace(split="val", reason="also in train; decoding stops early"),
+    KICK._replace(split="val", reason="also in train", decoder="pyav", seekable=0),
+    ROW,
+    ROW._replace(path="b.webm", rotation=90, width=256, height=340),
+    SHORT,
+    SHORT._replace(frames=56, path="none"),
+    KICK,
+    GONE,
+    GONE._replace(split="val"),
+    BROKEN,
+    BROKEN._replace(label=1),
+    BROKEN._replace(reason="encrypted"),
+    BROKEN._replace(split="extra", reason=""),
+]
+LABELS = ["hug", "kick", "wave"]
+
+
+def write(folder: Path, rows: Iterable[IndexRow], labels: list[str] = LABELS) -> Path:
+    path = folder / "index.csv"
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+    path.with_suffix(".json").write_text(json.dumps({"root": ".", "labels": labels}))
+    return path
+
+
+def printed(found: Survey, **options: int) -> str:
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    for table in survey_tables(found, **options):
+        console.print(table)
+    return console.file.getvalue()
+
+
+def cells(text: str) -> list[list[str]]:
+    """Lines of printed tables, cut where two or more spaces are."""
+    return [
+        [cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.split("\n")
+    ]
+
+
+def picture(found: Survey) -> Image.Image:
+    return Image.open(io.BytesIO(survey_png(found)))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Survey:
+    return survey(write(tmp_path, ROWS), ClipConfig(frames=8, stride=8))
+
+
+def test_numbers_are_those_counted_by_hand(small: Survey) -> None:
+    counts = {split: array.tolist() for split, array in small.counts.items()}
+    assert list(counts) == ["train", "val", "extra"]
+    assert counts == {  # label -> ok, missing, broken
+        "train": [[4, 1, 2], [1, 0, 1], [0, 0, 0]],
+        "val": [[0, 1, 0], [2, 0, 0], [0, 0, 0]],
+        "extra": [[0, 0, 1], [0, 0, 0], [0, 0, 0]],
+    }
+    assert small.usable == 7
+    assert small.seconds == {"train": pytest.approx(33.8), "val": 20.0, "extra": 0.0}
+    assert small.bytes == {"train": 3100, "val": 2000, "extra": 0}
+    assert small.short == {"train": 1, "val": 0, "extra": 0}  # 8 x 8 frames end with frame 56
+    assert sorted(small.numbers["frames"]) == [56, 57, 250, 250, 250, 250, 250]
+    assert sorted(small.numbers["fps"]) == [25, 25, 25, 25, 25, 30, 30]
+    assert sorted(small.numbers["seconds"]) == [1.9, 1.9, 10, 10, 10, 10, 10]
+    assert small.sizes == {(340, 256): 4, (256, 340): 1, (128, 96): 2}
+    assert small.kinds == {
+        "resolution": {"340x256": 4, "256x340": 1, "128x96": 2},
+        "container": {".mp4": 4, ".webm": 1, ".mkv": 1, "no extension": 1},
+        "decoder": {"decord": 6, "pyav": 1},
+        "seekable": {"yes": 6, "no": 1},
+        "rotation": {"0°": 6, "90°": 1},
+    }
+    assert small.reasons == {
+        "ok": {"also in train": 2, "decoding stops early": 1},
+        "missing": {"no such file": 2},
+        "broken": {"empty file": 2, "encrypted": 1, "no reason given": 1},
+    }
+    assert small.rare("train", 4) == [("wave", 0), ("kick", 1)]
+    assert small.rare("val", 1) == [("hug", 0), ("wave", 0)]
+
+
+def test_tables_state_them(small: Survey) -> None:
+    text = printed(small, few=4)
+    lines = cells(text)
+    # videos, ok, missing, broken, lost, hours, size, shorter than a clip
+    assert ["train", "9", "5", "1", "3", "44.4 %", "0.01", "3.1 kB", "1"] in lines
+    assert ["val", "3", "2", "1", "0", "33.3 %", "0.01", "2.0 kB", "0"] in lines
+    assert ["extra", "1", "0", "0", "1", "100 %", "0.00", "0 bytes", "0"] in lines
+    assert ["all", "13", "7", "2", "4", "46.2 %", "0.01", "5.1 kB", "1"] in lines
+    assert "shorter than a clip of 8 x 8 frames" in text
+    assert ["missing", "no such file", "2"] in lines
+    assert ["broken", "empty file", "2"] in lines
+    assert ["ok", "also in train", "2"] in lines
+    # classes, least, median, most, fewer than 4, absent
+    assert ["train", "2 of 3", "0", "1", "4", "2", "1"] in lines
+    assert ["val", "1 of 3", "0", "0", "2", "3", "2"] in lines
+    assert ["train", "below 4", "kick (1)"] in lines
+    assert ["val", "absent", "hug, wave"] in lines
+    # least, 5 %, median, 95 %, most, most common
+    common = "250 (71.4 %), 56 (14.3 %), 57 (14.3 %)"
+    assert ["frames", "56", "56", "250", "250", "250", common] in lines
+    assert ["fps", "25", "25", "25", "30", "30", "25 (71.4 %), 30 (28.6 %)"] in lines
+    assert ["resolution", "340x256 (57.1 %), 128x96 (28.6 %), 256x340 (14.3 %)"] in lines
+    assert ["rotation", "0° (85.7 %), 90° (14.3 %)"] in lines
+
+
+def test_without_a_clip_nothing_is_said_of_short_videos(tmp_path: Path) -> None:
+    found = survey(write(tmp_path, ROWS))
+    assert found.short == {"train": 0, "val": 0, "extra": 0}
+    assert "short" not in printed(found)
+
+
+@pytest.mark.parametrize(
+    ("clip", "short"),
+    [
+        (ClipConfig(frames=1, stride=99), 0),
+        (ClipConfig(frames=8, stride=8), 1),
+        (ClipConfig(frames=2, stride=57), 2),
+        (ClipConfig(frames=2, stride=28, target_fps=15), 1),  # 56 frames at 30 fps, 46.7 at 25
+        (ClipConfig(frames=2, stride=250), 7),
+    ],
+)
+def test_short_is_what_repeats_its_last_frame(tmp_path: Path, clip: ClipConfig, short: int) -> None:
+    assert sum(survey(write(tmp_path, ROWS), clip).short.values()) == short
+
+
+def test_lists_say_how_many_more(tmp_path: Path) -> None:
+    rows = [ROW, *(BROKEN._replace(reason=f"reason {k:02}") for k in range(20))]
+    text = printed(survey(write(tmp_path, rows, [f"class {k:02}" for k in range(30)])), most=6)
+    lines = cells(text)
+    assert ["broken", "and 14 more", "14"] in lines
+    assert "reason 05" in text and "reason 06" not in text
+    assert "class 06" in text and "class 07" not in text  # class 00 has a video
+    assert "and 23 more" in text
+
+
+def test_shares_are_none_or_all_only_where_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path, [GONE, *[ROW] * 2999, ROW._replace(decoder="pyav")])
+    lines = cells(printed(survey(path)))
+    assert next(line for line in lines if line[:1] == ["train"])[5] == "0.1 %"
+    assert ["decoder", "decord (99.9 %), pyav (0.1 %)"] in lines
+    assert ["seekable", "yes (100 %)"] in lines
+
+
+def kinetics(number: int, splits: list[str], classes: int) -> Iterable[IndexRow]:
+    rng = np.random.default_rng(0)
+    reasons = ["no such file", "no video header: not a video, or cut off before it" * 3, "x" * 500]
+    for k in range(number):
+        row = ROW._replace(split=splits[k % len(splits)], label=int(rng.integers(classes)))
+        lost = row._replace(status=("missing", "broken")[k % 2], reason=reasons[k % 3])
+        size = rng.integers(100, 2000, 2).tolist()
+        usable = row._replace(width=size[0], height=size[1], seconds=float(rng.exponential(10)))
+        yield lost if rng.random() < 0.1 else usable
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels"),
+    [
+        ([ROW], LABELS),
+        ([ROW], ["hug", *(f"class {k}" for k in range(700))]),
+        ([GONE, BROKEN, BROKEN], LABELS),
+        (
+            [ROW, GONE],
+            ["$\\x$ [b]class[/b] with a\nvery long name " + "x" * 99, "kick", "\ud800"],
+        ),
+        ([ROW._replace(split="s" * 99, path="v.\udcff", seconds=0.0)], LABELS),
+        (list(kinetics(500, ["train"], 6)), list("abcdef")),
+        (list(kinetics(500, ["train", "val", "test", "x" * 60, "y"], 40)), ["class " * 20] * 40),
+        (list(kinetics(3000, ["train", "val"], 700)), [f"class number {k}" for k in range(700)]),
+    ],
+    ids=["one", "absent", "lost", "names", "split", "6", "40", "700"],
+)
+def test_odd_indexes_can_be_shown(tmp_path: Path, rows: list, labels: list) -> None:
+    found = survey(write(tmp_path, rows, labels))
+    text = printed(found)
+    text.encode()  # no surrogates, which a terminal refuses
+    assert max(map(len, text.split("\n"))) <= 100
+    total = sum(int(counts.sum()) for counts in found.counts.values())
+    assert total == len(rows)
+    assert f"{found.usable:,}" in text
+    image = picture(found)
+    assert image.format == "PNG" and image.width == 1440 and 800 < image.height < 4000
+    assert len(image.convert("RGB").getcolors(1 << 24)) > 10  # not blank
+
+
+def test_colours_tell_the_share_that_is_lost(tmp_path: Path) -> None:
+    def pixels(rows: list[IndexRow]) -> list[int]:
+        image = np.asarray(picture(survey(write(tmp_path, rows))).convert("RGB"))
+        colours = [(0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00), (0xD5, 0x5E, 0x00)]
+        return [int((image == colour).all(axis=-1).sum()) for colour in colours]
+
+    legend = pixels([ROW])[1:]
+    assert legend[0] == legend[1]
+    ok, missing, broken = pixels([*[ROW] * 5, *[GONE] * 3, BROKEN])
+    assert ok > missing > broken > 10 * legend[1]
+
+
+def test_markup_in_names_is_text(tmp_path: Path) -> None:
+    folder = tmp_path / "[red]f"
+    folder.mkdir()
+    found = survey(write(folder, [ROW._replace(split="[red]t")], ["a", "[/b] [bold]c"]))
+    text = printed(replace(found, path=Path("[red]f/index.csv")))
+    assert "[red]t" in text and "[/b] [bold]c" in text and "[red]f/index.csv" in text
+
+
+def panel() -> Axes:
+    return Figure().subplots()
+
+
+def test_bars_of_splits_are_shares_one_after_the_other() -> None:
+    axes = panel()
+    draw_splits(axes, {"train": [5, 3, 2], "val": [0, 0, 4]})
+    bars = [(round(b.get_y() + 0.3), b.get_x(), b.get_width()) for b in axes.patches]
+    assert bars == [(0, 0, 50), (1, 0, 0), (0, 50, 30), (1, 0, 0), (0, 80, 20), (1, 0, 100)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["train\n10", "val\n4"]
+
+
+def test_classes_are_sorted_and_their_statuses_stacked() -> None:
+    axes = panel()
+    draw_classes(axes, ["a", "b"], np.array([[1, 2, 0], [4, 0, 3]]))
+    bars = [(round(b.get_x() + 0.4), b.get_y(), b.get_height()) for b in axes.patches]
+    assert bars == [(0, 0, 4), (1, 0, 1), (0, 4, 0), (1, 1, 2), (0, 4, 3), (1, 3, 0)]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["b", "a"]
+
+
+def test_hundreds_of_classes_are_sorted_and_stacked_too() -> None:
+    axes = panel()
+    draw_classes(axes, ["x"] * 100, np.array([[k, 1, 2] for k in range(100)]))
+    tops, _, bottoms = zip(*(area.get_data() for area in axes.patches), strict=True)
+    usable = np.arange(99, -1, -1)
+    np.testing.assert_array_equal(tops, [usable, usable + 1, usable + 3])
+    np.testing.assert_array_equal(bottoms, [0 * usable, usable, usable + 1])
+
+
+def test_a_few_long_videos_are_put_into_the_last_bar() -> None:
+    axes = panel()
+    draw_durations(axes, np.array([5.0] * 100 + [10.0] * 300 + [3600.0] * 2))
+    heights = [bar.get_height() for bar in axes.patches]
+    assert (heights[0], heights[-1], sum(heights)) == (100, 302, 402)
+    assert axes.get_xlabel() == "seconds (the last bar: 10 and more)"
+    axes = panel()
+    draw_durations(axes, np.array([5.0, 10.0]))
+    assert axes.get_xlabel() == "seconds"
+
+
+def test_indexes_that_cannot_be_counted(tmp_path: Path) -> None:
+    with pytest.raises(SnvideoError, match=r"index\.csv: it has no videos"):
+        survey(write(tmp_path, []))
+    with pytest.raises(SnvideoError, match="no index at"):
+        survey(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": 3}, r"line 3: label is 3, expected 0 to 2: correct it"),
+        ({"label": -1}, r"line 3: label is -1, expected 0 to 2"),
+        ({"status": "fine"}, r"line 3: status is 'fine', expected one of ok, missing, broken"),
+        ({"frames": 0}, r"line 3: frames of a usable video is 0"),
+        ({"seconds": "nan"}, r"line 3: seconds of a usable video is nan"),
+        ({"fps": "inf"}, r"line 3: fps of a usable video is inf"),
+        ({"width": "wide"}, r"line 3: .*'wide'"),
+    ],
+)
+def test_bad_values_are_named_by_line(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(SnvideoError, match=message):
+        survey(write(tmp_path, [ROW, ROW._replace(**change)]))
+
+
+def test_rows_are_not_kept(tmp_path: Path) -> None:
+    peaks = []
+    for number in (5_000, 10_000):
+        names = (f"some_class_name/{k:011d}_000000_000010.mp4" for k in range(number))
+        path = write(tmp_path, (ROW._replace(path=name) for name in names))
+        tracemalloc.start()
+        found = survey(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.usable == number
+        peaks.append(peak)
+    assert peaks[1] - peaks[0] < 60 * 5_000  # 24 bytes a row, and a buffer may move as it grows
+    assert peaks[1] < 3e6
+
+
+def test_a_name_is_cut_in_its_middle() -> None:
+    assert shorten("abcdefghij", 10) == "abcdefghij"
+    assert shorten("abcdefghij", 7) == "abc…hij"
+    assert shorten("abcdefghij", 6) == "ab…hij"
+    assert shorten("abcdefghij", 1) == "…"
+    assert shorten("a\nb\udcffc\x00", 9) == "a b\ufffdc\ufffd"
