@@ -1,0 +1,240 @@
+"""Re-encoding one video for training: small upright pictures with key frames close together.
+
+A random clip then costs few decoded frames besides its own, and these are no larger than training
+needs. Frame k of the new file is shown frame k of the old one.
+"""
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.error import FFmpegError
+from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from snvideo.data.pyav import open_video
+from snvideo.data.track import Unusable
+
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
+"""Of x264, from little work and large files to much work and small ones."""
+
+# What every other video would meet, too.
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_SHARP = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_COLOURS = ("colorspace", "color_range", "color_primaries", "color_trc")
+
+
+class Settings(NamedTuple):
+    """How videos are encoded."""
+
+    short_side: int = 256
+    """Pixels at most; smaller videos stay as small as they are."""
+    keyframes: int = 16
+    """Frames from one key frame to the next."""
+    crf: int = 20
+    """Quality of x264: 0 is lossless, 18 to 23 usual; 6 more halve the size, about."""
+    preset: str = "fast"
+    """One of `PRESETS`."""
+
+
+class Job(NamedTuple):
+    """A video to re-encode."""
+
+    source: str
+    output: str
+    rotation: int
+    """Degrees to turn PyAV's pictures counter-clockwise."""
+    fps: float
+
+
+class Step(NamedTuple):
+    """How far a job is; `failed` concerns this video alone, `unwritable` all that are to come."""
+
+    state: Literal["encoding", "done", "failed", "unwritable"]
+    reason: str = ""
+
+
+class _Unwritable(Exception):
+    """Why nothing can be written."""
+
+
+def shown_frames(path: Path) -> Iterator[VideoFrame]:
+    """Frames of a video as `snvideo.data.decode` numbers them, as many as can be decoded."""
+    with open_video(path) as container:
+        stream = container.streams.best("video")
+        if stream is None:
+            raise Unusable("no video stream")
+        stream.codec_context.thread_count = 1  # processes are the parallelism
+        try:
+            for frame in container.decode(stream):
+                if frame.pts is None or frame.pts >= 0:  # else hidden by an edit list
+                    yield frame
+        except (FFmpegError, OSError):
+            return  # damaged from here on: the index counts no further either
+
+
+def small_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoFrame]:
+    """Shown frames as they are to be encoded: upright, scaled, 8-bit 4:2:0 of limited range.
+
+    Colours keep their matrix, and the frames say which it is, so that they decode as before.
+
+    Raises:
+        Unusable: if the size changes on the way.
+    """
+    reformatter = VideoReformatter()
+    size = small = None
+    for frame in shown_frames(path):
+        if size is None:
+            size = (frame.width, frame.height)
+            small = small_size(*size, short_side)
+        if (frame.width, frame.height) != size:
+            raise Unusable("frames of different sizes")
+        yield _turned(
+            reformatter.reformat(
+                frame,
+                *small,
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU601 if frame.format.is_rgb else None,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=_SHARP,
+                threads=1,
+            ),
+            rotation,
+        )
+
+
+def small_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height in even numbers, no larger than before, the shorter at most `short_side`."""
+    scale = min(1.0, short_side / min(width, height))
+
+    def even(side: int) -> int:
+        nearest = 2 * round(side * scale / 2)
+        return max(2, min(nearest, side - side % 2))
+
+    if min(width, height) > short_side:  # exact, whatever the rounding
+        short = short_side - short_side % 2
+        return (short, even(height)) if width <= height else (even(width), short)
+    return even(width), even(height)
+
+
+def _turned(frame: VideoFrame, degrees: int) -> VideoFrame:
+    """A 4:2:0 frame of even size turned counter-clockwise, plane by plane."""
+    if not degrees:
+        return frame
+    rows, height, width = frame.to_ndarray(), frame.height, frame.width
+    planes = [rows[:height], *rows[height:].reshape(2, height // 2, width // 2)]
+    planes = [np.rot90(plane, degrees // 90) for plane in planes]
+    flat = np.concatenate([plane.ravel() for plane in planes])
+    turned = VideoFrame.from_ndarray(flat.reshape(-1, planes[0].shape[1]), format="yuv420p")
+    for name in _COLOURS:
+        setattr(turned, name, getattr(frame, name))
+    return turned
+
+
+def part_of(output: Path, run: int) -> Path:
+    """What a file is called until it is whole, hidden in the same folder."""
+    short = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:16]  # names may be at their limit
+    return output.with_name(f".{short}.{run}.part")
+
+
+def reencode(job: list[str | int | float], settings: list[int | str], run: int) -> Iterator[Step]:
+    """Re-encodes one video, as a worker process of `snvideo.data.killable` calls it.
+
+    Args:
+        job: a `Job`'s values.
+        settings: a `Settings`' values.
+        run: number that tells this run's unfinished files from those of others.
+
+    Yields:
+        signs of life about every second, then `done`, `failed` or `unwritable`.
+    """
+    job, settings = Job(*job), Settings(*settings)
+    part = part_of(Path(job.output), run)
+    try:
+        yield from _encode(job, settings, part)
+        _publish(part, Path(job.output))
+    except _Unwritable as error:
+        yield Step("unwritable", str(error))
+    except (Unusable, FFmpegError, OSError) as error:
+        yield Step("failed", getattr(error, "strerror", None) or str(error))
+    else:
+        yield Step("done")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _encode(job: Job, settings: Settings, part: Path) -> Iterator[Step]:
+    """Writes the new video under its passing name."""
+    frames = small_frames(Path(job.source), job.rotation, settings.short_side)
+    first = next(frames, None)
+    if first is None:
+        raise Unusable("no frame can be decoded")
+    spoken = time.monotonic()
+    with _writing():
+        part.parent.mkdir(parents=True, exist_ok=True)
+        container = av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"})
+    try:
+        stream = _new_stream(container, first, job.fps, settings)
+        for number, frame in enumerate(chain([first], frames)):
+            frame.pts, frame.time_base = number, 1 / stream.codec_context.framerate
+            frame.pict_type = PictureType.NONE  # else its old key frames become new ones
+            with _writing():
+                container.mux(stream.encode(frame))
+            if time.monotonic() - spoken >= 1:
+                spoken = time.monotonic()
+                yield Step("encoding")
+        with _writing():
+            container.mux(stream.encode())
+    finally:
+        with _writing():
+            container.close()
+
+
+def _new_stream(
+    container: OutputContainer, like: VideoFrame, fps: float, settings: Settings
+) -> VideoStream:
+    rate = Fraction(fps).limit_denominator(10_000)  # exact: an index has four decimals
+    stream = container.add_stream("libx264", rate=rate)
+    stream.width, stream.height, stream.pix_fmt = like.width, like.height, "yuv420p"
+    encoder = stream.codec_context
+    encoder.thread_count = 1  # processes are the parallelism
+    for name in _COLOURS:
+        setattr(encoder, name, getattr(like, name))
+    every = settings.keyframes
+    encoder.options = {
+        "preset": settings.preset,
+        "crf": str(settings.crf),
+        "tune": "fastdecode",
+        "x264-params": f"keyint={every}:min-keyint={every}:scenecut=0:open-gop=0",
+    }
+    return stream
+
+
+def _publish(part: Path, output: Path) -> None:
+    """Gives a written file its name, by which all know that it is whole, after a power cut too."""
+    with _writing():
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(output)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Within, errors that every other video would meet too become `_Unwritable`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _HOPELESS:
+            raise _Unwritable(error.strerror) from None
+        raise
