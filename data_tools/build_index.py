@@ -1,5 +1,7 @@
 """Builds a clip index from Kinetics annotations, class folders, or lists of paths and labels.
 
+Interrupted, the same command goes on where it stopped.
+
 python data_tools/build_index.py kinetics VIDEOS --csv train.csv --csv val.csv --out index.csv
 python data_tools/build_index.py folders VIDEOS --out index.csv
 python data_tools/build_index.py list VIDEOS --train train.csv --val val.csv --out index.csv
@@ -36,10 +38,10 @@ Labels = Annotated[
     Path | None, typer.Option(help="Label names, one a line, in the order of their ids.")
 ]
 Check = Annotated[
-    Literal["packets", "decode"],
+    Literal["header", "packets", "decode"],
     typer.Option(
-        help="packets: read every file. decode: also decode every frame and compare decoders; "
-        "slow, and finds damage inside files."
+        help="header: believe the headers of MP4 files; quick. packets: read every file. decode: "
+        "also decode every frame and compare decoders; slow, and finds damage inside files."
     ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that look into files.")]
@@ -122,6 +124,13 @@ def _run(listing: Listing, videos: Path, out: Path, check: str, workers: int, li
     console = Console(stderr=True)
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(check, total=len(listing.rows))
+
+        def show(done: int) -> None:
+            if progress.tasks[task].completed:
+                progress.update(task, completed=done)
+            else:  # what an earlier call has done does not count for the rate
+                progress.reset(task, completed=done)
+
         summary = build(
             listing,
             videos,
@@ -129,7 +138,7 @@ def _run(listing: Listing, videos: Path, out: Path, check: str, workers: int, li
             check=check,
             workers=min(workers, len(listing.rows) or 1),
             limit=limit,
-            progress=lambda: progress.advance(task),
+            progress=show,
         )
     _report(summary, listing, out)
 

@@ -1,16 +1,17 @@
 """Building a clip index: what the sources list, joined with what the files really hold."""
 
 import csv
+import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
-from snvideo.data.index import COLUMNS, STATUSES, IndexRow
+from snvideo.atomic import write_atomic
+from snvideo.data.index import COLUMNS, STATUSES, IndexRow, read_rows
 from snvideo.data.listing import Listing, Row
 from snvideo.data.probe import Check, Probe
 from snvideo.data.probe_pool import probe_all
@@ -41,68 +42,124 @@ def build(
     check: Check = "packets",
     workers: int = 1,
     limit: float = 120.0,
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Summary:
     """Probes the files of a listing and writes their index, `out` and the JSON file beside it.
+
+    A build that is interrupted goes on from there when it is called again with the same listing
+    and check; until all is done, the rows lie in a hidden file beside `out`.
 
     Args:
         listing: from `snvideo.data.sources`.
         videos: folder that its paths start from. Stored relative to the index where it lies inside
             the index's folder, so that both can move together.
         out: the CSV file; its folder is made if need be. Both files appear whole or not at all.
-        check: `packets` or `decode`, see `snvideo.data.probe.stages`.
+        check: `header`, `packets` or `decode`, see `snvideo.data.probe.stages`.
         workers: processes that probe.
         limit: seconds after which a file that gives no answer counts as broken.
-        progress: called after each video.
+        progress: called with the number of videos done, at the start and after each one.
 
     Raises:
         SnvideoError: if no video is usable, or the index cannot be written.
     """
     if out.suffix != ".csv":
         raise SnvideoError(f"index {out}: call it something.csv")
-    counts: dict[str, Counter[str]] = {}
-    reasons: dict[str, Counter[str]] = {status: Counter() for status in STATUSES}
-    paths = (videos / row.path for row in listing.rows)
+    tally, part = None, _part_of(out, listing, videos, check)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        tally = _taken_up(part, listing)
+        done = tally.rows
+        left = listing.rows[done:]
+        report = progress or (lambda number: None)
+        report(done)
+        paths = (videos / row.path for row in left)
         with (
-            _whole(out) as table,
-            _whole(out.with_suffix(".json")) as meta,
+            part.open("a", newline="", encoding="utf-8", errors="surrogateescape") as table,
             closing(probe_all(paths, check, workers, limit)) as probes,
         ):
             writer = csv.writer(table, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for row, found in zip(listing.rows, probes, strict=True):
+            if not done:
+                writer.writerow(COLUMNS)
+            for number, (row, found) in enumerate(zip(left, probes, strict=True), done + 1):
                 joined = _join(row, found, listing.labels)
                 writer.writerow(joined)
-                counts.setdefault(row.split, Counter())[joined.status] += 1
-                if joined.reason:
-                    reasons[joined.status][joined.reason] += 1
-                if progress is not None:
-                    progress()
-            summary = Summary(
-                {
-                    split: {name: found[name] for name in STATUSES}
-                    for split, found in counts.items()
-                },
-                {status: dict(found.most_common()) for status, found in reasons.items()},
-                listing.skipped,
-            )
-            if not summary.total("ok"):
-                raise SnvideoError(_why_useless(summary, videos))
-            facts = {
-                "root": _portable(videos, out.parent),
-                "labels": listing.labels,
-                "source": listing.source,
-                "check": check,
-                "counts": summary.counts,
-                "skipped": summary.skipped,
-            }
-            json.dump(facts, meta, indent=1)
-            meta.write("\n")
+                table.flush()
+                tally.add(joined)
+                report(number)
+        summary = tally.summary()
+        if not summary.total("ok"):
+            raise SnvideoError(_why_useless(summary, videos))
+        facts = {
+            "root": _portable(videos, out.parent),
+            "labels": listing.labels,
+            "source": listing.source,
+            "check": check,
+            "counts": summary.counts,
+            "skipped": summary.skipped,
+        }
+        part.replace(out)
+        write_atomic(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise SnvideoError(f"index {out}: cannot be written: {error.strerror}") from None
+    finally:
+        if tally is not None and tally.rows == len(listing.rows):
+            part.unlink(missing_ok=True)
     return summary
+
+
+class _Tally:
+    """What is in the rows so far."""
+
+    def __init__(self, skipped: dict[str, int]) -> None:
+        self.rows = 0
+        self._counts: dict[str, Counter[str]] = {}
+        self._reasons: dict[str, Counter[str]] = {status: Counter() for status in STATUSES}
+        self._skipped = skipped
+
+    def add(self, row: IndexRow) -> None:
+        self.rows += 1
+        self._counts.setdefault(row.split, Counter())[row.status] += 1
+        if row.reason:
+            self._reasons[row.status][row.reason] += 1
+
+    def summary(self) -> Summary:
+        return Summary(
+            {
+                split: {name: found[name] for name in STATUSES}
+                for split, found in self._counts.items()
+            },
+            {status: dict(found.most_common()) for status, found in self._reasons.items()},
+            self._skipped,
+        )
+
+
+def _part_of(out: Path, listing: Listing, videos: Path, check: Check) -> Path:
+    """Where an index lies while it is being built; another one for other rows or another check."""
+    digest = hashlib.sha256(
+        f"{videos.absolute()}\0{check}\0{listing.labels}".encode("utf-8", "surrogateescape")
+    )
+    for row in listing.rows:
+        digest.update(repr(row).encode("utf-8", "surrogateescape"))
+    return out.with_name(f".{out.name}.{digest.hexdigest()[:12]}.part")
+
+
+def _taken_up(part: Path, listing: Listing) -> _Tally:
+    """The rows that an interrupted build has left whole, counted."""
+    tally = _Tally(listing.skipped)
+    if not part.exists():
+        return tally
+    with part.open("r+b") as file:  # the last row may have been cut off
+        text = file.read()
+        file.truncate(text.rfind(b"\n") + 1)
+    try:
+        for row, listed in zip(read_rows(part), listing.rows, strict=False):
+            if row.path != listed.path:
+                raise SnvideoError(f"{part}: of other videos")
+            tally.add(row)
+    except SnvideoError:  # as good as none
+        part.unlink()
+        return _Tally(listing.skipped)
+    return tally
 
 
 def _join(row: Row, found: Probe, labels: list[str]) -> IndexRow:
@@ -126,18 +183,6 @@ def _join(row: Row, found: Probe, labels: list[str]) -> IndexRow:
         status=found.status,
         reason="; ".join(filter(None, (row.note, found.reason))),
     )
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    """A file to write that replaces the one at this path once all is written, or never."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _portable(root: Path, folder: Path) -> str:

@@ -101,7 +101,7 @@ def prepare(
                 reasons[name] = failure
             say("encode", kept + done, len(jobs))
     listing = _listing(index, names, reasons)
-    new, rows = out / "index.csv", iter(range(1, len(listing.rows) + 1))
+    new = out / "index.csv"
     build(
         listing,
         out,
@@ -109,7 +109,7 @@ def prepare(
         check="packets",
         workers=min(workers, len(listing.rows) or 1),
         limit=limit,
-        progress=lambda: say("index", next(rows), len(listing.rows)),
+        progress=lambda done: say("index", done, len(listing.rows)),
     )
     return _compared(index, new, names, kept, reasons)
 

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from snvideo.data.pyav import open_video
 from snvideo.data.track import Track, Unusable
 
-Check = Literal["packets", "decode"]
+Check = Literal["header", "packets", "decode"]
 
 TOLERANCE = 1.0
 """Largest mean absolute difference, in levels of 0 to 255, at which two decoders show one frame.
@@ -82,6 +82,9 @@ def probe(path: Path, check: Check) -> Probe:
 def stages(path: Path, check: Check) -> Iterator[Probe]:
     """Verdicts on a file, each better than the one before; only the last step runs decord.
 
+    - `header`: the table of packets in the header of an MP4 file is believed, as far as the file
+      is long enough to hold them, and one frame is decoded; left to PyAV. Files without such a
+      table are read as by `packets`.
     - `packets`: packets are counted and one frame is decoded, for its size and rotation. Files
       whose packets may not be their frames (hidden, damaged or missing ones, AVI, MPEG-TS, AV1,
       10-bit) are decoded with PyAV from start to end, and left to it.
@@ -129,6 +132,13 @@ def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
     """
     with _open(path) as container:
         stream = _video_stream(container)
+        if check == "header":
+            track = Track(every_frame=False)
+            if track.read_table(container, stream, path.stat().st_size):
+                # Whether its groups of pictures are closed shows when it is decoded.
+                found = _verdict(track, stream)
+                return found._replace(seekable=_is_plain(container, stream, track)), {}
+            return _read(path, "packets")
         track = Track(every_frame=check == "decode")
         track.read(container, stream)
         found = _verdict(track, stream)
@@ -137,9 +147,7 @@ def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
             found = found._replace(seekable=track.is_seekable(stream))
             return found, track.samples if sound else {}
         plain = (
-            container.format.name in _PLAIN_CONTAINERS
-            and stream.codec_context.name in _PLAIN_CODECS
-            and track.pixels in _PLAIN_PIXELS
+            _is_plain(container, stream, track)
             and not track.hidden
             and sound
             # decord divides a row, padded to 32 pixels, by the width and finds four channels or
@@ -149,6 +157,14 @@ def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
         if plain:
             return found._replace(seekable=True, decoder="decord"), {}
     return _read(path, "decode")[0], {}
+
+
+def _is_plain(container: InputContainer, stream: VideoStream, track: Track) -> bool:
+    return (
+        container.format.name in _PLAIN_CONTAINERS
+        and stream.codec_context.name in _PLAIN_CODECS
+        and track.pixels in _PLAIN_PIXELS
+    )
 
 
 def _open(path: Path) -> InputContainer:

@@ -8,6 +8,9 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+TABLED = ("mov,mp4,m4a,3gp,3g2,mj2",)
+"""Containers whose header tells where each packet lies."""
+
 
 class Unusable(Exception):
     """A file that gives no video; the message is the reason, in a few words and without paths."""
@@ -63,6 +66,33 @@ class Track:
             self.error = error
         if last is not None:
             self.samples[self.frames - 1] = last
+
+    def read_table(self, container: InputContainer, stream: VideoStream, size: int) -> bool:
+        """Counts packets from the table in an MP4 file's header, and decodes the first frame alone.
+
+        Args:
+            container, stream: of the file.
+            size: of the file in bytes: packets beyond it are not there.
+
+        Returns:
+            whether there is a table of all packets; else nothing was read.
+        """
+        entries = list(stream.index_entries or ())
+        if container.format.name not in TABLED or not entries or len(entries) != stream.frames:
+            return False
+        self.encrypted = any(key.lower() == "enc_key_id" for key in stream.metadata)
+        whole = [entry for entry in entries if entry.pos + entry.size <= size]
+        self.packets = len(whole)
+        self.hidden = sum(entry.is_discard for entry in whole)
+        self.shown = self.packets - self.hidden
+        try:
+            for frame in container.decode(stream):
+                if frame.pts is None or frame.pts >= 0:
+                    self._add(frame)
+                    break
+        except (FFmpegError, OSError) as error:
+            self.error = error
+        return True
 
     def _count(self, packet: Packet) -> None:
         if not packet.size:  # marks the end

@@ -33,13 +33,13 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_index_of_what_is_there(videos: Path, tmp_path: Path) -> None:
     out, seen = videos.parent / "index.csv", []
-    summary = build(folders(videos), videos, out, workers=2, progress=lambda: seen.append(1))
+    summary = build(folders(videos), videos, out, workers=2, progress=seen.append)
     assert summary.counts == {
         "train": {"ok": 2, "missing": 0, "broken": 0},
         "val": {"ok": 1, "missing": 0, "broken": 1},
     }
     assert summary.reasons == {"ok": {}, "missing": {}, "broken": {"empty file": 1}}
-    assert len(seen) == 4
+    assert seen == [0, 1, 2, 3, 4]
     train, val = ClipIndex.load(out, "train"), ClipIndex.load(out, "val")
     assert [(v.name, v.label, v.first_frame, v.frames, v.decoder) for v in (*train, *val)] == [
         ("train/hug/a.mp4", 0, 0, 10, "decord"),
@@ -81,6 +81,48 @@ def test_nothing_usable_leaves_an_old_index_alone(videos: Path, tmp_path: Path) 
         build(listing, videos, out, workers=1)
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.csv", "index.json", "l.txt"]
+
+
+def test_an_interrupted_build_goes_on(videos: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
+    build(folders(videos), videos, whole, workers=1)
+
+    def interrupt(done: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(folders(videos), videos, out, workers=1, progress=interrupt)
+    assert not out.exists()
+    (part,) = tmp_path.glob(".out.csv.*.part")
+    with part.open("a") as file:
+        file.write("train/kick/b.mp4,1,ki")  # killed while writing
+    seen: list[int] = []
+    summary = build(folders(videos), videos, out, workers=1, progress=seen.append)
+    assert seen == [2, 3, 4]
+    assert out.read_bytes() == whole.read_bytes()
+    assert summary.counts["val"] == {"ok": 1, "missing": 0, "broken": 1}
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("change", ["check", "listing", "damage"])
+def test_what_another_build_left_is_not_taken_up(videos: Path, tmp_path: Path, change: str) -> None:
+    def interrupt(done: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(folders(videos), videos, tmp_path / "i.csv", progress=interrupt)
+    listing, check, seen = folders(videos), "packets", []
+    if change == "check":
+        check = "decode"
+    elif change == "listing":
+        listing = folders(videos, labels=["kick", "hug"])
+    else:
+        (part,) = tmp_path.glob(".i.csv.*.part")
+        part.write_text(part.read_text().replace("train", "frame"))
+    build(listing, videos, tmp_path / "i.csv", check=check, progress=seen.append)
+    assert seen == [0, 1, 2, 3, 4]
 
 
 def test_index_must_be_called_csv(videos: Path, tmp_path: Path) -> None:

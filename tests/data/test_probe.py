@@ -32,6 +32,32 @@ def test_facts_of_a_sound_video(tmp_path: Path, check: str) -> None:
     )
 
 
+def test_header_tells_where_an_mp4_file_is_cut_off(tmp_path: Path) -> None:
+    path = write_video(
+        tmp_path / "a.mp4", frames=50, size=(96, 64), b_frames=2, mux={"movflags": "faststart"}
+    )
+    found, slower = probe(path, "header"), probe(path, "packets")
+    assert found == slower._replace(decoder="pyav")
+    path.write_bytes(path.read_bytes()[: int(0.8 * path.stat().st_size)])
+    cut = probe(path, "header")
+    decodable = probe(path, "decode").frames
+    assert (cut.status, cut.reason) == ("ok", "fewer frames than its header states")
+    assert decodable <= cut.frames <= decodable + 3 < 50
+
+
+def test_header_believes_no_container_without_a_table(tmp_path: Path) -> None:
+    for name in ("a.mkv", "a.avi", "a.ts"):
+        codec = "mpeg4" if name == "a.avi" else "libx264"
+        path = write_video(tmp_path / name, frames=30, codec=codec)
+        assert probe(path, "header") == probe(path, "packets")
+
+
+def test_header_leaves_out_what_an_edit_list_hides(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", frames=60, gop=12, b_frames=2, hidden=7)
+    found = probe(path, "header")
+    assert (found.first_frame, found.frames, found.decoder) == (7, 53, "pyav")
+
+
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_rotation_turns_pictures_of_pyav_upright(tmp_path: Path, rotation: int) -> None:
     path = write_video(tmp_path / "a.mp4", size=(128, 96), rotation=rotation, corner=True)

@@ -24,6 +24,7 @@ def write_video(
     hidden: int = 0,
     corner: bool = False,
     options: dict[str, str] | None = None,
+    mux: dict[str, str] | None = None,
 ) -> Path:
     """Writes a video whose frame k is a plain grey of level 10 + 4 * (k % 60).
 
@@ -40,6 +41,7 @@ def write_video(
         hidden: frames before time 0, which an edit list hides (mp4).
         corner: paint the stored picture's top left quarter black, so that its sides can be told.
         options: more of the encoder's options.
+        mux: more of the container's options.
 
     Returns:
         The path.
@@ -50,7 +52,9 @@ def write_video(
         encoder = {"crf": "10", "preset": "ultrafast", **encoder}
     if codec == "mpeg4":
         encoder = {"qmin": "1", "qmax": "2", **encoder}
-    with av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as container:
+    with av.open(
+        str(path), "w", options={"avoid_negative_ts": "disabled", **(mux or {})}
+    ) as container:
         stream = container.add_stream(codec, rate=fps, options=encoder)
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
