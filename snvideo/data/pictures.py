@@ -1,13 +1,9 @@
 """Panels of a figure about videos, drawn from plain numbers, and what sheets and figures share."""
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
@@ -20,25 +16,18 @@ from snvideo.data.index import STATUSES
 
 # Okabe & Ito, "Color Universal Design", 2008
 BLUE, ORANGE, VERMILLION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
-PALE, MUTED = "#BFDCEC", "#555555"
+PALE = "#BFDCEC"
 STATUS_COLOURS = dict(zip(STATUSES, (BLUE, ORANGE, VERMILLION), strict=True))
 
 _NAMED = 40
 """More classes than this get no names on the axis."""
-_RC = {
-    "font.family": "DejaVu Sans",
+STYLE = {
     "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#DDDDDD",
-    "legend.frameon": False,
     "text.parse_math": False,  # names may hold dollars
     "figure.constrained_layout.h_pad": 0.1,
     "figure.constrained_layout.w_pad": 0.15,
 }
+"""Beside that of all figures."""
 
 
 def shorten(text: str, length: int) -> str:
@@ -52,22 +41,6 @@ def shorten(text: str, length: int) -> str:
         return line
     tail = length // 2
     return f"{line[: length - 1 - tail]}…{line[len(line) - tail :]}"
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Within, figures are made and saved in this style, whatever the user's own settings say."""
-    with matplotlib.rc_context():
-        matplotlib.rcParams.update(matplotlib.rcParamsDefault)
-        matplotlib.rcParams.update(_RC)
-        yield
-
-
-def figure_png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    return buffer.getvalue()
 
 
 def draw_classes(axes: Axes, names: Sequence[str], counts: np.ndarray) -> None:

@@ -19,17 +19,17 @@ from snvideo.data.config import ClipConfig
 from snvideo.data.index import STATUSES, IndexRow, read_meta, read_rows
 from snvideo.data.listing import SPLITS
 from snvideo.data.pictures import (
+    STYLE,
     draw_classes,
     draw_durations,
     draw_reasons,
     draw_sizes,
     draw_splits,
-    figure_png,
     shorten,
-    styled,
 )
 from snvideo.data.sampling import frame_step
 from snvideo.errors import SnvideoError
+from snvideo.figures import png, styled
 
 Tally = Counter[str]
 _LEAST = {"frames": 1, "width": 1, "height": 1, "fps": 1e-3, "seconds": 0}
@@ -323,7 +323,7 @@ def survey_png(survey: Survey, most: int = 5) -> bytes:
     shown = [True, survey.usable > 0, True, bool(reasons)]
     heights = list(compress(heights, shown))
     videos = sum(survey.counts.values())
-    with styled():
+    with styled(STYLE):
         figure = Figure(figsize=(9, 0.4 + sum(heights)), layout="constrained")
         found = f"{survey.usable:,} of {videos.sum():,} videos usable"
         title = f"{shorten(str(survey.path), 60)}: {found}"
@@ -338,4 +338,4 @@ def survey_png(survey: Survey, most: int = 5) -> bytes:
         draw_splits(next(panels).subplots(), splits)
         if reasons:
             draw_reasons(next(panels).subplots(), reasons)
-        return figure_png(figure)
+        return png(figure)

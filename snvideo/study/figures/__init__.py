@@ -7,11 +7,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from snvideo.atomic import write_atomic
+from snvideo.figures import png, styled
 from snvideo.study.figures.accuracy import accuracy
 from snvideo.study.figures.confusion import confusion
 from snvideo.study.figures.curves import curves
 from snvideo.study.figures.importance import importance_by_depth, importance_by_geometry
-from snvideo.study.figures.style import png, styled
+from snvideo.study.figures.style import STYLE
 from snvideo.study.runs import Run
 
 
@@ -64,7 +65,7 @@ def save_figures(runs: list[Run], folder: Path) -> dict[str, Path]:
         caption -> PNG file.
     """
     saved = {}
-    with styled():
+    with styled(STYLE):
         for picture in PICTURES:
             path = folder / picture.name
             figure = picture.draw(runs)

@@ -3,7 +3,8 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snvideo.study.figures.style import MARKERS, MUTED, colour, new_figure
+from snvideo.figures import MUTED
+from snvideo.study.figures.style import MARKERS, colour, new_figure
 from snvideo.study.interval import Interval, student
 from snvideo.study.runs import Geometry, Run, by_cell, finished, geometries_of, norms_of
 from snvideo.study.table import chance

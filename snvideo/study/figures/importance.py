@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from snvideo.study.figures.style import MUTED, colour, new_figure
+from snvideo.figures import MUTED
+from snvideo.study.figures.style import colour, new_figure
 from snvideo.study.runs import Geometry, LayerImportance, Run, finished, geometries_of
 
 Ratios = dict[Geometry, np.ndarray]

@@ -1,10 +1,5 @@
 """How the figures look: colours that a colour-blind reader can tell apart, and legible sizes."""
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -30,35 +25,12 @@ MARKERS = {
 }
 LINES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 OTHER = "#777777"
-MUTED = "#555555"
 
 WIDTH = 9.0
 """Width of every figure in inches; a README shows it at about 900 pixels."""
-DPI = 160
 
-_RC = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10.5,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#DDDDDD",
-    "legend.frameon": False,
-    "figure.constrained_layout.h_pad": 0.08,
-}
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Within, figures are drawn in this style, whatever the user's own settings say."""
-    with matplotlib.rc_context():
-        matplotlib.rcParams.update(matplotlib.rcParamsDefault)
-        matplotlib.rcParams.update(_RC)
-        yield
+STYLE = {"axes.grid": True, "axes.grid.axis": "y"}
+"""Beside that of all figures."""
 
 
 def colour(norm: str) -> str:
@@ -72,10 +44,3 @@ def new_figure(height: float, title: str) -> Figure:
     FigureCanvasAgg(figure)  # drawn off screen, and unknown to pyplot
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
