@@ -46,13 +46,40 @@ class TrainSample(NamedTuple):
     """int64 (T,): its frames."""
 
 
+class VideoViews(NamedTuple):
+    """All test views of one video, each of its frames once: they are put together on the device."""
+
+    frames: Tensor
+    """uint8 (F, 3, h, w): what any crop shows of any frame, resized."""
+    clips: Tensor
+    """int64 (clips, T): which of the frames make each clip."""
+    corners: list[tuple[int, int]]
+    """Top and left of each crop."""
+    side: int
+    """Of the crops."""
+
+    def put_together(self, device: torch.device) -> Tensor:
+        """The views on a device, all crops of the first clip first.
+
+        Returns:
+            uint8 (clips * crops, T, 3, side, side).
+        """
+        frames = self.frames.to(device, non_blocking=True)
+        clips = self.clips.to(device, non_blocking=True)
+        crops = [
+            frames[..., top : top + self.side, left : left + self.side]
+            for top, left in self.corners
+        ]
+        return torch.stack([crop[clip] for clip in clips for crop in crops])
+
+
 class TestSample(NamedTuple):
     """All views of one video."""
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
-    views: Tensor | None
-    """uint8 (views, T, 3, crop, crop); None if it could not be read."""
+    views: VideoViews | None
+    """None if it could not be read."""
     label: int
     video: int
     """Row of the index."""
@@ -75,8 +102,8 @@ class Batch(NamedTuple):
 class Views(NamedTuple):
     """All test views of some videos, each video decoded once."""
 
-    clips: Tensor
-    """uint8 (N, views, T, 3, crop, crop)."""
+    views: list[VideoViews]
+    """Of N videos."""
     labels: Tensor
     """int64 (N,)."""
     videos: Tensor
@@ -94,13 +121,16 @@ def cut(frames: np.ndarray, crop: sampling.Crop, size: int) -> Tensor:
         size: side of the result.
 
     Returns:
-        uint8 (T, 3, size, size).
+        uint8 (T, 3, size, size), its memory in whatever order.
     """
     top, left, side = crop
-    square = torch.from_numpy(
-        np.ascontiguousarray(frames[:, top : top + side, left : left + side])
-    ).permute(0, 3, 1, 2)
-    return transforms.resize(square, [size, size], antialias=True).contiguous()
+    return _resized(frames[:, top : top + side, left : left + side], size, size)
+
+
+def _resized(frames: np.ndarray, height: int, width: int) -> Tensor:
+    """From uint8 (T, H, W, 3) to uint8 (T, 3, height, width)."""
+    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    return transforms.resize(pictures, [height, width], antialias=True)
 
 
 class Clips(ABC):
@@ -219,18 +249,33 @@ class TestVideos(Clips):
         self.view = config.test.model_copy(update={"clips": clips, "crops": crops})
 
     def sample(self, place: Place, watch: Watch) -> TestSample:
-        video, view = self.index[place.video], self.view
+        video = self.index[place.video]
         numbers = self.numbers(video)
         wanted, inverse = np.unique(numbers, return_inverse=True)
         try:
             frames = self.read(place, 0, video, wanted, watch)
         except DecodeError as error:
             return TestSample(None, video.label, place.video, [(video.name, str(error))])
-        inverse = torch.from_numpy(inverse.reshape(numbers.shape))
-        crops = sampling.even_crops(*frames.shape[1:3], view)
-        cuts = [cut(frames, crop, view.crop) for crop in crops]
-        views = torch.stack([pictures[clip] for clip in inverse for pictures in cuts])
+        views = self._views(frames, torch.from_numpy(inverse.reshape(numbers.shape)))
         return TestSample(views, video.label, place.video, [])
+
+    def _views(self, frames: np.ndarray, clips: Tensor) -> VideoViews:
+        """Cut out all that any crop shows, resize it once, and say where the crops lie in it."""
+        view = self.view
+        crops = sampling.even_crops(*frames.shape[1:3], view)
+        side = crops[0].side
+        top, left = min(crop.top for crop in crops), min(crop.left for crop in crops)
+        bottom = max(crop.top for crop in crops) + side
+        right = max(crop.left for crop in crops) + side
+        scale = view.crop / side
+        shown = frames[:, top:bottom, left:right]
+        height, width = (round(pixels * scale) for pixels in shown.shape[1:3])
+        corners = [
+            (round((crop.top - top) * scale), round((crop.left - left) * scale)) for crop in crops
+        ]
+        # Compact, for it is sent from the worker with all memory that it lies in.
+        pictures = _resized(shown, height, width).contiguous(memory_format=torch.channels_last)
+        return VideoViews(pictures, clips, corners, view.crop)
 
     def numbers(self, video: Video) -> np.ndarray:
         """Frames of all clips of a video, int64 (clips, T)."""
@@ -246,9 +291,7 @@ def collate_views(samples: list[TestSample]) -> Views:
     """Put the views of several videos together, leaving out those that could not be read."""
     good = [sample for sample in samples if sample.views is not None]
     return Views(
-        torch.stack([sample.views for sample in good])
-        if good
-        else torch.empty(0, dtype=torch.uint8),
+        [sample.views for sample in good],
         torch.tensor([sample.label for sample in good], dtype=torch.int64),
         torch.tensor([sample.video for sample in good], dtype=torch.int64),
         [video for sample in samples for video in sample.unreadable],

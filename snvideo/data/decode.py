@@ -50,7 +50,11 @@ def decode(video: Video, frames: Sequence[int] | np.ndarray, decoder: str = "pya
         raise
     except Exception as error:  # decord and PyAV raise kinds of their own, and others besides
         raise DecodeError(_first_line(error)) from error
-    return pictures[inverse]
+    return pictures if len(wanted) == len(inverse) and _ascend(inverse) else pictures[inverse]
+
+
+def _ascend(places: np.ndarray) -> bool:
+    return bool((places[1:] > places[:-1]).all())
 
 
 def _first_line(error: Exception) -> str:

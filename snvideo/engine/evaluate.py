@@ -135,7 +135,8 @@ def evaluate(
         if not len(batch.videos):
             continue
         truth = batch.labels.to(device)
-        logits = _logits(model, batch.clips.flatten(0, 1), config, device)
+        views = torch.cat([views.put_together(device) for views in batch.views])
+        logits = _logits(model, views, config, device)
         softmax = logits.softmax(-1)
         video = softmax.unflatten(0, (len(truth), -1)).mean(1)
         view_truth = truth.repeat_interleave(clips * crops)
@@ -171,7 +172,7 @@ def _logits(model: nn.Module, views: Tensor, config: RunConfig, device: torch.de
     """Logits of uint8 views (N, T, 3, H, W), a limited number at a time; float32 (N, classes)."""
     parts = []
     for part in views.split(config.test_batch):
-        clips = to_input(part.to(device), config.data.mean, config.data.std)
+        clips = to_input(part, config.data.mean, config.data.std)
         with autocast(config, device):
             parts.append(model(clips))
     return torch.cat(parts).float()

@@ -87,7 +87,8 @@ def test_views_png(config: RunConfig, number: int = 0) -> bytes:
     except DecodeError as error:
         raise SnvideoError(f"{video.path}: {error}: choose another with --video") from None
     crops = sampling.even_crops(*frame.shape[:2], videos.view)
-    return view_sheet(sample.views, numbers, video, index.labels[video.label], crops, frame)
+    views = sample.views.put_together(torch.device("cpu"))
+    return view_sheet(views, numbers, video, index.labels[video.label], crops, frame)
 
 
 test_views_png.__test__ = False  # not a test case, whatever pytest makes of the name

@@ -40,9 +40,10 @@ def index(toy) -> ClipIndex:
 def test_a_clip_is_a_function_of_its_place(index, config):
     clips = TrainClips(index, config, seed=1)
     place = Place(sampling.TRAIN, 2, 5, 17)
-    clip, draw, label, replaced = clips.sample(place, WATCH)
+    clip, draw, label, replaced, row, numbers = clips.sample(place, WATCH)
     assert clip.shape == (4, 3, 32, 32) and clip.dtype == torch.uint8
-    assert label == index[17].label and replaced == []
+    assert label == index[17].label and replaced == [] and row == 17
+    assert np.diff(numbers).tolist() == [3, 3, 3]
     again = TrainClips(index, config, seed=1).sample(place, WATCH)
     assert torch.equal(again[0], clip) and again[1] == draw
     for other in (place._replace(epoch=3), place._replace(position=6), place._replace(stream=2)):
@@ -99,7 +100,7 @@ def spoiled(toy, tmp_path, bad: int) -> ClipIndex:
 
 def test_a_broken_video_is_replaced_and_named(toy, config, tmp_path):
     clips = TrainClips(spoiled(toy, tmp_path, 1), config, seed=0)
-    clip, _, _, replaced = clips.sample(Place(sampling.TRAIN, 0, 0, 0), WATCH)
+    clip, _, _, replaced, *_ = clips.sample(Place(sampling.TRAIN, 0, 0, 0), WATCH)
     assert clip.shape == (4, 3, 32, 32)
     ((name, reason),) = replaced
     assert name.endswith("bad1.mp4") and reason
@@ -119,14 +120,37 @@ def test_views_of_a_video_come_from_one_decode(toy, config):
     place = Place(sampling.TEST, 0, 0, 2)
     views, label, number, unreadable = TestVideos(index, config, 3, 3).sample(place, WATCH)
     video = index[2]
-    assert views.shape == (9, 4, 3, 32, 32) and (label, number, unreadable) == (video.label, 2, [])
+    together = views.put_together(torch.device("cpu"))
+    assert together.shape == (9, 4, 3, 32, 32)
+    assert (label, number, unreadable) == (video.label, 2, [])
+    assert len(views.frames) == len(views.clips.unique()) <= 12
     latest = sampling.last_start(config.clip, video.fps, video.frames)
-    expected = []
-    for start in sampling.even_starts(3, latest):
+    for clip, start in enumerate(sampling.even_starts(3, latest)):
         frames = decode(video, sampling.clip_frames(config.clip, video.fps, video.frames, start))
-        crops = sampling.even_crops(*frames.shape[1:3], config.test)
-        expected += [cut(frames, crop, 32) for crop in crops]
-    assert torch.equal(views, torch.stack(expected))
+        for number, crop in enumerate(sampling.even_crops(*frames.shape[1:3], config.test)):
+            view = together[3 * clip + number].int()
+            # Resized with its surroundings, so crops lie on whole pixels of the result.
+            difference = (view - cut(frames, crop, 32).int()).abs().float()
+            assert difference.mean() < 0.25 * frames.std()
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (48, 49), (48, 48), (33, 200)])
+@pytest.mark.parametrize("crops", [1, 3])
+def test_crops_lie_where_they_should(toy, config, size, crops):
+    """Of frames that tell the place of every pixel, resized or not."""
+    down, across = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
+    frames = np.stack([down, across, 0 * down], -1)[None].astype(np.uint8)
+    for short_side, crop in ((min(size), min(size)), (2 * min(size), 48)):
+        view = TestViewConfig(short_side=short_side, crop=min(crop, short_side), crops=crops)
+        changed = config.model_copy(update={"test": view})
+        videos = TestVideos(ClipIndex.load(toy / "index.csv", "val"), changed, 1, crops)
+        views = videos._views(frames, torch.zeros(1, 1, dtype=torch.int64))
+        together = views.put_together(torch.device("cpu")).float()
+        assert together.shape == (crops, 1, 3, view.crop, view.crop)
+        expected = sampling.even_crops(*size, view)
+        for found, (top, left, side) in zip(together[:, 0], expected, strict=True):
+            middle = torch.tensor([top, left]) + (side - 1) / 2
+            assert (found[:2].mean((1, 2)) - middle).abs().max() <= 1
 
 
 def test_an_unreadable_test_video_is_left_out_and_named(toy, config, tmp_path):
