@@ -13,7 +13,8 @@ from snvideo.engine.evaluate import evaluate, refresh_statistics
 from snvideo.engine.folder import RunFolder
 from snvideo.engine.geometry import plan
 from snvideo.engine.processes import joined
-from snvideo.engine.train import build, describe, read_quarantine, summary
+from snvideo.engine.train import describe, summary
+from snvideo.engine.trainer import build, read_quarantine
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)

@@ -56,6 +56,11 @@ def check(run: Path, toy: Path, harmless: Path) -> None:
     # Three of 48, in each epoch.
     assert results["replaced_samples"] == expected["replaced_samples"] == 3 * EPOCHS
     assert results["quarantined_videos"] == 3
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    counted = [
+        (m["epoch"], m["replaced"], m["closed"]) for m in metrics if m["kind"] == "unreadable"
+    ]
+    assert counted == [(1, 3, 3), (2, 3, 3)]
 
 
 def test_alone(toy, tmp_path, harmless, monkeypatch):

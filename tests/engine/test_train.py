@@ -16,7 +16,8 @@ import yaml
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.processes import Processes
 from snvideo.engine.test import test_run as retest
-from snvideo.engine.train import Trainer, _Window, train
+from snvideo.engine.train import train
+from snvideo.engine.trainer import Trainer, _Window
 from snvideo.errors import SnvideoError
 from tests.engine.runs import run_config
 
