@@ -71,6 +71,7 @@ class Batches(Generic[B]):
         """Handed to workers, in order, and not yet come back."""
         self._deaths: Counter[Reading] = Counter()
         self._idle_deaths = 0
+        self._seen: list[Reading] | None = None
         self._loader: Iterator[Any] | None = None
         self._workers: list[BaseProcess] = []
 
@@ -80,6 +81,7 @@ class Batches(Generic[B]):
     def __next__(self) -> B:
         if self._loader is not None and self._version != self._quarantine.version:
             self._stop()
+        self._changed = time.monotonic()
         while True:
             try:
                 if self._loader is None:
@@ -131,7 +133,7 @@ class Batches(Generic[B]):
                 )
             )
         self._workers = [p for p in multiprocessing.active_children() if p not in children]
-        self._changed, self._seen = time.monotonic(), None
+        self._seen = None
 
     def _stop(self) -> None:
         """End all workers, whatever they are doing, and forget their loader."""

@@ -242,6 +242,41 @@ def test_groups_packed_into_a_pass_give_the_same_weights(toy, tmp_path, norm):
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)
 
 
+AUGMENTED = (
+    "data.train.flip=true",
+    "data.train.color={brightness: 0.4, hue: 0.1}",
+    "data.train.rand_augment={operations: 1}",
+    "data.train.mixup=0.8",
+    "data.train.cutmix=1.0",
+)
+
+
+def test_clips_are_changed_and_mixed_alike_however_their_groups_are_played(toy, tmp_path):
+    weights = []
+    for packed, augmented in ((1, AUGMENTED), (4, AUGMENTED), (4, ())):
+        overrides = (*augmented, "model.norm.name=bn", f"batch.gpus_per_pass={packed}")
+        config = run_config(toy, tmp_path / f"run{packed}", *overrides, "optim.lr=0.02").run()
+        trainer = Trainer(config, CPU)
+        steps(trainer, 2)
+        weights.append(trainer.model.state_dict())
+    plain = max((weights[2][name] - weights[1][name]).abs().max() for name in weights[0])
+    assert plain > 1e-3
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_lone_clip_cannot_be_mixed(toy, tmp_path):
+    overrides = ("batch.clips_per_gpu=1", "data.train.mixup=0.8")
+    config = run_config(toy, tmp_path / "run", *overrides).run()
+    with pytest.raises(SnvideoError, match="batch.clips_per_gpu is 1: set both to 0"):
+        Trainer(config, CPU)
+    # A synchronised norm deals the batch out among processes, which may tear groups apart.
+    overrides = ("model.norm.name=syncbn", "batch.clips_per_gpu=8", "data.train.cutmix=1.0")
+    config = run_config(toy, tmp_path / "run", *overrides, "batch.gpus=1").run()
+    with pytest.raises(SnvideoError, match="each of 2 processes has 4: start fewer"):
+        Trainer(config, Processes(0, 2, torch.device("cpu")))
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_trains(toy, tmp_path, amp):
     trainer = Trainer(run_config(toy, tmp_path / "run", f"optim.amp={amp}").run(), CPU)
