@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 Row = dict[str, Any]
-"""Figures of one rival at one shape in one memory format."""
+"""Figures of one rival in one setting, as at one shape in one memory format."""
+
+SPREAD = "{median:.2f} ({low:.2f}..{high:.2f})"
+"""Of a row's quartiles."""
 
 
 class Sheet(NamedTuple):
@@ -35,11 +38,21 @@ def markdown(command: str, where: Row, sheets: list[Sheet], lines: list[str]) ->
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in lines)]).rstrip() + "\n"
 
 
+def pivot(title: str, rows: list[Row], line: str, column: str, cell: Callable[[Row], str]) -> Sheet:
+    """A line for every value of one figure, a column for every value of another."""
+    columns = list(dict.fromkeys(row[column] for row in rows))
+    cells = {(row[line], row[column]): cell(row) for row in rows}
+    lines = [
+        (name, *(cells.get((name, other), "") for other in columns))
+        for name in dict.fromkeys(row[line] for row in rows)
+    ]
+    return Sheet(title, ("", *columns), lines)
+
+
 def ratio_sheets(layout: str, what: str, rows: list[Row]) -> list[Sheet]:
     """Times as ratios with their quartiles; and against the bandwidth, where it is known."""
-    cell = "{median:.2f} ({low:.2f}..{high:.2f})"
     title = f"{layout}: {what} (quartiles)"
-    sheets = [_by_rival(title, rows, lambda row: cell.format(**row))]
+    sheets = [_by_rival(title, rows, lambda row: SPREAD.format(**row))]
     floors = [row for row in rows if "of_floor" in row]
     title = f"{layout}: part of the speed that the bandwidth allows"
     sheets.append(_by_rival(title, floors, lambda row: f"{row['of_floor']:.2f}"))

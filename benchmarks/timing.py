@@ -3,9 +3,10 @@
 import random
 import time
 from collections.abc import Callable
-from statistics import median, quantiles
+from statistics import median
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
 Rival = TypeVar("Rival")
@@ -21,7 +22,7 @@ COPIED = 2**30
 
 
 class Quartiles(NamedTuple):
-    """Of the ratios of one rival's times to another's."""
+    """Of ratios of one rival's times to another's."""
 
     low: float
     median: float
@@ -30,26 +31,33 @@ class Quartiles(NamedTuple):
 
 def ratio(times: list[float], base: list[float]) -> Quartiles:
     """Quartiles of the ratios of times from the same repeats."""
-    ratios = [a / b for a, b in zip(times, base, strict=True)]
-    return Quartiles(*quantiles(ratios, n=4, method="inclusive"))
+    return quartiles([a / b for a, b in zip(times, base, strict=True)])
 
 
-def take_turns(turns: dict[Rival, Callable[[], float]], repeats: int) -> dict[Rival, list[float]]:
+def quartiles(ratios: list[float]) -> Quartiles:
+    """Quartiles of one or more ratios."""
+    return Quartiles(*np.quantile(ratios, (0.25, 0.5, 0.75)).tolist())
+
+
+def take_turns(
+    turns: dict[Rival, Callable[[], float]], repeats: int, warm_up: int = WARM_UP
+) -> dict[Rival, list[float]]:
     """The times of all rivals.
 
     Args:
         turns: by rival, what takes a turn and returns its seconds.
         repeats: turns of each that count. The order changes with every repeat, so that none always
             follows the same other and finds the caches as that one leaves them.
+        warm_up: turns of each before those.
     """
     shuffle = random.Random(0).shuffle
     order = list(turns)
     times: dict[Rival, list[float]] = {rival: [] for rival in turns}
-    for repeat in range(WARM_UP + repeats):
+    for repeat in range(warm_up + repeats):
         shuffle(order)
         for rival in order:
             spent = turns[rival]()
-            if repeat >= WARM_UP:
+            if repeat >= warm_up:
                 times[rival].append(spent)
     return times
 

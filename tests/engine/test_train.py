@@ -268,7 +268,7 @@ def test_clips_are_changed_and_mixed_alike_however_their_groups_are_played(toy, 
 def test_a_lone_clip_cannot_be_mixed(toy, tmp_path):
     overrides = ("batch.clips_per_gpu=1", "data.train.mixup=0.8")
     config = run_config(toy, tmp_path / "run", *overrides).run()
-    with pytest.raises(SnvideoError, match="batch.clips_per_gpu is 1: set both to 0"):
+    with pytest.raises(SnvideoError, match=r"batch\.clips_per_gpu is 1: set both to 0"):
         Trainer(config, CPU)
     # A synchronised norm deals the batch out among processes, which may tear groups apart.
     overrides = ("model.norm.name=syncbn", "batch.clips_per_gpu=8", "data.train.cutmix=1.0")
