@@ -89,4 +89,5 @@ def _with_pyav(video: Video, wanted: np.ndarray) -> np.ndarray:
     pictures, counted = decode_pyav(video, wanted)
     if len(pictures) < len(wanted):
         raise DecodeError(f"frame {wanted[len(pictures)]} asked for, the file has {counted}")
-    return np.rot90(np.stack(pictures), k=video.rotation // 90, axes=(1, 2))
+    turned = np.rot90(np.stack(pictures), k=video.rotation // 90, axes=(1, 2))
+    return np.ascontiguousarray(turned)  # torch takes no array that runs backwards

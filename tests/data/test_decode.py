@@ -96,6 +96,7 @@ def test_skipping_changes_no_pixel(tmp_path, name):
     assert found.seekable
     row = video(path, "pyav", found.frames, rotation=found.rotation)
     everything = decode(row._replace(seekable=False), range(found.frames))
+    assert everything.flags.c_contiguous  # of rotated videos too: torch takes no other
     rng = np.random.default_rng(0)
     for _ in range(8):
         wanted = rng.integers(0, found.frames, rng.integers(1, 9))
