@@ -1,5 +1,7 @@
 """Times of rivals that take turns, so that a machine whose speed drifts slows all of them alike."""
 
+import atexit
+import gc
 import random
 import time
 from collections.abc import Callable
@@ -95,6 +97,12 @@ def keep_freed_blocks() -> None:
     """
     block = torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8)
     del block
+
+
+def set_libraries_aside() -> None:
+    """Keep what was imported from the garbage collector, which takes longer for it than a turn."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # libraries that are never freed complain of leaks
 
 
 def bandwidth(device: torch.device) -> float:

@@ -66,11 +66,14 @@ class VideoViews(NamedTuple):
         """
         frames = self.frames.to(device, non_blocking=True)
         clips = self.clips.to(device, non_blocking=True)
-        crops = [
-            frames[..., top : top + self.side, left : left + self.side]
-            for top, left in self.corners
-        ]
-        return torch.stack([crop[clip] for clip in clips for crop in crops])
+        views = frames.new_empty(
+            (len(clips), len(self.corners), clips.shape[1], 3, self.side, self.side)
+        )
+        for number, (top, left) in enumerate(self.corners):
+            crop = frames[..., top : top + self.side, left : left + self.side]
+            for clip, view in zip(clips, views[:, number], strict=True):
+                torch.index_select(crop, 0, clip, out=view)
+        return views.flatten(0, 1)
 
 
 class TestSample(NamedTuple):

@@ -1,0 +1,211 @@
+"""Training pipelines from a file to a clip of 224 pixels: snvideo's and those of other libraries.
+
+All make the same clips: the same videos, and the same start wherever it can be chosen. None scales
+to 0..1 or normalizes, which snvideo and mmaction2 do on the device.
+"""
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from snvideo.data import sampling
+from snvideo.data.config import DataConfig
+from snvideo.data.dataset import Place, TrainClips
+from snvideo.data.decode import DecodeError
+from snvideo.data.index import ClipIndex, Video
+from snvideo.data.watch import Watch
+
+OURS, OURS_DECORD, DECORD = "snvideo", "snvideo (decord)", "bare decord"
+PYAV_VIDEO, DECORD_VIDEO = "pytorchvideo (pyav)", "pytorchvideo (decord)"
+MMACTION = "mmaction2"
+
+SEED = 0
+
+
+class Request(NamedTuple):
+    """A training clip that every rival is asked for."""
+
+    place: Place
+    video: Video
+    numbers: np.ndarray
+    """int64 (T,): its frames."""
+
+
+Pipeline = Callable[[Sequence[Request]], Iterator[Any]]
+"""Makes the clips asked for, in order. Raises anything if it cannot."""
+
+
+def request(index: ClipIndex, config: DataConfig, place: Place) -> Request:
+    """What snvideo shows at a place, as frame numbers for the others."""
+    video, clip = index[place.video], config.clip
+    rng = sampling.generator(SEED, *place[:3], 0)
+    start = sampling.random_start(rng, sampling.last_start(clip, video.fps, video.frames))
+    return Request(place, video, sampling.clip_frames(clip, video.fps, video.frames, start))
+
+
+def pipelines(index: ClipIndex, config: DataConfig) -> tuple[dict[str, Pipeline], dict[str, str]]:
+    """The rivals by name, and why others cannot take part."""
+    found, missing = {}, {}
+    for name, make in _RIVALS.items():
+        try:
+            found[name] = make(index, config)
+        except Exception as error:  # anything can go wrong in a library of another time
+            missing[name] = f"{type(error).__name__}: {error}"
+    return found, missing
+
+
+def _snvideo(decoder: str) -> Callable[[ClipIndex, DataConfig], Pipeline]:
+    def pipeline(index: ClipIndex, config: DataConfig) -> Pipeline:
+        if decoder == "decord":
+            import decord  # noqa: F401 (without it PyAV would decode unnoticed)
+        clips = TrainClips(index, config.model_copy(update={"decoder": decoder}), SEED)
+        watch = Watch(0, config.limit, multiprocessing.get_context())
+
+        def make(requests: Sequence[Request]) -> Iterator[Any]:
+            for place, _, numbers in requests:
+                sample = clips.sample(place, watch)
+                if sample.unreadable:
+                    raise DecodeError(sample.unreadable[0][1])
+                assert np.array_equal(sample.numbers, numbers), "others are asked for other frames"
+                yield sample.clip
+
+        return make
+
+    return pipeline
+
+
+def _decord(index: ClipIndex, config: DataConfig) -> Pipeline:
+    """Decoding alone: whole frames, neither cut nor resized."""
+    import decord
+
+    def make(requests: Sequence[Request]) -> Iterator[Any]:
+        for _, video, numbers in requests:
+            reader = decord.VideoReader(str(video.path), num_threads=1)
+            yield reader.get_batch(numbers + video.first_frame).asnumpy()
+
+    return make
+
+
+def _pytorchvideo(decoder: str) -> Callable[[ClipIndex, DataConfig], Pipeline]:
+    """`LabeledVideoDataset`, with the training transform of its tutorial but for normalization.
+
+    It does not let one choose how many threads decode; processor time counts all of them.
+    """
+
+    def pipeline(index: ClipIndex, config: DataConfig) -> Pipeline:
+        from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip
+        from torchvision.transforms import _functional_tensor as renamed
+
+        # pytorchvideo 0.1.5 knows it by the name that it had before torchvision 0.17.
+        sys.modules.setdefault("torchvision.transforms.functional_tensor", renamed)
+        from pytorchvideo.data import LabeledVideoDataset
+        from pytorchvideo.data.clip_sampling import ClipInfo, ClipSampler
+        from pytorchvideo.transforms import (
+            ApplyTransformToKey,
+            RandomShortSideScale,
+            UniformTemporalSubsample,
+        )
+        from torch.utils.data import SequentialSampler
+
+        bridge = nullcontext
+        if decoder == "decord":
+            import decord
+            from pytorchvideo.data import encoded_video_decord  # noqa: F401
+
+            decord.bridge.reset_bridge()  # it was set to torch for everybody
+            bridge = decord.bridge.use_torch
+
+        class AsAsked(ClipSampler):
+            """The clip that the video's entry names."""
+
+            def __call__(self, last: Any, duration: Any, entry: dict[str, float]) -> ClipInfo:
+                return ClipInfo(entry["begin"], entry["end"], 0, 0, True)
+
+        clip, view = config.clip, config.train
+        steps = [
+            UniformTemporalSubsample(clip.frames),
+            RandomShortSideScale(*view.short_side),
+            RandomCrop(view.crop),
+            RandomHorizontalFlip(0.5),
+        ]
+        transform = ApplyTransformToKey("video", Compose(steps))
+
+        def entry(video: Video, numbers: np.ndarray) -> tuple[str, dict[str, float]]:
+            begin, length = numbers[0] / video.fps, clip.frames * clip.stride / video.fps
+            return str(video.path), {"begin": begin, "end": begin + length}
+
+        def make(requests: Sequence[Request]) -> Iterator[Any]:
+            entries = [entry(video, numbers) for _, video, numbers in requests]
+            dataset = LabeledVideoDataset(
+                entries, AsAsked(0), SequentialSampler, transform, False, decoder
+            )
+            with bridge():
+                samples = iter(dataset)
+                for number, (_, video, _) in enumerate(requests):
+                    sample = next(samples, None)
+                    # What it cannot read it passes over.
+                    if sample is None or sample["video_index"] != number:
+                        raise DecodeError(f"no clip of {video.name}")
+                    yield sample["video"]
+
+        return make
+
+    return pipeline
+
+
+def _mmaction2(index: ClipIndex, config: DataConfig) -> Pipeline:
+    """The training pipeline of its Kinetics-400 configs, up to the packing of labels.
+
+    mmaction2 1.2 pins old packages; what is used here needs, without their dependencies, mmaction2,
+    mmcv-lite 2.1, mmengine, opencv-python-headless, addict, yapf, termcolor, einops and
+    importlib_metadata (with zipp).
+    """
+    import cv2
+    from mmaction.datasets import transforms
+
+    cv2.setNumThreads(0)
+
+    class SampleAsked(transforms.SampleFrames):
+        """Its own frames of a clip, from a start that is given instead of drawn."""
+
+        start = 0
+
+        def _get_train_clips(self, num_frames: int, ori_clip_len: float) -> np.ndarray:
+            return np.array([self.start])
+
+    clip, view = config.clip, config.train
+    sample = SampleAsked(clip_len=clip.frames, frame_interval=clip.stride, num_clips=1)
+    steps = [
+        transforms.DecordInit(),
+        sample,
+        transforms.DecordDecode(),
+        transforms.Resize(scale=(-1, view.short_side[0])),
+        transforms.RandomResizedCrop(),
+        transforms.Resize(scale=(view.crop, view.crop), keep_ratio=False),
+        transforms.Flip(flip_ratio=0.5),
+        transforms.FormatShape(input_format="NCTHW"),
+    ]
+
+    def make(requests: Sequence[Request]) -> Iterator[Any]:
+        for _, video, numbers in requests:
+            sample.start = numbers[0] + video.first_frame
+            results = {"filename": str(video.path), "start_index": 0, "modality": "RGB"}
+            for step in steps:
+                results = step(results)
+            yield results["imgs"]
+
+    return make
+
+
+_RIVALS: dict[str, Callable[[ClipIndex, DataConfig], Pipeline]] = {
+    OURS: _snvideo("pyav"),
+    OURS_DECORD: _snvideo("decord"),
+    DECORD: _decord,
+    PYAV_VIDEO: _pytorchvideo("pyav"),
+    DECORD_VIDEO: _pytorchvideo("decord"),
+    MMACTION: _mmaction2,
+}
