@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from snvideo.data.build import build
 from snvideo.data.config import ClipConfig
 from snvideo.data.index import ClipIndex, read_rows
-from snvideo.data.listing import Listing, Row, scan
-from snvideo.data.prepare import prepare
+from snvideo.data.indexing.build import build
+from snvideo.data.indexing.listing import Listing, Row, scan
+from snvideo.data.preparing.tree import prepare
 from snvideo.data.toy import make_toy_kinetics
 from snvideo.errors import SnvideoError
 

@@ -25,9 +25,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from snvideo.data import sources
-from snvideo.data.build import Summary, build
-from snvideo.data.listing import Listing, read_labels
+from snvideo.data.indexing import sources
+from snvideo.data.indexing.build import Summary, build
+from snvideo.data.indexing.listing import Listing, read_labels
 from snvideo.errors import SnvideoError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)

@@ -122,7 +122,7 @@ def index(
 
     from snvideo.atomic import write_atomic
     from snvideo.data.config import ClipConfig
-    from snvideo.data.survey import survey, survey_png, survey_tables
+    from snvideo.data.indexing.survey import survey, survey_png, survey_tables
 
     found = survey(index, ClipConfig(frames=frames, stride=stride))
     console = Console() if sys.stdout.isatty() else Console(width=100)

@@ -8,7 +8,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-MUTED = "#555555"
+# Okabe & Ito, "Color Universal Design", 2008: colours that a colour-blind reader can tell apart
+BLUE, ORANGE, VERMILLION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
+PALE, MUTED = "#BFDCEC", "#555555"
 DPI = 160
 
 _RC = {
@@ -43,3 +45,16 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
+
+
+def shorten(text: str, length: int) -> str:
+    """A name as one line of at most `length` (1 or more) characters, cut out of its middle.
+
+    File names can hold line breaks and bytes that are no UTF-8, which can neither be drawn nor
+    printed: each such character becomes U+FFFD.
+    """
+    line = "".join(" " if c.isspace() else c if c.isprintable() else "\ufffd" for c in text)
+    if len(line) <= length:
+        return line
+    tail = length // 2
+    return f"{line[: length - 1 - tail]}…{line[len(line) - tail :]}"

@@ -14,8 +14,8 @@ torch.set_num_threads(2)
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a toy Kinetics of 48 training and 16 test videos, with its index."""
-    from snvideo.data import sources
-    from snvideo.data.build import build
+    from snvideo.data.indexing import sources
+    from snvideo.data.indexing.build import build
 
     folder = tmp_path_factory.mktemp("toy")
     make_toy_kinetics(folder, train=48, val=16, difficulty="easy", seed=0, workers=2)

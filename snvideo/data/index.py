@@ -37,7 +37,7 @@ class IndexRow(NamedTuple):
     """Seconds into the source video where the clip was cut out, if known."""
     end: float | None
     first_frame: int
-    """This and the columns up to `reason`: see `snvideo.data.probe.Probe`."""
+    """This and the columns up to `reason`: see `snvideo.data.indexing.probe.Probe`."""
     frames: int
     fps: float
     width: int

@@ -17,9 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from snvideo.data.index import Video
-from snvideo.data.pictures import BLUE, GREEN, PALE, VERMILLION, shorten
 from snvideo.data.sampling import Crop
-from snvideo.figures import MUTED
+from snvideo.figures import BLUE, GREEN, MUTED, PALE, VERMILLION, shorten
 
 CLIPS, FRAMES = 12, 8
 """Most clips of a sheet, and most frames of a clip."""

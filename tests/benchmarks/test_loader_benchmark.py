@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from snvideo.data.build import build
 from snvideo.data.config import ClipConfig, DataConfig
 from snvideo.data.dataset import Place, TestVideos
 from snvideo.data.index import ClipIndex
-from snvideo.data.listing import Listing, Row
+from snvideo.data.indexing.build import build
+from snvideo.data.indexing.listing import Listing, Row
 from snvideo.data.sampling import TRAIN
 from snvideo.data.toy import make_toy_kinetics
 from tests.data.videos import frame_number, write_video

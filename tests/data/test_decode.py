@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snvideo.data.build import build
 from snvideo.data.decode import DecodeError, decode
 from snvideo.data.index import ClipIndex, Video
-from snvideo.data.probe import TOLERANCE, probe
-from snvideo.data.probe_pool import probe_all
-from snvideo.data.sources import folders
+from snvideo.data.indexing.build import build
+from snvideo.data.indexing.probe import TOLERANCE, probe
+from snvideo.data.indexing.probe_pool import probe_all
+from snvideo.data.indexing.sources import folders
 from tests.data.videos import frame_number, write_video
 
 

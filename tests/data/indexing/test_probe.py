@@ -8,8 +8,8 @@ import decord
 import numpy as np
 import pytest
 
-from snvideo.data.probe import Probe, probe
-from snvideo.data.probe_pool import probe_all
+from snvideo.data.indexing.probe import Probe, probe
+from snvideo.data.indexing.probe_pool import probe_all
 from tests.data.videos import frame_number, write_video
 
 DATA = os.environ.get("SNVIDEO_TEST_DATA")

@@ -14,19 +14,19 @@ import av
 import numpy as np
 import pytest
 
-from snvideo.data.build import build
-from snvideo.data.comparison import spread_evenly
 from snvideo.data.decode import decode
 from snvideo.data.index import ClipIndex, read_rows
-from snvideo.data.listing import Listing, Row
-from snvideo.data.prepare import output_names, prepare
-from snvideo.data.quality import FRAMES, _alike, compare_one
-from snvideo.data.reencode import Settings, part_of, reencode
-from snvideo.data.sources import folders
+from snvideo.data.indexing.build import build
+from snvideo.data.indexing.listing import Listing, Row
+from snvideo.data.indexing.sources import folders
+from snvideo.data.preparing.comparison import spread_evenly
+from snvideo.data.preparing.quality import FRAMES, _alike, compare_one
+from snvideo.data.preparing.reencode import Settings, part_of, reencode
+from snvideo.data.preparing.tree import output_names, prepare
 from snvideo.errors import SnvideoError
 from tests.data.videos import frame_number, write_video
 
-PROGRAM = Path(__file__).parents[2] / "data_tools" / "prepare_videos.py"
+PROGRAM = Path(__file__).parents[3] / "data_tools" / "prepare_videos.py"
 QUICK = Settings(preset="ultrafast")
 
 
@@ -186,7 +186,7 @@ def test_folders_that_hold_something_else_are_refused(root: Path, tmp_path: Path
 PROGRAM_PREPARE = """
 import sys
 from pathlib import Path
-from snvideo.data.prepare import prepare
+from snvideo.data.preparing.tree import prepare
 prepare(Path(sys.argv[1]), Path(sys.argv[2]), workers=1)
 """
 

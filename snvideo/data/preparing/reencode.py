@@ -23,8 +23,8 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from snvideo.data.indexing.track import Unusable
 from snvideo.data.pyav import open_video
-from snvideo.data.track import Unusable
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
 """Of x264, from little work and large files to much work and small ones."""

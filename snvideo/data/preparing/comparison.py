@@ -10,11 +10,11 @@ import numpy as np
 
 from snvideo.data.index import IndexRow, Video
 from snvideo.data.killable import run_all
-from snvideo.data.prepare import Prepared, pairs
+from snvideo.data.preparing.tree import Prepared, pairs
 
 LIKENESS = ("psnr_luma", "psnr_rgb", "ssim")
 TIMES = ("milliseconds_before", "milliseconds_after")
-_ONE = "snvideo.data.quality:compare_one"  # not imported: torch takes seconds
+_ONE = "snvideo.data.preparing.quality:compare_one"  # not imported: torch takes seconds
 
 
 class Spread(NamedTuple):

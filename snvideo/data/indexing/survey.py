@@ -17,19 +17,18 @@ from rich.text import Text
 
 from snvideo.data.config import ClipConfig
 from snvideo.data.index import STATUSES, IndexRow, read_meta, read_rows
-from snvideo.data.listing import SPLITS
-from snvideo.data.pictures import (
+from snvideo.data.indexing.listing import SPLITS
+from snvideo.data.indexing.pictures import (
     STYLE,
     draw_classes,
     draw_durations,
     draw_reasons,
     draw_sizes,
     draw_splits,
-    shorten,
 )
 from snvideo.data.sampling import frame_step
 from snvideo.errors import SnvideoError
-from snvideo.figures import png, styled
+from snvideo.figures import png, shorten, styled
 
 Tally = Counter[str]
 _LEAST = {"frames": 1, "width": 1, "height": 1, "fps": 1e-3, "seconds": 0}

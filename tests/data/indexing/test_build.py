@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from snvideo.data.build import build
 from snvideo.data.index import ClipIndex
-from snvideo.data.sources import folders, lists
+from snvideo.data.indexing.build import build
+from snvideo.data.indexing.sources import folders, lists
 from snvideo.errors import SnvideoError
 from tests.data.videos import write_video
 
 DATA = os.environ.get("SNVIDEO_TEST_DATA")
-PROGRAM = Path(__file__).parents[2] / "data_tools" / "build_index.py"
+PROGRAM = Path(__file__).parents[3] / "data_tools" / "build_index.py"
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from snvideo.atomic import write_atomic
-from snvideo.data.build import build
 from snvideo.data.index import IndexRow, read_meta, read_rows
+from snvideo.data.indexing.build import build
+from snvideo.data.indexing.listing import Listing, Row
 from snvideo.data.killable import Outcome, run_all
-from snvideo.data.listing import Listing, Row
-from snvideo.data.reencode import Job, Settings, Step, part_of, reencode
+from snvideo.data.preparing.reencode import Job, Settings, Step, part_of, reencode
 from snvideo.errors import SnvideoError
 
 OUTSIDE = "_outside"

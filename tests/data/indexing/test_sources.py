@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from snvideo.data.listing import read_labels, scan
-from snvideo.data.sources import folders, kinetics, lists
+from snvideo.data.indexing.listing import read_labels, scan
+from snvideo.data.indexing.sources import folders, kinetics, lists
 from snvideo.errors import SnvideoError
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from snvideo.data.listing import (
+from snvideo.data.indexing.listing import (
     SPLITS,
     Ids,
     Listing,

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from snvideo.data.indexing.probe import Check, Probe, stages
 from snvideo.data.killable import Outcome, run_all
-from snvideo.data.probe import Check, Probe, stages
 
 
 def probe_all(

@@ -1,4 +1,4 @@
-"""Panels of a figure about videos, drawn from plain numbers, and what sheets and figures share."""
+"""Panels of a figure about videos, drawn from plain numbers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +13,8 @@ from matplotlib.ticker import (
 )
 
 from snvideo.data.index import STATUSES
+from snvideo.figures import BLUE, ORANGE, VERMILLION, shorten
 
-# Okabe & Ito, "Color Universal Design", 2008
-BLUE, ORANGE, VERMILLION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
-PALE = "#BFDCEC"
 STATUS_COLOURS = dict(zip(STATUSES, (BLUE, ORANGE, VERMILLION), strict=True))
 
 _NAMED = 40
@@ -28,19 +26,6 @@ STYLE = {
     "figure.constrained_layout.w_pad": 0.15,
 }
 """Beside that of all figures."""
-
-
-def shorten(text: str, length: int) -> str:
-    """A name as one line of at most `length` (1 or more) characters, cut out of its middle.
-
-    File names can hold line breaks and bytes that are no UTF-8, which can neither be drawn nor
-    printed: each such character becomes U+FFFD.
-    """
-    line = "".join(" " if c.isspace() else c if c.isprintable() else "\ufffd" for c in text)
-    if len(line) <= length:
-        return line
-    tail = length // 2
-    return f"{line[: length - 1 - tail]}…{line[len(line) - tail :]}"
 
 
 def draw_classes(axes: Axes, names: Sequence[str], counts: np.ndarray) -> None:

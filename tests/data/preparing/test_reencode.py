@@ -10,8 +10,15 @@ import pytest
 
 from snvideo.data.decode import decode
 from snvideo.data.index import Video
-from snvideo.data.probe import Probe, probe
-from snvideo.data.reencode import Job, Settings, part_of, reencode, shown_frames, small_size
+from snvideo.data.indexing.probe import Probe, probe
+from snvideo.data.preparing.reencode import (
+    Job,
+    Settings,
+    part_of,
+    reencode,
+    shown_frames,
+    small_size,
+)
 from tests.data.videos import frame_number, write_video
 
 QUICK = Settings(preset="ultrafast")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from snvideo.atomic import write_atomic
 from snvideo.data.index import COLUMNS, STATUSES, IndexRow, read_rows
-from snvideo.data.listing import Listing, Row
-from snvideo.data.probe import Check, Probe
-from snvideo.data.probe_pool import probe_all
+from snvideo.data.indexing.listing import Listing, Row
+from snvideo.data.indexing.probe import Check, Probe
+from snvideo.data.indexing.probe_pool import probe_all
 from snvideo.errors import SnvideoError
 
 
@@ -50,11 +50,11 @@ def build(
     and check; until all is done, the rows lie in a hidden file beside `out`.
 
     Args:
-        listing: from `snvideo.data.sources`.
+        listing: from `snvideo.data.indexing.sources`.
         videos: folder that its paths start from. Stored relative to the index where it lies inside
             the index's folder, so that both can move together.
         out: the CSV file; its folder is made if need be. Both files appear whole or not at all.
-        check: `header`, `packets` or `decode`, see `snvideo.data.probe.stages`.
+        check: `header`, `packets` or `decode`, see `snvideo.data.indexing.probe.stages`.
         workers: processes that probe.
         limit: seconds after which a file that gives no answer counts as broken.
         progress: called with the number of videos done, at the start and after each one.

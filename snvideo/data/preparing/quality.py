@@ -16,12 +16,12 @@ from torchmetrics.functional.image import (
 )
 
 from snvideo.data import sampling
-from snvideo.data.comparison import LIKENESS, TIMES
 from snvideo.data.config import ClipConfig, TrainViewConfig
 from snvideo.data.dataset import cut
 from snvideo.data.decode import decode
 from snvideo.data.index import Video
-from snvideo.data.reencode import shown_frames, small_frames
+from snvideo.data.preparing.comparison import LIKENESS, TIMES
+from snvideo.data.preparing.reencode import shown_frames, small_frames
 
 FRAMES = 16
 """Frames of a video that are compared, drawn from its first `_WITHIN`."""
