@@ -8,6 +8,7 @@ pixels are equal to the bit; of other video they may differ in rounding (odd siz
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -60,7 +61,10 @@ def _ascend(places: np.ndarray) -> bool:
 def _first_line(error: Exception) -> str:
     """What an error says, without the native stack trace that decord appends."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    line = re.sub(r"^\[[0-9:]+\] \S+: ", "", lines[0])  # decord's clock and place in its source
+    return f"{type(error).__name__}: {line[:200]}"
 
 
 @cache

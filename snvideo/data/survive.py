@@ -8,6 +8,7 @@ that may not have been the file's doing (memory ran out, somebody killed the pro
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import multiprocessing
 import signal
@@ -25,16 +26,14 @@ from torch.utils.data import DataLoader, Dataset
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import Clips, Place
 from snvideo.data.quarantine import Quarantine
+from snvideo.data.supervise import TICK, Supervisor
 from snvideo.data.watch import TIMED_OUT, Reading, Watch
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
 
 POLL = 1.0
-"""Seconds after which a loader that waits for a batch looks after its workers."""
-
-GRACE = 30.0
-"""Seconds beyond the limit after which a worker is killed whose own timer did not end it."""
+"""Seconds after which a loader that waits for a batch looks for dead workers."""
 
 PATIENCE = 3
 """Deaths in a row of workers that read no file, before the run is given up."""
@@ -43,6 +42,9 @@ AHEAD = 4
 """Batches that each worker prepares ahead."""
 
 B = TypeVar("B")
+
+_starting = threading.Lock()
+"""Held while workers start, so that it is known whose they are."""
 
 
 class Batches(Generic[B]):
@@ -71,9 +73,9 @@ class Batches(Generic[B]):
         """Handed to workers, in order, and not yet come back."""
         self._deaths: Counter[Reading] = Counter()
         self._idle_deaths = 0
-        self._seen: list[Reading] | None = None
         self._loader: Iterator[Any] | None = None
         self._workers: list[BaseProcess] = []
+        self._supervisor: Supervisor | None = None
 
     def __iter__(self) -> Batches[B]:
         return self
@@ -81,13 +83,11 @@ class Batches(Generic[B]):
     def __next__(self) -> B:
         if self._loader is not None and self._version != self._quarantine.version:
             self._stop()
-        self._changed = time.monotonic()
         while True:
             try:
-                if self._loader is None:
-                    self._start()
-                batch = next(self._loader)
+                batch = self._wait()
             except StopIteration:
+                self._dismiss()
                 raise
             except Exception as error:  # a lost worker shows in many ways
                 try:
@@ -105,25 +105,34 @@ class Batches(Generic[B]):
                 self._quarantine.add(name, reason)
             return batch
 
+    def __del__(self) -> None:
+        self._dismiss()  # DataLoader would wait for them, seconds for each
+
+    def _wait(self) -> Any:
+        """The next batch, from a new loader if there is none."""
+        if self._loader is None:
+            self._start()
+        if self._supervisor is None:
+            return next(self._loader)
+        self._supervisor.waiting = True
+        try:
+            return next(self._loader)
+        finally:
+            self._supervisor.waiting = False
+
     def _start(self) -> None:
         """A new loader, first for what is still owed."""
         config, self._version = self._config, self._quarantine.version
         context = multiprocessing.get_context(config.start_method)
         self._watch = Watch(config.workers, config.limit, context)
-        owed = list(self._pending)
-
-        def batches() -> Iterator[list[Place]]:
-            yield from owed
-            for places in self._places:
-                self._pending.append(places)
-                yield places
-
-        children = set(multiprocessing.active_children())
-        with _own_signals():
+        with _starting, _own_signals():
+            children = set(multiprocessing.active_children())
+            # In a forked worker a timer that is armed here could never be armed again.
+            faulthandler.cancel_dump_traceback_later()
             self._loader = iter(
                 DataLoader(
                     _Samples(self._clips, self._collate, self._watch),
-                    batch_sampler=_Once(batches()),
+                    batch_sampler=_HandOut(self._pending, self._places),
                     collate_fn=_as_it_is,
                     num_workers=config.workers,
                     prefetch_factor=AHEAD if config.workers else None,
@@ -132,43 +141,54 @@ class Batches(Generic[B]):
                     timeout=POLL if config.workers else 0,
                 )
             )
-        self._workers = [p for p in multiprocessing.active_children() if p not in children]
-        self._seen = None
+            self._workers = [p for p in multiprocessing.active_children() if p not in children]
+        if self._workers:
+            self._supervisor = Supervisor(self._workers, self._watch)
 
-    def _stop(self) -> None:
-        """End all workers, whatever they are doing, and forget their loader."""
+    def _dismiss(self) -> None:
+        """End all workers, whatever they are doing."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
         for worker in self._workers:
             worker.kill()
+        self._workers = []
+
+    def _stop(self) -> None:
+        """End all workers, and forget their loader."""
         loader, self._loader = self._loader, None
-        if loader is not None and self._workers:
+        alone = not self._workers
+        self._dismiss()
+        if loader is not None and not alone:
             # Aside, for it takes locks that a killed worker may have held.
             rites = threading.Thread(target=loader._shutdown_workers, daemon=True)
             rites.start()
             rites.join(POLL)
-        self._workers = []
 
     def _recover(self, error: Exception) -> None:
-        """Make up for dead workers, or look after slow ones. Raises what was neither."""
+        """Make up for dead workers. Raises the error if none is dead and it is no mere delay."""
         if not self._workers:
             raise error
         waiting = str(error).startswith("DataLoader timed out")
         dead = self._dead(0.0 if waiting else 1.0)
         if not dead:
-            if not waiting:
-                raise error
-            dead = self._chase()
-        if not dead:
-            return
+            if waiting:
+                return
+            raise error
+        stuck = self._supervisor.stuck
+        if stuck is not None:  # all were killed, for the sake of some
+            dead = {reading.process: TIMED_OUT for reading in stuck} or dict([dead.popitem()])
         readings = {reading.process: reading for reading in self._watch.readings()}
         for process, exit_code in dead.items():
             reading = readings.get(process)
-            if reading is None or not reading.begun:
-                self._idle_deaths += 1
-                if self._idle_deaths == PATIENCE:
-                    raise SnvideoError(_why_idle(exit_code)) from error
-                log.warning("a loader worker %s; workers start again", _fate(exit_code))
-            else:
+            if reading is not None and reading.begun:
                 self._judge(reading, exit_code)
+                continue
+            self._idle_deaths += 1
+            fate = _fate(exit_code) if stuck is None else "stood still and were killed"
+            if self._idle_deaths == PATIENCE:
+                short = exit_code == -signal.SIGBUS or self._supervisor.memory_short
+                raise SnvideoError(_why_idle(fate, short)) from error
+            log.warning("loader workers %s; they start again", fate)
         self._stop()
 
     def _dead(self, patience: float) -> dict[int, int]:
@@ -180,30 +200,22 @@ class Batches(Generic[B]):
                 return dead
             time.sleep(0.01)
 
-    def _chase(self) -> dict[int, int]:
-        """Kill workers that their own timers did not end, or that stand still outside of files."""
-        readings, now = self._watch.readings(), time.monotonic()
-        if readings != self._seen:
-            self._seen, self._changed = readings, now
-        if now - self._changed < self._config.limit + GRACE:
-            return {}
-        for worker in self._workers:
-            worker.kill()
-            worker.join()
-        stuck = [reading for reading in readings if reading.begun]
-        return {reading.process: TIMED_OUT for reading in stuck} or self._dead(0.0)
-
     def _judge(self, reading: Reading, exit_code: int) -> None:
         """Whether what a worker was reading is tried again."""
-        key = reading._replace(process=0, begun=0)
-        self._deaths[key] += 1
-        if exit_code == TIMED_OUT:
+        seconds = (time.monotonic_ns() - reading.begun) / 1e9
+        if exit_code == TIMED_OUT and seconds >= self._config.limit:
+            time.sleep(1.5 * TICK)  # a pause shows to the supervisor when it next looks
+            if self._supervisor.resumed_ns > reading.begun:
+                log.warning("the job was stopped for a while; a video is read anew")
+                return
             reason = f"no answer for {self._config.limit:g} s"
-        elif self._deaths[key] > 1:
-            reason = f"its reader {_fate(exit_code)} twice"
         else:
-            log.warning("a loader worker %s; its video is tried once more", _fate(exit_code))
-            return
+            key = reading._replace(process=0, begun=0)
+            self._deaths[key] += 1
+            if self._deaths[key] == 1:
+                log.warning("a loader worker %s; its video is tried once more", _fate(exit_code))
+                return
+            reason = f"its reader {_fate(exit_code)} twice"
         for batch in self._pending:
             for i, place in enumerate(batch):
                 if (place.epoch, place.position) == (reading.epoch, reading.position):
@@ -225,14 +237,19 @@ class _Samples(Dataset[Any]):
             return error
 
 
-class _Once:
-    """A batch sampler that hands out an iterator's batches, which may go on for a whole run."""
+class _HandOut:
+    """A batch sampler that hands out what is owed, then an iterator's batches, which may go on for
+    a whole run; all are owed until they have come back.
+    """
 
-    def __init__(self, batches: Iterator[list[Place]]) -> None:
-        self._batches = batches
+    def __init__(self, pending: deque[list[Place]], places: Iterator[list[Place]]) -> None:
+        self._pending, self._places = pending, places
 
     def __iter__(self) -> Iterator[list[Place]]:
-        return self._batches
+        yield from list(self._pending)
+        for places in self._places:
+            self._pending.append(places)
+            yield places
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -263,10 +280,10 @@ def _fate(exit_code: int) -> str:
         return f"died of signal {-exit_code}"
 
 
-def _why_idle(exit_code: int) -> str:
+def _why_idle(fate: str, memory_short: bool) -> str:
     advice = "lower data.workers, or look for what ends them (memory?)"
-    if exit_code == -signal.SIGBUS:
+    if memory_short:
         advice = (
             "shared memory is short: enlarge /dev/shm (docker: --shm-size), or lower data.workers"
         )
-    return f"loader workers {_fate(exit_code)} {PATIENCE} times without reading a video: {advice}"
+    return f"loader workers {fate}, {PATIENCE} times without reading a video: {advice}"

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import time
 from pathlib import Path
 
 from snvideo.data import dataset
@@ -26,6 +27,10 @@ def sabotage(fates: dict[str, str], folder: Path) -> None:
             ctypes.string_at(0)
         elif fate == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif fate == "exit":
+            os._exit(1)
+        elif fate == "slow":
+            time.sleep(0.3)
         elif fate == "kill once":
             mark = folder / "killed"
             if not mark.exists():

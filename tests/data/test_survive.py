@@ -1,9 +1,13 @@
 """Workers that hang, crash or are killed cost what they were reading, and nothing else."""
 
 import logging
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,9 +68,10 @@ def equal(found, expected):
     return [entry for batch in found for entry in batch.unreadable]
 
 
-def unharmed(index, config, names, folder):
+def unharmed(index, config, names, folder, epochs=2):
     """What all must come to: the batches of videos that simply cannot be read."""
-    return batches(index, config, dict.fromkeys(names, "raise"), folder, workers=0)
+    fates = dict.fromkeys(names, "raise")
+    return batches(index, config, fates, folder, epochs=epochs, workers=0)
 
 
 def names_of(index, *rows):
@@ -186,7 +191,7 @@ class DiesIdle(Sabotaged):
 def test_workers_that_die_without_a_video_end_the_run_in_one_line(index, config, tmp_path):
     clips = DiesIdle(index, config, 0, Quarantine(), {}, tmp_path)
     found = Batches(clips, places(index), collate_clips, config, Quarantine())
-    message = r"died of SIGBUS 3 times without reading a video: shared memory is short"
+    message = r"died of SIGBUS, 3 times without reading a video: shared memory is short"
     with pytest.raises(SnvideoError, match=message):
         next(found)
 
@@ -203,13 +208,93 @@ class Stuck(Sabotaged):
 def test_a_worker_that_stands_still_outside_of_files_is_found(
     index, config, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr("snvideo.data.survive.GRACE", 1.0)
+    monkeypatch.setattr("snvideo.data.supervise.GRACE", 1.0)
+    config = config.model_copy(update={"workers": 4})  # all are killed, which counts once
     clips = Stuck(index, config, 0, Quarantine(), {}, tmp_path)
     with caplog.at_level(logging.WARNING):
         found = list(Batches(clips, places(index), collate_clips, config, Quarantine()))
-    assert "workers start again" in caplog.text
+    assert "workers stood still and were killed; they start again" in caplog.text
     expected = batches(index, config, {}, tmp_path, workers=0)
     assert equal(found, [next(expected) for _ in range(12)]) == []
+
+
+def test_stopped_workers_are_found_even_with_batches_ready(index, config, tmp_path, monkeypatch):
+    """Fetching a batch from a stopped process has no timeout of its own."""
+    monkeypatch.setattr("snvideo.data.supervise.GRACE", 1.0)
+    before = set(multiprocessing.active_children())
+    found = batches(index, config, {}, tmp_path, epochs=1)
+    taken = [next(found)]
+    time.sleep(1)  # others are ready now
+    for worker in set(multiprocessing.active_children()) - before:
+        os.kill(worker.pid, signal.SIGSTOP)
+    taken += list(found)
+    assert equal(taken, batches(index, config, {}, tmp_path, epochs=1, workers=0)) == []
+
+
+PAUSED = """
+import sys
+from pathlib import Path
+from snvideo.data import supervise
+from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
+from snvideo.data.index import ClipIndex
+from snvideo.data.quarantine import Quarantine
+from tests.data.test_survive import batches
+
+supervise.PAUSE = 1.5
+path, folder = map(Path, sys.argv[1:])
+index = ClipIndex.load(path, "train")
+view = TrainViewConfig(short_side=(32, 40), crop=32)
+config = DataConfig(
+    index=path, workers=2, limit=2, start_method="fork", clip=ClipConfig(frames=4), train=view
+)
+quarantine = Quarantine()
+fates = {video.name: "slow" for video in index}
+found = batches(index, config, fates, folder, quarantine, epochs=1)
+next(found)
+print("begun", flush=True)
+print(1 + len(list(found)), quarantine.found, flush=True)
+"""
+
+
+def test_a_pause_of_the_whole_job_is_no_fault_of_the_videos(toy, tmp_path):
+    """Ctrl-Z, or a cluster that suspends jobs: timers run out while everybody stands still."""
+    call = [sys.executable, "-c", PAUSED, str(toy / "index.csv"), str(tmp_path)]
+    job = subprocess.Popen(
+        call,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    assert job.stdout.readline() == "begun\n"
+    os.killpg(job.pid, signal.SIGSTOP)
+    time.sleep(4)
+    os.killpg(job.pid, signal.SIGCONT)
+    out, error = job.communicate(timeout=120)
+    assert out == "12 {}\n", error
+    assert "the job was stopped for a while" in error
+
+
+def test_a_loader_can_be_abandoned(index, config, tmp_path):
+    before = set(multiprocessing.active_children())
+    found = batches(index, config, {}, tmp_path)
+    next(found)
+    workers = set(multiprocessing.active_children()) - before
+    begun = time.monotonic()
+    del found
+    assert time.monotonic() - begun < 1
+    for worker in workers:
+        worker.join(2)
+        assert not worker.is_alive()
+
+
+def test_an_exit_is_no_timeout(index, config, tmp_path):
+    (name,) = names_of(index, 5)
+    found = batches(index, config, {name: "exit"}, tmp_path, epochs=1, limit=30)
+    assert equal(found, unharmed(index, config, [name], tmp_path, epochs=1)) == [
+        (name, "its reader ended with code 1 twice")
+    ]
 
 
 def test_errors_of_the_user_come_in_one_line(index, config, tmp_path):
