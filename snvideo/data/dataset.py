@@ -124,10 +124,11 @@ def cut(frames: np.ndarray, crop: sampling.Crop, size: int) -> Tensor:
         size: side of the result.
 
     Returns:
-        uint8 (T, 3, size, size), its memory in whatever order.
+        uint8 (T, 3, size, size).
     """
     top, left, side = crop
-    return _resized(frames[:, top : top + side, left : left + side], size, size)
+    square = _resized(frames[:, top : top + side, left : left + side], size, size)
+    return square.contiguous()  # else the network's input would inherit the decoder's order
 
 
 def _resized(frames: np.ndarray, height: int, width: int) -> Tensor:

@@ -166,6 +166,7 @@ def test_cut_takes_the_square_and_keeps_bytes():
     frames[:, 10:30, 20:40] = (200, 100, 50)
     square = cut(frames, sampling.Crop(10, 20, 20), 8)
     assert square.shape == (2, 3, 8, 8) and square.dtype == torch.uint8
+    assert torch.stack([square, square]).is_contiguous()
     assert square.amin((0, 2, 3)).tolist() == square.amax((0, 2, 3)).tolist() == [200, 100, 50]
 
 
