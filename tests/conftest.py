@@ -1,6 +1,7 @@
 """A small data set of real mp4 files, drawn once for the whole suite."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ import torch
 from snvideo.data.toy import make_toy_kinetics
 
 torch.set_num_threads(2)
+
+# A shell ignores it for what it runs in the background, and children inherit that; some tests
+# interrupt themselves or a child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
