@@ -47,9 +47,8 @@ def train_batches(
                 order_epoch, order = epoch, sampling.epoch_order(seed, epoch, len(index))
             yield [Place(stream, epoch, position, int(order[position])) for position in positions]
 
-    quarantine = quarantine or Quarantine()
     clips = TrainClips(index, config, seed, quarantine)
-    return Batches(clips, places(), collate_clips, config, quarantine)
+    return Batches(clips, places(), collate_clips, config, clips.quarantine)
 
 
 def test_batches(
@@ -74,9 +73,8 @@ def test_batches(
     step = max(1, batch // (clips * crops))
     places = [Place(sampling.TEST, 0, i, video) for i, video in enumerate(videos)]
     batches = (places[begin : begin + step] for begin in range(0, len(places), step))
-    quarantine = quarantine or Quarantine()
     views = TestVideos(index, config, clips, crops, quarantine)
-    return Batches(views, batches, collate_views, config, quarantine)
+    return Batches(views, batches, collate_views, config, views.quarantine)
 
 
 test_batches.__test__ = False  # not a test case, whatever pytest makes of the name

@@ -10,6 +10,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ def open_video(path: Path) -> InputContainer:
         return av.open(str(path))
     except UnicodeDecodeError:
         return av.open(str(path), metadata_errors="ignore")
+
+
+def is_shown(frame: VideoFrame) -> bool:
+    """Whether a decoded frame is one to be seen: an edit list hides those before time 0."""
+    return frame.pts is None or frame.pts >= 0
 
 
 def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int]:
@@ -58,7 +64,7 @@ def _from_start(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int
     with open_video(video.path) as container:
         # Frames are counted, not found by their times: those of AVI files are not monotonic.
         for frame in container.decode(_stream(container)):
-            if frame.pts is not None and frame.pts < 0:  # hidden by an edit list
+            if not is_shown(frame):
                 continue
             number += 1
             if number == wanted[len(pictures)]:
@@ -116,7 +122,7 @@ def _pictures(stream: VideoStream, group: list[Packet], times: Sequence[int]) ->
     pictures: dict[int, np.ndarray] = {}
     last = max(number for number, packet in enumerate(group) if packet.pts in times)
 
-    def frames() -> Iterator[av.VideoFrame]:
+    def frames() -> Iterator[VideoFrame]:
         for packet in group[: last + 1]:
             # What no other picture refers to is not decoded unless it is wanted itself.
             decoder.skip_frame = "DEFAULT" if packet.pts in times else "NONREF"

@@ -8,6 +8,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from snvideo.data.pyav import is_shown
+
 TABLED = ("mov,mp4,m4a,3gp,3g2,mj2",)
 """Containers whose header tells where each packet lies."""
 
@@ -59,7 +61,7 @@ class Track:
                 self._count(packet)
                 if self.every_frame or not self.frames:
                     for frame in packet.decode():
-                        if frame.pts is None or frame.pts >= 0:
+                        if is_shown(frame):
                             last = frame
                             self._add(frame)
         except (FFmpegError, OSError) as error:
@@ -87,7 +89,7 @@ class Track:
         self.shown = self.packets - self.hidden
         try:
             for frame in container.decode(stream):
-                if frame.pts is None or frame.pts >= 0:
+                if is_shown(frame):
                     self._add(frame)
                     break
         except (FFmpegError, OSError) as error:

@@ -24,7 +24,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from av.video.stream import VideoStream
 
 from snvideo.data.indexing.track import Unusable
-from snvideo.data.pyav import open_video
+from snvideo.data.pyav import is_shown, open_video
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
 """Of x264, from little work and large files to much work and small ones."""
@@ -78,7 +78,7 @@ def shown_frames(path: Path) -> Iterator[VideoFrame]:
         stream.codec_context.thread_count = 1  # processes are the parallelism
         try:
             for frame in container.decode(stream):
-                if frame.pts is None or frame.pts >= 0:  # else hidden by an edit list
+                if is_shown(frame):
                     yield frame
         except (FFmpegError, OSError):
             return  # damaged from here on: the index counts no further either
