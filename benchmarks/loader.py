@@ -11,9 +11,6 @@ more. Without VIDEOS, toy videos are drawn; these are tiny, so their figures mea
 """
 
 import gc
-import json
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -25,8 +22,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from norm import processor, write
-from rich.console import Console
+from output import JsonFile, MarkdownFile, processor, publish
 from rivals import (
     DECORD,
     DECORD_VIDEO,
@@ -39,7 +35,7 @@ from rivals import (
     pipelines,
     request,
 )
-from sheets import SPREAD, Row, Sheet, markdown, pivot
+from sheets import SPREAD, Row, Sheet, pivot
 from timing import ratio, set_libraries_aside, take_turns
 from videos import CORES, ORIGINALS, PREPARED, Videos, clip_config, collect, find, too_short
 
@@ -301,25 +297,6 @@ def installed(package: str) -> str | None:
         return None
 
 
-def publish(
-    program: str,
-    rows: dict[str, list[Row]],
-    sheets: list[Sheet],
-    remarks: list[str],
-    json_file: Path | None,
-    markdown_file: Path | None,
-) -> None:
-    """Print tables and remarks, and write them and the figures."""
-    command, where = shlex.join(["python", f"benchmarks/{program}", *sys.argv[1:]]), machine()
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    for sheet in sheets:
-        console.print(sheet.rich())
-    print(*remarks, sep="\n")
-    figures = {"machine": where, "command": command, **rows, "remarks": remarks}
-    write(json_file, json.dumps(figures, indent=1) + "\n")
-    write(markdown_file, markdown(command, where, sheets, remarks))
-
-
 def doubling(most: int) -> list[int]:
     """1, 2, 4 ... and the most."""
     return sorted({2**power for power in range(most.bit_length())} | {most})
@@ -345,12 +322,8 @@ def main(
     ] = None,
     loader_clips: Annotated[int, typer.Option(min=1, help="Clips of a turn of the loader.")] = 256,
     loader_repeats: Annotated[int, typer.Option(min=1, help="Turns of the loader.")] = 5,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here too.")
-    ] = None,
-    markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="Write the tables here too.")
-    ] = None,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
 ) -> None:
     """Print processor time per clip, its ratios to other libraries', and how the loader scales."""
     kinds = {text: clip_config(text) for text in clip or ("8x8", "32x2")}
@@ -379,7 +352,8 @@ def main(
         rows["loader"] = loader_rows(
             encodings, next(iter(kinds)), numbers, loader_clips, loader_repeats
         )
-    publish("loader.py", rows, all_sheets(rows), list(remarks), json_file, markdown_file)
+    figures, lines = rows | {"remarks": list(remarks)}, list(remarks)
+    publish("loader.py", machine(), figures, all_sheets(rows), lines, json_file, markdown_file)
 
 
 if __name__ == "__main__":

@@ -12,22 +12,17 @@ what one writes from the formulas.
 On a GPU, times are those of the device alone, as if the host ran ahead; those of steps are whole.
 """
 
-import json
-import platform
-import shlex
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
-from pathlib import Path
 from statistics import median
 from typing import Annotated, NamedTuple
 
 import torch
 import typer
 from memory import peak_bytes, saved_bytes
-from rich.console import Console
-from sheets import Row, Sheet, markdown, memory_sheets, ratio_sheets, summary
+from output import JsonFile, MarkdownFile, processor, publish
+from sheets import Row, Sheet, memory_sheets, ratio_sheets, summary
 from timing import bandwidth, keep_freed_blocks, ratio, seconds, take_turns
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -273,22 +268,6 @@ def machine(setting: Setting) -> Row:
     }
 
 
-def processor() -> str:
-    """The CPU's name, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        key, _, name = line.partition(":")
-        if key.strip() == "model name":
-            return name.strip()
-    return platform.processor() or platform.machine()
-
-
-def write(path: Path | None, text: str) -> None:
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
 def main(
     clips: Annotated[int, typer.Option(min=1, help="Clips in a layer's input.")] = 8,
     compiled: Annotated[bool, typer.Option(help="Layers by torch.compile too.")] = True,
@@ -308,12 +287,8 @@ def main(
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: its own choice.")] = 0,
     repeats: Annotated[int, typer.Option(min=3)] = 15,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here too.")
-    ] = None,
-    markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="Write the tables here too.")
-    ] = None,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
 ) -> None:
     """Print each norm's time as a ratio to BatchNorm3d's, and the memory it needs."""
     if threads:
@@ -330,15 +305,8 @@ def main(
         typer.echo(f"{network} ...", err=True)
         rows["steps"] += step_rows(network, step_clips, scale, setting)
 
-    command, where = shlex.join(["python", "benchmarks/norm.py", *sys.argv[1:]]), machine(setting)
-    tables, lines = all_sheets(rows), summary(rows["layers"])
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    for table in tables:
-        console.print(table.rich())
-    print(*lines, sep="\n")
-    figures = {"machine": where, "command": command, **rows}
-    write(json_file, json.dumps(figures, indent=1) + "\n")
-    write(markdown_file, markdown(command, where, tables, lines))
+    lines = summary(rows["layers"])
+    publish("norm.py", machine(setting), rows, all_sheets(rows), lines, json_file, markdown_file)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from typing import Annotated
 
 import torch
 import typer
-from loader import publish
+from loader import machine
+from output import JsonFile, MarkdownFile, publish
 from sheets import Row, Sheet
 from timing import quartiles, ratio, set_libraries_aside, take_turns
 from torch import Tensor
@@ -175,12 +176,8 @@ def main(
     ] = None,
     clip: Annotated[str, typer.Option(help="Frames x stride.")] = "8x8",
     repeats: Annotated[int, typer.Option(min=1, help="Turns for each video.")] = 5,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here too.")
-    ] = None,
-    markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="Write the tables here too.")
-    ] = None,
+    json_file: JsonFile = None,
+    markdown_file: MarkdownFile = None,
 ) -> None:
     """Print processor time of all test views of a video, and its ratio to separate decoding."""
     kind = clip_config(clip)
@@ -208,9 +205,9 @@ def main(
         raise SnvideoError(f"videos {folder}: all are too short for {clip}: give another --clip")
     summary = summary_rows(rows)
     remarks += [f"without {name}: {why}" for name, why in left_out.items()]
-    figures = {"videos": rows, "summary": summary}
+    figures = {"videos": rows, "summary": summary, "remarks": remarks}
     sheets = all_sheets(rows, summary)
-    publish("views.py", figures, sheets, remarks, json_file, markdown_file)
+    publish("views.py", machine(), figures, sheets, remarks, json_file, markdown_file)
 
 
 if __name__ == "__main__":

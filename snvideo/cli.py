@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from snvideo.errors import SnvideoError
+from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
 
 # OpenMP's threads spin while they wait for one another. Beside the loader's workers, which need the
 # same cores, that was seen to make a training step on two cores ten times slower. It is read when
 # torch is first imported: here is the last chance.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Of pytorchvideo, at every start; nothing that a user could do about it.
+warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 app = typer.Typer(
     help="Video action recognition on Kinetics with Switchable Normalization.",
@@ -35,15 +39,30 @@ Overrides = Annotated[
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint, if there is one.")
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, time a few steps, and stop.")
+    ] = False,
+    timed_steps: Annotated[
+        int, typer.Option(min=0, help="Steps that a dry run times; 0: nothing is computed.")
+    ] = 3,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Record some steps with torch's profiler.")
     ] = False,
 ) -> None:
-    """Train one network and test it. Under torchrun, on many processes."""
+    """Train one network and test it; what was interrupted goes on. Under torchrun, on many
+    processes."""
     from snvideo.config import load_config
+
+    run = load_config(config, overrides or ()).run()
+    if dry_run:
+        from snvideo.engine.dry_run import dry_run as rehearse
+        from snvideo.engine.dry_run_table import show
+
+        show(rehearse(run, timed_steps))
+        return
     from snvideo.engine.train import train
 
-    train(load_config(config, overrides or ()).run(), resume=resume)
+    train(run, profile)
 
 
 @app.command()
@@ -52,7 +71,7 @@ def evaluate(
     overrides: Overrides = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Weights to test; the newest of the run otherwise."),
+        typer.Option(help="Weights to test, such as best.pt; the newest of the run otherwise."),
     ] = None,
 ) -> None:
     """Test a run's weights, with its own config or with changes (other views, another index)."""
@@ -134,12 +153,20 @@ def index(
 
 
 def main() -> None:
-    """Run the command line; an error that the user can mend is one line and exit code 2."""
+    """Run the command line.
+
+    An error that the user can mend is one line and exit code 2; a run that was asked to stop, and
+    can go on, is exit code 75 (under torchrun, which has codes of its own, a file `preempted` in
+    the run's folder).
+    """
     logging.basicConfig(
         format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr
     )
     try:
         app()
+    except PreemptedError:
+        print("snvideo: stopped as asked; the same command goes on from here", file=sys.stderr)
+        sys.exit(TEMPORARY_FAILURE)
     except SnvideoError as error:
         print(f"snvideo: {error}", file=sys.stderr)
         sys.exit(2)

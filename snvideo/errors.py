@@ -1,4 +1,7 @@
-"""The one exception a user is meant to read."""
+"""The exceptions that are meant for a user."""
+
+TEMPORARY_FAILURE = 75
+"""Exit status of a run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h."""
 
 
 class SnvideoError(Exception):
@@ -6,3 +9,7 @@ class SnvideoError(Exception):
 
     The command line prints the message alone; any other exception is a bug and keeps its traceback.
     """
+
+
+class PreemptedError(Exception):
+    """A run was asked to stop, and goes on with the same command from where it was left."""

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -46,20 +47,37 @@ def augment(clips: Tensor, draws: Draws) -> Tensor:
     return torch.stack(pieces)
 
 
-def to_input(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def to_input(
+    clips: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """Scale to 0..1, normalize, and put channels first.
 
     Args:
         clips: uint8 (N, T, 3, H, W), on the device that the network is on.
         mean, std: of the three channels, for values 0..1.
+        memory_format: of the result.
 
     Returns:
         float32 (N, 3, T, H, W).
     """
     # (x / 255 - mean) / std, as one multiplication and one addition per value
-    deviation = torch.tensor(std, device=clips.device)[:, None, None, None]
-    shift = -torch.tensor(mean, device=clips.device)[:, None, None, None] / deviation
-    return torch.addcmul(shift, clips.transpose(1, 2).float(), 1 / (255 * deviation))
+    shift, scale = _normalization(tuple(mean), tuple(std), clips.device)
+    values = clips.transpose(1, 2).contiguous(memory_format=memory_format).float()
+    return torch.addcmul(shift, values, scale, out=values)
+
+
+@cache
+def _normalization(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What to add, and what to multiply bytes by before; kept, as a GPU is waited for when it is
+    sent numbers."""
+    deviation = torch.tensor(std)[:, None, None, None]
+    shift = -torch.tensor(mean)[:, None, None, None] / deviation
+    return shift.to(device), (1 / (255 * deviation)).to(device)
 
 
 def mix(

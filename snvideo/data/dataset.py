@@ -100,6 +100,8 @@ class Batch(NamedTuple):
     """int64 (N,)."""
     unreadable: list[tuple[str, str]]
     """Name and reason of every video that could not be read and was replaced by another."""
+    rows: list[int]
+    """Of the index: the N videos that are shown."""
 
 
 class Views(NamedTuple):
@@ -233,6 +235,7 @@ def collate_clips(samples: list[TrainSample]) -> Batch:
         stack([sample.draw for sample in samples]),
         torch.tensor([sample.label for sample in samples]),
         [video for sample in samples for video in sample.unreadable],
+        [sample.row for sample in samples],
     )
 
 

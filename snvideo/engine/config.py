@@ -21,7 +21,7 @@ class BatchConfig(Section):
 
 
 class OptimConfig(Section):
-    """SGD and its learning-rate schedule."""
+    """SGD, its learning-rate schedule, and what is trained."""
 
     lr: PositiveFloat = 0.1
     """Learning rate at `lr_batch` clips; scaled linearly with the total batch."""
@@ -32,6 +32,11 @@ class OptimConfig(Section):
     """Applied to convolution and linear weights and biases; never to a norm's parameters."""
     logit_lr: PositiveFloat = 1.0
     """Factor on the learning rate of SN's importance logits."""
+    head_lr: PositiveFloat = 1.0
+    """Factor on the learning rate of the classifier."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the network that stay as they are, by the names of modules, as in `blocks.0`; their
+    norms keep their statistics."""
     epochs: PositiveInt = 196
     warmup_epochs: NonNegativeFloat = 34
     warmup_start: float = Field(0.1, gt=0, le=1)
@@ -40,7 +45,39 @@ class OptimConfig(Section):
     milestones: tuple[float, ...] = ()
     """Fractions of the run after which the step schedule multiplies by `gamma`."""
     gamma: PositiveFloat = 0.1
-    amp: Literal["none", "bf16", "fp16"] = "none"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Part of every target that is spread evenly over all classes (Szegedy et al. 2016)."""
+    clip_norm: PositiveFloat | None = None
+    """Gradients whose norm is greater are scaled down to it; null: as they are."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay per step of an exponential moving average of the weights, which is then what is
+    validated and tested; 0: off."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What becomes of a step whose loss or gradient is not finite: the run stops, or the step
+    changes nothing, which costs a GPU a wait in every step."""
+
+
+class SpeedConfig(Section):
+    """How steps are made fast. Nothing here changes a result but by rounding; null is what pays on
+    the hardware at hand (see `engine.speed`)."""
+
+    amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
+    """Precision of convolutions."""
+    channels_last: bool | None = None
+    """Activations in channels_last_3d memory."""
+    compile: bool | None = None
+    """torch.compile."""
+    optimizer: Literal["auto", "fused", "foreach", "loop"] = "auto"
+    """How parameters are updated: by one kernel, by one per operation, or each by itself."""
+    prefetch: bool | None = None
+    """Copy the next batch to the GPU, on a stream of its own, while this one is trained on."""
+    deterministic: bool | None = None
+    """Only algorithms that repeat bit for bit, as far as torch has them."""
+    keep_memory: bool | None = None
+    """Keep freed memory instead of returning it to the system and fetching it again every step."""
+    recompute: bool = False
+    """Activation checkpointing: keep the inputs of residual blocks alone, and compute their inside
+    again for backward. Less memory for a third more work."""
 
 
 class StatisticsConfig(Section):
@@ -51,13 +88,26 @@ class StatisticsConfig(Section):
     """Groups of `clips_per_gpu` training clips, at most one epoch; 0 keeps the moving averages."""
 
 
+class EarlyValidationConfig(Section):
+    """A first look at a part of the test split, long before an epoch is over."""
+
+    step: PositiveInt
+    """Optimizer steps after which to look."""
+    videos: PositiveInt
+    """Spread evenly over the split."""
+
+
 class LogConfig(Section):
     """What a run says and keeps while it goes on."""
 
     every_steps: PositiveInt = 10
     validate_epochs: NonNegativeInt = 1
     """Validate after every so many epochs; 0: only test at the end."""
-    checkpoint_epochs: PositiveInt = 1
+    early_validation: EarlyValidationConfig | None = None
+    checkpoint_epochs: NonNegativeInt = 1
+    """A checkpoint after every so many epochs; 0: by the clock alone."""
+    checkpoint_minutes: PositiveFloat | None = 30
+    """And when so much time has passed since the last one; null: by epochs alone."""
     keep_checkpoints: PositiveInt = 2
 
 
@@ -70,6 +120,7 @@ class RunConfig(Section):
     data: DataConfig
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
+    speed: SpeedConfig = SpeedConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     log: LogConfig = LogConfig()
     test_batch: PositiveInt = 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from snvideo.data.quarantine import Quarantine
 from snvideo.engine.config import RunConfig
 from snvideo.engine.geometry import Geometry
 from snvideo.engine.processes import Processes
+from snvideo.engine.speed import autocast, memory_format
 from snvideo.norm import average_statistics, tracking_layers
 
 log = logging.getLogger(__name__)
@@ -60,16 +61,10 @@ class Evaluation:
         )
 
 
-def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
-    """The precision that the config asks for."""
-    dtype = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.optim.amp]
-    return torch.autocast(device.type, dtype=dtype, enabled=config.optim.amp != "none")
-
-
 def train_input(batch: Batch, config: RunConfig, device: torch.device) -> Tensor:
     """Training clips as the network gets them, but not mixed: float32 (N, 3, T, H, W)."""
     clips = augment(batch.clips.to(device, non_blocking=True), batch.draws)
-    return to_input(clips, config.data.mean, config.data.std)
+    return to_input(clips, config.data.mean, config.data.std, memory_format(config.speed))
 
 
 def refresh_statistics(
@@ -97,7 +92,7 @@ def refresh_statistics(
         for batch in batches:
             yield train_input(batch, config, processes.device)
 
-    with autocast(config, processes.device):
+    with autocast(config.speed, processes.device):
         return average_statistics(model, inputs(), config.statistics.kind)
 
 
@@ -110,8 +105,9 @@ def evaluate(
     clips: int,
     crops: int,
     quarantine: Quarantine,
+    rows: Sequence[int] | None = None,
 ) -> Evaluation:
-    """Accuracy of a model over views of all videos of an index.
+    """Accuracy of a model over views of all videos of an index, or of some.
 
     A clip counts by its own softmax; a video by the softmax averaged over its views. Each process
     takes every W-th video, and all end with the same figures.
@@ -123,12 +119,13 @@ def evaluate(
         processes: those that share the work.
         clips, crops: views of each video.
         quarantine: videos that are not opened; what proves unreadable is added to it.
+        rows: of the index; None: all of them.
     """
     model.eval()
     device, classes = processes.device, len(index.labels)
     metrics = _metrics(classes).to(device)
-    rows, labels, probabilities, failed = [], [], [], []
-    mine = range(processes.rank, len(index), processes.count)
+    seen, labels, probabilities, failed = [], [], [], []
+    mine = (range(len(index)) if rows is None else rows)[processes.rank :: processes.count]
     batch_size = config.test_batch
     for batch in test_batches(index, config.data, mine, batch_size, clips, crops, quarantine):
         failed += batch.unreadable
@@ -145,10 +142,10 @@ def evaluate(
             metrics[name].update(softmax, view_truth)
         for name in ("video_top1", "video_top5", "confusion"):
             metrics[name].update(video, truth)
-        rows.append(batch.videos.numpy())
+        seen.append(batch.videos.numpy())
         labels.append(batch.labels.numpy())
         probabilities.append(video.cpu().numpy())
-    return _join(metrics, rows, labels, probabilities, failed, classes, processes)
+    return _join(metrics, seen, labels, probabilities, failed, classes, processes)
 
 
 def _metrics(classes: int) -> MetricCollection:
@@ -172,8 +169,8 @@ def _logits(model: nn.Module, views: Tensor, config: RunConfig, device: torch.de
     """Logits of uint8 views (N, T, 3, H, W), a limited number at a time; float32 (N, classes)."""
     parts = []
     for part in views.split(config.test_batch):
-        clips = to_input(part, config.data.mean, config.data.std)
-        with autocast(config, device):
+        clips = to_input(part, config.data.mean, config.data.std, memory_format(config.speed))
+        with autocast(config.speed, device):
             parts.append(model(clips))
     return torch.cat(parts).float()
 

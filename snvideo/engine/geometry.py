@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
 
-from snvideo.engine.config import BatchConfig
+from snvideo.engine.config import BatchConfig, RunConfig
 from snvideo.errors import SnvideoError
 
 SYNCHRONISED = frozenset({"syncsn", "syncbn"})
@@ -121,3 +121,24 @@ def plan(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) 
             "make batch.gpus or batch.clips_per_gpu smaller"
         )
     return geometry
+
+
+def refuse_lone_mixing(config: RunConfig, geometry: Geometry) -> None:
+    """See that mixup and CutMix find partners: clips are mixed within the experiment's groups.
+
+    Raises:
+        SnvideoError: if groups are of one clip, or torn apart among processes.
+    """
+    view, group = config.data.train, config.batch.clips_per_gpu
+    if not view.mixup and not view.cutmix:
+        return
+    if group == 1:
+        raise SnvideoError(
+            "data.train.mixup and cutmix mix clips of one GPU, and batch.clips_per_gpu is 1: "
+            "set both to 0, or give each GPU more clips"
+        )
+    if geometry.clips_per_gpu % group:
+        raise SnvideoError(
+            f"data.train.mixup and cutmix mix {group} clips (batch.clips_per_gpu), and each of "
+            f"{geometry.processes} processes has {geometry.clips_per_gpu}: start fewer processes"
+        )

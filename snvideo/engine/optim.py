@@ -1,11 +1,15 @@
 """SGD with the same rules for every norm, and its learning rate as a function of the step."""
 
+import difflib
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 
 from snvideo.engine.config import OptimConfig
+from snvideo.errors import SnvideoError
 from snvideo.norm import SwitchNorm
 
 
@@ -23,8 +27,38 @@ def norm_parameters(model: nn.Module) -> set[nn.Parameter]:
     return found
 
 
+def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """Keep parts of a network as they are.
+
+    Their parameters need no gradient. They are to be kept in evaluation mode, for a norm that is
+    not trained keeps its statistics, too.
+
+    Args:
+        model: its parameters are marked in place.
+        names: of modules, as in `blocks.0`.
+
+    Returns:
+        these modules.
+
+    Raises:
+        SnvideoError: if the network has no such module, or nothing would be left to train.
+    """
+    known = {name: module for name, module in model.named_modules() if name}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1) or [next(iter(known))]
+            raise SnvideoError(
+                f"optim.freeze: the network has no '{name}'; did you mean '{near[0]}'?"
+            )
+        known[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise SnvideoError("optim.freeze leaves nothing to train: name fewer parts")
+    return [known[name] for name in names]
+
+
 def parameter_groups(model: nn.Module, config: OptimConfig, lr: float) -> list[dict]:
-    """Weights with decay, norms without, SN's logits without and at their own learning rate."""
+    """Weights with decay, norms without, SN's logits without, classifier with; the last two at
+    learning rates of their own."""
     logits = {
         parameter
         for module in model.modules()
@@ -32,26 +66,24 @@ def parameter_groups(model: nn.Module, config: OptimConfig, lr: float) -> list[d
         for parameter in (module.mean_logits, module.var_logits)
     }
     norms = norm_parameters(model) - logits
+    head = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+        for parameter in module.parameters()
+    }
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rest = set(trained) - norms - logits - head
+
+    def group(name: str, members: set[nn.Parameter], factor: float, decay: float) -> dict:
+        parameters = [parameter for parameter in trained if parameter in members]
+        return {"name": name, "params": parameters, "lr": lr * factor, "weight_decay": decay}
+
     groups = [
-        {
-            "name": "weights",
-            "params": [p for p in trained if p not in norms and p not in logits],
-            "lr": lr,
-            "weight_decay": config.weight_decay,
-        },
-        {
-            "name": "norms",
-            "params": [p for p in trained if p in norms],
-            "lr": lr,
-            "weight_decay": 0.0,
-        },
-        {
-            "name": "logits",
-            "params": [p for p in trained if p in logits],
-            "lr": lr * config.logit_lr,
-            "weight_decay": 0.0,
-        },
+        group("weights", rest, 1.0, config.weight_decay),
+        group("norms", norms, 1.0, 0.0),
+        group("logits", logits, config.logit_lr, 0.0),
+        group("head", head, config.head_lr, config.weight_decay),
     ]
     return [group for group in groups if group["params"]]
 
@@ -83,13 +115,19 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int, step: int) -> float:
 
 
 def build_optimizer(
-    model: nn.Module, config: OptimConfig, total_batch: int, steps_per_epoch: int
+    model: nn.Module,
+    config: OptimConfig,
+    total_batch: int,
+    steps_per_epoch: int,
+    kind: Literal["fused", "foreach", "loop"] = "foreach",
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """SGD over `parameter_groups` and the schedule that is stepped once per optimizer step."""
     optimizer = torch.optim.SGD(
         parameter_groups(model, config, learning_rate(config, total_batch)),
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,
+        fused=kind == "fused",
+        foreach=kind == "foreach",
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_factor(config, steps_per_epoch, step)

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ class Processes:
     rank: int
     count: int
     device: torch.device
+    talk: Any = field(default=None, repr=False)
+    """Process group for words between steps. It is one of the CPU, whatever the network runs on:
+    nothing on a GPU is waited for."""
 
     @property
     def main(self) -> bool:
@@ -29,13 +32,42 @@ class Processes:
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.talk)
         return values
+
+    def share(self, value: Any) -> Any:
+        """The main process's value, which is picklable, on all processes."""
+        if self.count == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, group=self.talk)
+        return values[0]
 
     def wait(self) -> None:
         """Until every process is here."""
         if self.count > 1:
-            dist.barrier()
+            dist.barrier(group=self.talk)
+
+
+class Vote:
+    """Yes if any process says so, on all processes at the same step.
+
+    The answer travels while the step is under way, so asking costs no time.
+    """
+
+    def __init__(self, processes: Processes, *opinions: bool) -> None:
+        self._votes = torch.tensor(opinions, dtype=torch.int32)
+        self._work = None
+        if processes.count > 1:
+            self._work = dist.all_reduce(
+                self._votes, dist.ReduceOp.MAX, group=processes.talk, async_op=True
+            )
+
+    def result(self) -> list[bool]:
+        """The answers, in the order of the questions."""
+        if self._work is not None:
+            self._work.wait()
+        return [bool(vote) for vote in self._votes.tolist()]
 
 
 @contextmanager
@@ -53,6 +85,6 @@ def joined() -> Iterator[Processes]:
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(rank, count, device)
+        yield Processes(rank, count, device, dist.new_group(backend="gloo"))
     finally:
         dist.destroy_process_group()

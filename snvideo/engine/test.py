@@ -13,6 +13,7 @@ from snvideo.engine.evaluate import evaluate, refresh_statistics
 from snvideo.engine.folder import RunFolder
 from snvideo.engine.geometry import plan
 from snvideo.engine.processes import joined
+from snvideo.engine.speed import memory_format
 from snvideo.engine.train import describe, summary
 from snvideo.engine.trainer import build, read_quarantine
 from snvideo.errors import SnvideoError
@@ -41,8 +42,10 @@ def test_run(folder: Path, config: RunConfig, checkpoint: Path | None = None) ->
         data = config.data
         test_index = ClipIndex.load(data.index, data.test_split, data.root)
         classes = list(test_index.labels)
-        model = build(config, len(classes)).to(processes.device)
-        load_weights(model, state, checkpoint)
+        model = build(config, len(classes)).to(
+            processes.device, memory_format=memory_format(config.speed)
+        )
+        load_weights(model, state, checkpoint, averaged=True)
         if state["classes"] != classes:
             raise SnvideoError(
                 f"{checkpoint} was trained on other classes than those of {data.index}, or on the "
@@ -63,8 +66,10 @@ def test_run(folder: Path, config: RunConfig, checkpoint: Path | None = None) ->
             "checkpoint": str(checkpoint),
         }
         if processes.main:
-            evaluation.save_predictions(folder / "evaluation.npz", test_index)
-            RunFolder(folder).write_results(results, "evaluation")
+            written = RunFolder(folder)
+            with written.written("evaluation.npz") as path:
+                evaluation.save_predictions(path, test_index)
+            written.write_results(results, "evaluation")
             log.info(
                 "%s: clip top-1 %.1f %% top-5 %.1f %%, video top-1 %.1f %% top-5 %.1f %% over %d "
                 "videos (%d unreadable) x %d views",

@@ -6,90 +6,163 @@ import logging
 import time
 from typing import Any
 
+import torch
+from snvideo.models.cost import count_parameters, multiply_adds
+
 from snvideo.data.index import ClipIndex
+from snvideo.engine.checkpoint import newest_checkpoint
 from snvideo.engine.config import RunConfig
 from snvideo.engine.evaluate import Evaluation
-from snvideo.engine.folder import RunFolder
-from snvideo.engine.processes import joined
+from snvideo.engine.folder import RunFolder, threads_before
+from snvideo.engine.preemption import Preemption, preemption
+from snvideo.engine.processes import Processes, joined
+from snvideo.engine.profile import StepProfile
+from snvideo.engine.room import check_room
+from snvideo.engine.run import Run
+from snvideo.engine.speed import keep_freed_memory
 from snvideo.engine.trainer import Trainer
+from snvideo.errors import PreemptedError
 from snvideo.norm import importance
 
 log = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, resume: bool = False) -> dict[str, Any]:
+def train(config: RunConfig, profile: bool = False) -> dict[str, Any]:
     """Do a whole run, or what is left of it, and return its results.
+
+    A run that was interrupted goes on from its newest checkpoint, and ends as if nothing had
+    happened; a finished one is left as it is.
 
     Args:
         config: everything that decides the result.
-        resume: go on from the newest checkpoint in `config.output`, if there is one.
+        profile: record some steps with torch's profiler, to `profile/` in the run's folder.
 
     Returns:
         what `results.json` holds.
 
     Raises:
         SnvideoError: if the config, the index, the hardware or the folder do not fit together.
+        PreemptedError: if the run was asked to stop, by SIGTERM or Ctrl-C, and has written a
+            checkpoint.
     """
-    with joined() as processes:
+    with joined() as processes, preemption() as asked:
         folder = RunFolder(config.output)
-        folder.check(config, resume)
-        finished = folder.results()
+        finished = processes.share(_look(folder, config) if processes.main else None)
         if finished is not None:
             log.info("%s is finished already", config.output)
             return finished
-        processes.wait()  # nobody writes before everybody has looked
         trainer = Trainer(config, processes)
-        trainer.restore(folder)
         if processes.main:
-            folder.open(config, trainer.progress.step)
+            keep = config.log.keep_checkpoints
+            check_room(folder.checkpoints, _checkpoint_bytes(trainer), keep)
+        if trainer.speed.keep_memory:
+            keep_freed_memory()
+        mark = _restore(trainer, folder, processes)
+        if processes.main:
+            folder.open(config, mark, trainer.progress.step)
             _announce(trainer)
+        recorder = StepProfile(folder.path / "profile") if profile and processes.main else None
         try:
-            trainer.run(folder)
-            return _finish(trainer, folder)
+            Run(trainer, folder, asked, recorder).go()
+            return _finish(trainer, folder, asked)
+        except PreemptedError:
+            if processes.main:
+                folder.mark_preempted(trainer.progress.step)
+            raise
         finally:
+            if recorder is not None:
+                recorder.close()
             folder.close()
+
+
+def _look(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:
+    """Results, if the folder has them; raises if it holds another run."""
+    folder.check(config)
+    return folder.results()
+
+
+def _checkpoint_bytes(trainer: Trainer) -> int:
+    """Weights and statistics, a momentum for each weight, and perhaps weights averaged."""
+    weights = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
+    momenta = sum(p.nbytes for p in trainer.parameters) if trainer.config.optim.momentum else 0
+    return weights * (2 if trainer.config.optim.ema else 1) + momenta
+
+
+def _restore(trainer: Trainer, folder: RunFolder, processes: Processes) -> int:
+    """Go on from the newest checkpoint, which the main process reads for all.
+
+    Returns:
+        how far the metrics of that moment went.
+    """
+    path, state = processes.share(
+        newest_checkpoint(folder.checkpoints) or (None, None) if processes.main else None
+    )
+    if state is None:
+        return 0
+    trainer.load_state(state, path)
+    log.info("resuming %s at step %d", folder.path, trainer.progress.step)
+    before = threads_before(folder.path)
+    if processes.main and before not in (None, torch.get_num_threads()):
+        log.warning(
+            "the run had %d threads and goes on with %d: results are the same up to rounding only",
+            before,
+            torch.get_num_threads(),
+        )
+    return state["metrics"]
 
 
 def _announce(trainer: Trainer) -> None:
     config, geometry = trainer.config, trainer.geometry
+    clip, view = config.data.clip, config.data.train
     log.info(
-        "%s with %s, %.2f M parameters; %d gpus x %d clips on %d process%s (%s); %d training "
-        "and %d test videos of %d classes; %d steps",
+        "%s with %s, %.2f M parameters, %.2f GFLOPs a view; %d gpus x %d clips on %d process%s "
+        "(%s), %d pass%s a step; %d training and %d test videos of %d classes; %d steps",
         config.model.name,
         config.model.norm.name,
-        sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6,
+        count_parameters(trainer.model) / 1e6,
+        multiply_adds(trainer.model, clip.frames, view.crop) / 1e9,
         config.batch.gpus,
         config.batch.clips_per_gpu,
         geometry.processes,
         "" if geometry.processes == 1 else "es",
         trainer.device,
+        geometry.passes,
+        "" if geometry.passes == 1 else "es",
         len(trainer.train_index),
         len(trainer.test_index),
-        len(trainer.train_index.labels),
+        trainer.classes,
         trainer.total_steps,
     )
+    log.info("speed: %s; %d threads", trainer.speed, torch.get_num_threads())
 
 
-def _finish(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
+def _finish(trainer: Trainer, folder: RunFolder, asked: Preemption) -> dict[str, Any]:
     """Test over all views and write results and predictions."""
     config, progress = trainer.config, trainer.progress
     views = {"clips": config.data.test.clips, "crops": config.data.test.crops}
     begun = time.perf_counter()
-    found = trainer.test(**views)
+    with asked.breakable():
+        found = trainer.test(**views)
     results = {
         **describe(config, trainer.test_index),
         **summary(found),
         "views": views,
         "steps": progress.step,
+        "skipped_steps": progress.skipped,
+        "best_validation": {"step": progress.best_step, "top1": progress.best_top1}
+        if progress.best_step
+        else None,
+        "amp": trainer.speed.amp,
         "replaced_samples": progress.replaced,
         "quarantined_videos": len(trainer.quarantine.closed),
         "train_seconds": round(progress.train_seconds, 2),
         "test_seconds": round(time.perf_counter() - begun, 2),
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "parameters": count_parameters(trainer.model),
         "importance": [layer._asdict() for layer in importance(trainer.model)] or None,
     }
     if trainer.processes.main:
-        found.save_predictions(folder.path / "predictions.npz", trainer.test_index)
+        with folder.written("predictions.npz") as path:
+            found.save_predictions(path, trainer.test_index)
         folder.write_results(results)
         log.info(
             "finished %s: clip top-1 %.1f %%, video top-1 %.1f %% over %d videos (%d unreadable), "

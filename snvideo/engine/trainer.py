@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from snvideo.data import sampling
 from snvideo.data.augment import mix
@@ -20,21 +21,22 @@ from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import train_batches
 from snvideo.data.quarantine import Quarantine
-from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights, save_checkpoint
+from snvideo.engine.checkpoint import load_weights
+from snvideo.engine.clock import StepClock
 from snvideo.engine.config import RunConfig
-from snvideo.engine.evaluate import (
-    Evaluation,
-    autocast,
-    evaluate,
-    refresh_statistics,
-    train_input,
-)
-from snvideo.engine.folder import RunFolder
-from snvideo.engine.geometry import Geometry, plan
-from snvideo.engine.optim import build_optimizer
+from snvideo.engine.evaluate import Evaluation, evaluate, refresh_statistics, train_input
+from snvideo.engine.geometry import plan, refuse_lone_mixing
+from snvideo.engine.guard import FiniteGuard
+from snvideo.engine.optim import build_optimizer, freeze
+from snvideo.engine.prefetch import Prefetched
 from snvideo.engine.processes import Processes
+from snvideo.engine.replica import replicate
+from snvideo.engine.speed import algorithms, autocast, choose, memory_format
+from snvideo.engine.tally import NOTHING, Counted, Tally
 from snvideo.errors import SnvideoError
 from snvideo.models import build_model
+from snvideo.models.dropout import ClipDropout
+from snvideo.models.recompute import recompute_blocks
 from snvideo.norm import kept_statistics, one_update, tracking_layers
 
 log = logging.getLogger(__name__)
@@ -48,30 +50,26 @@ class Progress:
     """Where a run stands; with weights and optimizer all that a checkpoint needs."""
 
     step: int = 0
-    train_seconds: float = 0.0
+    validated: int = 0
+    """The step at which the run was last validated."""
+    best_top1: float = -1.0
+    """Of all validations over the whole test split."""
+    best_step: int = 0
+    skipped: int = 0
+    """Steps that changed nothing because their gradient was not finite."""
     replaced: int = 0
     """Training clips whose video could not be read and was replaced by another."""
+    train_seconds: float = 0.0
 
 
-@dataclass
-class _Window:
-    """Sums since the last log line, kept on the device so that no step waits for them."""
+class _Pass(NamedTuple):
+    """What came of one forward and backward pass."""
 
-    device: torch.device
-    sums: Tensor = field(init=False)
-    replaced: int = 0
-    since: float = field(default_factory=time.perf_counter)
-
-    def __post_init__(self) -> None:
-        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-
-    def add(self, loss: Tensor, logits: Tensor, batch: Batch, labels: Tensor) -> None:
-        clips = len(labels)
-        correct = (logits.argmax(1) == labels).sum()
-        self.sums += torch.stack(
-            [loss.detach().double() * clips, correct, correct.new_tensor(clips)]
-        )
-        self.replaced += len(batch.unreadable)
+    losses: Tensor
+    """Of its clips, (N,)."""
+    correct: Tensor
+    """Whether each was recognised, bool (N,)."""
+    batch: Batch
 
 
 class Trainer:
@@ -80,9 +78,10 @@ class Trainer:
     def __init__(self, config: RunConfig, processes: Processes) -> None:
         self.config, self.processes = config, processes
         self.device = processes.device
-        data = config.data
+        data, optim = config.data, config.optim
         self.train_index = ClipIndex.load(data.index, data.train_split, data.root)
         self.test_index = ClipIndex.load(data.index, data.test_split, data.root)
+        self.classes = len(self.train_index.labels)
         self.geometry = plan(
             config.batch,
             config.model.norm.name,
@@ -90,237 +89,255 @@ class Trainer:
             processes.rank,
             len(self.train_index),
         )
-        _refuse_lone_mixing(config, self.geometry)
-        self.model = build(config, len(self.train_index.labels)).to(self.device)
+        refuse_lone_mixing(config, self.geometry)
         self.steps_per_epoch = self.geometry.steps(len(self.train_index))
-        self.total_steps = config.optim.epochs * self.steps_per_epoch
-        self.optimizer, self.schedule = build_optimizer(
-            self.model, config.optim, self.geometry.total_batch, self.steps_per_epoch
+        self.total_steps = optim.epochs * self.steps_per_epoch
+        self.speed = choose(config.speed, self.device, self.total_steps)
+        self.clock = StepClock(self.device)
+        self.model = build(config, self.classes).to(
+            self.device, memory_format=memory_format(config.speed)
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.optim.amp == "fp16")
+        self.frozen = freeze(self.model, optim.freeze)
+        self.average: AveragedModel | None = None
+        """The weights averaged over steps."""
+        if optim.ema:
+            averaging = get_ema_multi_avg_fn(optim.ema)
+            self.average = AveragedModel(self.model, multi_avg_fn=averaging)
+        if self.speed.recompute:
+            recompute_blocks(self.model)
+        self.optimizer, self.schedule = build_optimizer(
+            self.model,
+            optim,
+            self.geometry.total_batch,
+            self.steps_per_epoch,
+            self.speed.optimizer,
+        )
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.speed.amp == "fp16")
+        self.guard = FiniteGuard(
+            optim.non_finite,
+            self.device,
+            lambda row: self.train_index[row].name,
+            scaled=self.scaler.is_enabled(),
+        )
         self.tracking = tracking_layers(self.model)
+        self.dropouts = [m for m in self.model.modules() if isinstance(m, ClipDropout) and m.p]
+        self._train_mode()
         self.progress = Progress()
         self.quarantine = read_quarantine(config)
+        self.tally = Tally(self.device)
         self.replaced_in_epoch = 0
         """Of this process's clips."""
-        self.replica: nn.Module = self.model
-        if processes.count > 1:
-            self.replica = DistributedDataParallel(
-                self.model,
-                device_ids=[self.device.index] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,  # statistics are averaged once a step instead
-            )
+        self.replica = replicate(
+            self.model,
+            processes,
+            self.speed.compile,
+            on_bucket=lambda: self.clock.lap("backward", "backward"),
+        )
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated and tested."""
+        return self.model if self.average is None else self.average.module
 
     # One optimizer step ---------------------------------------------------------------------
 
-    def step(self, batches: Any, window: _Window) -> None:
-        """Accumulate the gradients of this process's groups and update the weights once."""
-        self.model.train()
-        groups = self.geometry.groups()
-        with self._sound_kernels(), one_update(self.tracking) as collect_statistics:
-            for group in groups:
-                batch = next(batches)
-                self._seed_dropout(group)
-                last = group == groups[-1]
-                with (
-                    nullcontext() if last or self.replica is self.model else self.replica.no_sync()
-                ):
-                    self._backward(batch, window)
-                collect_statistics()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
-        self.progress.step += 1
-
-    def _backward(self, batch: Batch, window: _Window) -> None:
-        config, device = self.config, self.device
-        labels = batch.labels.to(device, non_blocking=True)
-        inputs = train_input(batch, config, device)
-        classes, group = len(self.train_index.labels), config.batch.clips_per_gpu
-        inputs, targets = mix(inputs, labels, batch.draws, classes, group)
-        with autocast(config, device):
-            logits = self.replica(inputs)
-        loss = nn.functional.cross_entropy(logits.float(), targets)
-        self.scaler.scale(loss / self.geometry.passes).backward()
-        window.add(loss, logits, batch, labels)
-        self.replaced_in_epoch += len(batch.unreadable)
-
-    def _sound_kernels(self) -> AbstractContextManager[None]:
-        """Without oneDNN for half precision on a CPU.
-
-        Its bfloat16 weight gradient of 3D convolutions holds NaN now and then on some CPUs (seen
-        with torch 2.15 on an AMD EPYC with avx512_bf16: 4 of 30 random stems).
-        """
-        half_on_cpu = self.config.optim.amp != "none" and self.device.type == "cpu"
-        return torch.backends.mkldnn.flags(enabled=False) if half_on_cpu else nullcontext()
-
-    def _seed_dropout(self, group: int) -> None:
-        """Masks depend on the step and the group, not on which process or restart draws them."""
-        place = (self.progress.step, group)
-        rng = sampling.generator(self.config.seed, sampling.DROPOUT, *place)
-        torch.manual_seed(int(rng.integers(2**63)))
-
-    # A whole run ----------------------------------------------------------------------------
-
-    def run(self, folder: RunFolder) -> None:
-        """Train from the current step to the end, logging, validating and writing checkpoints."""
-        config, progress = self.config, self.progress
-        passes = self.geometry.run(len(self.train_index), config.optim.epochs, progress.step)
+    def batches(self) -> Iterator[Batch]:
+        """This process's batches from here to the end of the run, one a pass."""
+        config, done = self.config, self.progress.step
+        passes = self.geometry.run(len(self.train_index), config.optim.epochs, done)
         batches = train_batches(
             self.train_index, config.data, config.seed, passes, quarantine=self.quarantine
         )
-        window = _Window(self.device)
-        begun, first = time.perf_counter(), progress.step
-        aside = 0.0  # seconds of validation and checkpoints, not of training
-        while progress.step < self.total_steps:
-            self.step(batches, window)
-            epoch, into = divmod(progress.step, self.steps_per_epoch)
-            validate = into == 0 and self._due(config.log.validate_epochs, epoch)
-            finished = progress.step == self.total_steps
-            keep = finished or (into == 0 and self._due(config.log.checkpoint_epochs, epoch))
-            if progress.step % config.log.every_steps == 0 or validate or keep:
-                elapsed = time.perf_counter() - begun - aside
-                self._log(folder, window, elapsed / (progress.step - first))
-                window = _Window(self.device)
-            pause = time.perf_counter()
-            if into == 0:
-                self._close_quarantine(folder, epoch)
-            if validate:
-                self._validate(folder, epoch)
-            if keep:
-                self.save(folder)
-            if validate or keep or into == 0:
-                window.since = time.perf_counter()
-                aside += window.since - pause
+        return Prefetched(batches, self.device) if self.speed.prefetch else batches
 
-    def _due(self, every: int, epoch: int) -> bool:
-        return bool(every) and epoch % every == 0
+    def step(self, batches: Iterator[Batch]) -> None:
+        """Accumulate the gradients of this process's groups and update the weights once.
 
-    def _log(self, folder: RunFolder, window: _Window, seconds_per_step: float) -> None:
-        seconds = time.perf_counter() - window.since
-        parts = self.processes.gather((window.sums.tolist(), window.replaced))
-        loss, correct, clips = (sum(part[0][i] for part in parts) for i in range(3))
-        progress = self.progress
-        progress.train_seconds += seconds
-        progress.replaced += sum(part[1] for part in parts)
-        if not self.processes.main:
-            return
-        epoch, lr = progress.step / self.steps_per_epoch, self.optimizer.param_groups[0]["lr"]
-        values = {"loss": loss / clips, "top1": correct / clips, "lr": lr}
-        folder.log("train", progress.step, epoch=epoch, **values, clips_per_second=clips / seconds)
-        left = timedelta(seconds=round(seconds_per_step * (self.total_steps - progress.step)))
-        log.info(
-            "step %d/%d  epoch %.2f/%d  loss %.3f  top-1 %.1f %%  lr %.4f  %.1f clips/s  %s left",
-            progress.step,
-            self.total_steps,
-            epoch,
-            self.config.optim.epochs,
-            values["loss"],
-            100 * values["top1"],
-            lr,
-            clips / seconds,
-            left,
-        )
+        Raises:
+            SnvideoError: if loss or gradient is not finite and the run is to stop.
+        """
+        if not self.model.training:  # since an evaluation
+            self._train_mode()
+        self.clock.begin()
+        masks = self._dropout_masks()
+        passes = []
+        with algorithms(self.speed, self.device), one_update(self.tracking) as statistics:
+            for group in self.geometry.groups():
+                passes.append(self._pass(batches, group, masks))
+                statistics.collect()
+            losses = torch.cat([done.losses for done in passes])
+            correct = torch.cat([done.correct for done in passes])
+            rows = [row for done in passes for row in done.batch.rows]
+            norm = self._gradient_norm()
+            sound = self.guard.sound(self.progress.step, losses, rows, norm)
+            if sound:
+                replaced = sum(len(done.batch.unreadable) for done in passes)
+                self.tally.add(losses, correct, norm, replaced)
+                self.replaced_in_epoch += replaced
+                self._update(norm)
+            else:
+                statistics.cancel()
+                self.progress.skipped += 1
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.progress.step += 1
+        self.clock.end("update")
 
-    def _close_quarantine(self, folder: RunFolder, epoch: int) -> None:
-        """What any process found unreadable in this epoch, none opens in the next."""
-        parts = self.processes.gather((self.quarantine.found, self.replaced_in_epoch))
-        new = self.quarantine.close(found for found, _ in parts)
-        replaced, self.replaced_in_epoch = sum(number for _, number in parts), 0
-        if not self.processes.main or not (new or replaced):
-            return
-        closed = len(self.quarantine.closed)
-        if new:
-            self.quarantine.write(folder.path / QUARANTINE)
-        folder.log("unreadable", self.progress.step, epoch=epoch, replaced=replaced, closed=closed)
-        log.warning(
-            "epoch %d: %d clips replaced; %d videos in quarantine, %d of them new: see %s",
-            epoch,
-            replaced,
-            closed,
-            new,
-            folder.path / QUARANTINE,
-        )
-
-    def _validate(self, folder: RunFolder, epoch: int) -> None:
-        """Centre clip, centre crop; the moving averages of training are left as they were."""
-        with kept_statistics(self.tracking):
-            found = self.test(clips=1, crops=1)
-        if self.processes.main:
-            values = {"loss": found.loss, "top1": found.clip_top1, "top5": found.clip_top5}
-            folder.log("validate", self.progress.step, epoch=float(epoch), **values)
-            log.info(
-                "validation after epoch %d: loss %.3f  top-1 %.1f %%",
-                epoch,
-                found.loss,
-                100 * found.clip_top1,
+    def _pass(
+        self, batches: Iterator[Batch], group: int, masks: dict[ClipDropout, Tensor]
+    ) -> _Pass:
+        """Forward and backward over the groups that share a pass, the first of them given."""
+        last = group == self.geometry.groups()[-1]
+        batch = next(batches)
+        self.clock.lap("data", "forward")
+        clips = self.geometry.positions(0, group)
+        for layer, mask in masks.items():
+            layer.mask = mask[clips.start : clips.stop].to(self.device, non_blocking=True)
+        joined = isinstance(self.replica, DistributedDataParallel)
+        with self.replica.no_sync() if joined and not last else nullcontext():
+            labels = batch.labels.to(self.device, non_blocking=True)
+            inputs = train_input(batch, self.config, self.device)
+            group_size = self.config.batch.clips_per_gpu
+            inputs, targets = mix(inputs, labels, batch.draws, self.classes, group_size)
+            with autocast(self.config.speed, self.device):
+                logits = self.replica(inputs)
+            losses = nn.functional.cross_entropy(
+                logits.float(),
+                targets,
+                reduction="none",
+                label_smoothing=self.config.optim.label_smoothing,
             )
+            self.clock.lap("forward", "backward")
+            self.scaler.scale(losses.mean() / self.geometry.passes).backward()
+        self.clock.lap("communication" if joined and last else "backward", "data")
+        epoch_ends = (self.progress.step + 1) % self.steps_per_epoch == 0
+        # The next epoch's batches may be others when videos go into quarantine.
+        if isinstance(batches, Prefetched) and not (last and epoch_ends):
+            batches.look_ahead()
+        self.clock.lap("data", "update")
+        return _Pass(losses.detach(), logits.detach().argmax(1) == labels, batch)
 
-    def test(self, clips: int, crops: int) -> Evaluation:
-        """Average the statistics, then evaluate over clips x crops views of every test video."""
+    def _train_mode(self) -> None:
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
+
+    def _dropout_masks(self) -> dict[ClipDropout, Tensor]:
+        """Of all clips of the step, so that none depends on who passes it, or how often the run
+        was stopped."""
+        masks = {}
+        for number, layer in enumerate(self.dropouts):
+            place = (self.config.seed, sampling.DROPOUT, self.progress.step, number)
+            masks[layer] = layer.draw(sampling.generator(*place), self.geometry.total_batch)
+        return masks
+
+    def _gradient_norm(self) -> Tensor:
+        """Of all trained parameters together, before clipping; the same on all processes."""
+        self.scaler.unscale_(self.optimizer)
+        return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+
+    def _update(self, norm: Tensor) -> None:
+        limit = self.config.optim.clip_norm
+        if limit is not None:
+            clip_grads_with_norm_(self.parameters, limit, norm)
+        self.scaler.step(self.optimizer)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    # Evaluation -----------------------------------------------------------------------------
+
+    def test(self, clips: int, crops: int, rows: list[int] | None = None) -> Evaluation:
+        """Average the statistics, then evaluate over clips x crops views of test videos.
+
+        Args:
+            clips, crops: views of each video.
+            rows: videos of the test split; None: all.
+        """
         # The clips of the epoch under way, or of the last one when the run is done.
         epoch = min(self.progress.step // self.steps_per_epoch, self.config.optim.epochs - 1)
-        refresh_statistics(
-            self.model,
-            self.train_index,
-            self.config,
-            self.geometry,
-            epoch,
-            self.processes,
-            self.quarantine,
-        )
-        return evaluate(
-            self.model,
-            self.test_index,
-            self.config,
-            self.processes,
-            clips,
-            crops,
-            self.quarantine,
-        )
+        model, config, processes = self.evaluated, self.config, self.processes
+        with algorithms(self.speed, self.device):
+            refresh_statistics(
+                model, self.train_index, config, self.geometry, epoch, processes, self.quarantine
+            )
+            return evaluate(
+                model, self.test_index, config, processes, clips, crops, self.quarantine, rows
+            )
+
+    def validate(self, rows: list[int] | None = None) -> Evaluation:
+        """Centre clip, centre crop; the moving averages of training are left as they were."""
+        with kept_statistics(tracking_layers(self.evaluated)):
+            return self.test(1, 1, rows)
 
     # Checkpoints ----------------------------------------------------------------------------
 
-    def save(self, folder: RunFolder) -> None:
-        """Write a checkpoint from which `restore` goes on exactly."""
-        found: dict[str, str] = {}
-        for some in reversed(self.processes.gather(self.quarantine.found)):
-            found |= some
-        if self.processes.main:
-            state = {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "progress": vars(self.progress),
-                "quarantine": {"closed": self.quarantine.closed, "found": found},
-                "index_hash": self.train_index.hash,
-                "classes": list(self.train_index.labels),
-            }
-            step, keep = self.progress.step, self.config.log.keep_checkpoints
-            save_checkpoint(folder.checkpoints, step, state, keep)
-        self.processes.wait()
+    def state(self) -> dict[str, Any]:
+        """Everything that the run goes on from, the same on all processes; all have to call.
 
-    def restore(self, folder: RunFolder) -> None:
-        """Go on from the newest checkpoint of a folder, if it has one."""
-        found = checkpoints(folder.checkpoints)
-        if not found:
-            return
-        state = load_checkpoint(found[-1])
-        load_weights(self.model, state, found[-1])
+        Raises:
+            SnvideoError: if what was trained is not finite.
+        """
+        self.guard.settle()
+        own = {
+            "found": self.quarantine.found,
+            "tally": tuple(self.tally.read()),
+            "replaced_in_epoch": self.replaced_in_epoch,
+        }
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.average and self.average.module.state_dict(),
+            "averaged": self.average and int(self.average.n_averaged),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": vars(self.progress),
+            "quarantine": self.quarantine.closed,
+            "processes": self.processes.gather(own),
+            "speed": self.speed._asdict(),
+            "index_hash": self.train_index.hash,
+            "classes": list(self.train_index.labels),
+        }
+
+    def load_state(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from a checkpoint, perhaps of another number of processes.
+
+        Raises:
+            SnvideoError: if it is of another network, or was trained on another index.
+        """
         if state["index_hash"] != self.train_index.hash:
             raise SnvideoError(
-                f"{found[-1]} was trained on another index than {self.config.data.index}: "
-                "resume with the same index, or choose another output"
+                f"{path} was trained on another index than {self.config.data.index}: "
+                "go on with the same index, or choose another output"
             )
+        load_weights(self.model, state, path)
+        if self.average is not None:
+            load_weights(self.average.module, state, path, averaged=True)
+            self.average.n_averaged.fill_(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
-        self.quarantine = Quarantine(state["quarantine"]["closed"])
-        self.quarantine.found = state["quarantine"]["found"]
-        log.info("resuming %s at step %d", folder.path, self.progress.step)
+        self.quarantine = Quarantine(state["quarantine"])
+        self._load_own(state["processes"])
+        before, now = state["speed"], self.speed._asdict()
+        changed = [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
+        if changed and self.processes.main:
+            log.warning(
+                "goes on with other speed settings (%s): results are the same up to rounding only",
+                ", ".join(changed),
+            )
+
+    def _load_own(self, parts: list[dict[str, Any]]) -> None:
+        """What processes had counted. If they were others, the main one takes it all over."""
+        rank, same = self.processes.rank, len(parts) == self.processes.count
+        mine = [parts[rank]] if same else parts if rank == 0 else []
+        for part in reversed(mine):
+            self.quarantine.found |= part["found"]
+        counted = [Counted(*part["tally"]) for part in mine]
+        self.tally = Tally(self.device, Counted.total(counted) if counted else NOTHING)
+        self.replaced_in_epoch = sum(part["replaced_in_epoch"] for part in mine)
 
 
 def build(config: RunConfig, classes: int) -> nn.Module:
@@ -336,23 +353,6 @@ def build(config: RunConfig, classes: int) -> nn.Module:
         options["group_size"] = clips
     torch.manual_seed(config.seed)
     return build_model(config.model.name, classes, norm.name, config.model.dropout, **options)
-
-
-def _refuse_lone_mixing(config: RunConfig, geometry: Geometry) -> None:
-    """Clips are mixed within the experiment's groups, whatever plays them."""
-    view, group = config.data.train, config.batch.clips_per_gpu
-    if not view.mixup and not view.cutmix:
-        return
-    if group == 1:
-        raise SnvideoError(
-            "data.train.mixup and cutmix mix clips of one GPU, and batch.clips_per_gpu is 1: "
-            "set both to 0, or give each GPU more clips"
-        )
-    if geometry.clips_per_gpu % group:
-        raise SnvideoError(
-            f"data.train.mixup and cutmix mix {group} clips (batch.clips_per_gpu), and each of "
-            f"{geometry.processes} processes has {geometry.clips_per_gpu}: start fewer processes"
-        )
 
 
 def read_quarantine(config: RunConfig, folder: Path | None = None) -> Quarantine:

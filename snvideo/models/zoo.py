@@ -7,6 +7,7 @@ from torch import nn
 
 from snvideo.errors import SnvideoError
 from snvideo.models import resnet, slowfast
+from snvideo.models.dropout import clip_dropout
 from snvideo.norm import create_norm
 from snvideo.norm.factory import NormLayer
 
@@ -48,6 +49,7 @@ def build_model(
     if name not in BACKBONES:
         raise SnvideoError(f"unknown model '{name}': expected one of {', '.join(BACKBONES)}")
     model = BACKBONES[name](num_classes, create_norm(norm, **norm_options), dropout)
+    clip_dropout(model)
     _zero_last_scale(model)
     _plain_strides(model)
     return model

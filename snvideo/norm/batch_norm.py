@@ -41,7 +41,8 @@ class _Spread:
                 "Expected more than 1 value per channel when training, "
                 f"got groups of 1 of input size {tuple(x.shape)}"
             )
-        batch_alone = x.new_tensor([-float("inf"), -float("inf"), 0.0])
+        batch_alone = x.new_full((3,), -float("inf"))  # filled there: a GPU is not waited for
+        batch_alone[2].zero_()
         return switch_norm(
             x,
             self.running_mean,

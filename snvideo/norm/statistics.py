@@ -4,7 +4,7 @@ Layers are known by what they hold, running statistics, and not by their class, 
 keeps them takes part, whoever wrote it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -18,12 +18,19 @@ from snvideo.norm.processes import members
 
 
 def tracking_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model that hold running batch statistics, in the order of its modules."""
+    """The layers of a model whose running batch statistics are to be kept up to date, in the order
+    of its modules."""
     return [module for module in model.modules() if _tracks(module)]
 
 
 def _tracks(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "running_mean", None), Tensor) and hasattr(module, "momentum")
+    """One whose parameters are all frozen keeps its statistics, too."""
+    own = list(module.parameters(recurse=False))
+    return (
+        isinstance(getattr(module, "running_mean", None), Tensor)
+        and hasattr(module, "momentum")
+        and (not own or any(parameter.requires_grad for parameter in own))
+    )
 
 
 @contextmanager
@@ -43,17 +50,13 @@ def _momentum_one(layers: list[nn.Module]) -> Iterator[None]:
 def kept_statistics(layers: list[nn.Module]) -> Iterator[None]:
     """Put the running statistics of the layers back as they were, whatever happens within."""
     names = ("running_mean", "running_var", "num_batches_tracked")
-    kept = [
-        (buffer, buffer.clone())
-        for layer in layers
-        for n in names
-        if (buffer := getattr(layer, n)) is not None
-    ]
+    buffers = [b for layer in layers for n in names if (b := getattr(layer, n)) is not None]
+    kept = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
-        for buffer, old in kept:
-            buffer.copy_(old)
+        if buffers:
+            torch._foreach_copy_(buffers, kept)
 
 
 def _over_processes(sums: list[Tensor]) -> None:
@@ -65,8 +68,30 @@ def _over_processes(sums: list[Tensor]) -> None:
             tensor.copy_(total.view_as(tensor))
 
 
+class StepStatistics:
+    """What the passes of one optimizer step found, see `one_update`."""
+
+    def __init__(self, buffers: list[Tensor]) -> None:
+        self._buffers = buffers
+        self.sums: list[Tensor] = []
+        self.passes = 0
+        self.cancelled = False
+
+    def collect(self) -> None:
+        """To be called after every forward pass."""
+        self.passes += 1
+        if not self.sums:
+            self.sums = [buffer.clone() for buffer in self._buffers]
+        else:
+            torch._foreach_add_(self.sums, self._buffers)
+
+    def cancel(self) -> None:
+        """Leave the running statistics as they were; all processes have to agree on it."""
+        self.cancelled = True
+
+
 @contextmanager
-def one_update(layers: list[nn.Module]) -> Iterator[Callable[[], None]]:
+def one_update(layers: list[nn.Module]) -> Iterator[StepStatistics]:
     """Make the passes of one optimizer step count as one update of the running statistics.
 
     A step of k passes on W processes would otherwise move the running statistics k times, and
@@ -75,28 +100,18 @@ def one_update(layers: list[nn.Module]) -> Iterator[Callable[[], None]]:
 
     Args:
         layers: the result of `tracking_layers`.
-
-    Yields:
-        a function to be called after every forward pass.
     """
     buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var)]
-    sums = [torch.zeros_like(buffer) for buffer in buffers]
-    passes = 0
-
-    def collect() -> None:
-        nonlocal passes
-        passes += 1
-        if buffers:
-            torch._foreach_add_(sums, buffers)
-
+    found = StepStatistics(buffers)
     with kept_statistics(layers), _momentum_one(layers):
-        yield collect
-    if not buffers:
+        yield found
+    if not found.sums or found.cancelled:
         return
-    count = buffers[0].new_tensor([float(passes)])
-    _over_processes([*sums, count])
-    for position, (buffer, total) in enumerate(zip(buffers, sums, strict=True)):
-        buffer.lerp_(total / count, layers[position // 2].momentum)
+    count = torch.full((1,), float(found.passes), device=buffers[0].device)
+    _over_processes([*found.sums, count])
+    torch._foreach_div_(found.sums, count[0])
+    for position, (buffer, mean) in enumerate(zip(buffers, found.sums, strict=True)):
+        buffer.lerp_(mean, layers[position // 2].momentum)
     for layer in layers:
         layer.num_batches_tracked.add_(1)
 

@@ -7,8 +7,8 @@ import yaml
 
 from snvideo.atomic import write_atomic
 from snvideo.engine.config import RunConfig
-from snvideo.engine.folder import differences, flatten
-from snvideo.errors import SnvideoError
+from snvideo.engine.folder import PREEMPTED, differences, flatten
+from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
 from snvideo.study.config import StudyConfig
 from snvideo.study.fairness import shown
 from snvideo.study.grid import Cell, cells
@@ -40,6 +40,7 @@ def compare(config: RunConfig, study: StudyConfig, launch: Launch = launch) -> l
 
     Raises:
         SnvideoError: before anything is run, if a run in the folder has another config.
+        PreemptedError: if a run was asked to stop.
     """
     grid = cells(config, study)
     for cell in grid:
@@ -96,6 +97,10 @@ def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
     results = read_results(cell.folder)  # they are the mark of a finished run, not the exit code
     if results is not None:
         log.info("%s: finished, video top-1 %.2f", label, results.video_top1)
+    elif code == TEMPORARY_FAILURE or (code and (cell.folder / PREEMPTED).exists()):
+        # The machine is being taken back, from this process too; torchrun hides the run's code.
+        log.warning("%s: stopped as asked; the same command goes on from here", label)
+        raise PreemptedError
     else:
         status = f"failed (exit {code})" if code else "failed (no results)"
         write_atomic(failure, status + "\n")

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from snvideo.errors import TEMPORARY_FAILURE
+
 PATIENCE = 30.0
 """Seconds that a run is given to end by itself before it is killed."""
 
 
 def command(config_file: Path, processes: int) -> list[str]:
     """The command line that trains a config, or goes on with it where it stopped."""
-    train = ["-m", "snvideo", "train", str(config_file), "--resume"]
+    train = ["-m", "snvideo", "train", str(config_file)]
     if processes == 1:
         return [sys.executable, *train]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -48,13 +50,14 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """Within, SIGTERM raises SystemExit(143), so that `finally` blocks get to do their work."""
+    """Within, SIGTERM raises SystemExit(75), so that `finally` blocks get to do their work: the
+    study goes on with the same command."""
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
 
     def leave(signum: int, frame: FrameType | None) -> None:
-        sys.exit(128 + signum)
+        sys.exit(TEMPORARY_FAILURE)
 
     previous = signal.signal(signal.SIGTERM, leave)
     try:

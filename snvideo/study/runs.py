@@ -194,7 +194,10 @@ def _environment(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return flatten(found) if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    found.pop("sessions", None)  # when and where a run went on is its own story
+    return flatten(found)
 
 
 def read_metrics(folder: Path) -> Metrics:

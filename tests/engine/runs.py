@@ -1,11 +1,25 @@
-"""Small runs on the toy data set, in this process and under torchrun."""
+"""Small runs on the toy data set, in this process, in others, and under torchrun."""
 
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from snvideo.config import Config, load_config
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint
+
+ROOT = Path(__file__).parents[2]
 
 
 def run_config(toy: Path, output: Path, *overrides: str) -> Config:
@@ -28,4 +42,160 @@ def run_config(toy: Path, output: Path, *overrides: str) -> Config:
     output.parent.mkdir(parents=True, exist_ok=True)
     path = output.parent / f"{output.name}.yaml"
     path.write_text(yaml.safe_dump(values))
-    return load_config(path, overrides)
+    config = load_config(path, overrides)
+    if overrides:
+        path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return config
+
+
+def last_state(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint of a run."""
+    return load_checkpoint(checkpoints(folder / "checkpoints")[-1])
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a run's newest checkpoint."""
+    return last_state(folder)["model"]
+
+
+def assert_close(
+    one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], initial: dict[str, torch.Tensor]
+) -> None:
+    """Weights and statistics are equal up to rounding: within a thousandth of how far training has
+    moved the farthest value of the same tensor.
+
+    Sums over clips that are taken in another order differ in the last bits, and training amplifies
+    that with every step; another clip, mask or group differs by as much as training moves.
+    """
+    assert one.keys() == two.keys() == initial.keys()
+    for name in one:
+        if not one[name].is_floating_point():
+            assert torch.equal(one[name], two[name]), name
+            continue
+        moved = (one[name] - initial[name]).abs().max()
+        assert (one[name] - two[name]).abs().max() <= 1e-5 + 1e-3 * moved, name
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+# Other processes ------------------------------------------------------------------------------
+
+
+class Job:
+    """Processes that the nursery has forked.
+
+    Args:
+        pids: one of each rank.
+        log: what they write to, and their children.
+    """
+
+    def __init__(self, pids: list[int], log: Path) -> None:
+        self.pids, self.log = pids, log
+        self._codes: dict[int, int] = {}
+
+    def over(self) -> bool:
+        """Whether all have ended."""
+        for pid in self.pids:
+            if pid not in self._codes and (code := _ask(poll=pid)) is not None:
+                self._codes[pid] = code
+        return len(self._codes) == len(self.pids)
+
+    def wait(self, timeout: float = 200) -> list[int]:
+        """Their exit codes, in the order of ranks; a signal counts negative."""
+        until = time.monotonic() + timeout
+        while not self.over():
+            if time.monotonic() > until:
+                self.kill()
+                raise TimeoutError(f"no end after {timeout} s: {self.log.read_text()}")
+            time.sleep(0.01)
+        return [self._codes[pid] for pid in self.pids]
+
+    def done(self, timeout: float = 200) -> None:
+        """Wait for an end without errors."""
+        codes = self.wait(timeout)
+        assert codes == [0] * len(codes), f"exit codes {codes}:\n{self.log.read_text()}"
+
+    def kill(self) -> None:
+        """SIGKILL all and all of their children, at one moment as far as they can see."""
+        found: list[int] = []
+        for pid in self.pids:
+            found += _stopped(pid)
+        for pid in found:
+            _signal(pid, signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        """Send each a signal, but not their children."""
+        for pid in self.pids:
+            _signal(pid, number)
+
+
+def start(function: str, *arguments: Any, log: Path, processes: int = 1) -> Job:
+    """Fork processes that begin at once, each with one thread and a session of its own.
+
+    Args:
+        function: of the nursery.
+        arguments: for it; what JSON takes.
+        log: their standard output and error are added to it.
+        processes: that are to form a process group.
+    """
+    environment: dict[str, str] = {}
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        environment["WORLD_SIZE"] = str(processes)
+    request = {"function": function, "arguments": arguments, "log": str(log)}
+    pids = []
+    for rank in range(processes):
+        mine = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)} if environment else {}
+        pids.append(_ask(**request, environment=mine))
+    return Job(pids, log)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that have not been waited for."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # After the name, which may hold anything and is in brackets: state and parent.
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+@cache
+def _nursery() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.engine.nursery"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _ask(**request: Any) -> Any:
+    nursery = _nursery()
+    print(json.dumps(request), file=nursery.stdin, flush=True)
+    return json.loads(nursery.stdout.readline())
+
+
+def _stopped(pid: int) -> list[int]:
+    """A process and its descendants, after none of them can start another."""
+    _signal(pid, signal.SIGSTOP)
+    return [pid, *(one for child in children(pid) for one in _stopped(child))]
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return

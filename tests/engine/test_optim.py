@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from snvideo.engine.config import OptimConfig
-from snvideo.engine.optim import build_optimizer, learning_rate, lr_factor, norm_parameters
+from snvideo.engine.optim import (
+    build_optimizer,
+    freeze,
+    learning_rate,
+    lr_factor,
+    norm_parameters,
+)
+from snvideo.errors import SnvideoError
 from snvideo.models import build_model
 from snvideo.norm import SwitchNorm
 
@@ -38,7 +45,39 @@ def test_logits_have_their_own_learning_rate():
 def test_frozen_parameters_are_left_out():
     model = build_model("i3d_tiny", 5, "frozen_bn")
     optimizer, _ = build_optimizer(model, OptimConfig(), 64, 10)
-    assert [group["name"] for group in optimizer.param_groups] == ["weights"]
+    assert [group["name"] for group in optimizer.param_groups] == ["weights", "head"]
+
+
+def test_frozen_parts_have_no_gradient_and_the_rest_is_trained():
+    model = build_model("i3d_tiny", 5, "bn")
+    frozen = freeze(model, ("blocks.0", "blocks.1"))
+    assert frozen == [model.blocks[0], model.blocks[1]]
+    optimizer, _ = build_optimizer(model, OptimConfig(), 64, 10)
+    trained = {p for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert (parameter in trained) == (not name.startswith(("blocks.0.", "blocks.1."))), name
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("blocks.00",), "no 'blocks.00'; did you mean 'blocks.0'?"),
+        (("blocks",), "leaves nothing to train"),
+    ],
+)
+def test_what_cannot_be_frozen_is_one_line(names, message):
+    with pytest.raises(SnvideoError) as error:
+        freeze(build_model("i3d_tiny", 5, "bn"), names)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_classifier_has_its_own_learning_rate():
+    model = build_model("i3d_tiny", 5, "gn")
+    optimizer, _ = build_optimizer(model, OptimConfig(lr=0.1, head_lr=10), 64, 10)
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    assert {p.shape for p in groups["head"]["params"]} == {(5, 512), (5,)}
+    assert groups["head"]["initial_lr"] == pytest.approx(1.0)
+    assert groups["head"]["weight_decay"] == OptimConfig().weight_decay
 
 
 def test_linear_rule():

@@ -138,11 +138,11 @@ def test_several_passes_are_one_update(norm):
         torch.manual_seed(7)
         alone(batch)
         each.append([(layer.running_mean, layer.running_var) for layer in tracking_layers(alone)])
-    with one_update(layers) as collect:
+    with one_update(layers) as found:
         for batch in batches:
             torch.manual_seed(7)
             model(batch)
-            collect()
+            found.collect()
     for number, layer in enumerate(layers):
         mean = torch.stack([of_pass[number][0] for of_pass in each]).mean(0)
         variance = torch.stack([of_pass[number][1] for of_pass in each]).mean(0)
@@ -157,9 +157,9 @@ def test_one_pass_is_what_the_layer_does_by_itself():
     for model in (ours, plain):
         for layer in tracking_layers(model):
             layer.train()
-    with one_update(tracking_layers(ours)) as collect:
+    with one_update(tracking_layers(ours)) as found:
         ours(groups()[0])
-        collect()
+        found.collect()
     plain(groups()[0])
     for a, b in zip(tracking_layers(ours), tracking_layers(plain), strict=True):
         torch.testing.assert_close(a.running_mean, b.running_mean)
@@ -169,9 +169,9 @@ def test_one_pass_is_what_the_layer_does_by_itself():
 
 def test_an_interrupted_step_leaves_the_statistics():
     norm = SwitchNorm3d(3)
-    with pytest.raises(KeyboardInterrupt), one_update([norm]) as collect:
+    with pytest.raises(KeyboardInterrupt), one_update([norm]) as found:
         norm(torch.randn(2, 3, 2, 2, 2))
-        collect()
+        found.collect()
         raise KeyboardInterrupt
     assert torch.equal(norm.running_mean, torch.zeros(3))
     assert norm.momentum == 0.1

@@ -10,7 +10,7 @@ import yaml
 
 from snvideo.config import load_config
 from snvideo.engine.config import RunConfig
-from snvideo.errors import SnvideoError
+from snvideo.errors import PreemptedError, SnvideoError
 from snvideo.study.compare import compare
 from snvideo.study.grid import Cell, cells
 
@@ -59,9 +59,8 @@ def test_every_cell_is_run_with_its_own_config(tmp_path: Path):
     rows = compare(run_config(tmp_path), study_config(norms=("sn", "bn")), child)
     assert child.names == ["sn_2x8_seed0", "bn_2x8_seed0"]
     folder = tmp_path / "bn_2x8_seed0"
-    assert child.commands[1] == [
-        sys.executable, "-m", "snvideo", "train", str(folder / "cell.yaml"), "--resume",
-    ]  # fmt: skip
+    expected = [sys.executable, "-m", "snvideo", "train", str(folder / "cell.yaml")]
+    assert child.commands[1] == expected
     stored = yaml.safe_load((folder / "cell.yaml").read_text())
     assert stored["model"]["norm"]["name"] == "bn"
     assert [(row["norm"], row["status"], row["video_top1"]) for row in rows] == [
@@ -143,6 +142,29 @@ def test_a_failed_run_is_noted_and_the_others_go_on(tmp_path: Path):
 def test_a_child_that_ends_well_without_results_has_failed(tmp_path: Path):
     rows = compare(run_config(tmp_path), study_config(norms=("sn",)), lambda command: 0)
     assert rows[0]["status"] == "failed (no results)"
+
+
+def test_a_run_that_is_asked_to_stop_stops_the_study_and_has_not_failed(tmp_path: Path):
+    study = study_config(norms=("sn", "bn"))
+    called = []
+
+    def preempted(command: list[str]) -> int:
+        called.append(command)
+        return 75
+
+    with pytest.raises(PreemptedError):
+        compare(run_config(tmp_path), study, preempted)
+    assert len(called) == 1
+
+    def under_torchrun(command: list[str]) -> int:  # which answers 1 whatever a worker's code
+        called.append(command)
+        (tmp_path / "sn_2x8_seed0" / "preempted").write_text("step 3\n")
+        return 1
+
+    with pytest.raises(PreemptedError):
+        compare(run_config(tmp_path), study, under_torchrun)
+    assert len(called) == 2
+    assert not list(tmp_path.rglob("failure*"))
 
 
 def test_an_interrupted_study_keeps_its_table_and_repeats_nothing(tmp_path: Path):

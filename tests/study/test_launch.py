@@ -14,7 +14,7 @@ from snvideo.study.launch import command, launch, sigterm_exits
 
 
 def test_command_of_one_process():
-    expected = [sys.executable, "-m", "snvideo", "train", "a/cell.yaml", "--resume"]
+    expected = [sys.executable, "-m", "snvideo", "train", "a/cell.yaml"]
     assert command(Path("a/cell.yaml"), 1) == expected
 
 
@@ -27,7 +27,7 @@ def test_command_of_two_processes_goes_through_torchrun():
         "--nproc-per-node",
         "2",
     ]
-    assert words[6:] == ["-m", "snvideo", "train", "a/cell.yaml", "--resume"]
+    assert words[6:] == ["-m", "snvideo", "train", "a/cell.yaml"]
 
 
 def test_exit_status_is_returned():

@@ -1,0 +1,176 @@
+"""Where the time of a training step goes, and whether one takes far longer than usual."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from math import ceil
+from statistics import median
+
+import torch
+
+log = logging.getLogger(__name__)
+
+PHASES = ("data", "forward", "backward", "communication", "update")
+
+SLOW = 3.0
+"""A step is slow that takes so many times the usual, and a second more."""
+
+STUCK = 60.0
+"""Seconds in one phase, and at least ten usual steps, after which a run says what it waits for."""
+
+STARVED = 0.1
+"""Part of the time that steps may wait for data before the loader is said to be too slow."""
+
+WORTH_A_WORD = 2.0
+"""Seconds of steps from which on a slow loader is worth a word."""
+
+LOOK = 5.0
+"""Seconds between two looks at whether a run is stuck."""
+
+USUAL = 50
+"""Steps whose median is the usual time."""
+
+Step = dict[str, float]
+"""Seconds by phase."""
+
+
+class StepClock:
+    """Times the phases of steps by the clock that does the work.
+
+    On a GPU, events are recorded and read later, so that no step waits: a phase is what the GPU
+    spends on it or, when the host is late, waits for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._gpu = device.type == "cuda"
+        self._laps: list[tuple[str, float | torch.cuda.Event]] = []
+        self._steps: list[list[tuple[str, float | torch.cuda.Event]]] = []
+        self._usual: deque[float] = deque(maxlen=USUAL)
+        self.phase, self.since = "between steps", time.monotonic()
+        """What the host is at, and since when."""
+
+    def begin(self) -> None:
+        """A step begins, with its data."""
+        self._laps = [("", self._now())]
+        self._host("data")
+
+    def lap(self, phase: str, following: str) -> None:
+        """A phase ends, or a part of it, and another begins."""
+        self._laps.append((phase, self._now()))
+        self._host(following)
+
+    def end(self, phase: str) -> None:
+        """The step ends with a phase."""
+        self.lap(phase, "between steps")
+        self._steps.append(self._laps)
+
+    def take(self) -> list[Step]:
+        """The steps since the last call; waits for a GPU to have done them."""
+        steps = [_spent(laps) for laps in self._steps]
+        self._steps = []
+        self._usual += [sum(step.values()) for step in steps]
+        return steps
+
+    @property
+    def usual(self) -> float | None:
+        """Seconds of a usual step; None before any was taken."""
+        return median(self._usual) if self._usual else None
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self._gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _host(self, phase: str) -> None:
+        self.phase, self.since = phase, time.monotonic()
+
+
+def _spent(laps: list[tuple[str, float | torch.cuda.Event]]) -> Step:
+    spent = dict.fromkeys(PHASES, 0.0)
+    for (_, begin), (phase, end) in pairwise(laps):
+        if isinstance(end, float):
+            spent[phase] += end - begin
+        else:
+            end.synchronize()
+            spent[phase] += begin.elapsed_time(end) / 1e3
+    return spent
+
+
+def slowest(steps: list[Step], usual: float | None) -> int | None:
+    """The number of the slowest of some steps, if it is far slower than usual."""
+    if not steps or usual is None:
+        return None
+    seconds = [sum(step.values()) for step in steps]
+    worst = max(range(len(steps)), key=seconds.__getitem__)
+    return worst if seconds[worst] > max(SLOW * usual, usual + 1) else None
+
+
+def shares(step: Step) -> str:
+    """Where the time went, the longest first, as in `data 12.0 s, backward 0.8 s`."""
+    parts = sorted(step.items(), key=lambda part: -part[1])
+    return ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in parts if seconds >= 0.005)
+
+
+def workers_needed(steps: list[Step], workers: int) -> int | None:
+    """How many loader workers would keep up, if those that there are do not.
+
+    Batches that take W workers a whole step, waiting included, take 1 / (1 - waiting) times as many
+    to be there in time.
+
+    Args:
+        steps: of which the first may not have waited for workers to start.
+        workers: loader processes; with 0 the step waits for all that it reads.
+    """
+    total, waiting = sum(sum(step.values()) for step in steps), sum(step["data"] for step in steps)
+    if total <= WORTH_A_WORD or waiting / total < STARVED:
+        return None
+    rest = max(total - waiting, 1e-3 * total)
+    return ceil(workers * total / rest) if workers else ceil(waiting / rest)
+
+
+ADVICE = {
+    "data": "no batch has come from the loader: is the file system slow?",
+    "forward": "a synchronised norm waits for all processes, or a kernel hangs",
+    "backward": "gradients wait for all processes: one of them may be slow or gone",
+    "communication": "another process is slow or gone",
+    "update": "statistics wait for all processes: one of them may be slow or gone",
+}
+
+
+@contextmanager
+def watched(clock: StepClock, rank: int) -> Iterator[None]:
+    """Within, a step that does not come to an end is reported, and where it stands."""
+    done = threading.Event()
+
+    def watch() -> None:
+        said = 0.0
+        while not done.wait(LOOK):
+            phase, spent = clock.phase, time.monotonic() - clock.since
+            limit = max(STUCK, 10 * (clock.usual or 0.0))
+            if phase not in ADVICE or spent < limit:
+                said = 0.0
+            elif spent >= 2 * said:
+                said = spent
+                log.warning(
+                    "process %d: the step has been in '%s' for %.0f s: %s",
+                    rank,
+                    phase,
+                    spent,
+                    ADVICE[phase],
+                )
+
+    thread = threading.Thread(target=watch, daemon=True, name="step-watch")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,127 @@
+"""Speed switches: what they are set to where the config leaves the choice to the hardware."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
+
+import torch
+
+from snvideo.engine.config import SpeedConfig
+
+Precision = Literal["none", "bf16", "fp16"]
+
+LONG_RUN = 3000
+"""Optimizer steps from which on torch.compile, which takes a minute or two, is paid back."""
+
+DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Speed(NamedTuple):
+    """The switches of `SpeedConfig`, all of them set."""
+
+    amp: Precision
+    channels_last: bool
+    compile: bool
+    optimizer: Literal["fused", "foreach", "loop"]
+    prefetch: bool
+    deterministic: bool
+    keep_memory: bool
+    recompute: bool
+
+    def __str__(self) -> str:
+        on = [name for name, value in self._asdict().items() if value is True]
+        return ", ".join([f"amp {self.amp}", f"{self.optimizer} optimizer", *on])
+
+
+def choose(config: SpeedConfig, device: torch.device, steps: int) -> Speed:
+    """Set every switch that the config leaves open.
+
+    Args:
+        config: the switches.
+        device: what the network runs on.
+        steps: optimizer steps of the run.
+    """
+    gpu = device.type == "cuda"
+    compiles = gpu and steps >= LONG_RUN and find_spec("triton") is not None
+
+    def chosen(value: bool | None, otherwise: bool) -> bool:
+        return otherwise if value is None else value
+
+    return Speed(
+        amp=precision(config, device),
+        channels_last=memory_format(config) is torch.channels_last_3d,
+        compile=chosen(config.compile, compiles),
+        optimizer="fused" if config.optimizer == "auto" else config.optimizer,
+        prefetch=gpu and chosen(config.prefetch, True),
+        # 3D pooling has no deterministic backward on a GPU, where the choice costs speed, too.
+        deterministic=chosen(config.deterministic, not gpu),
+        keep_memory=chosen(config.keep_memory, not gpu),
+        recompute=config.recompute,
+    )
+
+
+def precision(config: SpeedConfig, device: torch.device) -> Precision:
+    """Of convolutions: bfloat16 on GPUs that have it."""
+    if config.amp != "auto":
+        return config.amp
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "none"
+
+
+def memory_format(config: SpeedConfig) -> torch.memory_format:
+    """Of activations and weights: channels last unless that is switched off."""
+    return torch.contiguous_format if config.channels_last is False else torch.channels_last_3d
+
+
+def autocast(config: SpeedConfig, device: torch.device) -> torch.autocast:
+    """The precision of forward passes."""
+    chosen = precision(config, device)
+    return torch.autocast(device.type, dtype=DTYPES[chosen], enabled=chosen != "none")
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed blocks of up to 32 MiB, the most that glibc allows.
+
+    By itself it returns blocks to the system, whose fresh pages cost a CPU more than a small norm.
+    Holds for the whole process from now on.
+
+    Returns:
+        whether the C library knows how.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    mmap_threshold, trim_threshold = -3, -1  # of malloc.h
+    return bool(mallopt(mmap_threshold, 32 * 2**20) and mallopt(trim_threshold, 2**30))
+
+
+@contextmanager
+def algorithms(speed: Speed, device: torch.device) -> Iterator[None]:
+    """Within, the algorithms that a run asks for; afterwards all is as it was.
+
+    Deterministic ones are asked for everywhere, and refused operations are named by torch: as
+    errors on a CPU, as warnings on a GPU, where some have no deterministic form. Otherwise cuDNN
+    tries which algorithms are fastest. On a CPU oneDNN is left out for half precision: its bfloat16
+    weight gradient of 3D convolutions holds NaN now and then on some CPUs (seen with torch 2.15 on
+    an AMD EPYC with avx512_bf16: 4 of 30 random stems).
+    """
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    half_on_cpu = speed.amp != "none" and device.type == "cpu"
+    torch.use_deterministic_algorithms(speed.deterministic, warn_only=device.type == "cuda")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it takes time; none is read
+    cudnn.benchmark, cudnn.deterministic = not speed.deterministic, speed.deterministic
+    try:
+        with torch.backends.mkldnn.flags(False, allow_tf32=None) if half_on_cpu else nullcontext():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+        cudnn.benchmark, cudnn.deterministic = before

@@ -1,0 +1,60 @@
+"""What a run counts between two log lines."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Counted(NamedTuple):
+    """Sums over clips, as plain numbers."""
+
+    loss: float = 0.0
+    correct: float = 0.0
+    norm: float = 0.0
+    """Of gradients, over steps."""
+    steps: int = 0
+    clips: int = 0
+    replaced: int = 0
+    """Clips whose video could not be read and was replaced by another."""
+
+    @classmethod
+    def total(cls, parts: list[Counted]) -> Counted:
+        """Of several processes, in the order of their ranks, so that it is always the same sum."""
+        return cls(*(sum(column) for column in zip(*parts, strict=True)))
+
+
+NOTHING = Counted()
+
+
+class Tally:
+    """Sums of this process, kept on the device so that no step waits for them.
+
+    Args:
+        device: of the network.
+        counted: where a run goes on: what was counted before its checkpoint.
+    """
+
+    def __init__(self, device: torch.device, counted: Counted = NOTHING) -> None:
+        self._sums = torch.tensor(counted[:3], dtype=torch.float64, device=device)
+        self.steps, self.clips, self.replaced = counted[3:]
+
+    def add(self, losses: Tensor, correct: Tensor, norm: Tensor, replaced: int) -> None:
+        """Enter a step.
+
+        Args:
+            losses: of each clip, (N,).
+            correct: whether each was recognised, bool (N,).
+            norm: of the step's gradient, ().
+            replaced: clips that were.
+        """
+        self._sums += torch.stack([losses.double().sum(), correct.sum(), norm])
+        self.steps += 1
+        self.clips += len(losses)
+        self.replaced += replaced
+
+    def read(self) -> Counted:
+        """The sums so far; waits for the device."""
+        return Counted(*self._sums.tolist(), self.steps, self.clips, self.replaced)

@@ -1,0 +1,50 @@
+"""Dropout before the classifier, by masks that depend on the clip alone."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ClipDropout(nn.Module):
+    """Dropout whose masks can be given from outside, so that they depend on a clip's place in the
+    batch alone: not on which clips share a pass, nor on process, device or compiler.
+
+    Without a mask it draws like nn.Dropout.
+
+    Args:
+        p: probability that a feature is zeroed.
+        features: channels of the input.
+
+    Shape:
+        (N, features, *) -> the same. A mask covers all positions of a channel; before a classifier
+        there is one position.
+    """
+
+    def __init__(self, p: float, features: int) -> None:
+        super().__init__()
+        self.p, self.features = p, features
+        self.mask: Tensor | None = None
+        """Of the next pass: (N, features), with what is kept already scaled by 1 / (1 - p)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return x
+        if self.mask is None:
+            return functional.dropout(x, self.p)
+        return x * self.mask.to(x.dtype).reshape(*self.mask.shape, *(1 for _ in x.shape[2:]))
+
+    def draw(self, rng: np.random.Generator, clips: int) -> Tensor:
+        """Masks of all clips of an optimizer step, float32 (clips, features), on the CPU."""
+        kept = rng.random((clips, self.features), dtype=np.float32) >= self.p
+        return torch.from_numpy(kept).float() / (1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, features={self.features}"
+
+
+def clip_dropout(model: nn.Module) -> None:
+    """Put it in the place of the dropout of every head of a network of the builders."""
+    for head in model.modules():
+        if isinstance(getattr(head, "dropout", None), nn.Dropout):
+            head.dropout = ClipDropout(head.dropout.p, head.proj.in_features)

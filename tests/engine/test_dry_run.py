@@ -1,0 +1,226 @@
+"""What is said of a run before it begins: right, quick, and nothing is left behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from snvideo.config import load_config
+from snvideo.data.index import COLUMNS
+from snvideo.engine.config import RunConfig
+from snvideo.engine.dry_run import DryRun, count, dry_run
+from snvideo.engine.dry_run_table import show, table, warnings
+from snvideo.engine.processes import Processes
+from snvideo.errors import SnvideoError
+from tests.engine.runs import run_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ROW = {
+    "path": "video.mp4",
+    "label_name": "",
+    "start": "",
+    "end": "",
+    "first_frame": 0,
+    "frames": 300,
+    "fps": 30.0,
+    "width": 340,
+    "height": 256,
+    "rotation": 0,
+    "seconds": 10.0,
+    "bytes": 1,
+    "seekable": 0,
+    "decoder": "pyav",
+    "status": "ok",
+    "reason": "",
+}
+MILLIONS = {"i3d_r50_8x8": 28.04, "slow_r50_8x8": 32.45, "slowfast_r50_8x8": 34.57, "i3d_tiny": 0.6}
+
+
+def write_index(folder: Path, splits: dict[str, int], classes: int = 400, **row: object) -> Path:
+    """An index whose rows are all of one empty file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "video.mp4").touch()
+    lines = [",".join(COLUMNS)]
+    for split, videos in splits.items():
+        for number in range(videos):
+            values = {**ROW, **row, "split": split, "label": number % classes}
+            lines.append(",".join(str(values[name]) for name in COLUMNS))
+    (folder / "index.csv").write_text("\n".join(lines) + "\n")
+    meta = {"root": ".", "labels": [f"class {number}" for number in range(classes)]}
+    (folder / "index.json").write_text(json.dumps(meta))
+    return folder / "index.csv"
+
+
+def printed(found: DryRun) -> str:
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(table(found))
+    return captured.get()
+
+
+@pytest.fixture(scope="module")
+def kinetics(tmp_path_factory) -> Path:
+    return write_index(tmp_path_factory.mktemp("kinetics"), {"train": 650, "val": 20, "test": 20})
+
+
+def runnable() -> list[Path]:
+    """All that are whole: others are there to be built upon."""
+    paths = sorted(CONFIGS.rglob("*.yaml"))
+    return [path for path in paths if "output:" in path.read_text() or path.stem == "compare"]
+
+
+def configs() -> dict[str, list[Path]]:
+    return {path.relative_to(CONFIGS).as_posix(): path for path in runnable()}
+
+
+def test_the_other_files_are_bases_alone():
+    others = sorted(set(CONFIGS.rglob("*.yaml")) - set(runnable()))
+    assert {path.stem for path in others} == {"scratch", "recipe"}
+    for path in others:
+        with pytest.raises(SnvideoError, match="missing key 'output'"):
+            load_config(path)
+
+
+@pytest.mark.parametrize("name", configs())
+def test_every_config_file_can_be_run(name, kinetics, tmp_path):
+    config = load_config(
+        CONFIGS / name, (f"data.index={kinetics}", f"output={tmp_path / 'run'}")
+    ).run()
+    found = dry_run(config, timed_steps=0)
+    batch = config.batch.gpus * config.batch.clips_per_gpu
+    assert found.steps_per_epoch == 650 // batch
+    assert found.total_steps == config.optim.epochs * found.steps_per_epoch
+    assert found.cost.parameters / 1e6 == pytest.approx(MILLIONS[config.model.name], abs=0.4)
+    if config.model.name == "i3d_r50_8x8":
+        assert found.cost.parameters / 1e6 == pytest.approx(28.04, abs=0.01)
+        assert found.test_multiply_adds / 1e9 == pytest.approx(37.10, rel=0.005)
+        assert found.peaks["weights"] == pytest.approx(0.1 * batch / 64)
+    assert found.epoch_multiply_adds == 3 * found.cost.multiply_adds * batch * found.steps_per_epoch
+    assert found.memory.weights >= 4 * found.cost.parameters
+    assert found.timing is None and found.main
+    assert list(tmp_path.iterdir()) == []
+
+
+def kinetics_run(index: Path, *overrides: str) -> RunConfig:
+    path = CONFIGS / "kinetics400/i3d_r50_8x8/sn_8x4.yaml"
+    return load_config(path, (f"data.index={index}", *overrides)).run()
+
+
+def test_what_is_printed(kinetics):
+    text = printed(dry_run(kinetics_run(kinetics, "optim.head_lr=10"), timed_steps=0))
+    for words in (
+        "i3d_r50_8x8 with sn, start equal",
+        "28.04 M",
+        "8 x 224 x 224, 28.41 GFLOPs (multiply-adds)",
+        "30 views, 1.113 TFLOPs",
+        "650 of split 'train'",
+        "8 gpus x 4 clips = 32 on 1 process",
+        "8 passes in each process, of 1 group of 4 clips",
+        "20 an epoch, 3,920 in 196 epochs",
+        "0.005 at epoch 0, 0.0464 at epoch 34, 0.0183 at epoch 115",
+        "head x 10",
+        "54.54 TFLOPs (multiply-adds) an epoch of training (3 x forward)",
+        "112.2 MB gradients",
+    ):
+        assert words in " ".join(text.split()), words
+    assert "clips/s" not in text
+
+
+def test_schedules_turn_where_they_turn(kinetics):
+    step = ("optim.schedule=step", "optim.epochs=10", "optim.warmup_epochs=0")
+    found = dry_run(kinetics_run(kinetics, *step, "optim.milestones=[0.5,0.9]"), timed_steps=0)
+    assert found.factors == pytest.approx({0: 1.0, 100: 0.1, 180: 0.01, 199: 0.01})
+
+
+def test_memory_that_does_not_fit_is_said_and_not_tried(kinetics, monkeypatch):
+    monkeypatch.setattr("snvideo.engine.dry_run.available_memory", lambda device: 10**9)
+    overrides = ("batch.gpus_per_pass=4", "speed.amp=none", "optim.ema=0.999")
+    found = dry_run(kinetics_run(kinetics, *overrides), timed_steps=3)
+    assert found.timing is None and not found.memory.fits
+    # Weights and their average, gradients and momenta, and four times what four clips keep.
+    assert found.memory.needed == pytest.approx(4 * 112.4e6 + 4 * 2.198e9, rel=0.01)
+    (line,) = warnings(found)
+    assert "try a batch.gpus_per_pass below 4, speed.recompute=true, speed.amp=bf16" in line
+    less = dry_run(kinetics_run(kinetics, *overrides, "speed.recompute=true"), timed_steps=0)
+    assert less.memory.activations < found.memory.activations / 2
+    assert less.forwards == 4 and "speed.recompute" not in warnings(less)[0]
+
+
+def test_videos_that_are_not_there(kinetics, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(SnvideoError, match=r"none of its first 5 videos is there.*set data\.root"):
+        dry_run(kinetics_run(kinetics, f"data.root={tmp_path / 'elsewhere'}"), timed_steps=0)
+    with pytest.raises(SnvideoError, match=r"no video folder at .*set data\.root"):
+        dry_run(kinetics_run(kinetics, f"data.root={tmp_path / 'nowhere'}"), timed_steps=0)
+    index = write_index(tmp_path / "some", {"train": 40, "val": 3}, frames=50)
+    lines = index.read_text().splitlines()
+    lines[2] = lines[2].replace("video.mp4", "lost.mp4")
+    index.write_text("\n".join(lines))
+    found = dry_run(kinetics_run(index), timed_steps=0)
+    assert warnings(found) == ["1 of the first 5 videos of split 'train' are missing: lost.mp4"]
+    assert [split.short for split in found.splits] == [1.0, 1.0]
+    assert "100.0 % shorter than a clip" in printed(found)
+
+
+def test_clips_that_the_network_cannot_take(kinetics):
+    with pytest.raises(SnvideoError, match="cannot take clips of 6 frames, 224 x 224 pixels: exp"):
+        dry_run(kinetics_run(kinetics, "model.name=slowfast_r50_8x8", "data.clip.frames=6"), 0)
+
+
+def test_frozen_parts_cost_less(kinetics):
+    whole = dry_run(kinetics_run(kinetics), timed_steps=0)
+    part = dry_run(kinetics_run(kinetics, "optim.freeze=[blocks.0,blocks.1]"), timed_steps=0)
+    assert part.cost.trained < part.cost.parameters == whole.cost.parameters
+    assert part.memory.activations < whole.memory.activations
+    assert part.memory.gradients == 4 * part.cost.trained
+    assert " M trained" in printed(part)
+
+
+def test_real_steps_are_timed_and_leave_nothing_behind(toy, tmp_path, capsys):
+    config = run_config(toy, tmp_path / "run").run()
+    before = sorted(tmp_path.rglob("*")), sorted(toy.rglob("*"))
+    found = dry_run(config, timed_steps=100)
+    assert (sorted(tmp_path.rglob("*")), sorted(toy.rglob("*"))) == before
+    assert found.timing.steps == 4  # of six, two of which are to warm up
+    assert 0 < found.timing.seconds < 10 and 0 < found.timing.waiting < 1
+    show(found)
+    text = capsys.readouterr().out
+    assert "4 steps timed" in text and "clips/s on 1 process" in text
+    assert "without validation and test" in text
+
+
+def test_one_of_several_processes(kinetics, capsys):
+    second = Processes(1, 2, torch.device("cpu"))
+    found = count(kinetics_run(kinetics), second)
+    show(found)
+    assert capsys.readouterr().out == ""
+    assert "on 2 processes" in printed(found)
+    assert "4 passes in each process, of 1 group of 4 clips" in printed(found)
+    assert found.memory.gradients == 8 * found.cost.trained
+
+
+@pytest.mark.slow
+def test_under_torchrun_one_process_speaks(toy, tmp_path):
+    run_config(toy, tmp_path / "run")
+    script = (
+        "import sys, torch; from snvideo.config import load_config; torch.set_num_threads(1)\n"
+        "from snvideo.engine.dry_run import dry_run\n"
+        "from snvideo.engine.dry_run_table import show\n"
+        "show(dry_run(load_config(sys.argv[1]).run(), timed_steps=1))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "script.py"), str(tmp_path / "run.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Dry run of") == 1
+    assert "on 2 processes" in done.stdout and "1 step timed" in done.stdout
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,441 @@
+"""Runs that are killed or asked to stop at any moment end with the bits of one that was not.
+
+Commands are run by forked processes, see `tests.engine.nursery`, all with one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from snvideo.engine.processes import Processes
+from snvideo.engine.trainer import Trainer
+from snvideo.errors import TEMPORARY_FAILURE
+from tests.engine.runs import (
+    Job,
+    assert_close,
+    children,
+    last_state,
+    last_weights,
+    metrics,
+    run_config,
+    start,
+)
+
+CPU = Processes(0, 1, torch.device("cpu"))
+
+EPOCHS, STEPS = 3, 18
+"""Of all runs here."""
+
+# All that has a state or draws numbers. Checkpoints come by the clock, in the middle of log
+# windows, and a validation does, too.
+OPTIONS = (
+    f"optim.epochs={EPOCHS}",
+    "optim.warmup_epochs=1",
+    "optim.ema=0.8",
+    "optim.label_smoothing=0.1",
+    "model.dropout=0.4",
+    "data.train.flip=true",
+    "data.train.mixup=0.4",
+    "data.test.clips=5",
+    "log.every_steps=4",
+    "log.early_validation={step: 3, videos: 5}",
+    "log.checkpoint_minutes=0.002",
+)
+
+WORKERS = ("data.workers=1", "data.start_method=fork")
+
+TORCHRUN = ("--standalone", "--nproc-per-node=2")
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Of a seed that is shown when the test fails; SEED in the environment repeats it."""
+    seed = int(os.environ.get("SEED", random.SystemRandom().randrange(2**32)))
+    print(f"SEED={seed}")
+    return random.Random(seed)
+
+
+def undisturbed(toy: Path, output: Path, norm: str, processes: int) -> Path:
+    """The folder of a finished run."""
+    run_config(toy, output, *OPTIONS, f"model.norm.name={norm}")
+    begin(output, processes).done()
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole_sn(toy, tmp_path_factory) -> Path:
+    return undisturbed(toy, tmp_path_factory.mktemp("whole") / "run", "sn", 1)
+
+
+@pytest.fixture(scope="module")
+def whole_bn(toy, tmp_path_factory) -> Path:
+    return undisturbed(toy, tmp_path_factory.mktemp("whole") / "run", "bn", 1)
+
+
+@pytest.fixture(scope="module")
+def whole_bn_on_two(toy, tmp_path_factory) -> Path:
+    return undisturbed(toy, tmp_path_factory.mktemp("whole") / "run", "bn", 2)
+
+
+@pytest.fixture(scope="module")
+def whole_sn_on_two(toy, tmp_path_factory) -> Path:
+    return undisturbed(toy, tmp_path_factory.mktemp("whole") / "run", "sn", 2)
+
+
+def begin(output: Path, processes: int = 1, function: str = "command", *more: Any) -> Job:
+    """The command of a run, for the first time or again."""
+    log, call = output.with_suffix(".log"), ("train", f"{output}.yaml")
+    return start(function, *more, *call, log=log, processes=processes)
+
+
+def torchrun(output: Path, *options: str) -> Job:
+    """The same on two processes under torchrun."""
+    call = (*TORCHRUN, *options, "-m", "snvideo", "train", f"{output}.yaml")
+    return start("torchrun", *call, log=output.with_suffix(".log"))
+
+
+# What is compared -------------------------------------------------------------------------------
+
+
+def assert_same(one: Any, two: Any, where: str = "state") -> None:
+    """Two values are alike to the bit, and so are all that they hold."""
+    assert type(one) is type(two), where
+    if isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            assert_same(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two), where
+        for number, pair in enumerate(zip(one, two, strict=True)):
+            assert_same(*pair, f"{where}.{number}")
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == two.dtype and torch.equal(one, two), where
+    else:
+        assert one == two, where
+
+
+def without_timings(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint but for seconds, and for where it ends the metrics, whose timings differ in
+    length."""
+    progress = {k: v for k, v in state["progress"].items() if k != "train_seconds"}
+    return {k: v for k, v in {**state, "progress": progress}.items() if k != "metrics"}
+
+
+def untimed(folder: Path) -> dict[str, Any]:
+    results = json.loads((folder / "results.json").read_text())
+    return {key: value for key, value in results.items() if not key.endswith("_seconds")}
+
+
+def names(folder: Path) -> set[str]:
+    """Files of a run but for what depends on how often, and when, it was begun or saved."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {
+        name for name in found if not name.startswith(("tensorboard", "checkpoints/step_", "."))
+    }
+
+
+def kinds(folder: Path) -> list[tuple[str, int]]:
+    return [(line["kind"], line["step"]) for line in metrics(folder)]
+
+
+def assert_ended_alike(run: Path, whole: Path) -> None:
+    """A finished run has the bits of one that was not disturbed."""
+    assert names(run) == names(whole)
+    assert not list((run / "checkpoints").glob("*.partial"))
+    assert checkpoints(run / "checkpoints")[-1].name == f"step_{STEPS:08d}.pt"
+    assert_same(without_timings(last_state(run)), without_timings(last_state(whole)))
+    best = [load_checkpoint(folder / "checkpoints/best.pt") for folder in (run, whole)]
+    assert_same(*map(without_timings, best), "best")
+    assert kinds(run) == kinds(whole)
+    lines = [
+        [
+            line
+            for line in (folder / "metrics.jsonl").read_text().splitlines()
+            if '"time"' not in line
+        ]
+        for folder in (run, whole)
+    ]
+    assert lines[0] == lines[1]
+    assert_same(untimed(run), untimed(whole), "results")
+    one, two = (np.load(folder / "predictions.npz") for folder in (run, whole))
+    assert one.files == two.files
+    assert all(np.array_equal(one[name], two[name]) for name in one.files)
+
+
+def test_whole_runs_are_what_is_wanted(whole_sn):
+    """Log windows and a validation that end inside an epoch, and all that there is to compare."""
+    lines = metrics(whole_sn)
+    steps = {kind: [m["step"] for m in lines if m["kind"] == kind] for kind in set(kinds_of(lines))}
+    assert steps["train"] == steps["time"] == [4, 6, 8, 12, 16, 18]
+    assert steps["validate"] == steps["importance"] == [6, 12, 18]
+    assert steps["early_validation"] == [3]
+    state = last_state(whole_sn)
+    assert state["averaged"] == state["progress"]["step"] == STEPS
+    assert not all(torch.equal(state["ema"][n], state["model"][n]) for n in state["ema"])
+    assert np.load(whole_sn / "predictions.npz")["probabilities"].dtype == np.float32
+
+
+def kinds_of(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["kind"] for line in lines]
+
+
+# In this process --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["sn", "bn"])
+def test_a_state_is_all_that_a_trainer_goes_on_from(toy, tmp_path, norm):
+    """In the middle of a log window: after 5 of 6 steps of an epoch, on into the next one."""
+    config = run_config(toy, tmp_path / "run", *OPTIONS, f"model.norm.name={norm}").run()
+    first = Trainer(config, CPU)
+    batches = first.batches()
+    for _ in range(5):
+        first.step(batches)
+    path = save_checkpoint(tmp_path, 5, first.state(), keep=1)
+    saved = load_checkpoint(path)
+    assert_same(saved, first.state())
+    second = Trainer(config, CPU)
+    second.load_state(load_checkpoint(path), path)
+    assert_same(saved, second.state())
+    assert saved["processes"][0]["tally"][3:5] == (5, 5 * 8)  # steps and clips
+    others = second.batches()
+    for _ in range(3):
+        first.step(batches)
+        second.step(others)
+    assert_same(first.state(), second.state())
+    assert not torch.equal(
+        saved["model"]["blocks.0.conv.weight"], first.model.blocks[0].conv.weight
+    )
+    found = [trainer.test(clips=2, crops=1) for trainer in (first, second)]
+    assert np.array_equal(found[0].probabilities, found[1].probabilities)
+    assert found[0].loss == found[1].loss
+
+
+# SIGKILL ----------------------------------------------------------------------------------------
+
+
+def until(condition: Callable[[], Any], job: Job, tick: float = 0.002) -> None:
+    """Wait for something to be, or for the job's end."""
+    limit = time.monotonic() + 150
+    while not condition() and not job.over():
+        assert time.monotonic() < limit, job.log.read_text()
+        time.sleep(tick)
+
+
+def lines_in(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def saved(folder: Path) -> int:
+    """The step of the newest checkpoint."""
+    found = checkpoints(folder / "checkpoints")
+    return int(found[-1].stem.removeprefix("step_")) if found else 0
+
+
+PHASES = ("start-up", "steps", "validation", "checkpoint", "final test")
+
+
+def wait_for(phase: str, job: Job, run: Path, rng: random.Random, haste: float) -> None:
+    """Let the job come to a random moment in a phase of the run."""
+    if phase == "start-up":
+        time.sleep(rng.uniform(0, 0.5) * haste)
+    elif phase == "steps":
+        wanted = rng.randrange(12)
+        until(lambda: lines_in(run) >= wanted, job)
+        time.sleep(rng.uniform(0, 0.3) * haste)
+    elif phase == "validation":
+        wanted = rng.choice([3, 6, 12])
+        until(lambda: saved(run) >= wanted, job)
+        time.sleep(rng.uniform(0, 0.2) * haste)
+    elif phase == "checkpoint":
+        wanted = rng.randrange(13)
+        until(lambda: saved(run) >= wanted, job)
+        until(lambda: list((run / "checkpoints").glob("*.partial")), job, tick=0)
+        time.sleep(rng.uniform(0, 0.01) * haste)
+    else:
+        until(lambda: saved(run) == STEPS, job)
+        time.sleep(rng.uniform(0, 0.4) * haste)
+
+
+def kill_in(phase: str, again: Callable[[Path], Job], run: Path, rng: random.Random) -> None:
+    """Begin a run, or go on with it, and kill it in a phase; with new moments if it is over before.
+
+    It may be over before the moment where a phase is shorter than it was thought to be.
+    """
+    before = run.with_suffix(".before")
+    if run.exists():
+        shutil.copytree(run, before)
+    for haste in (1, 0.5, 0.25, 0.1, 0):
+        job = again(run)
+        wait_for(phase, job, run, rng, haste)
+        job.kill()
+        codes = job.wait()
+        if set(codes) == {-signal.SIGKILL}:
+            break
+        assert codes == [0], job.log.read_text()
+        shutil.rmtree(run)
+        if before.exists():
+            shutil.copytree(before, run)
+    else:
+        pytest.fail(f"never killed in its {phase}: {job.log.read_text()}")
+    shutil.rmtree(before, ignore_errors=True)
+    print(f"killed in its {phase}: {lines_in(run)} lines, a checkpoint of step {saved(run)}")
+    assert not (run / "results.json").exists()
+
+
+def test_killed_twice(toy, tmp_path, whole_sn, rng):
+    run = tmp_path / "run"
+    run_config(toy, run, *OPTIONS)
+    order = sorted(rng.sample(range(len(PHASES)), 2))
+    for number in order:
+        kill_in(PHASES[number], begin, run, rng)
+    begin(run).done()
+    assert_ended_alike(run, whole_sn)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("norm", "minutes"), [("sn", "0.002"), ("bn", "null")])
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed(toy, tmp_path, request, rng, phase, norm, minutes):
+    """With a process that reads videos, and checkpoints by the clock or after epochs alone."""
+    run = tmp_path / "run"
+    more = (f"model.norm.name={norm}", f"log.checkpoint_minutes={minutes}", *WORKERS)
+    run_config(toy, run, *OPTIONS, *more)
+    kill_in(phase, begin, run, rng)
+    begin(run).done()
+    assert_ended_alike(run, request.getfixturevalue(f"whole_{norm}"))
+
+
+# Asked to stop ----------------------------------------------------------------------------------
+
+
+def signalled(job: Job, number: int, everybody: bool) -> None:
+    """Send a signal to the run alone or, as a terminal does, to its workers too."""
+    workers = [child for pid in job.pids for child in children(pid)] if everybody else []
+    job.signal(number)
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            os.kill(worker, number)
+
+
+def stopped_at(run: Path) -> int:
+    """The step after which a run was stopped, which left word and is whole."""
+    step = saved(run)
+    assert (run / "preempted").read_text().startswith(f"step {step}, ")
+    assert last_state(run)["progress"]["step"] == step
+    assert not list((run / "checkpoints").glob("*.partial"))
+    assert not (run / "results.json").exists()
+    return step
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 1)], ids=["SIGTERM", "SIGINT"]
+)
+def test_asked_to_stop_between_steps(toy, tmp_path, whole_sn, number, workers):
+    run = tmp_path / "run"
+    run_config(toy, run, *OPTIONS, "log.checkpoint_minutes=null", *WORKERS[:1] * workers)
+    job = begin(run)
+    until(lambda: lines_in(run) >= 10, job)  # of steps 3, 4, 6 and 8
+    signalled(job, number, everybody=workers > 0)
+    assert job.wait() == [TEMPORARY_FAILURE], job.log.read_text()
+    assert stopped_at(run) >= 9
+    assert "stopped as asked; the same command goes on" in job.log.read_text()
+    begin(run).done()
+    assert_ended_alike(run, whole_sn)
+
+
+@pytest.mark.parametrize("everybody", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_validation_is_broken_off(toy, tmp_path, whole_sn, number, workers, everybody):
+    """Of videos that take a minute each."""
+    run = tmp_path / "run"
+    run_config(toy, run, *OPTIONS, *WORKERS[:1] * workers)
+    job = begin(run, 1, "slow_command", 60, str(tmp_path / "begun"))
+    until((tmp_path / "begun").exists, job)
+    signalled(job, number, everybody)
+    assert job.wait(timeout=30) == [TEMPORARY_FAILURE], job.log.read_text()
+    assert stopped_at(run) == 3
+    assert last_state(run)["processes"][0]["found"] == {}
+    assert "early_validation" not in kinds_of(metrics(run))
+    begin(run).done()
+    assert_ended_alike(run, whole_sn)
+
+
+# Under torchrun ---------------------------------------------------------------------------------
+
+
+def test_torchrun_is_asked_to_stop_and_killed(toy, tmp_path, whole_bn_on_two, rng):
+    run = tmp_path / "run"
+    run_config(toy, run, *OPTIONS, "model.norm.name=bn", *WORKERS)
+    job = torchrun(run)
+    wanted = rng.randrange(1, 5)
+    until(lambda: lines_in(run) >= wanted, job)
+    job.signal(signal.SIGTERM)
+    assert job.wait() != [0]
+    step = stopped_at(run)
+    assert step < STEPS
+    job = torchrun(run)
+    until(lambda: saved(run) > step, job)
+    assert not (run / "preempted").exists()
+    kill_in_the_middle(job, run, rng)
+    begin(run, 2).done()
+    assert_ended_alike(run, whole_bn_on_two)
+
+
+def kill_in_the_middle(job: Job, run: Path, rng: random.Random) -> None:
+    """Kill torchrun and all that it started, somewhere before the end of the run."""
+    time.sleep(rng.uniform(0, 0.5))
+    job.kill()
+    assert job.wait() == [-signal.SIGKILL], job.log.read_text()
+    print(f"killed with {lines_in(run)} lines and a checkpoint of step {saved(run)}")
+
+
+def test_a_lost_process_is_started_again(toy, tmp_path, whole_sn_on_two, rng):
+    run = tmp_path / "run"
+    run_config(toy, run, *OPTIONS)
+    job = torchrun(run, "--max-restarts=1")
+    wanted = rng.randrange(12)
+    until(lambda: lines_in(run) >= wanted, job)
+    time.sleep(rng.uniform(0, 0.2))
+    victim = rng.choice(sorted(children(job.pids[0])))
+    os.kill(victim, signal.SIGKILL)
+    job.done()
+    log = job.log.read_text()
+    assert f"exitcode: -9 (pid: {victim})" in log
+    assert_ended_alike(run, whole_sn_on_two)
+
+
+# Another number of processes --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [(1, 2), (2, 1)])
+def test_going_on_with_another_number_of_processes(
+    toy, tmp_path, whole_bn, whole_bn_on_two, processes, rng
+):
+    run, whole = tmp_path / "run", (whole_bn, whole_bn_on_two)[processes[0] - 1]
+    config = run_config(toy, run, *OPTIONS, "model.norm.name=bn").run()
+    before, after = processes
+    kill_in("steps", lambda run: begin(run, before), run, rng)
+    begin(run, after).done()
+    assert names(run) == names(whole)
+    assert kinds(run) == kinds(whole)
+    for one, two in zip(metrics(run), metrics(whole), strict=True):
+        for name in ("loss", "gradient_norm", "lr"):
+            if name in one:
+                assert one[name] == pytest.approx(two[name], rel=1e-2), (one, two)
+    assert_close(last_weights(run), last_weights(whole), Trainer(config, CPU).model.state_dict())

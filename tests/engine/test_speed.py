@@ -1,0 +1,75 @@
+"""Speed switches: what is chosen, that they can be set, and that they change rounding alone."""
+
+import pytest
+import torch
+
+from snvideo.engine.config import SpeedConfig
+from snvideo.engine.processes import Processes
+from snvideo.engine.speed import LONG_RUN, algorithms, autocast, choose
+from snvideo.engine.trainer import Trainer
+from tests.engine.runs import run_config
+
+CPU = torch.device("cpu")
+OFF = SpeedConfig(
+    amp="none",
+    channels_last=False,
+    compile=False,
+    optimizer="loop",
+    prefetch=False,
+    deterministic=False,
+    keep_memory=False,
+)
+
+
+def test_what_a_cpu_is_given():
+    speed = choose(SpeedConfig(), CPU, LONG_RUN)
+    assert speed.amp == "none" and not speed.compile and not speed.prefetch
+    assert speed.channels_last and speed.deterministic and speed.optimizer == "fused"
+    assert str(speed) == "amp none, fused optimizer, channels_last, deterministic, keep_memory"
+    assert str(choose(OFF, CPU, LONG_RUN)) == "amp none, loop optimizer"
+
+
+def test_what_a_gpu_is_given(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated=True: True)
+    gpu = torch.device("cuda")
+    speed = choose(SpeedConfig(), gpu, LONG_RUN)
+    assert speed.amp == "bf16" and speed.prefetch and not speed.deterministic
+    assert speed.compile and not choose(SpeedConfig(), gpu, LONG_RUN - 1).compile
+    assert choose(SpeedConfig(compile=True), gpu, 10).compile
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated=True: False)
+    assert choose(SpeedConfig(), gpu, LONG_RUN).amp == "none"
+
+
+def test_algorithms_are_put_back():
+    speed = choose(SpeedConfig(amp="bf16"), CPU, 1)
+    assert torch.backends.mkldnn.enabled and not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(KeyboardInterrupt), algorithms(speed, CPU):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert not torch.backends.mkldnn.enabled
+        raise KeyboardInterrupt
+    assert torch.backends.mkldnn.enabled and not torch.are_deterministic_algorithms_enabled()
+    with autocast(SpeedConfig(amp="bf16"), CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def weights(toy, folder, *overrides: str) -> dict[str, torch.Tensor]:
+    trainer = Trainer(
+        run_config(toy, folder, "optim.lr=0.02", *overrides).run(), Processes(0, 1, CPU)
+    )
+    batches = trainer.batches()
+    for _ in range(3):
+        trainer.step(batches)
+    return trainer.model.state_dict()
+
+
+@pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
+def test_switches_change_nothing_but_rounding(toy, tmp_path, norm):
+    norm = f"model.norm.name={norm}"
+    off = [f"speed.{name}={value}" for name, value in OFF.model_dump(exclude={"recompute"}).items()]
+    plain = weights(toy, tmp_path / "off", norm, *off)
+    for number, more in enumerate(((), ("speed.recompute=true", "speed.optimizer=foreach"))):
+        fast = weights(toy, tmp_path / f"on{number}", norm, *more)
+        assert fast["blocks.0.conv.weight"].is_contiguous(memory_format=torch.channels_last_3d)
+        for name in plain:
+            torch.testing.assert_close(plain[name], fast[name], rtol=1e-3, atol=1e-5, msg=name)

@@ -1,0 +1,105 @@
+"""What is counted on tensors without memory is what real networks have, do and keep."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from snvideo.models import build_model
+from snvideo.models.cost import Cost, cost, count_parameters, kept_bytes, multiply_adds
+from snvideo.models.recompute import recompute_blocks
+from snvideo.norm import NORMS, cpu_kernels
+from tests.models.test_zoo import SIZES, on_meta
+
+CLIPS = (4, 3, 8, 32, 32)
+GROUPS = [(norm, {}) for norm in NORMS] + [(norm, {"group_size": 2}) for norm in ("sn", "bn")]
+needs_kernels = pytest.mark.skipif(
+    not cpu_kernels.available(), reason="without the kernels SN keeps more than is counted"
+)
+
+
+def really_kept(model: nn.Module, clips: Tensor, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes that a pass on the CPU leaves for backward."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    half = dtype != torch.float32
+    with (
+        saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=half),
+    ):
+        logits = model.train()(clips)
+    assert logits.requires_grad
+    return sum(storage.nbytes() for memory, storage in kept.items() if memory not in own)
+
+
+@needs_kernels
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("norm, options", GROUPS)
+def test_kept_bytes_are_those_of_a_real_pass(norm, options, recompute):
+    model = build_model("i3d_tiny", 5, norm, **options)
+    if recompute:
+        recompute_blocks(model)
+    # Batch Normalization over groups hands its kernels three numbers a layer, not counted here.
+    exact = 0 if options == {} or norm == "sn" else 1e-4
+    counted = kept_bytes(model, CLIPS)
+    assert counted == pytest.approx(really_kept(model, torch.randn(CLIPS)), rel=exact, abs=0)
+    last = model.to(memory_format=torch.channels_last_3d)
+    clips = torch.randn(CLIPS).to(memory_format=torch.channels_last_3d)
+    assert counted == pytest.approx(really_kept(last, clips), rel=exact, abs=0)
+
+
+@needs_kernels
+@pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
+def test_kept_bytes_under_autocast(norm):
+    model = build_model("i3d_tiny", 5, norm)
+    counted = kept_bytes(model, CLIPS, torch.bfloat16)
+    # The CPU's own norms keep their small tables in a dtype that no other device has.
+    real = really_kept(model, torch.randn(CLIPS), torch.bfloat16)
+    assert counted == pytest.approx(real, rel=2e-3)
+
+
+@needs_kernels
+def test_kept_bytes_of_two_pathways_and_of_frozen_parts():
+    model = build_model("slowfast_r50_8x8", 5, "sn")
+    clips = torch.randn(1, 3, 4, 32, 32)
+    assert kept_bytes(model, clips.shape) == really_kept(model, clips)
+    tiny = build_model("i3d_tiny", 5, "sn")
+    all_trained = kept_bytes(tiny, CLIPS)
+    tiny.blocks[0].requires_grad_(False)
+    tiny.blocks[1].requires_grad_(False)
+    assert kept_bytes(tiny, CLIPS) == really_kept(tiny, torch.randn(CLIPS)) < 0.6 * all_trained
+
+
+def test_multiply_adds_and_parameters_of_a_known_network():
+    frames, millions, gflops = SIZES["i3d_r50_8x8"]
+    model = on_meta("i3d_r50_8x8", "sn")
+    found = multiply_adds(model, frames, 256)
+    assert found / 1e9 == pytest.approx(gflops, rel=0.005)
+    recompute_blocks(model)
+    assert multiply_adds(model, frames, 256) == found
+    # SN has six logits a layer more.
+    assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
+    model.blocks[-1].requires_grad_(False)
+    head = 2048 * 400 + 400
+    assert count_parameters(model, trained=True) == count_parameters(model) - head
+
+
+def test_a_network_is_left_alone():
+    model = build_model("i3d_tiny", 5, "bn").eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = cost(model, CLIPS)
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(type(p) is nn.Parameter and p.device.type == "cpu" for p in model.parameters())
+    assert found == Cost(
+        count_parameters(model),
+        count_parameters(model),
+        multiply_adds(model, 8, 32),
+        kept_bytes(model, CLIPS),
+    )
+    assert model(torch.randn(CLIPS)).shape == (4, 5)
