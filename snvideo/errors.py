@@ -11,5 +11,9 @@ class SnvideoError(Exception):
     """
 
 
-class PreemptedError(Exception):
-    """A run was asked to stop, and goes on with the same command from where it was left."""
+class PreemptedError(BaseException):
+    """A run was asked to stop, and goes on with the same command from where it was left.
+
+    It can be raised by a signal inside anything, and is no failure of that: like KeyboardInterrupt,
+    it is not caught where a video cannot be read or a worker is lost.
+    """

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from snvideo.data.index import ClipIndex
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class FiniteGuard:
             have arrived, steps later: until then nothing may be kept of what was trained, so
             `settle` comes before a checkpoint.
         device: of the network.
-        name: of the video of a row of the index.
+        index: whose videos are named.
         scaled: gradients overflow now and then because a loss scale is being searched for; such
             steps are skipped, whatever the policy.
     """
@@ -51,10 +51,10 @@ class FiniteGuard:
         self,
         policy: Literal["stop", "skip"],
         device: torch.device,
-        name: Callable[[int], str],
+        index: ClipIndex,
         scaled: bool = False,
     ) -> None:
-        self._stops, self._name = policy == "stop" and not scaled, name
+        self._stops, self._index = policy == "stop" and not scaled, index
         self._waits = device.type == "cuda" and self._stops
         self._seen: deque[_Seen] = deque()
         self._in_a_row = 0
@@ -122,7 +122,7 @@ class FiniteGuard:
         )
 
     def _names(self, rows: list[int]) -> str:
-        names = [self._name(row) for row in rows[:NAMED]]
+        names = [self._index[row].name for row in rows[:NAMED]]
         more = len(rows) - NAMED
         return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 

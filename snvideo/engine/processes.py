@@ -1,5 +1,6 @@
 """The processes of a run, as torchrun started them, or the only one."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -87,4 +88,7 @@ def joined() -> Iterator[Processes]:
     try:
         yield Processes(rank, count, device, dist.new_group(backend="gloo"))
     finally:
+        # A network that was joined to its copies refers to itself, and holds threads that want the
+        # interpreter's lock; found only while the interpreter shuts down, they abort the process.
+        gc.collect()
         dist.destroy_process_group()

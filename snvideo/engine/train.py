@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import torch
-from snvideo.models.cost import count_parameters, multiply_adds
 
 from snvideo.data.index import ClipIndex
 from snvideo.engine.checkpoint import newest_checkpoint
@@ -22,6 +21,7 @@ from snvideo.engine.run import Run
 from snvideo.engine.speed import keep_freed_memory
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
+from snvideo.models.cost import count_parameters, multiply_adds
 from snvideo.norm import importance
 
 log = logging.getLogger(__name__)
@@ -46,33 +46,39 @@ def train(config: RunConfig, profile: bool = False) -> dict[str, Any]:
             checkpoint.
     """
     with joined() as processes, preemption() as asked:
-        folder = RunFolder(config.output)
-        finished = processes.share(_look(folder, config) if processes.main else None)
-        if finished is not None:
-            log.info("%s is finished already", config.output)
-            return finished
-        trainer = Trainer(config, processes)
+        return _train(config, processes, asked, profile)
+
+
+def _train(
+    config: RunConfig, processes: Processes, asked: Preemption, profile: bool
+) -> dict[str, Any]:
+    folder = RunFolder(config.output)
+    finished = processes.share(_look(folder, config) if processes.main else None)
+    if finished is not None:
+        log.info("%s is finished already", config.output)
+        return finished
+    trainer = Trainer(config, processes)
+    if processes.main:
+        keep = config.log.keep_checkpoints
+        check_room(folder.checkpoints, _checkpoint_bytes(trainer), keep)
+    if trainer.speed.keep_memory:
+        keep_freed_memory()
+    mark = _restore(trainer, folder, processes)
+    if processes.main:
+        folder.open(config, mark, trainer.progress.step)
+        _announce(trainer)
+    recorder = StepProfile(folder.path / "profile") if profile and processes.main else None
+    try:
+        Run(trainer, folder, asked, recorder).go()
+        return _finish(trainer, folder, asked)
+    except PreemptedError:
         if processes.main:
-            keep = config.log.keep_checkpoints
-            check_room(folder.checkpoints, _checkpoint_bytes(trainer), keep)
-        if trainer.speed.keep_memory:
-            keep_freed_memory()
-        mark = _restore(trainer, folder, processes)
-        if processes.main:
-            folder.open(config, mark, trainer.progress.step)
-            _announce(trainer)
-        recorder = StepProfile(folder.path / "profile") if profile and processes.main else None
-        try:
-            Run(trainer, folder, asked, recorder).go()
-            return _finish(trainer, folder, asked)
-        except PreemptedError:
-            if processes.main:
-                folder.mark_preempted(trainer.progress.step)
-            raise
-        finally:
-            if recorder is not None:
-                recorder.close()
-            folder.close()
+            folder.mark_preempted(trainer.progress.step)
+        raise
+    finally:
+        if recorder is not None:
+            recorder.close()
+        folder.close()
 
 
 def _look(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,7 +118,7 @@ class Trainer:
         self.guard = FiniteGuard(
             optim.non_finite,
             self.device,
-            lambda row: self.train_index[row].name,
+            self.train_index,
             scaled=self.scaler.is_enabled(),
         )
         self.tracking = tracking_layers(self.model)
@@ -132,7 +133,7 @@ class Trainer:
             self.model,
             processes,
             self.speed.compile,
-            on_bucket=lambda: self.clock.lap("backward", "backward"),
+            on_bucket=partial(self.clock.lap, "backward", "backward"),
         )
 
     @property

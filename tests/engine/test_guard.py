@@ -1,6 +1,7 @@
 """Steps that are not finite: stopped or skipped, with the step and the clips named."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,8 +19,11 @@ GOOD = torch.tensor([1.0, 2.0])
 NAN, INF = torch.tensor(float("nan")), torch.tensor(float("inf"))
 
 
+INDEX = [SimpleNamespace(name=f"video{row}.mp4") for row in range(10)]
+
+
 def guard(policy: str, scaled: bool = False) -> FiniteGuard:
-    return FiniteGuard(policy, CPU, lambda row: f"video{row}.mp4", scaled)
+    return FiniteGuard(policy, CPU, INDEX, scaled)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_clips():

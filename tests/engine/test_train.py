@@ -1,11 +1,6 @@
 """Whole runs: their folder, going on after a kill, and the same weights on 1 and 2 processes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +8,14 @@ import pytest
 import torch
 import yaml
 
-from snvideo.engine.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.processes import Processes
 from snvideo.engine.test import test_run as retest
 from snvideo.engine.train import train
-from snvideo.engine.trainer import Trainer, _Window
+from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
-from tests.engine.runs import run_config
+from tests.engine.runs import assert_close, last_weights, run_config, start
 
 CPU = Processes(0, 1, torch.device("cpu"))
-
-
-def last_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(checkpoints(folder / "checkpoints")[-1])["model"]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +44,8 @@ def test_a_run_is_a_folder(finished, toy):
     metrics = [json.loads(line) for line in (finished / "metrics.jsonl").open()]
     assert [m["step"] for m in metrics if m["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
     assert [m["epoch"] for m in metrics if m["kind"] == "validate"] == [1, 2]
-    assert all(np.isfinite(m["loss"]) for m in metrics)
+    assert {m["kind"] for m in metrics} == {"train", "time", "importance", "validate"}
+    assert all(np.isfinite(list(m.values())[1:]).all() for m in metrics)
 
 
 def test_predictions_agree_with_the_figures(finished):
@@ -88,12 +79,10 @@ def run_config_of(folder: Path):
 def test_a_finished_run_is_not_repeated_and_another_config_is_refused(finished):
     config = run_config_of(finished)
     before = (finished / "results.json").stat().st_mtime_ns
-    assert train(config, resume=True)["steps"] == 12
+    assert train(config)["steps"] == 12
     assert (finished / "results.json").stat().st_mtime_ns == before
-    with pytest.raises(SnvideoError, match="already holds a run: add --resume"):
-        train(config)
     with pytest.raises(SnvideoError, match=r"differs in seed\)"):
-        train(config.model_copy(update={"seed": 5}), resume=True)
+        train(config.model_copy(update={"seed": 5}))
 
 
 def test_class_count_must_match_the_checkpoint(finished, toy, tmp_path):
@@ -123,83 +112,65 @@ def test_it_learns_its_training_clips(toy, tmp_path):
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.2
 
 
-def command(config_path: Path, *more: str, processes: int = 1) -> list[str]:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*launcher, "-m", "snvideo", "train", str(config_path), *more]
+NORMS = ("sn", "bn", "gn")
+PLAYED = {
+    "four passes": (1, "batch.gpus_per_pass=1"),
+    "one pass": (1, "batch.gpus_per_pass=4"),
+    "two processes": (2, "batch.gpus_per_pass=2"),
+    "four processes": (4, "batch.gpus_per_pass=1"),
+}
+"""Ways to play 4 gpus of 2 clips: processes, and how much shares a pass."""
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+@pytest.fixture(scope="module")
+def played(toy, tmp_path_factory) -> dict[tuple[str, str], dict[str, torch.Tensor]]:
+    """Weights and statistics after four steps by norm and way to play; those before, as initial."""
+    folder = tmp_path_factory.mktemp("played")
+    found, configs = {}, {}
+    for norm in (*NORMS, "syncsn", "syncbn"):
+        for way, (_, packed) in PLAYED.items():
+            output = folder / f"{norm} {way}"
+            options = ("optim.lr=0.02", "model.dropout=0.3", "data.train.flip=true", packed)
+            configs[norm, way] = run_config(toy, output, *options, f"model.norm.name={norm}").run()
+        trainer = Trainer(configs[norm, "one pass"], CPU)
+        initial = trainer.model.state_dict()
+        found[norm, "initial"] = {name: value.clone() for name, value in initial.items()}
+    for processes in (1, 2, 4):
+        mine = [
+            key
+            for key in configs
+            if PLAYED[key[1]][0] == processes and not (processes == 4 and "sync" in key[0])
+        ]
+        paths = [f"{configs[key].output}.yaml" for key in mine]
+        start("weights", paths, 4, log=folder / f"{processes}.log", processes=processes).done()
+        found |= {key: torch.load(configs[key].output) for key in mine}
+    return found
 
 
-@pytest.mark.parametrize("norm", ["sn", "bn", "gn", "syncsn", "syncbn"])
-def test_two_processes_give_the_weights_of_one(toy, tmp_path, norm):
-    """(4 gpus, 2 clips) for 6 steps: four passes in one process, or two in each of two."""
-    weights = []
-    for processes in (1, 2):
-        output = tmp_path / f"on{processes}"
-        overrides = (f"model.norm.name={norm}", "optim.lr=0.02", "data.workers=0")
-        config = run_config(toy, output, *overrides).run()
-        if processes == 1:
-            train(config)
-        else:
-            call = command(tmp_path / f"on{processes}.yaml", *overrides, processes=processes)
-            done = subprocess.run(
-                call, env=environment(), capture_output=True, text=True, timeout=300
-            )
-            assert done.returncode == 0, done.stderr
-        weights.append(last_weights(output))
-    results = [json.loads((tmp_path / f"on{n}/results.json").read_text()) for n in (1, 2)]
-    assert results[0]["videos"] == results[1]["videos"] == 16
-    assert np.sum(results[1]["confusion"]) == 16
-    initial = Trainer(
-        run_config(toy, tmp_path / "initial", f"model.norm.name={norm}").run(), CPU
-    ).model.state_dict()
-    for name, one in weights[0].items():
-        two = weights[1][name]
-        if not one.is_floating_point():
-            assert torch.equal(one, two), name
-            continue
-        moved = (one - initial[name]).abs().max()
-        assert (one - two).abs().max() <= 1e-5 + 1e-3 * moved, name
+@pytest.mark.parametrize("norm", NORMS)
+def test_it_is_all_one_who_plays_the_groups(played, norm):
+    """Ghost groups, accumulated passes, two processes and four: the same weights and statistics,
+    with dropout, after four steps."""
+    for way in PLAYED:
+        assert_close(
+            played[norm, way], played[norm, "four passes"], initial=played[norm, "initial"]
+        )
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(toy, tmp_path):
-    overrides = ("optim.epochs=4", "log.validate_epochs=0", "statistics.batches=0")
-    for name in ("whole", "killed"):
-        run_config(toy, tmp_path / name)
-    whole = subprocess.run(
-        command(tmp_path / "whole.yaml", *overrides),
-        env=environment(),
-        capture_output=True,
-        text=True,
+@pytest.mark.parametrize("norm", ["syncsn", "syncbn"])
+def test_a_synchronised_norm_sees_the_same_batch_on_two_processes(played, norm):
+    assert_close(
+        played[norm, "two processes"], played[norm, "one pass"], initial=played[norm, "initial"]
     )
-    assert whole.returncode == 0, whole.stderr
 
-    call = command(tmp_path / "killed.yaml", *overrides, "--resume")
-    process = subprocess.Popen(call, env=environment(), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not checkpoints(tmp_path / "killed/checkpoints") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed/results.json").exists()
-    done_before = checkpoints(tmp_path / "killed/checkpoints")
-    assert done_before and done_before[-1].name != "step_00000024.pt"
 
-    resumed = subprocess.run(call, env=environment(), capture_output=True, text=True, timeout=300)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resuming" in resumed.stderr
-    one, two = last_weights(tmp_path / "whole"), last_weights(tmp_path / "killed")
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5, msg=name)
-    logged = []
-    for name in ("whole", "killed"):
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
-        logged.append([(m["kind"], m["step"]) for m in lines])
-    assert logged[0] == logged[1]
+@pytest.mark.parametrize("norm", ["sn", "bn"])
+def test_groups_make_a_difference(played, norm):
+    """Else the tests above would say nothing: one group of eight clips is another experiment."""
+    with pytest.raises(AssertionError):
+        assert_close(
+            played[norm, "one pass"], played[f"sync{norm}", "one pass"], played[norm, "initial"]
+        )
 
 
 def test_the_same_run_twice_is_the_same(toy, tmp_path):
@@ -212,14 +183,9 @@ def test_the_same_run_twice_is_the_same(toy, tmp_path):
 
 
 def steps(trainer: Trainer, count: int) -> None:
-    from snvideo.data.loader import train_batches
-
-    passes = trainer.geometry.run(len(trainer.train_index), 10)
-    config = trainer.config
-    batches = train_batches(trainer.train_index, config.data, config.seed, passes)
-    window = _Window(trainer.device)
+    batches = trainer.batches()
     for _ in range(count):
-        trainer.step(batches, window)
+        trainer.step(batches)
 
 
 def test_accumulated_passes_move_running_statistics_once(toy, tmp_path):
@@ -230,21 +196,6 @@ def test_accumulated_passes_move_running_statistics_once(toy, tmp_path):
     norm = trainer.model.blocks[0].norm
     assert norm.num_batches_tracked == 2
     assert (norm.running_var > 0.8 * 0.9).all()  # 1 -> 0.81 + what two updates of 0.1 add
-
-
-@pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
-def test_groups_packed_into_a_pass_give_the_same_weights(toy, tmp_path, norm):
-    """Eight clips at once, as four ghost groups, or in four passes of two; statistics too."""
-    weights = []
-    for packed in (1, 4):
-        overrides = (f"model.norm.name={norm}", "optim.lr=0.02", f"batch.gpus_per_pass={packed}")
-        trainer = Trainer(run_config(toy, tmp_path / f"run{packed}", *overrides).run(), CPU)
-        assert trainer.geometry.passes == 4 // packed
-        steps(trainer, 4)
-        trainer.test(clips=1, crops=1)  # statistics for evaluation come in the same passes
-        weights.append(trainer.model.state_dict())
-    for name in weights[0]:
-        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-5)
 
 
 AUGMENTED = (
@@ -284,7 +235,7 @@ def test_a_lone_clip_cannot_be_mixed(toy, tmp_path):
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_trains(toy, tmp_path, amp):
-    trainer = Trainer(run_config(toy, tmp_path / "run", f"optim.amp={amp}").run(), CPU)
+    trainer = Trainer(run_config(toy, tmp_path / "run", f"speed.amp={amp}").run(), CPU)
     before = {n: p.clone() for n, p in trainer.model.named_parameters()}
     steps(trainer, 3)
     moved = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]
