@@ -84,7 +84,7 @@ def joined() -> Iterator[Processes]:
     if count == 1:
         yield Processes(rank, count, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _join("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(rank, count, device, dist.new_group(backend="gloo"))
     finally:
@@ -92,3 +92,17 @@ def joined() -> Iterator[Processes]:
         # interpreter's lock; found only while the interpreter shuts down, they abort the process.
         gc.collect()
         dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Form the process group.
+
+    torchrun keeps its store when it starts processes again, with the addresses of those that are
+    gone: each attempt has names of its own there. Nodes may count attempts differently, so of
+    several nodes it is torchrun that has to take a new store, see docs/training.md.
+    """
+    store, rank, count = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt{attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count)

@@ -1,5 +1,6 @@
 """What forward passes go through: the network, compiled and joined to its copies."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -27,11 +28,13 @@ def replicate(
     if processes.count == 1:
         return replica
     device = processes.device
-    replica = DistributedDataParallel(
-        replica,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # statistics are averaged once a step instead
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the newer name is not in older versions
+        replica = DistributedDataParallel(
+            replica,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # statistics are averaged once a step instead
+        )
 
     # DDP reads the annotations, so they may not be text.
     def average(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

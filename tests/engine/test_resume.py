@@ -358,9 +358,20 @@ def test_asked_to_stop_between_steps(toy, tmp_path, whole_sn, number, workers):
     assert_ended_alike(run, whole_sn)
 
 
-@pytest.mark.parametrize("everybody", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("workers", [0, 1])
+SELDOM = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("number", "workers", "everybody"),
+    [
+        (signal.SIGTERM, 1, True),
+        (signal.SIGINT, 0, False),
+        pytest.param(signal.SIGTERM, 1, False, marks=SELDOM),
+        pytest.param(signal.SIGTERM, 0, False, marks=SELDOM),
+        pytest.param(signal.SIGINT, 1, True, marks=SELDOM),
+        pytest.param(signal.SIGINT, 1, False, marks=SELDOM),
+    ],
+)
 def test_a_validation_is_broken_off(toy, tmp_path, whole_sn, number, workers, everybody):
     """Of videos that take a minute each."""
     run = tmp_path / "run"
@@ -416,7 +427,7 @@ def test_a_lost_process_is_started_again(toy, tmp_path, whole_sn_on_two, rng):
     os.kill(victim, signal.SIGKILL)
     job.done()
     log = job.log.read_text()
-    assert f"exitcode: -9 (pid: {victim})" in log
+    assert "exitcode: -9) local_rank: " in log and f"(pid: {victim})" in log
     assert_ended_alike(run, whole_sn_on_two)
 
 
