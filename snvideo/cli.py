@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
+from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, ReportedError, SnvideoError
 
 # OpenMP's threads spin while they wait for one another. Beside the loader's workers, which need the
 # same cores, that was seen to make a training step on two cores ten times slower. It is read when
@@ -165,8 +165,10 @@ def main() -> None:
     try:
         app()
     except PreemptedError:
-        print("snvideo: stopped as asked; the same command goes on from here", file=sys.stderr)
+        print("snvideo: stopped as asked; the same command goes on", file=sys.stderr)
         sys.exit(TEMPORARY_FAILURE)
+    except ReportedError:
+        sys.exit(2)
     except SnvideoError as error:
         print(f"snvideo: {error}", file=sys.stderr)
         sys.exit(2)

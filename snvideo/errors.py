@@ -11,6 +11,10 @@ class SnvideoError(Exception):
     """
 
 
+class ReportedError(SnvideoError):
+    """The same on a process whose main process has said it already."""
+
+
 class PreemptedError(BaseException):
     """A run was asked to stop, and goes on with the same command from where it was left.
 

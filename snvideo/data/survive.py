@@ -139,6 +139,7 @@ class Batches(Generic[B]):
                     pin_memory=torch.cuda.is_available(),
                     multiprocessing_context=context if config.workers else None,
                     timeout=POLL if config.workers else 0,
+                    worker_init_fn=_deaf,
                 )
             )
             self._workers = [p for p in multiprocessing.active_children() if p not in children]
@@ -178,15 +179,19 @@ class Batches(Generic[B]):
         if stuck is not None:  # all were killed, for the sake of some
             dead = {reading.process: TIMED_OUT for reading in stuck} or dict([dead.popitem()])
         readings = {reading.process: reading for reading in self._watch.readings()}
+        idle: list[int] = []
+        """Exit codes of those that read nothing."""
         for process, exit_code in dead.items():
             reading = readings.get(process)
             if reading is not None and reading.begun:
                 self._judge(reading, exit_code)
                 continue
-            self._idle_deaths += 1
-            fate = _fate(exit_code) if stuck is None else "stood still and were killed"
+            idle.append(exit_code)
+        if idle:
+            self._idle_deaths += 1  # once, however many one signal has reached
+            fate = _fate(idle[0]) if stuck is None else "stood still and were killed"
             if self._idle_deaths == PATIENCE:
-                short = exit_code == -signal.SIGBUS or self._supervisor.memory_short
+                short = -signal.SIGBUS in idle or self._supervisor.memory_short
                 raise SnvideoError(_why_idle(fate, short)) from error
             log.warning("loader workers %s; they start again", fate)
         self._stop()
@@ -250,6 +255,13 @@ class _HandOut:
         for places in self._places:
             self._pending.append(places)
             yield places
+
+
+def _deaf(worker: int) -> None:
+    """Let a worker go on when a signal reaches the whole job, which asks the run to stop: it still
+    needs batches until then, and ends its workers itself."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

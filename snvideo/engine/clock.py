@@ -30,6 +30,9 @@ STARVED = 0.1
 WORTH_A_WORD = 2.0
 """Seconds of steps from which on a slow loader is worth a word."""
 
+FIRST = 600.0
+"""Seconds in one phase of the first steps, which compile and find out what is fastest."""
+
 LOOK = 5.0
 """Seconds between two looks at whether a run is stuck."""
 
@@ -154,7 +157,7 @@ def watched(clock: StepClock, rank: int) -> Iterator[None]:
         said = 0.0
         while not done.wait(LOOK):
             phase, spent = clock.phase, time.monotonic() - clock.since
-            limit = max(STUCK, 10 * (clock.usual or 0.0))
+            limit = max(STUCK, 10 * clock.usual) if clock.usual else FIRST
             if phase not in ADVICE or spent < limit:
                 said = 0.0
             elif spent >= 2 * said:

@@ -168,7 +168,6 @@ class RunFolder:
         metrics, board = self.path / "metrics.jsonl", self.path / "tensorboard"
         with _explained(metrics):
             self._metrics = Lines(metrics, cut_lines(metrics, mark))
-            (self.path / PREEMPTED).unlink(missing_ok=True)
         if not step:
             shutil.rmtree(board, ignore_errors=True)
         # TensorBoard hides what older files say of `purge_step` and later. Up to this step they
@@ -194,6 +193,11 @@ class RunFolder:
         """
         self._board.flush()
         return self._metrics.sync()
+
+    def clear_preempted(self) -> None:
+        """Forget that the run was asked to stop: it goes on, or fails for a reason of its own."""
+        with suppress(OSError):
+            (self.path / PREEMPTED).unlink(missing_ok=True)
 
     def mark_preempted(self, step: int) -> None:
         """Leave word that the run was asked to stop after a step, and is not broken."""

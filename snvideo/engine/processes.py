@@ -3,13 +3,17 @@
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from snvideo.errors import ReportedError, SnvideoError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,27 @@ class Processes:
         if self.count == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, group=self.talk)
+        dist.broadcast_object_list(values, src=0, group=self.talk)
         return values[0]
+
+    def by_main(self, work: Callable[[], T]) -> T:
+        """Let the main process do something, and all know what came of it.
+
+        Raises:
+            SnvideoError: on all processes, if it did on the main one, which alone explains it.
+        """
+        value, error = None, None
+        if self.main:
+            try:
+                value = work()
+            except SnvideoError as caught:
+                error = caught
+        value, failed = self.share((value, error is not None))
+        if error is not None:
+            raise error
+        if failed:
+            raise ReportedError("the main process says why")
+        return value
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -59,6 +59,12 @@ class StepProfile:
             self._profiler.stop()
 
     def _write(self, profiler: profile) -> None:
+        try:
+            self._publish(profiler)
+        except OSError as error:  # the run does without
+            log.warning("cannot write a profile to %s: %s", self._folder, error.strerror or error)
+
+    def _publish(self, profiler: profile) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         trace = self._folder / "trace.json.gz"
         profiler.export_chrome_trace(str(trace))

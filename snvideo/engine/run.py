@@ -55,7 +55,11 @@ class Run:
         """When the last checkpoint was written, or the run began."""
         self.since = time.perf_counter()
         """When the steps since the last log line began; pauses are left out."""
+        self.saved_step = trainer.progress.step
+        """The step that a run goes on from."""
         self.begun, self.first = time.perf_counter(), trainer.progress.step
+        self.counted = self.begun
+        """Until when training time was counted."""
         self.warned_at = -np.inf
         """The epoch in which the loader was last said to be slow."""
 
@@ -97,7 +101,8 @@ class Run:
         due = _every(log_config.checkpoint_epochs, epoch) if into == 0 else False
         finished = step == trainer.total_steps
         if stop or minutes or due or finished or self._validation_due():
-            self._aside(lambda: self.save(needed=finished))
+            self._count_time()
+            self._aside(lambda: self.save(stop, finished))
 
     def _aside(self, work: Callable[[], None]) -> None:
         """Do what is not training, and leave its time out of the rate."""
@@ -106,10 +111,17 @@ class Run:
         spent = time.perf_counter() - pause
         self.since += spent
         self.begun += spent
+        self.counted += spent
 
     def _restart_clocks(self) -> None:
-        self.since = self.begun = time.perf_counter()
+        self.since = self.begun = self.counted = time.perf_counter()
         self.first = self.trainer.progress.step
+
+    def _count_time(self) -> None:
+        """Enter the training time since it was last counted."""
+        now = time.perf_counter()
+        self.trainer.progress.train_seconds += now - self.counted
+        self.counted = now
 
     # Log lines ------------------------------------------------------------------------------
 
@@ -117,22 +129,25 @@ class Run:
         trainer, progress = self.trainer, self.trainer.progress
         seconds = time.perf_counter() - self.since
         steps = trainer.clock.take()
-        parts = self.processes.gather((trainer.tally.read(), sum(s["data"] for s in steps)))
-        counted = Counted.total([Counted(*part) for part, _ in parts])
+        parts = self.processes.gather(tuple(trainer.tally.read()))
+        counted = Counted.total([Counted(*part) for part in parts])
         trainer.tally = Tally(trainer.device)
-        progress.train_seconds += seconds
+        self._count_time()
         progress.replaced += counted.replaced
         self.since = time.perf_counter()
         if not self.processes.main:
             return
         epoch, lr = progress.step / trainer.steps_per_epoch, trainer.optimizer.param_groups[0]["lr"]
+        if not counted.clips:
+            log.warning("no step since the last log line has changed anything: all were skipped")
+            return
         values = {
-            "loss": counted.loss / max(1, counted.clips),
-            "top1": counted.correct / max(1, counted.clips),
+            "loss": counted.loss / counted.clips,
+            "top1": counted.correct / counted.clips,
             "lr": lr,
-            "gradient_norm": counted.norm / max(1, counted.steps),
+            "gradient_norm": counted.norm / counted.steps,
         }
-        rate = counted.clips / seconds
+        rate = len(steps) * trainer.geometry.total_batch / seconds  # of this session alone
         self.folder.log("train", progress.step, epoch=epoch, **values)
         self.folder.log("time", progress.step, clips_per_second=rate, **_mean(steps))
         done = (time.perf_counter() - self.begun) / (progress.step - self.first)
@@ -276,19 +291,26 @@ class Run:
             and time.monotonic() - self.saved >= 60 * minutes
         )
 
-    def save(self, needed: bool = False) -> None:
+    def save(self, last_chance: bool = False, needed: bool = False) -> None:
         """Write a checkpoint. A disk that is full ends a run only where it cannot go on without.
+
+        Args:
+            last_chance: the run stops now.
+            needed: the run is finished with training.
 
         Raises:
             SnvideoError: if it cannot be written and is needed.
         """
         state = self.trainer.state()
         self.saved = time.monotonic()
-        if self.processes.main:
+        if not self.processes.main:
+            self.saved_step = self.trainer.progress.step  # as far as it can know
+        else:
             try:
                 state["metrics"] = self._mark()
                 keep = self.config.log.keep_checkpoints
                 save_checkpoint(self.folder.checkpoints, self.trainer.progress.step, state, keep)
+                self.saved_step = self.trainer.progress.step
             except OSError as error:
                 what = f"cannot write a checkpoint to {self.folder.checkpoints}: {_why(error)}"
                 if needed:
@@ -296,7 +318,10 @@ class Run:
                         f"{what}; free some space and run the same command again: it goes on from "
                         "the last checkpoint"
                     ) from error
-                log.error("%s; training goes on, and the next checkpoint is tried in time", what)
+                if last_chance:
+                    log.error("%s; the run will go on from step %d", what, self.saved_step)
+                else:
+                    log.error("%s; training goes on, the next checkpoint is tried in time", what)
         self.processes.wait()
 
     def _mark(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
@@ -106,8 +106,8 @@ def algorithms(speed: Speed, device: torch.device) -> Iterator[None]:
     Deterministic ones are asked for everywhere, and refused operations are named by torch: as
     errors on a CPU, as warnings on a GPU, where some have no deterministic form. Otherwise cuDNN
     tries which algorithms are fastest. On a CPU oneDNN is left out for half precision: its bfloat16
-    weight gradient of 3D convolutions holds NaN now and then on some CPUs (seen with torch 2.15 on
-    an AMD EPYC with avx512_bf16: 4 of 30 random stems).
+    weight gradient of 3D convolutions holds NaN now and then on some CPUs (seen on an AMD EPYC with
+    avx512_bf16: 4 of 30 random stems).
     """
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -118,10 +118,12 @@ def algorithms(speed: Speed, device: torch.device) -> Iterator[None]:
     torch.use_deterministic_algorithms(speed.deterministic, warn_only=device.type == "cuda")
     torch.utils.deterministic.fill_uninitialized_memory = False  # it takes time; none is read
     cudnn.benchmark, cudnn.deterministic = not speed.deterministic, speed.deterministic
+    onednn = torch.backends.mkldnn.set_flags(False)[0] if half_on_cpu else True
     try:
-        with torch.backends.mkldnn.flags(False, allow_tf32=None) if half_on_cpu else nullcontext():
-            yield
+        yield
     finally:
+        if half_on_cpu:
+            torch.backends.mkldnn.set_flags(onednn)
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = filled
         cudnn.benchmark, cudnn.deterministic = before

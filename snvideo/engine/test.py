@@ -13,7 +13,7 @@ from snvideo.engine.evaluate import evaluate, refresh_statistics
 from snvideo.engine.folder import RunFolder
 from snvideo.engine.geometry import plan
 from snvideo.engine.processes import joined
-from snvideo.engine.speed import memory_format
+from snvideo.engine.speed import algorithms, choose, memory_format
 from snvideo.engine.train import describe, summary
 from snvideo.engine.trainer import build, read_quarantine
 from snvideo.errors import SnvideoError
@@ -56,9 +56,12 @@ def test_run(folder: Path, config: RunConfig, checkpoint: Path | None = None) ->
         geometry = plan(config.batch, norm, count, rank, len(train_index))
         epoch = config.optim.epochs - 1
         quarantine = read_quarantine(config, folder)
-        refresh_statistics(model, train_index, config, geometry, epoch, processes, quarantine)
         views = {"clips": data.test.clips, "crops": data.test.crops}
-        evaluation = evaluate(model, test_index, config, processes, **views, quarantine=quarantine)
+        with algorithms(choose(config.speed, processes.device, 1), processes.device):
+            refresh_statistics(model, train_index, config, geometry, epoch, processes, quarantine)
+            evaluation = evaluate(
+                model, test_index, config, processes, **views, quarantine=quarantine
+            )
         results = {
             **describe(config, test_index),
             **summary(evaluation),

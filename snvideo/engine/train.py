@@ -53,27 +53,22 @@ def _train(
     config: RunConfig, processes: Processes, asked: Preemption, profile: bool
 ) -> dict[str, Any]:
     folder = RunFolder(config.output)
-    finished = processes.share(_look(folder, config) if processes.main else None)
+    finished = processes.by_main(lambda: _look(folder, config))
     if finished is not None:
         log.info("%s is finished already", config.output)
         return finished
     trainer = Trainer(config, processes)
-    if processes.main:
-        keep = config.log.keep_checkpoints
-        check_room(folder.checkpoints, _checkpoint_bytes(trainer), keep)
     if trainer.speed.keep_memory:
         keep_freed_memory()
     mark = _restore(trainer, folder, processes)
-    if processes.main:
-        folder.open(config, mark, trainer.progress.step)
-        _announce(trainer)
+    processes.by_main(lambda: _open(folder, trainer, mark))
     recorder = StepProfile(folder.path / "profile") if profile and processes.main else None
+    run = Run(trainer, folder, asked, recorder)
     try:
-        Run(trainer, folder, asked, recorder).go()
+        run.go()
         return _finish(trainer, folder, asked)
     except PreemptedError:
-        if processes.main:
-            folder.mark_preempted(trainer.progress.step)
+        folder.mark_preempted(run.saved_step)  # by whoever gets to do it
         raise
     finally:
         if recorder is not None:
@@ -83,8 +78,19 @@ def _train(
 
 def _look(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:
     """Results, if the folder has them; raises if it holds another run."""
+    folder.clear_preempted()
     folder.check(config)
     return folder.results()
+
+
+def _open(folder: RunFolder, trainer: Trainer, mark: int) -> None:
+    """Begin to write, if what is to come has room."""
+    config, step = trainer.config, trainer.progress.step
+    if step < trainer.total_steps:
+        keep = config.log.keep_checkpoints
+        check_room(folder.checkpoints, _checkpoint_bytes(trainer), keep)
+    folder.open(config, mark, step)
+    _announce(trainer)
 
 
 def _checkpoint_bytes(trainer: Trainer) -> int:
@@ -100,11 +106,10 @@ def _restore(trainer: Trainer, folder: RunFolder, processes: Processes) -> int:
     Returns:
         how far the metrics of that moment went.
     """
-    path, state = processes.share(
-        newest_checkpoint(folder.checkpoints) or (None, None) if processes.main else None
-    )
-    if state is None:
+    found = processes.by_main(lambda: newest_checkpoint(folder.checkpoints))
+    if found is None:
         return 0
+    path, state = found
     trainer.load_state(state, path)
     log.info("resuming %s at step %d", folder.path, trainer.progress.step)
     before = threads_before(folder.path)

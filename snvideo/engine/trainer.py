@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from snvideo.data import sampling
 from snvideo.data.augment import mix
@@ -22,6 +21,7 @@ from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import train_batches
 from snvideo.data.quarantine import Quarantine
+from snvideo.engine.average import WeightAverage
 from snvideo.engine.checkpoint import load_weights
 from snvideo.engine.clock import StepClock
 from snvideo.engine.config import RunConfig
@@ -99,11 +99,7 @@ class Trainer:
             self.device, memory_format=memory_format(config.speed)
         )
         self.frozen = freeze(self.model, optim.freeze)
-        self.average: AveragedModel | None = None
-        """The weights averaged over steps."""
-        if optim.ema:
-            averaging = get_ema_multi_avg_fn(optim.ema)
-            self.average = AveragedModel(self.model, multi_avg_fn=averaging)
+        self.average = WeightAverage(self.model, optim.ema) if optim.ema else None
         if self.speed.recompute:
             recompute_blocks(self.model)
         self.optimizer, self.schedule = build_optimizer(
@@ -217,7 +213,7 @@ class Trainer:
         # The next epoch's batches may be others when videos go into quarantine.
         if isinstance(batches, Prefetched) and not (last and epoch_ends):
             batches.look_ahead()
-        self.clock.lap("data", "update")
+        self.clock.lap("data", "update" if last else "data")
         return _Pass(losses.detach(), logits.detach().argmax(1) == labels, batch)
 
     def _train_mode(self) -> None:
@@ -231,7 +227,9 @@ class Trainer:
         masks = {}
         for number, layer in enumerate(self.dropouts):
             place = (self.config.seed, sampling.DROPOUT, self.progress.step, number)
-            masks[layer] = layer.draw(sampling.generator(*place), self.geometry.total_batch)
+            mask = layer.draw(sampling.generator(*place), self.geometry.total_batch)
+            # Sent from pinned memory, it holds nobody up.
+            masks[layer] = mask.pin_memory() if self.device.type == "cuda" else mask
         return masks
 
     def _gradient_norm(self) -> Tensor:
@@ -245,7 +243,7 @@ class Trainer:
             clip_grads_with_norm_(self.parameters, limit, norm)
         self.scaler.step(self.optimizer)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update()
 
     # Evaluation -----------------------------------------------------------------------------
 
@@ -289,7 +287,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "ema": self.average and self.average.module.state_dict(),
-            "averaged": self.average and int(self.average.n_averaged),
+            "averaged": self.average and self.average.updates,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -315,8 +313,8 @@ class Trainer:
         load_weights(self.model, state, path)
         if self.average is not None:
             load_weights(self.average.module, state, path, averaged=True)
-            self.average.n_averaged.fill_(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            self.average.updates = state["averaged"]
+        self._load_optimizer(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
@@ -329,6 +327,18 @@ class Trainer:
                 "goes on with other speed settings (%s): results are the same up to rounding only",
                 ", ".join(changed),
             )
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Momenta in the memory format of their weights, which kernels rely on, and updates of the
+        kind that this session has chosen, whatever the checkpoint's was."""
+        kinds = [(group["fused"], group["foreach"]) for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state)
+        for group, (fused, foreach) in zip(self.optimizer.param_groups, kinds, strict=True):
+            group["fused"], group["foreach"] = fused, foreach
+        for parameter, kept in self.optimizer.state.items():
+            if kept.get("momentum_buffer") is not None:
+                momentum = torch.empty_like(parameter, requires_grad=False)
+                kept["momentum_buffer"] = momentum.copy_(kept["momentum_buffer"])
 
     def _load_own(self, parts: list[dict[str, Any]]) -> None:
         """What processes had counted. If they were others, the main one takes it all over."""

@@ -85,7 +85,8 @@ def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
         log.info("%s: already finished, video top-1 %.2f", label, results.video_top1)
         return False
     failure = cell.folder / FAILURE_FILE
-    failure.unlink(missing_ok=True)
+    for old in (failure, cell.folder / PREEMPTED):
+        old.unlink(missing_ok=True)
     config_file = cell.folder / CELL_FILE
     write_atomic(config_file, yaml.safe_dump(cell.config.model_dump(mode="json")))
     log.info("%s: running in %s", label, cell.folder)

@@ -11,8 +11,9 @@ from types import FrameType
 
 from snvideo.errors import TEMPORARY_FAILURE
 
-PATIENCE = 30.0
-"""Seconds that a run is given to end by itself before it is killed."""
+PATIENCE = 60.0
+"""Seconds that a run is given to end by itself before it is killed: torchrun gives its workers 30,
+and they outlive it if it is killed first."""
 
 
 def command(config_file: Path, processes: int) -> list[str]:

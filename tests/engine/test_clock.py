@@ -57,6 +57,7 @@ def test_how_many_workers_would_keep_up():
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(module, "STUCK", 0.2)
+    monkeypatch.setattr(module, "FIRST", 0.2)
     monkeypatch.setattr(module, "LOOK", 0.02)
 
 

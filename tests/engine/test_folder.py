@@ -365,8 +365,9 @@ def test_a_preempted_run_says_so_until_it_goes_on(tmp_path, caplog):
     run.close()
     text = (tmp_path / "preempted").read_text()
     assert text.startswith("step 40, 2") and text.count("\n") == 1
-    opened(tmp_path, 0, 40).close()
+    run.clear_preempted()
     assert not (tmp_path / "preempted").exists()
+    run.clear_preempted()  # there is none
     RunFolder(tmp_path / "config.yaml" / "x").mark_preempted(1)
     assert "cannot write" in caplog.text
 

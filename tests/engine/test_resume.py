@@ -44,6 +44,7 @@ EPOCHS, STEPS = 3, 18
 # windows, and a validation does, too.
 OPTIONS = (
     f"optim.epochs={EPOCHS}",
+    "optim.lr=0.02",
     "optim.warmup_epochs=1",
     "optim.ema=0.8",
     "optim.label_smoothing=0.1",
@@ -58,6 +59,8 @@ OPTIONS = (
 
 WORKERS = ("data.workers=1", "data.start_method=fork")
 
+BROKEN = "broken.mp4"
+
 TORCHRUN = ("--standalone", "--nproc-per-node=2")
 
 
@@ -69,31 +72,40 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(seed)
 
 
-def undisturbed(toy: Path, output: Path, norm: str, processes: int) -> Path:
+@pytest.fixture(scope="module")
+def videos(toy, tmp_path_factory) -> Path:
+    """Folder of an index of the toy videos, and of one for training that cannot be read."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / BROKEN).write_text("this is not a video")
+    meta = json.loads((toy / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**meta, "root": str(toy)}))
+    header, first, *rest = (toy / "index.csv").read_text().splitlines()
+    first = ",".join([str(folder / BROKEN), *first.split(",")[1:]])
+    (folder / "index.csv").write_text("\n".join([header, first, *rest, ""]))
+    return folder
+
+
+def undisturbed(videos: Path, output: Path, norm: str, processes: int) -> Path:
     """The folder of a finished run."""
-    run_config(toy, output, *OPTIONS, f"model.norm.name={norm}")
+    run_config(videos, output, *OPTIONS, f"model.norm.name={norm}")
     begin(output, processes).done()
     return output
 
 
 @pytest.fixture(scope="module")
-def whole_sn(toy, tmp_path_factory) -> Path:
-    return undisturbed(toy, tmp_path_factory.mktemp("whole") / "run", "sn", 1)
+def whole_sn(videos, tmp_path_factory) -> Path:
+    return undisturbed(videos, tmp_path_factory.mktemp("whole") / "run", "sn", 1)
 
 
 @pytest.fixture(scope="module")
-def whole_bn(toy, tmp_path_factory) -> Path:
-    return undisturbed(toy, tmp_path_factory.mktemp("whole") / "run", "bn", 1)
+def whole_bn(videos, tmp_path_factory) -> Path:
+    return undisturbed(videos, tmp_path_factory.mktemp("whole") / "run", "bn", 1)
 
 
 @pytest.fixture(scope="module")
-def whole_bn_on_two(toy, tmp_path_factory) -> Path:
-    return undisturbed(toy, tmp_path_factory.mktemp("whole") / "run", "bn", 2)
-
-
-@pytest.fixture(scope="module")
-def whole_sn_on_two(toy, tmp_path_factory) -> Path:
-    return undisturbed(toy, tmp_path_factory.mktemp("whole") / "run", "sn", 2)
+def whole_on_two(videos, tmp_path_factory) -> Path:
+    """With bn."""
+    return undisturbed(videos, tmp_path_factory.mktemp("whole") / "run", "bn", 2)
 
 
 def begin(output: Path, processes: int = 1, function: str = "command", *more: Any) -> Job:
@@ -183,6 +195,8 @@ def test_whole_runs_are_what_is_wanted(whole_sn):
     assert steps["train"] == steps["time"] == [4, 6, 8, 12, 16, 18]
     assert steps["validate"] == steps["importance"] == [6, 12, 18]
     assert steps["early_validation"] == [3]
+    unreadable = [(m["replaced"], m["closed"]) for m in lines if m["kind"] == "unreadable"]
+    assert unreadable == [(1, 1)] * EPOCHS
     state = last_state(whole_sn)
     assert state["averaged"] == state["progress"]["step"] == STEPS
     assert not all(torch.equal(state["ema"][n], state["model"][n]) for n in state["ema"])
@@ -197,9 +211,9 @@ def kinds_of(lines: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize("norm", ["sn", "bn"])
-def test_a_state_is_all_that_a_trainer_goes_on_from(toy, tmp_path, norm):
+def test_a_state_is_all_that_a_trainer_goes_on_from(videos, tmp_path, norm):
     """In the middle of a log window: after 5 of 6 steps of an epoch, on into the next one."""
-    config = run_config(toy, tmp_path / "run", *OPTIONS, f"model.norm.name={norm}").run()
+    config = run_config(videos, tmp_path / "run", *OPTIONS, f"model.norm.name={norm}").run()
     first = Trainer(config, CPU)
     batches = first.batches()
     for _ in range(5):
@@ -297,9 +311,9 @@ def kill_in(phase: str, again: Callable[[Path], Job], run: Path, rng: random.Ran
     assert not (run / "results.json").exists()
 
 
-def test_killed_twice(toy, tmp_path, whole_sn, rng):
+def test_killed_twice(videos, tmp_path, whole_sn, rng):
     run = tmp_path / "run"
-    run_config(toy, run, *OPTIONS)
+    run_config(videos, run, *OPTIONS)
     order = sorted(rng.sample(range(len(PHASES)), 2))
     for number in order:
         kill_in(PHASES[number], begin, run, rng)
@@ -310,11 +324,11 @@ def test_killed_twice(toy, tmp_path, whole_sn, rng):
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "minutes"), [("sn", "0.002"), ("bn", "null")])
 @pytest.mark.parametrize("phase", PHASES)
-def test_killed(toy, tmp_path, request, rng, phase, norm, minutes):
+def test_killed(videos, tmp_path, request, rng, phase, norm, minutes):
     """With a process that reads videos, and checkpoints by the clock or after epochs alone."""
     run = tmp_path / "run"
     more = (f"model.norm.name={norm}", f"log.checkpoint_minutes={minutes}", *WORKERS)
-    run_config(toy, run, *OPTIONS, *more)
+    run_config(videos, run, *OPTIONS, *more)
     kill_in(phase, begin, run, rng)
     begin(run).done()
     assert_ended_alike(run, request.getfixturevalue(f"whole_{norm}"))
@@ -343,11 +357,11 @@ def stopped_at(run: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 1)], ids=["SIGTERM", "SIGINT"]
+    ("number", "workers"), [(signal.SIGTERM, 4), (signal.SIGINT, 0)], ids=["SIGTERM", "SIGINT"]
 )
-def test_asked_to_stop_between_steps(toy, tmp_path, whole_sn, number, workers):
+def test_asked_to_stop_between_steps(videos, tmp_path, whole_sn, number, workers):
     run = tmp_path / "run"
-    run_config(toy, run, *OPTIONS, "log.checkpoint_minutes=null", *WORKERS[:1] * workers)
+    run_config(videos, run, *OPTIONS, "log.checkpoint_minutes=null", f"data.workers={workers}")
     job = begin(run)
     until(lambda: lines_in(run) >= 10, job)  # of steps 3, 4, 6 and 8
     signalled(job, number, everybody=workers > 0)
@@ -372,16 +386,16 @@ SELDOM = pytest.mark.slow
         pytest.param(signal.SIGINT, 1, False, marks=SELDOM),
     ],
 )
-def test_a_validation_is_broken_off(toy, tmp_path, whole_sn, number, workers, everybody):
+def test_a_validation_is_broken_off(videos, tmp_path, whole_sn, number, workers, everybody):
     """Of videos that take a minute each."""
     run = tmp_path / "run"
-    run_config(toy, run, *OPTIONS, *WORKERS[:1] * workers)
+    run_config(videos, run, *OPTIONS, *WORKERS[:1] * workers)
     job = begin(run, 1, "slow_command", 60, str(tmp_path / "begun"))
     until((tmp_path / "begun").exists, job)
     signalled(job, number, everybody)
     assert job.wait(timeout=30) == [TEMPORARY_FAILURE], job.log.read_text()
     assert stopped_at(run) == 3
-    assert last_state(run)["processes"][0]["found"] == {}
+    assert last_state(run)["processes"][0]["found"].keys() <= {str(videos / BROKEN)}
     assert "early_validation" not in kinds_of(metrics(run))
     begin(run).done()
     assert_ended_alike(run, whole_sn)
@@ -390,9 +404,9 @@ def test_a_validation_is_broken_off(toy, tmp_path, whole_sn, number, workers, ev
 # Under torchrun ---------------------------------------------------------------------------------
 
 
-def test_torchrun_is_asked_to_stop_and_killed(toy, tmp_path, whole_bn_on_two, rng):
+def test_torchrun_is_asked_to_stop_and_killed(videos, tmp_path, whole_on_two, rng):
     run = tmp_path / "run"
-    run_config(toy, run, *OPTIONS, "model.norm.name=bn", *WORKERS)
+    run_config(videos, run, *OPTIONS, "model.norm.name=bn", *WORKERS)
     job = torchrun(run)
     wanted = rng.randrange(1, 5)
     until(lambda: lines_in(run) >= wanted, job)
@@ -405,7 +419,7 @@ def test_torchrun_is_asked_to_stop_and_killed(toy, tmp_path, whole_bn_on_two, rn
     assert not (run / "preempted").exists()
     kill_in_the_middle(job, run, rng)
     begin(run, 2).done()
-    assert_ended_alike(run, whole_bn_on_two)
+    assert_ended_alike(run, whole_on_two)
 
 
 def kill_in_the_middle(job: Job, run: Path, rng: random.Random) -> None:
@@ -416,11 +430,11 @@ def kill_in_the_middle(job: Job, run: Path, rng: random.Random) -> None:
     print(f"killed with {lines_in(run)} lines and a checkpoint of step {saved(run)}")
 
 
-def test_a_lost_process_is_started_again(toy, tmp_path, whole_sn_on_two, rng):
+def test_a_lost_process_is_started_again(videos, tmp_path, whole_on_two, rng):
     run = tmp_path / "run"
-    run_config(toy, run, *OPTIONS)
+    run_config(videos, run, *OPTIONS, "model.norm.name=bn")
     job = torchrun(run, "--max-restarts=1")
-    wanted = rng.randrange(12)
+    wanted = rng.randrange(1, 12)
     until(lambda: lines_in(run) >= wanted, job)
     time.sleep(rng.uniform(0, 0.2))
     victim = rng.choice(sorted(children(job.pids[0])))
@@ -428,25 +442,29 @@ def test_a_lost_process_is_started_again(toy, tmp_path, whole_sn_on_two, rng):
     job.done()
     log = job.log.read_text()
     assert "exitcode: -9) local_rank: " in log and f"(pid: {victim})" in log
-    assert_ended_alike(run, whole_sn_on_two)
+    assert_ended_alike(run, whole_on_two)
 
 
 # Another number of processes --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("processes", [(1, 2), (2, 1)])
-def test_going_on_with_another_number_of_processes(
-    toy, tmp_path, whole_bn, whole_bn_on_two, processes, rng
-):
-    run, whole = tmp_path / "run", (whole_bn, whole_bn_on_two)[processes[0] - 1]
-    config = run_config(toy, run, *OPTIONS, "model.norm.name=bn").run()
+def test_going_on_with_another_number_of_processes(videos, tmp_path, whole_sn, processes, rng):
+    """Not with bn: small groups amplify what is rounding at first to a percent in a dozen steps."""
+    run = tmp_path / "run"
+    config = run_config(videos, run, *OPTIONS).run()
     before, after = processes
     kill_in("steps", lambda run: begin(run, before), run, rng)
     begin(run, after).done()
-    assert names(run) == names(whole)
-    assert kinds(run) == kinds(whole)
-    for one, two in zip(metrics(run), metrics(whole), strict=True):
-        for name in ("loss", "gradient_norm", "lr"):
-            if name in one:
-                assert one[name] == pytest.approx(two[name], rel=1e-2), (one, two)
-    assert_close(last_weights(run), last_weights(whole), Trainer(config, CPU).model.state_dict())
+    assert names(run) == names(whole_sn)
+    assert kinds(run) == kinds(whole_sn)
+    for one, two in zip(metrics(run), metrics(whole_sn), strict=True):
+        if one.pop("kind") != "time":
+            assert one == pytest.approx({name: two[name] for name in one}, rel=1e-5)
+    initial = Trainer(config, CPU).model.state_dict()
+    assert_close(last_weights(run), last_weights(whole_sn), initial)
+    averaged = [last_state(folder)["ema"] for folder in (run, whole_sn)]
+    assert_close(*averaged, initial)
+    assert untimed(run).keys() == untimed(whole_sn).keys()
+    assert untimed(run)["confusion"] == untimed(whole_sn)["confusion"]
+    assert untimed(run)["replaced_samples"] == EPOCHS

@@ -73,3 +73,43 @@ def test_switches_change_nothing_but_rounding(toy, tmp_path, norm):
         assert fast["blocks.0.conv.weight"].is_contiguous(memory_format=torch.channels_last_3d)
         for name in plain:
             torch.testing.assert_close(plain[name], fast[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+SWITCHED = ("speed.channels_last=false", "speed.optimizer=loop")
+
+
+@pytest.mark.parametrize("optimizer", ["fused", "foreach"])
+def test_a_run_goes_on_with_other_switches(toy, tmp_path, optimizer, caplog):
+    """Momenta are in the memory format of their weights, or kernels would mix their values up."""
+    options = ("optim.lr=0.02", f"speed.optimizer={optimizer}", "optim.epochs=2")
+    ends = []
+    for switched in (False, True):
+        first = Trainer(run_config(toy, tmp_path / "a", *options).run(), Processes(0, 1, CPU))
+        batches = first.batches()
+        for _ in range(4):
+            first.step(batches)
+        more = SWITCHED if switched else ()
+        second = Trainer(
+            run_config(toy, tmp_path / "b", *options, *more).run(), Processes(0, 1, CPU)
+        )
+        second.load_state(first.state(), tmp_path)
+        group = second.optimizer.param_groups[0]
+        assert group["fused"] == (optimizer == "fused" and not switched)
+        batches = second.batches()
+        for _ in range(4):
+            second.step(batches)
+        ends.append(second.model.state_dict())
+    assert "channels_last: True -> False" in caplog.text and "-> loop" in caplog.text
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
+def test_a_compiled_trainer_comes_to_the_same(toy, tmp_path, norm):
+    norm = f"model.norm.name={norm}"
+    packed = ("batch.gpus_per_pass=4", "model.dropout=0.3", norm)
+    eager = weights(toy, tmp_path / "eager", *packed)
+    fast = weights(toy, tmp_path / "compiled", *packed, "speed.compile=true")
+    for name in eager:
+        torch.testing.assert_close(eager[name], fast[name], rtol=1e-2, atol=1e-4, msg=name)
