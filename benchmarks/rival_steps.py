@@ -17,8 +17,8 @@ from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.dataset import Batch
 from snvideo.data.draws import Draw, stack
 from snvideo.engine.config import BatchConfig, OptimConfig, RunConfig, SpeedConfig
-from snvideo.engine.prefetch import Prefetched
 from snvideo.engine.processes import Processes
+from snvideo.engine.step.prefetch import Prefetched
 from snvideo.engine.trainer import Trainer
 from snvideo.models.config import ModelConfig, NormConfig
 from snvideo.models.zoo import BACKBONES

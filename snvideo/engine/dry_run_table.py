@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from snvideo.engine.dry_run import FILES, SAMPLE, DryRun, remedies
-from snvideo.engine.room import in_words
+from snvideo.engine.storage.room import in_words
 
 
 def show(found: DryRun) -> None:

@@ -14,13 +14,13 @@ from datetime import timedelta
 
 import numpy as np
 
-from snvideo.engine.checkpoint import DISK_FULL, make_room, save_best, save_checkpoint
-from snvideo.engine.clock import Step, shares, slowest, watched, workers_needed
-from snvideo.engine.folder import RunFolder
 from snvideo.engine.preemption import Preemption
 from snvideo.engine.processes import Vote
 from snvideo.engine.profile import StepProfile
-from snvideo.engine.tally import Counted, Tally
+from snvideo.engine.step.clock import Step, shares, slowest, watched, workers_needed
+from snvideo.engine.step.tally import Counted, Tally
+from snvideo.engine.storage.checkpoint import DISK_FULL, make_room, save_best, save_checkpoint
+from snvideo.engine.storage.folder import RunFolder
 from snvideo.engine.trainer import QUARANTINE, Trainer
 from snvideo.errors import PreemptedError, SnvideoError
 from snvideo.norm import importance

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from snvideo.data.index import ClipIndex
-from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights
 from snvideo.engine.config import RunConfig
 from snvideo.engine.evaluate import evaluate, refresh_statistics
-from snvideo.engine.folder import RunFolder
 from snvideo.engine.geometry import plan
 from snvideo.engine.processes import joined
 from snvideo.engine.speed import algorithms, choose, memory_format
+from snvideo.engine.storage.checkpoint import checkpoints, load_checkpoint, load_weights
+from snvideo.engine.storage.folder import RunFolder
 from snvideo.engine.train import describe, summary
 from snvideo.engine.trainer import build, read_quarantine
 from snvideo.errors import SnvideoError

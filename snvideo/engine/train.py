@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from snvideo.data.index import ClipIndex
-from snvideo.engine.checkpoint import newest_checkpoint
 from snvideo.engine.config import RunConfig
 from snvideo.engine.evaluate import Evaluation
-from snvideo.engine.folder import RunFolder, threads_before
 from snvideo.engine.preemption import Preemption, preemption
 from snvideo.engine.processes import Processes, joined
 from snvideo.engine.profile import StepProfile
-from snvideo.engine.room import check_room
 from snvideo.engine.run import Run
 from snvideo.engine.speed import keep_freed_memory
+from snvideo.engine.storage.checkpoint import newest_checkpoint
+from snvideo.engine.storage.folder import RunFolder, threads_before
+from snvideo.engine.storage.room import check_room
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
 from snvideo.models.cost import count_parameters, multiply_adds

@@ -21,19 +21,19 @@ from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import train_batches
 from snvideo.data.quarantine import Quarantine
-from snvideo.engine.average import WeightAverage
-from snvideo.engine.checkpoint import load_weights
-from snvideo.engine.clock import StepClock
 from snvideo.engine.config import RunConfig
 from snvideo.engine.evaluate import Evaluation, evaluate, refresh_statistics, train_input
 from snvideo.engine.geometry import plan, refuse_lone_mixing
-from snvideo.engine.guard import FiniteGuard
 from snvideo.engine.optim import build_optimizer, freeze
-from snvideo.engine.prefetch import Prefetched
 from snvideo.engine.processes import Processes
-from snvideo.engine.replica import replicate
 from snvideo.engine.speed import algorithms, autocast, choose, memory_format
-from snvideo.engine.tally import NOTHING, Counted, Tally
+from snvideo.engine.step.average import WeightAverage
+from snvideo.engine.step.clock import StepClock
+from snvideo.engine.step.guard import FiniteGuard
+from snvideo.engine.step.prefetch import Prefetched
+from snvideo.engine.step.replica import replicate
+from snvideo.engine.step.tally import NOTHING, Counted, Tally
+from snvideo.engine.storage.checkpoint import load_weights
 from snvideo.errors import SnvideoError
 from snvideo.models import build_model
 from snvideo.models.dropout import ClipDropout

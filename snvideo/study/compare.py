@@ -7,7 +7,7 @@ import yaml
 
 from snvideo.atomic import write_atomic
 from snvideo.engine.config import RunConfig
-from snvideo.engine.folder import PREEMPTED, differences, flatten
+from snvideo.engine.storage.folder import PREEMPTED, differences, flatten
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
 from snvideo.study.config import StudyConfig
 from snvideo.study.fairness import shown

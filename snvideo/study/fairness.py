@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from snvideo.engine.folder import differences
 from snvideo.engine.geometry import uses_batch_statistics
+from snvideo.engine.storage.folder import differences
 from snvideo.study.runs import Geometry, Results, Run, by_cell, finished
 
 _EXPECTED = ("seed", "model.norm.name", "batch.", "data.index")

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from snvideo.config import Config, load_config
-from snvideo.engine.checkpoint import checkpoints, load_checkpoint
+from snvideo.engine.storage.checkpoint import checkpoints, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from snvideo.data.dataset import Batch
-from snvideo.engine.prefetch import Prefetched
 from snvideo.engine.processes import Processes
+from snvideo.engine.step.prefetch import Prefetched
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from tests.engine.runs import run_config

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from snvideo.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from snvideo.engine.processes import Processes
+from snvideo.engine.storage.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import TEMPORARY_FAILURE
 from tests.engine.runs import (

@@ -10,9 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from snvideo.config import load_config
-from snvideo.engine import clock
-from snvideo.engine.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.processes import Processes
+from snvideo.engine.step import clock
+from snvideo.engine.storage.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.test import test_run as retest
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer

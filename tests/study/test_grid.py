@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from snvideo.engine.folder import flatten
+from snvideo.engine.storage.folder import flatten
 from snvideo.errors import SnvideoError
 from snvideo.study.grid import cells
 

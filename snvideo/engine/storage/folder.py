@@ -20,10 +20,10 @@ import yaml
 from pydantic import ValidationError
 
 from snvideo.atomic import write_atomic
-from snvideo.engine.board import Board
-from snvideo.engine.checkpoint import DISK_FULL
 from snvideo.engine.config import RunConfig
-from snvideo.engine.lines import Lines, cut_lines
+from snvideo.engine.storage.board import Board
+from snvideo.engine.storage.checkpoint import DISK_FULL
+from snvideo.engine.storage.lines import Lines, cut_lines
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from snvideo.engine.checkpoint import BEST, DISK_FULL, checkpoints
+from snvideo.engine.storage.checkpoint import BEST, DISK_FULL, checkpoints
 from snvideo.errors import SnvideoError
 
 

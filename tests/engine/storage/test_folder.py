@@ -20,11 +20,11 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from snvideo.engine import lines as line_files
-from snvideo.engine.checkpoint import save_best, save_checkpoint
 from snvideo.engine.config import RunConfig
-from snvideo.engine.folder import RunFolder, differences, sessions, threads_before
-from snvideo.engine.room import check_room, in_words
+from snvideo.engine.storage import lines as line_files
+from snvideo.engine.storage.checkpoint import save_best, save_checkpoint
+from snvideo.engine.storage.folder import RunFolder, differences, sessions, threads_before
+from snvideo.engine.storage.room import check_room, in_words
 from snvideo.errors import SnvideoError
 from snvideo.study.runs import read_runs
 
@@ -504,7 +504,7 @@ def test_a_folder_of_somebody_else_is_one_line(tmp_path):
     code = f"""
         import os
         from pathlib import Path
-        from snvideo.engine.room import check_room
+        from snvideo.engine.storage.room import check_room
         from snvideo.errors import SnvideoError
         os.setuid(65534)
         try:

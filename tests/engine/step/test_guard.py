@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from snvideo.engine import guard as module
-from snvideo.engine.guard import FiniteGuard
 from snvideo.engine.processes import Processes
+from snvideo.engine.step import guard as module
+from snvideo.engine.step.guard import FiniteGuard
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError

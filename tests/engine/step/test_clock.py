@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from snvideo.engine import clock as module
-from snvideo.engine.clock import (
+from snvideo.engine.step import clock as module
+from snvideo.engine.step.clock import (
     PHASES,
     StepClock,
     shares,

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from snvideo.engine import checkpoint
-from snvideo.engine.checkpoint import (
+from snvideo.engine.storage import checkpoint
+from snvideo.engine.storage.checkpoint import (
     checkpoints,
     evaluated_weights,
     load_checkpoint,
