@@ -23,6 +23,7 @@ def warnings(runs: list[Run]) -> list[str]:
         *unequal("replaced samples", lambda results: results.replaced_samples),
         *unequal("failed videos", lambda results: results.failed_videos),
         *unequal("test videos", lambda results: results.videos),
+        *unequal("precision", lambda results: results.amp),
         *unequal("views", lambda results: f"{results.views.clips} x {results.views.crops}"),
     ]
     found += _statistics(runs)

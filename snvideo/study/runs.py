@@ -61,6 +61,7 @@ class Results(BaseModel):
     replaced_samples: int
     index_hash: str
     statistics: Statistics | None = None
+    amp: str = "none"
     train_seconds: float
     importance: list[LayerImportance] | None = None
 
