@@ -178,6 +178,8 @@ class Trainer:
                 self.progress.skipped += 1
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
+        if sound and self.average is not None:  # which takes the statistics, too, of the whole step
+            self.average.update()
         self.schedule.step()
         self.progress.step += 1
         self.clock.end("update")
@@ -242,8 +244,6 @@ class Trainer:
         if limit is not None:
             clip_grads_with_norm_(self.parameters, limit, norm)
         self.scaler.step(self.optimizer)
-        if self.average is not None:
-            self.average.update()
 
     # Evaluation -----------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from snvideo.config import load_config
 from snvideo.data import decode
 from snvideo.engine.processes import joined
 from snvideo.engine.trainer import Trainer
+from tests.engine.runs import values
 
 
 def serve() -> dict[str, Any] | None:
@@ -69,18 +70,19 @@ def torchrun(*arguments: str) -> None:
     launcher.main(sys.argv[1:])
 
 
-def slow_command(seconds: float, begun: str, *arguments: str) -> None:
+def slow_command(seconds: float, begun: str, ranks: list[int], *arguments: str) -> None:
     """The command with a decoder that takes its time over test videos.
 
     Args:
         seconds: for each.
         begun: file that is made when it begins to read the first.
+        ranks: of the processes that are slow.
         arguments: of the command.
     """
     swift = decode._with_pyav
 
     def slow(video, wanted):
-        if "val" in Path(video.path).parts:
+        if "val" in Path(video.path).parts and int(os.environ.get("RANK", 0)) in ranks:
             Path(begun).touch()
             time.sleep(seconds)
         return swift(video, wanted)
@@ -90,7 +92,7 @@ def slow_command(seconds: float, begun: str, *arguments: str) -> None:
 
 
 def weights(paths: list[str], steps: int) -> None:
-    """Train for some steps from every config; write weights and statistics to `output`.
+    """Train for some steps from every config; write what `values` gives to `output`.
 
     All processes have to come to the same.
     """
@@ -101,7 +103,7 @@ def weights(paths: list[str], steps: int) -> None:
             batches = trainer.batches()
             for _ in range(steps):
                 trainer.step(batches)
-            state = trainer.model.state_dict()
+            state = values(trainer)
             for other in processes.gather(state):
                 assert all(torch.equal(state[name], other[name]) for name in state)
             if processes.main:

@@ -18,6 +18,7 @@ import yaml
 
 from snvideo.config import Config, load_config
 from snvideo.engine.storage.checkpoint import checkpoints, load_checkpoint
+from snvideo.engine.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +75,15 @@ def assert_close(
             continue
         moved = (one[name] - initial[name]).abs().max()
         assert (one[name] - two[name]).abs().max() <= 1e-5 + 1e-3 * moved, name
+
+
+def values(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """A trainer's weights and statistics, and those of their average over steps; not copies."""
+    return {
+        f"{name}.{key}": value
+        for name, network in (("model", trainer.model), ("average", trainer.evaluated))
+        for key, value in network.state_dict().items()
+    }
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

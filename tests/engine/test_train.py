@@ -13,7 +13,7 @@ from snvideo.engine.test import test_run as retest
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
-from tests.engine.runs import assert_close, last_weights, run_config, start
+from tests.engine.runs import assert_close, last_weights, run_config, start, values
 
 CPU = Processes(0, 1, torch.device("cpu"))
 
@@ -130,11 +130,9 @@ def played(toy, tmp_path_factory) -> dict[tuple[str, str], dict[str, torch.Tenso
     for norm in (*NORMS, "syncsn", "syncbn"):
         for way, (_, packed) in PLAYED.items():
             output = folder / f"{norm} {way}"
-            options = ("optim.lr=0.02", "model.dropout=0.3", "data.train.flip=true", packed)
+            options = ("optim.lr=0.02", "optim.ema=0.5", "model.dropout=0.3", packed)
             configs[norm, way] = run_config(toy, output, *options, f"model.norm.name={norm}").run()
-        trainer = Trainer(configs[norm, "one pass"], CPU)
-        initial = trainer.model.state_dict()
-        found[norm, "initial"] = {name: value.clone() for name, value in initial.items()}
+        found[norm, "initial"] = values(Trainer(configs[norm, "one pass"], CPU))
     for processes in (1, 2, 4):
         mine = [
             key

@@ -22,8 +22,13 @@ class Counted(NamedTuple):
 
     @classmethod
     def total(cls, parts: list[Counted]) -> Counted:
-        """Of several processes, in the order of their ranks, so that it is always the same sum."""
-        return cls(*(sum(column) for column in zip(*parts, strict=True)))
+        """Of several processes, in the order of their ranks, so that it is always the same sum.
+
+        Steps and gradients are common to them: the main one counts, which has seen them all, also
+        where a run goes on with another number of processes.
+        """
+        summed = cls(*(sum(column) for column in zip(*parts, strict=True)))
+        return summed._replace(norm=parts[0].norm, steps=parts[0].steps)
 
 
 NOTHING = Counted()
