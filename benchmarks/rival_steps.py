@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from snvideo.data.augment import to_input
-from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
+from snvideo.data.config import MEAN, STD, ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.dataset import Batch
 from snvideo.data.draws import Draw, stack
 from snvideo.engine.config import BatchConfig, OptimConfig, RunConfig, SpeedConfig
@@ -204,8 +204,8 @@ def plain_turn(work: Work, batches: list[Batch], from_bytes: bool, setting: Sett
 
     On a GPU it, too, lets cuDNN try which algorithms are fastest.
     """
-    device, data = setting.device, DataConfig(index=Path())
-    model = BACKBONES[work.network](CLASSES, nn.BatchNorm3d, 0.5).to(device)
+    device = setting.device
+    model = BACKBONES[work.network].build(CLASSES, nn.BatchNorm3d, 0.5).to(device)
     model.train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=LR, momentum=0.9, nesterov=True, weight_decay=1e-4
@@ -214,12 +214,12 @@ def plain_turn(work: Work, batches: list[Batch], from_bytes: bool, setting: Sett
     def stored(batch: Batch) -> Tensor:
         if from_bytes:
             return batch.clips.transpose(1, 2).contiguous()
-        return to_input(batch.clips, data.mean, data.std)
+        return to_input(batch.clips, MEAN, STD)
 
     feed = cycle([(pinned(stored(batch), setting), batch.labels) for batch in batches])
     shape = (3, 1, 1, 1)
-    mean = torch.tensor(data.mean, device=device).reshape(shape)
-    std = torch.tensor(data.std, device=device).reshape(shape)
+    mean = torch.tensor(MEAN, device=device).reshape(shape)
+    std = torch.tensor(STD, device=device).reshape(shape)
 
     def step() -> None:
         clips, labels = next(feed)

@@ -177,7 +177,7 @@ def operations(work: Work) -> float:
 
     What recomputation adds does not count.
     """
-    model = BACKBONES[work.network](CLASSES, nn.BatchNorm3d, 0.0)
+    model = BACKBONES[work.network].build(CLASSES, nn.BatchNorm3d, 0.0)
     return 3 * 2 * multiply_adds(model, work.frames, work.side) * work.clips
 
 

@@ -4,6 +4,9 @@ import torch
 from pytorchvideo.models.resnet import ResBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.models.video.resnet import BasicBlock
+
+from snvideo.errors import SnvideoError
 
 
 def recompute_blocks(model: nn.Module) -> int:
@@ -24,19 +27,39 @@ def recompute_blocks(model: nn.Module) -> int:
 
     Returns:
         the number of residual blocks that compute again.
+
+    Raises:
+        SnvideoError: if the network has no residual block of a known kind.
     """
     for module in model.modules():
-        if type(module) is ResBlock:
-            # Another class for the same object: wrapped in a module, names would change.
-            module.__class__ = RecomputedBlock
-    return sum(isinstance(module, RecomputedBlock) for module in model.modules())
+        # Another class for the same object: wrapped in a module, names would change.
+        module.__class__ = RECOMPUTED.get(type(module), type(module))
+    count = sum(isinstance(module, Recomputed) for module in model.modules())
+    if not count:
+        raise SnvideoError(
+            f"speed.recompute: {type(model).__name__} has no residual blocks of pytorchvideo or "
+            "torchvision that could be computed again: switch it off"
+        )
+    return count
 
 
-class RecomputedBlock(ResBlock):
-    """A residual block that computes its inside again for backward."""
+class Recomputed(nn.Module):
+    """Put before a block's own class: computes its inside again for backward."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(x)
         # Blocks draw nothing: states of random number generators need not be kept and put back.
         return checkpoint(super().forward, x, use_reentrant=False, preserve_rng_state=False)
+
+
+class RecomputedResBlock(Recomputed, ResBlock):
+    """A block of pytorchvideo's networks."""
+
+
+class RecomputedBasicBlock(Recomputed, BasicBlock):
+    """A block of torchvision's video networks."""
+
+
+RECOMPUTED = {ResBlock: RecomputedResBlock, BasicBlock: RecomputedBasicBlock}
+"""What a block becomes."""

@@ -31,5 +31,6 @@ def test_every_network_has_it_before_its_classifier(name):
     with torch.device("meta"):
         model = build_model(name, 7, "bn", dropout=0.4)
     (layer,) = (module for module in model.modules() if isinstance(module, ClipDropout))
-    assert layer.p == 0.4 and layer.features == model.blocks[-1].proj.in_features
+    classifier = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    assert layer.p == 0.4 and layer.features == classifier.in_features
     assert not any(isinstance(module, torch.nn.Dropout) for module in model.modules())

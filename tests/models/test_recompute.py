@@ -8,6 +8,7 @@ from torch import nn
 
 from snvideo.engine.processes import Processes
 from snvideo.engine.trainer import Trainer
+from snvideo.errors import SnvideoError
 from snvideo.models import build_model
 from snvideo.models.cost import kept_bytes
 from snvideo.models.recompute import recompute_blocks
@@ -16,7 +17,9 @@ from tests.engine.runs import run_config
 from tests.models.test_zoo import on_meta
 
 TINY = ("i3d_tiny", (4, 3, 4, 32, 32), 4)
-TWO_PATHWAYS = ("slowfast_r50_8x8", (2, 3, 4, 32, 32), 32)
+TWO_PATHWAYS = ("slowfast_tiny", (2, 3, 4, 32, 32), 8)
+DEPTHWISE = ("x3d_xs", (2, 3, 4, 32, 32), 26)
+OF_TORCHVISION = ("mc3_18", (2, 3, 4, 32, 32), 8)
 
 
 def network(name: str, norm: str) -> nn.Module:
@@ -31,7 +34,15 @@ def network(name: str, norm: str) -> nn.Module:
 
 @pytest.mark.parametrize(
     "norm, name, shape, blocks",
-    [("sn", *TINY), ("bn", *TINY), ("gn", *TINY), ("sn", *TWO_PATHWAYS)],
+    [
+        ("sn", *TINY),
+        ("bn", *TINY),
+        ("gn", *TINY),
+        ("sn", *TWO_PATHWAYS),
+        ("sn", *DEPTHWISE),
+        ("sn", *OF_TORCHVISION),
+        ("bn", *OF_TORCHVISION),
+    ],
 )
 def test_gradients_and_statistics_are_the_same_bits(norm, name, shape, blocks):
     plain = network(name, norm)
@@ -89,9 +100,17 @@ def test_running_statistics_move_twice_where_nobody_sees_to_it():
     assert torch.allclose(two.running_mean, 1.9 * one.running_mean, rtol=1e-4)
 
 
-def test_memory_of_long_clips():
-    clips = (4, 3, 64, 224, 224)
-    model = on_meta("i3d_r50_8x8", "sn")
+@pytest.mark.parametrize(
+    "name, frames, blocks, less", [("i3d_r50_8x8", 64, 16, 2.2), ("r2plus1d_18", 16, 8, 2.2)]
+)
+def test_memory_of_long_clips(name, frames, blocks, less):
+    clips = (4, 3, frames, 224, 224)
+    model = on_meta(name, "sn")
     before = kept_bytes(model, clips)
-    assert recompute_blocks(model) == 16
-    assert before > 2.2 * kept_bytes(model, clips)
+    assert recompute_blocks(model) == blocks
+    assert before > less * kept_bytes(model, clips)
+
+
+def test_a_network_without_known_blocks_is_said():
+    with pytest.raises(SnvideoError, match=r"speed\.recompute: Sequential has no residual blocks"):
+        recompute_blocks(nn.Sequential(nn.Conv3d(3, 4, 1), nn.ReLU()))

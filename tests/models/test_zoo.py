@@ -1,12 +1,20 @@
 """Backbones: their published size, their shapes, and the same treatment for every norm."""
 
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
 import pytest
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from pytorchvideo.models import hub
+from pytorchvideo.models.resnet import ResBlock
+from torch import Tensor, nn
+from torchvision.models import get_model_weights, video
+from torchvision.models.video.resnet import BasicBlock
 
 from snvideo.errors import SnvideoError
 from snvideo.models import BACKBONES, build_model
+from snvideo.models.cost import count_parameters, multiply_adds
 from snvideo.norm import NORMS
 
 # Frames, millions of parameters and GFLOPs (multiply-adds of one 256 x 256 view), 400 classes, as
@@ -15,8 +23,43 @@ SIZES = {
     "c2d_r50_8x8": (8, 24.33, 25.46),
     "i3d_r50_8x8": (8, 28.04, 37.10),
     "i3d_r50_32x2": (32, 28.04, 43.27),
+    "slow_r50_4x16": (4, 32.45, 27.26),
     "slow_r50_8x8": (8, 32.45, 54.52),
+    "slowfast_r50_4x16": (32, 34.48, 36.10),
     "slowfast_r50_8x8": (32, 34.57, 65.71),
+    "r2plus1d_r50_16x4": (16, 28.11, 75.15),
+}
+
+X3D = {"x3d_xs": (160, 0.60), "x3d_s": (160, 1.96), "x3d_m": (224, 4.73)}
+"""Crops of training, and GFLOPs of those as PySlowFast's model zoo states them."""
+
+TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
+TINY = tuple(name for name in BACKBONES if name.endswith("_tiny"))
+
+EVERY_NORM = (*TINY, "x3d_xs", "r2plus1d_18")
+"""One of each kind; the others are made of the same parts."""
+
+
+class Published(NamedTuple):
+    """A network of pytorchvideo's hub."""
+
+    create: Callable[..., nn.Module]
+    softmax: bool = False
+    """Whether it ends in one, if it is not told otherwise."""
+    alpha: int = 0
+    """Frames of its fast pathway per frame of the slow one, if it has two."""
+
+
+PUBLISHED = {
+    "c2d_r50_8x8": Published(hub.c2d_r50),
+    "i3d_r50_8x8": Published(hub.i3d_r50),
+    "slow_r50_8x8": Published(hub.slow_r50),
+    "slowfast_r50_8x8": Published(hub.slowfast_r50, alpha=4),
+    "slowfast_r101_8x8": Published(hub.slowfast_r101, alpha=4),
+    "r2plus1d_r50_16x4": Published(hub.r2plus1d_r50, softmax=True),
+    "x3d_xs": Published(hub.x3d_xs, softmax=True),
+    "x3d_s": Published(hub.x3d_s, softmax=True),
+    "x3d_m": Published(hub.x3d_m, softmax=True),
 }
 
 
@@ -28,18 +71,107 @@ def on_meta(name: str, norm: str = "bn", classes: int = 400) -> nn.Module:
 @pytest.mark.parametrize("name", SIZES)
 def test_parameters_and_flops(name):
     frames, millions, gflops = SIZES[name]
-    model = on_meta(name).eval()
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
-    with FlopCounterMode(display=False) as counter:
-        logits = model(torch.empty(1, 3, frames, 256, 256, device="meta"))
-    assert logits.shape == (1, 400)
-    assert counter.get_total_flops() / 2e9 == pytest.approx(gflops, rel=0.005)
+    assert (BACKBONES[name].frames, BACKBONES[name].crop) == (frames, 256)
+    model = on_meta(name)
+    assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
+    assert multiply_adds(model, frames, 256) / 1e9 == pytest.approx(gflops, rel=0.005)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_norm_stands_everywhere(name, norm):
-    """No layer keeps a norm that was not asked for, and shapes other than 224 pixels work."""
+@pytest.mark.parametrize("name", X3D)
+def test_parameters_and_flops_of_x3d(name):
+    crop, gflops = X3D[name]
+    model = on_meta(name)
+    assert count_parameters(model) / 1e6 == pytest.approx(3.79, abs=0.01)
+    found = multiply_adds(model, BACKBONES[name].frames, crop) / 1e9
+    assert found == pytest.approx(gflops, abs=0.006)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_parameters_and_flops_of_torchvision(name):
+    stated = get_model_weights(name).DEFAULT.meta
+    model, view = on_meta(name), BACKBONES[name]
+    assert count_parameters(model) == stated["num_params"]
+    found = multiply_adds(model, view.frames, view.crop) / 1e9
+    assert found == pytest.approx(stated["_ops"], abs=0.001)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_networks_are_tiny(name):
+    view = BACKBONES[name]
+    assert (view.frames * view.stride, view.crop) == (32, 48)
+    model = on_meta(name, classes=5)
+    assert count_parameters(model) < 1e6
+    assert multiply_adds(model, view.frames, view.crop) < 1e8
+
+
+def give_weights(shapes: dict[str, Tensor], *models: nn.Module) -> None:
+    """Let networks share random weights and statistics of these names and shapes."""
+    rng, state = torch.Generator().manual_seed(0), {}
+    for name, value in shapes.items():
+        if value.dim() == 0:
+            state[name] = torch.tensor(1)
+        elif value.dim() > 1:
+            fan_in = math.prod(value.shape[1:])
+            state[name] = torch.randn(value.shape, generator=rng) / math.sqrt(fan_in)
+        elif name.endswith(("bias", "running_mean")):
+            state[name] = 0.1 * torch.randn(value.shape, generator=rng)
+        else:  # scales and variances
+            state[name] = 0.5 + torch.rand(value.shape, generator=rng)
+    for model in models:
+        model.load_state_dict(state, strict=True, assign=True)
+        model.eval()
+
+
+def assert_equal_logits(found: Tensor, expected: Tensor) -> None:
+    size = float(expected.abs().max())
+    assert expected.std() > 0.05 * size
+    assert torch.allclose(found, expected, rtol=0, atol=1e-5 * size)
+
+
+def cover(pool: nn.AvgPool3d, inputs: tuple[Tensor]) -> None:
+    """Make a pool as large as what reaches it, as pools for 224 pixels are with 224 pixels."""
+    pool.kernel_size = tuple(inputs[0].shape[2:])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_weights_of_pytorchvideo_load_and_mean_the_same(name):
+    create, softmax, alpha = PUBLISHED[name]
+    with torch.device("meta"):
+        published = create(**({"head_activation": None} if softmax else {}))
+    model = on_meta(name)
+    give_weights(published.state_dict(), published, model)
+    for module in published.modules():
+        if isinstance(module, nn.AvgPool3d):
+            module.register_forward_pre_hook(cover)
+    clip = torch.randn(1, 3, 16 if alpha else BACKBONES[name].frames, 64, 64)
+    with torch.no_grad():
+        expected = published([clip[:, :, ::alpha], clip] if alpha else clip)
+        assert_equal_logits(model(clip), expected)
+
+
+def test_at_the_published_crop_the_published_pool_covers_everything():
+    with torch.device("meta"):
+        published = hub.x3d_xs(head_activation=None)
+    model = on_meta("x3d_xs")
+    give_weights(published.state_dict(), published, model)
+    clip = torch.randn(1, 3, 4, 160, 160)
+    with torch.no_grad():
+        assert_equal_logits(model(clip), published(clip))
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_weights_of_torchvision_load_and_mean_the_same(name):
+    with torch.device("meta"):
+        published = getattr(video, name)()
+    model = on_meta(name)
+    give_weights(published.state_dict(), published, model)
+    clip = torch.randn(2, 3, 8, 40, 40)
+    with torch.no_grad():
+        assert torch.equal(model(clip), published(clip))
+
+
+def stands_everywhere(name: str, norm: str) -> None:
+    """No layer keeps a norm that was not asked for, and sizes other than the published work."""
     model = on_meta(name, norm, classes=7)
     kinds = {
         type(module)
@@ -47,43 +179,87 @@ def test_every_norm_stands_everywhere(name, norm):
         if list(module.parameters(recurse=False)) and not isinstance(module, (nn.Conv3d, nn.Linear))
     }
     assert len(kinds) == 1
-    frames = SIZES.get(name, (8,))[0]
-    assert model.eval()(torch.empty(2, 3, frames, 112, 112, device="meta")).shape == (2, 7)
+    clips = torch.empty(2, 3, 16, 112, 112, device="meta")
+    assert model.eval()(clips).shape == (2, 7)
 
 
-@pytest.mark.parametrize("norm", ["sn", "bn", "gn", "in", "ln"])
-@pytest.mark.parametrize("name", ["i3d_tiny", "slowfast_r50_8x8"])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", EVERY_NORM)
+def test_every_norm_stands_everywhere(name, norm):
+    stands_everywhere(name, norm)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in EVERY_NORM])
+def test_every_network_takes_another_norm(name):
+    stands_everywhere(name, "gn")
+
+
+@pytest.mark.parametrize("name", [*EVERY_NORM, "slowfast_r50_4x16", "r2plus1d_r50_16x4"])
+def test_options_reach_every_norm(name):
+    with torch.device("meta"):
+        model = build_model(name, 7, "bn", group_size=2)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    assert len(norms) > 10 and all(layer.group_size == 2 for layer in norms)
+
+
+SEVERAL_NORMS = [("i3d_tiny", norm) for norm in ("sn", "bn", "gn", "in", "ln")] + [
+    (name, norm)
+    for name in ("slowfast_r50_8x8", "slowfast_tiny", "r2plus1d_tiny", "x3d_xs", "r2plus1d_18")
+    for norm in ("sn", "bn")
+]
+
+
+@pytest.mark.parametrize("name, norm", SEVERAL_NORMS)
 def test_residual_branches_start_at_zero_for_every_norm(name, norm):
     model = build_model(name, 5, norm)
     last = [m for m in model.modules() if getattr(m, "block_final_bn", False)]
-    branches = [m for m in model.modules() if hasattr(m, "branch2")]
+    branches = [m for m in model.modules() if isinstance(m, (ResBlock, BasicBlock))]
     assert len(last) == len(branches) > 0
     assert all(not module.weight.any() for module in last)
-    others = [m.weight for n, m in model.named_modules() if "norm" in n and m not in last]
-    assert others and all((weight == 1).all() for weight in others)
+    others = [m.weight for m in model.modules() if type(m) is type(last[0]) and m not in last]
+    assert len(others) > len(last) and all((weight == 1).all() for weight in others)
 
 
-def test_the_norm_changes_nothing_else():
+@pytest.mark.parametrize(
+    "name, norm",
+    [(name, "sn") for name in (*TINY, "x3d_xs")]
+    + [("mc3_18", norm) for norm in ("sn", "frozen_bn", "in")],
+)
+def test_gradients_reach_everything(name, norm):
+    """Through operations that work in place, too, as torchvision's do behind its norms."""
+    torch.manual_seed(0)
+    model = build_model(name, 5, norm).train()
+    for module in model.modules():
+        if getattr(module, "block_final_bn", False):
+            nn.init.ones_(module.weight)
+    model(torch.randn(2, 3, 8, 48, 48)).square().sum().backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+    assert sum(bool(p.grad.any()) for p in trained) > 0.9 * len(trained)
+
+
+@pytest.mark.parametrize("name, kernels", [("i3d_tiny", 15), ("x3d_xs", 80), ("r2plus1d_18", 30)])
+def test_the_norm_changes_nothing_else(name, kernels):
     """Same seed, same convolutions and classifier, whatever the norm."""
     states = []
     for norm in ("sn", "bn", "gn"):
         torch.manual_seed(3)
-        states.append(build_model("i3d_tiny", 5, norm).state_dict())
-    kernels = [name for name, value in states[1].items() if value.dim() > 1 or "proj" in name]
-    assert len(kernels) > 15
-    for name in kernels:
-        assert torch.equal(states[0][name], states[1][name])
-        assert torch.equal(states[2][name], states[1][name])
+        states.append(build_model(name, 5, norm).state_dict())
+    drawn = [key for key, value in states[1].items() if value.dim() > 1]
+    assert len(drawn) > kernels
+    for key in drawn:
+        assert torch.equal(states[0][key], states[1][key])
+        assert torch.equal(states[2][key], states[1][key])
 
 
 def test_strides_are_plain_integers():
-    for name in BACKBONES:
+    for name in ("i3d_r50_8x8", "slowfast_r50_4x16", "x3d_xs", "r3d_18", *TINY):
         for module in on_meta(name).modules():
             if isinstance(module, nn.Conv3d):
                 assert all(type(stride) is int for stride in module.stride)
 
 
-def test_i3d_halves_time_where_its_name_says():
+def test_time_is_halved_where_it_should_be():
     shapes = {}
 
     def keep(module, inputs, output):
@@ -93,6 +269,12 @@ def test_i3d_halves_time_where_its_name_says():
         ("i3d_r50_8x8", 8, 4),
         ("i3d_r50_32x2", 32, 4),
         ("slow_r50_8x8", 8, 8),
+        ("r2plus1d_r50_16x4", 16, 4),
+        ("x3d_s", 13, 13),
+        ("c2d_tiny", 8, 4),
+        ("i3d_tiny", 8, 4),
+        ("slow_tiny", 8, 8),
+        ("r2plus1d_tiny", 8, 2),
     ):
         model = on_meta(name).eval()
         last_stage = model.blocks[-2]
@@ -103,7 +285,7 @@ def test_i3d_halves_time_where_its_name_says():
 
 def test_slowfast_takes_one_clip_and_leaves_it():
     torch.manual_seed(0)
-    model = build_model("slowfast_r50_8x8", 5, "bn").eval()
+    model = build_model("slowfast_tiny", 5, "bn").eval()
     clip = torch.randn(1, 3, 32, 64, 64)
     before = clip.clone()
     assert model(clip).shape == (1, 5)
@@ -112,9 +294,17 @@ def test_slowfast_takes_one_clip_and_leaves_it():
         model(clip[:, :, :30])
 
 
-def test_logits_come_without_softmax():
-    model = build_model("i3d_tiny", 5, "gn", dropout=0.0).eval()
-    nn.init.constant_(model.blocks[-1].proj.bias, 3.0)
+def test_slow_pathways_get_as_many_frames_as_they_are_called_after():
+    for name, slow in (("slowfast_r50_4x16", 4), ("slowfast_r50_8x8", 8)):
+        frames, alpha = BACKBONES[name].frames, on_meta(name).alpha
+        assert (frames // alpha, BACKBONES[name].stride * alpha) == (slow, 64 // slow)
+
+
+@pytest.mark.parametrize("name", [*TINY, "x3d_xs", "mc3_18"])
+def test_logits_come_without_softmax(name):
+    model = build_model(name, 5, "gn", dropout=0.0).eval()
+    (classifier,) = (module for module in model.modules() if isinstance(module, nn.Linear))
+    nn.init.constant_(classifier.bias, 3.0)
     assert (model(torch.randn(1, 3, 8, 32, 32)).sum() - 15).abs() < 5
 
 
