@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from snvideo.config import load_config
+from snvideo.config import Config, load_config
+from snvideo.engine.optim import learning_rate, lr_factor
+from snvideo.engine.storage.folder import differences
 from snvideo.errors import SnvideoError
+from snvideo.models import BACKBONES
+from snvideo.study.grid import cells
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -16,17 +20,123 @@ def write(path: Path, **values) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+PARTS = ("kinetics", "scratch", "inflated", "recipe")
+"""Files that others build on; they name no place to write to."""
+
+NORMS = ("sn", "bn", "gn")
+
+KINETICS = {
+    "i3d_r50_8x8": ("i3d_r50_8x8", 8, 8, ("8x8", "8x4")),
+    "slow_r50_8x8": ("slow_r50_8x8", 8, 8, ("8x8", "8x4")),
+    "slowfast_r50_8x8": ("slowfast_r50_8x8", 32, 2, ("8x8", "8x4")),
+    "i3d_r50_32x2": ("i3d_r50_32x2", 32, 2, ("8x8", "8x4")),
+    "i3d_r50_32x2_64f": ("i3d_r50_32x2", 64, 1, ("8x4",)),
+}
+"""Folder -> network, frames, stride, geometries."""
+
+INFLATED = ("i3d_r50_32x2", "i3d_r50_32x2_64f")
+
+
+def kinetics(folder: str) -> dict[str, Config]:
+    """The runs of a folder by the names of their files."""
+    paths = (CONFIGS / "kinetics400" / folder).glob("*_*x*.yaml")
+    return {path.stem: load_config(path) for path in sorted(paths)}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
+)
 def test_every_config_of_ours_is_valid(path):
-    if path.stem in ("scratch", "recipe"):  # parts that others build on
-        load_config(path, ["output=runs/x"])
-        return
-    config = load_config(path)
-    if path.parent.parent.name == "kinetics400" and config.study is None:
-        norm, geometry = path.stem.split("_")
-        assert config.model.norm.name == norm and config.model.name == path.parent.name
+    part = path.stem in PARTS
+    config = load_config(path, ["output=runs/x"] if part else [])
+    assert config.model.name in BACKBONES
+    assert part or config.output.parts[0] == "runs"
+    assert (config.study is not None) == (path.stem == "compare")
+
+
+def test_kinetics_has_the_folders_that_are_tested_here():
+    folders = {path.name for path in (CONFIGS / "kinetics400").iterdir() if path.is_dir()}
+    assert folders == set(KINETICS)
+
+
+@pytest.mark.parametrize("folder", KINETICS)
+def test_a_kinetics_folder_has_every_norm_and_geometry_as_its_files_are_named(folder):
+    network, frames, stride, geometries = KINETICS[folder]
+    runs = kinetics(folder)
+    assert set(runs) == {f"{norm}_{geometry}" for norm in NORMS for geometry in geometries}
+    for name, config in runs.items():
+        norm, geometry = name.split("_")
+        assert config.model.name == network and config.model.norm.name == norm
         assert f"{config.batch.gpus}x{config.batch.clips_per_gpu}" == geometry
-        assert config.output == Path("runs/kinetics400") / path.parent.name / path.stem
+        assert (config.data.clip.frames, config.data.clip.stride) == (frames, stride)
+        assert config.output == Path("runs/kinetics400") / folder / name
+
+
+@pytest.mark.parametrize("folder", KINETICS)
+def test_the_runs_of_a_kinetics_folder_differ_in_norm_geometry_and_starting_weights_alone(folder):
+    first, *others = (config.model_dump(mode="json") for config in kinetics(folder).values())
+    changed = {key for other in others for key in differences(first, other)}
+    weights = {"model.weights.source"} if folder in INFLATED else set()
+    clips = {"batch.clips_per_gpu"} if len(KINETICS[folder][3]) > 1 else set()
+    assert changed == {"model.norm.name"} | weights | clips
+
+
+@pytest.mark.parametrize("folder", KINETICS)
+def test_kinetics_starts_from_random_weights_or_from_imagenet(folder):
+    for name, config in kinetics(folder).items():
+        weights = config.model.weights
+        if folder not in INFLATED:
+            assert weights is None and config.model.norm.start == "equal"
+            continue
+        gn = name.startswith("gn")
+        assert weights.source == f"timm:resnet50{'_gn' if gn else ''}.a1h_in1k"
+        assert weights.norms == "keep" and config.model.norm.start == "batch"
+        # Those of ImageNet, which all three sources were trained with.
+        assert config.data.mean == (0.485, 0.456, 0.406)
+        assert config.data.std == (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize("folder", KINETICS)
+def test_a_kinetics_study_has_the_runs_of_its_folder(folder):
+    config = load_config(CONFIGS / "kinetics400" / folder / "compare.yaml")
+    runs = {cell.name: cell.config for cell in cells(config, config.study)}
+    alone = kinetics(folder)
+    assert set(runs) == {f"{name}_seed0" for name in alone}
+    for name, single in alone.items():
+        assert runs[f"{name}_seed0"].model == single.model
+
+
+@pytest.mark.parametrize("folder", INFLATED)
+def test_the_inflated_schedule_is_that_of_the_papers(folder):
+    """0.01 at 64 clips, divided by 10 after 150,000 and 300,000 of 400,000 iterations."""
+    for config in kinetics(folder).values():
+        batch = config.batch.gpus * config.batch.clips_per_gpu
+        steps = 240_000 // batch
+        iteration = 64 / batch  # one of 64 clips, in steps
+        assert learning_rate(config.optim, batch) == pytest.approx(0.01 / iteration)
+        assert config.optim.epochs * steps == pytest.approx(400_000 * iteration, rel=0.01)
+        for done, factor in ((0, 1), (149e3, 1), (151e3, 0.1), (299e3, 0.1), (302e3, 0.01)):
+            step = round(done * iteration)
+            assert lr_factor(config.optim, steps, step) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("norm", ["sn", "frozen_bn", "bn"])
+def test_fine_tuning_takes_a_trained_network_and_a_new_classifier(norm):
+    config = load_config(CONFIGS / "finetune" / f"{norm}.yaml")
+    assert config.model.norm.name == norm and config.output == Path("runs/finetune") / norm
+    assert config.model.name == "i3d_r50_8x8" and config.model.norm.start == "batch"
+    weights = config.model.weights
+    assert (weights.source, weights.norms, weights.head) == ("pytorchvideo:i3d_r50", "keep", "new")
+    assert config.optim.head_lr == 10 and config.batch.gpus == 1
+
+
+def test_the_fine_tuning_study_changes_the_groups_and_not_the_batch():
+    config = load_config(CONFIGS / "finetune" / "compare.yaml")
+    runs = cells(config, config.study)
+    assert {cell.norm for cell in runs} == {"sn", "frozen_bn", "bn"}
+    assert {cell.clips_per_gpu for cell in runs} == {2, 4, 8}
+    assert {cell.gpus * cell.clips_per_gpu for cell in runs} == {8}
+    assert {cell.config.model.norm.start for cell in runs} == {"batch"}
 
 
 def test_a_base_is_inherited_section_by_section(tmp_path):

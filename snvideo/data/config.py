@@ -7,6 +7,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from snvideo.schema import Section
 
+RGB = tuple[float, float, float]
+MEAN: RGB = (0.45, 0.45, 0.45)
+STD: RGB = (0.225, 0.225, 0.225)
+"""What videos are normalized with where nothing else is said, as PySlowFast does."""
+
 
 class ClipConfig(Section):
     """Which frames make a clip."""
@@ -113,5 +118,8 @@ class DataConfig(Section):
     clip: ClipConfig = ClipConfig()
     train: TrainViewConfig = TrainViewConfig()
     test: TestViewConfig = TestViewConfig()
-    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.225, 0.225, 0.225)
+    mean: RGB | None = None
+    """Of the three channels, for values 0..1; null: that of the weights that a run starts from, or
+    0.45."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """As `mean`, or 0.225."""

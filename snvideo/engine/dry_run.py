@@ -26,6 +26,7 @@ from snvideo.engine.geometry import SYNCHRONISED, Geometry, plan, refuse_lone_mi
 from snvideo.engine.optim import freeze, learning_rate, lr_factor, parameter_groups
 from snvideo.engine.processes import Processes, joined
 from snvideo.engine.speed import DTYPES, Speed, choose, keep_freed_memory
+from snvideo.engine.start import open_start, settled, start_from
 from snvideo.engine.trainer import Trainer, build
 from snvideo.errors import SnvideoError
 from snvideo.models.cost import Cost, cost, multiply_adds
@@ -165,6 +166,10 @@ def count(config: RunConfig, processes: Processes) -> DryRun:
     refuse_lone_mixing(config, geometry)
     steps_per_epoch = geometry.steps(len(train))
     speed = choose(config.speed, processes.device, optim.epochs * steps_per_epoch)
+    source = open_start(config, processes)
+    if source is not None:  # would they fit?
+        start_from(build(config, len(train.labels)), source, config, train.labels)
+    config = settled(config, source)
     model = _outline(config, len(train.labels))
     spent, test_multiply_adds = _costs(model, config, geometry, speed, processes.device)
     groups = parameter_groups(model, optim, learning_rate(optim, geometry.total_batch))

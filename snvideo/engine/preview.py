@@ -9,6 +9,7 @@ from torch import Tensor
 
 from snvideo.data import sampling
 from snvideo.data.augment import augment, mix, to_input
+from snvideo.data.config import MEAN, STD
 from snvideo.data.dataset import Place, TestVideos, TrainClips, TrainSample, collate_clips
 from snvideo.data.decode import DecodeError, decode
 from snvideo.data.index import ClipIndex
@@ -30,7 +31,8 @@ def train_clips_png(config: RunConfig) -> bytes:
     places = [Place(sampling.TRAIN, 0, i, int(order[i])) for i in range(shown)]
     samples = [clips.sample(place, _NOBODY) for place in places]
     batch = collate_clips(samples)
-    inputs = to_input(augment(batch.clips, batch.draws), config.data.mean, config.data.std)
+    mean, std = config.data.mean or MEAN, config.data.std or STD
+    inputs = to_input(augment(batch.clips, batch.draws), mean, std)
     classes = len(index.labels)
     if shown % group == 0 and group > 1:
         inputs, targets = mix(inputs, batch.labels, batch.draws, classes, group)
@@ -42,8 +44,8 @@ def train_clips_png(config: RunConfig) -> bytes:
         [_note(sample) for sample in samples],
         [_label(target, index.labels) for target in targets],
         [sample.numbers for sample in samples],
-        mean=config.data.mean,
-        std=config.data.std,
+        mean=mean,
+        std=std,
     )
 
 

@@ -341,6 +341,7 @@ class Run:
             "index_hash": trainer.train_index.hash,
             "classes": list(trainer.train_index.labels),
             "progress": vars(trainer.progress),
+            **trainer.about().stated(),
         }
         try:
             save_best(self.folder.checkpoints, state)

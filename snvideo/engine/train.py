@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from snvideo.engine.evaluate import Evaluation
 from snvideo.engine.preemption import Preemption, preemption
 from snvideo.engine.processes import Processes, joined
 from snvideo.engine.profile import StepProfile
+from snvideo.engine.publish import publish, published
 from snvideo.engine.run import Run
 from snvideo.engine.speed import keep_freed_memory
+from snvideo.engine.start import open_start
 from snvideo.engine.storage.checkpoint import newest_checkpoint
 from snvideo.engine.storage.folder import RunFolder, threads_before
 from snvideo.engine.storage.room import check_room
@@ -57,10 +60,13 @@ def _train(
     if finished is not None:
         log.info("%s is finished already", config.output)
         return finished
-    trainer = Trainer(config, processes)
+    config = processes.by_main(lambda: folder.settled(config))
+    checkpoint = processes.by_main(lambda: newest_checkpoint(folder.checkpoints))
+    source = open_start(config, processes) if checkpoint is None else None
+    trainer = Trainer(config, processes, source)
     if trainer.speed.keep_memory:
         keep_freed_memory()
-    mark = _restore(trainer, folder, processes)
+    mark = 0 if checkpoint is None else _restore(trainer, folder, checkpoint)
     processes.by_main(lambda: _open(folder, trainer, mark))
     recorder = StepProfile(folder.path / "profile") if profile and processes.main else None
     run = Run(trainer, folder, asked, recorder)
@@ -90,6 +96,8 @@ def _open(folder: RunFolder, trainer: Trainer, mark: int) -> None:
         keep = config.log.keep_checkpoints
         check_room(folder.checkpoints, _checkpoint_bytes(trainer), keep)
     folder.open(config, mark, step)
+    if trainer.report is not None:
+        folder.write_results(trainer.report.facts(), "weights")
     _announce(trainer)
 
 
@@ -100,20 +108,17 @@ def _checkpoint_bytes(trainer: Trainer) -> int:
     return weights * (2 if trainer.config.optim.ema else 1) + momenta
 
 
-def _restore(trainer: Trainer, folder: RunFolder, processes: Processes) -> int:
-    """Go on from the newest checkpoint, which the main process reads for all.
+def _restore(trainer: Trainer, folder: RunFolder, checkpoint: tuple[Path, dict[str, Any]]) -> int:
+    """Go on from a checkpoint.
 
     Returns:
         how far the metrics of that moment went.
     """
-    found = processes.by_main(lambda: newest_checkpoint(folder.checkpoints))
-    if found is None:
-        return 0
-    path, state = found
+    path, state = checkpoint
     trainer.load_state(state, path)
     log.info("resuming %s at step %d", folder.path, trainer.progress.step)
     before = threads_before(folder.path)
-    if processes.main and before not in (None, torch.get_num_threads()):
+    if trainer.processes.main and before not in (None, torch.get_num_threads()):
         log.warning(
             "the run had %d threads and goes on with %d: results are the same up to rounding only",
             before,
@@ -170,8 +175,10 @@ def _finish(trainer: Trainer, folder: RunFolder, asked: Preemption) -> dict[str,
         "test_seconds": round(time.perf_counter() - begun, 2),
         "parameters": count_parameters(trainer.model),
         "importance": [layer._asdict() for layer in importance(trainer.model)] or None,
+        "started_from": trainer.started_from,
     }
     if trainer.processes.main:
+        publish(folder, trainer.evaluated, trainer.about(published(results)), config)
         with folder.written("predictions.npz") as path:
             found.save_predictions(path, trainer.test_index)
         folder.write_results(results)

@@ -26,7 +26,9 @@ from snvideo.engine.evaluate import Evaluation, evaluate, refresh_statistics, tr
 from snvideo.engine.geometry import plan, refuse_lone_mixing
 from snvideo.engine.optim import build_optimizer, freeze
 from snvideo.engine.processes import Processes
+from snvideo.engine.publish import describe_weights
 from snvideo.engine.speed import algorithms, autocast, choose, memory_format
+from snvideo.engine.start import settled, start_from
 from snvideo.engine.step.average import WeightAverage
 from snvideo.engine.step.clock import StepClock
 from snvideo.engine.step.guard import FiniteGuard
@@ -38,6 +40,7 @@ from snvideo.errors import SnvideoError
 from snvideo.models import build_model
 from snvideo.models.dropout import ClipDropout
 from snvideo.models.recompute import recompute_blocks
+from snvideo.models.weights import About, Source
 from snvideo.norm import kept_statistics, one_update, tracking_layers
 
 log = logging.getLogger(__name__)
@@ -76,7 +79,17 @@ class _Pass(NamedTuple):
 class Trainer:
     """Trains one network on one index, a step at a time, from wherever it was left."""
 
-    def __init__(self, config: RunConfig, processes: Processes) -> None:
+    def __init__(
+        self, config: RunConfig, processes: Processes, source: Source | None = None
+    ) -> None:
+        """Build all that a run needs, where it begins.
+
+        Args:
+            config: of the run; what it leaves open is settled.
+            processes: those that share it.
+            source: weights to start from; those that the config names are not read here.
+        """
+        config = settled(config, source)
         self.config, self.processes = config, processes
         self.device = processes.device
         data, optim = config.data, config.optim
@@ -95,9 +108,12 @@ class Trainer:
         self.total_steps = optim.epochs * self.steps_per_epoch
         self.speed = choose(config.speed, self.device, self.total_steps)
         self.clock = StepClock(self.device)
-        self.model = build(config, self.classes).to(
-            self.device, memory_format=memory_format(config.speed)
-        )
+        self.model = build(config, self.classes)
+        self.report = source and start_from(self.model, source, config, self.train_index.labels)
+        """What became of the weights that this session has started from."""
+        self.started_from = self.report and self.report.summary()
+        """The same in short, of the whole run."""
+        self.model.to(self.device, memory_format=memory_format(config.speed))
         self.frozen = freeze(self.model, optim.freeze)
         self.average = WeightAverage(self.model, optim.ema) if optim.ema else None
         if self.speed.recompute:
@@ -297,7 +313,18 @@ class Trainer:
             "speed": self.speed._asdict(),
             "index_hash": self.train_index.hash,
             "classes": list(self.train_index.labels),
+            "started_from": self.started_from,
+            **self.about().stated(),
         }
+
+    def about(self, results: dict[str, Any] | None = None) -> About:
+        """What the weights are of; after a test, with its results."""
+        kind = "moving"
+        if results is not None and self.config.statistics.batches:
+            kind = self.config.statistics.kind
+        return describe_weights(
+            self.evaluated, self.config, self.train_index.labels, kind, self.started_from, results
+        )
 
     def load_state(self, state: dict[str, Any], path: Path) -> None:
         """Go on from a checkpoint, perhaps of another number of processes.
@@ -318,6 +345,7 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        self.started_from = state.get("started_from")
         self.quarantine = Quarantine(state["quarantine"])
         self._load_own(state["processes"])
         before, now = state["speed"], self.speed._asdict()

@@ -1,5 +1,6 @@
-"""Configuration of a backbone and its normalization."""
+"""Configuration of a backbone, its normalization, and the weights it starts from."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -16,9 +17,28 @@ class NormConfig(Section):
     """Where SN's importance logits begin: all alike, or leaning towards batch statistics."""
 
 
+class WeightsConfig(Section):
+    """Weights that training starts from."""
+
+    source: str
+    """A file, or a library's own download: `torchvision:NAME`, `timm:NAME`, `pytorchvideo:NAME`."""
+    inflate: Literal["repeat", "centre"] = "repeat"
+    """How a 2D kernel becomes 3D: repeated over time and divided, or in the middle frame alone."""
+    norms: Literal["keep", "new"] = "keep"
+    """Whether the source's norms are taken over, or start anew, as of another kind they must."""
+    head: Literal["match", "new"] = "match"
+    """Whether the classifier is taken over, class by class by name, or starts anew. That of an
+    image network always does."""
+    classes: Path | None = None
+    """Names of the source's classes in their order, where the file does not say: a text file with
+    one a line, or JSON (a list, names to numbers, or an index's)."""
+
+
 class ModelConfig(Section):
     """A backbone by name; the number of classes comes from the index's label map."""
 
     name: str = "i3d_r50_8x8"
     norm: NormConfig = NormConfig()
     dropout: float = Field(0.5, ge=0, lt=1)
+    weights: WeightsConfig | None = None
+    """null: random ones, drawn from the run's seed."""

@@ -15,5 +15,7 @@ class StudyConfig(Section):
     norms: tuple[Literal[NORMS], ...] = Field(("sn", "bn", "gn"), min_length=1)
     batches: tuple[BatchConfig, ...] = Field(min_length=1)
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    sources: dict[Literal[NORMS], str] = Field(default_factory=dict)
+    """`model.weights.source` of norms that cannot start from the same weights as the others."""
     processes: PositiveInt = 1
     """Processes that share each run (more than one goes through torchrun)."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from snvideo.engine.config import BatchConfig, RunConfig
 from snvideo.errors import SnvideoError
+from snvideo.models.config import WeightsConfig
 from snvideo.study.config import StudyConfig
 
 
@@ -32,7 +33,8 @@ class Cell:
 
 
 def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
-    """Every run of a study; all but norm, batch geometry, seed and place is the same.
+    """Every run of a study; all but norm, batch geometry, seed and place is the same, and the
+    starting weights of norms that have sources of their own.
 
     The order is seed by seed: a study that is cut short has whole comparisons for its first seeds.
 
@@ -44,7 +46,7 @@ def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
         SnvideoError: if the study names a run twice.
     """
     grid = [
-        _cell(config, norm, batch, seed)
+        _cell(config, norm, batch, seed, study.sources.get(norm))
         for seed, batch, norm in product(study.seeds, study.batches, study.norms)
     ]
     names = [cell.name for cell in grid]
@@ -56,10 +58,13 @@ def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
     return grid
 
 
-def _cell(config: RunConfig, norm: str, batch: BatchConfig, seed: int) -> Cell:
+def _cell(config: RunConfig, norm: str, batch: BatchConfig, seed: int, source: str | None) -> Cell:
     name = f"{norm}_{batch.gpus}x{batch.clips_per_gpu}_seed{seed}"
     model = config.model
     model = model.model_copy(update={"norm": model.norm.model_copy(update={"name": norm})})
+    if source is not None:
+        weights = model.weights or WeightsConfig(source=source)
+        model = model.model_copy(update={"weights": weights.model_copy(update={"source": source})})
     changes = {"model": model, "batch": batch, "seed": seed, "output": config.output / name}
     config = config.model_copy(update=changes)
     return Cell(name, norm, batch.gpus, batch.clips_per_gpu, seed, config)

@@ -143,12 +143,27 @@ class RunFolder:
         stored = self.path / "config.yaml"
         if not stored.exists():
             return
-        changed = differences(_stored_config(stored), config.model_dump(mode="json"))
+        given = self.settled(config).model_dump(mode="json")
+        changed = differences(_stored_config(stored), given)
         if changed:
             raise SnvideoError(
                 f"{self.path} holds a run of another config (differs in {', '.join(changed)}): "
                 "choose another output"
             )
+
+    def settled(self, config: RunConfig) -> RunConfig:
+        """A config whose open ends are what they were when the run here began.
+
+        What the input is normalized with may come from the weights that a run starts from; these
+        need not be there when it goes on.
+        """
+        stored = self.path / "config.yaml"
+        if not stored.exists():
+            return config
+        values = _stored_config(stored)["data"]
+        left = [key for key in ("mean", "std") if getattr(config.data, key) is None]
+        found = {key: values[key] and tuple(values[key]) for key in left}
+        return config.model_copy(update={"data": config.data.model_copy(update=found)})
 
     def open(self, config: RunConfig, mark: int, step: int) -> None:
         """Begin a run, or continue it where a checkpoint was written.

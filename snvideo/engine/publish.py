@@ -1,0 +1,101 @@
+"""The finished weights of a run, as a file that says what it is, and a card for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from torch import nn
+
+from snvideo.engine.config import RunConfig
+from snvideo.engine.storage.folder import RunFolder
+from snvideo.models.weights import (
+    MODEL,
+    About,
+    Preprocessing,
+    has_batch_part,
+    strides,
+    write_weights,
+)
+from snvideo.models.weights.card import model_card
+from snvideo.norm import tracking_layers
+
+CARD = "model_card.md"
+"""In the run's folder."""
+
+
+def describe_weights(
+    model: nn.Module,
+    config: RunConfig,
+    classes: Sequence[str],
+    statistics: str,
+    started_from: dict[str, Any] | None = None,
+    results: dict[str, Any] | None = None,
+) -> About:
+    """What the weights of a run are of.
+
+    Args:
+        model: that holds them.
+        config: of the run, settled.
+        classes: in the order of the logits.
+        statistics: kind of batch statistics, if the network has any.
+        started_from: the weights that training started from.
+        results: of the last test.
+    """
+    data = config.data
+    return About(
+        architecture=config.model.name,
+        strides=strides(model),
+        norm=config.model.norm.name,
+        use_batch=has_batch_part(model),
+        statistics=statistics if tracking_layers(model) else None,
+        classes=tuple(classes),
+        preprocessing=Preprocessing(
+            mean=data.mean,
+            std=data.std,
+            **data.clip.model_dump(),
+            short_side=data.test.short_side,
+            crop=data.test.crop,
+        ),
+        started_from=started_from,
+        results=results,
+    )
+
+
+_PUBLISHED = (
+    "clip_top1",
+    "clip_top5",
+    "video_top1",
+    "video_top5",
+    "videos",
+    "failed_videos",
+    "views",
+    "gpus",
+    "clips_per_gpu",
+    "seed",
+    "epochs",
+    "steps",
+    "statistics",
+    "index_hash",
+    "amp",
+    "parameters",
+)
+
+
+def published(results: dict[str, Any]) -> dict[str, Any]:
+    """Of a run's results what goes with its weights: figures, not tables."""
+    return {key: results[key] for key in _PUBLISHED if key in results}
+
+
+def publish(folder: RunFolder, model: nn.Module, about: About, config: RunConfig) -> None:
+    """Write weights and card of a finished run.
+
+    Raises:
+        SnvideoError: if the disk does not take them.
+    """
+    with folder.written(MODEL) as path:
+        write_weights(path, model, about)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    with folder.written(CARD) as path:
+        path.write_text(model_card(about, MODEL, text), encoding="utf-8")

@@ -1,0 +1,142 @@
+"""Networks for other programs: ONNX and torch.export, held against the network itself."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snvideo.errors import SnvideoError
+from snvideo.models.weights.about import ABOUT, About
+from snvideo.models.weights.card import model_card
+from snvideo.models.weights.ours import LoadedModel, write_weights
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit from the network's own, as part of the largest logit."""
+_CLIPS = 2
+"""That both get; the file takes any number of them."""
+
+
+class Exported(NamedTuple):
+    """A file that was written, and what it gives."""
+
+    path: Path
+    difference: float | None
+    """Largest difference of its logits from the network's own, as part of the largest logit; None
+    for a file that holds the weights alone."""
+
+
+def export(loaded: LoadedModel, path: Path) -> Exported:
+    """Write a network in the format that a path's suffix names.
+
+    - `.onnx`: ONNX, its metadata under the key `snvideo`; run here by onnxruntime.
+    - `.pt2`: a program of torch.export, its metadata in the extra file `snvideo`.
+    - `.safetensors`: the weights, with a model card beside.
+
+    A program takes float32 (N, 3, T, crop, crop), normalized, for any N, and gives logits (N,
+    classes). It is run on random clips and compared with the network before it is put in place.
+
+    Args:
+        loaded: from `snvideo.load_model`; on the CPU.
+        path: to write.
+
+    Raises:
+        SnvideoError: for another suffix, a missing library, a file that cannot be written, or a
+            program that does not compute what the network does.
+    """
+    write = _WRITERS.get(path.suffix)
+    if write is None:
+        raise SnvideoError(f"{path}: expected a name that ends in {', '.join(_WRITERS)}")
+    beside = path.with_name(f".{path.stem}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        difference = write(loaded, beside)
+        if difference is not None and difference > TOLERANCE:
+            raise SnvideoError(
+                f"{path} was not written: its logits differ from the network's by {difference:.1e} "
+                f"of the largest one, more than {TOLERANCE:.0e}"
+            )
+        beside.replace(path)
+        if difference is None:
+            card = path.with_suffix(".md")
+            card.write_text(model_card(loaded.about, path.name), encoding="utf-8")
+    except OSError as error:
+        raise SnvideoError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+    return Exported(path, difference)
+
+
+def _clips(about: About) -> Tensor:
+    seen = about.preprocessing
+    shape = (_CLIPS, 3, seen.frames, seen.crop, seen.crop)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _program(loaded: LoadedModel) -> torch.export.ExportedProgram:
+    batch = {0: torch.export.Dim("clips")}
+    return torch.export.export(loaded.model, (_clips(loaded.about),), dynamic_shapes=(batch,))
+
+
+def _difference(loaded: LoadedModel, run: Callable[[Tensor], Tensor]) -> float:
+    """Over another number of clips than the program was traced with."""
+    clips = torch.cat([_clips(loaded.about), _clips(loaded.about)[:1].flip(2)])
+    with torch.inference_mode():
+        own = loaded.model(clips)
+        return float((run(clips) - own).abs().max() / own.abs().max())
+
+
+def _write_pt2(loaded: LoadedModel, path: Path) -> float:
+    about = loaded.about.model_dump_json()
+    torch.export.save(_program(loaded), path, extra_files={ABOUT: about})
+    program = torch.export.load(path).module()
+    return _difference(loaded, program)
+
+
+def _write_onnx(loaded: LoadedModel, path: Path) -> float:
+    onnx, runtime = (_needed(name) for name in ("onnx", "onnxruntime"))
+    _needed("onnxscript")
+    program = torch.onnx.export(
+        loaded.model,
+        (_clips(loaded.about),),
+        input_names=["clips"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("clips")},),
+        dynamo=True,
+        verbose=False,
+    )
+    graph = program.model_proto
+    stated = graph.metadata_props.add()
+    stated.key, stated.value = ABOUT, loaded.about.model_dump_json()
+    onnx.save(graph, path)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(clips: Tensor) -> Tensor:
+        (logits,) = session.run(None, {"clips": clips.numpy()})
+        return torch.from_numpy(logits)
+
+    return _difference(loaded, run)
+
+
+def _write_safetensors(loaded: LoadedModel, path: Path) -> None:
+    write_weights(path, loaded.model, loaded.about)
+
+
+def _needed(name: str) -> object:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise SnvideoError(
+            "export to ONNX needs more packages: pip install onnx onnxscript onnxruntime"
+        ) from None
+
+
+_WRITERS: dict[str, Callable[[LoadedModel, Path], float | None]] = {
+    ".onnx": _write_onnx,
+    ".pt2": _write_pt2,
+    ".safetensors": _write_safetensors,
+}
