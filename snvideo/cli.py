@@ -34,6 +34,8 @@ Overrides = Annotated[
     typer.Argument(help="Changes to the config: key.sub=value ...", show_default=False),
 ]
 
+_WORKERS = min(4, os.cpu_count() or 1)
+
 
 @app.command()
 def train(
@@ -67,17 +69,29 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a run; or a config, to test the weights that it starts from.",
+            show_default=False,
+        ),
+    ],
     overrides: Overrides = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="Weights to test, such as best.pt; the newest of the run otherwise."),
     ] = None,
 ) -> None:
-    """Test a run's weights, with its own config or with changes (other views, another index)."""
+    """Test a run's weights, with its own config or with changes (other views, another index); or
+    published weights, on your videos."""
     from snvideo.config import load_config
-    from snvideo.engine.test import test_run
+    from snvideo.engine.test import test_run, test_weights
 
+    if run.is_file():
+        if checkpoint is not None:
+            raise SnvideoError("--checkpoint is for a run's folder: set model.weights.source")
+        test_weights(load_config(run, overrides or ()).run())
+        return
     config = load_config(run / "config.yaml", overrides or ()).run()
     test_run(run, config, checkpoint)
 
@@ -104,6 +118,85 @@ def report(
     from snvideo.study.report import write_report
 
     typer.echo(f"report: {write_report(folder)}")
+
+
+@app.command()
+def predict(
+    videos: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders (all videos below), quoted patterns such as 'x/**/*.mp4'.",
+            metavar="VIDEO",
+            show_default=False,
+        ),
+    ],
+    weights: Annotated[
+        Path, typer.Option(help="A .safetensors of ours, or a run's folder.", show_default=False)
+    ],
+    clips: Annotated[int, typer.Option(min=1, help="Clips, spread evenly over a video.")] = 10,
+    crops: Annotated[int, typer.Option(min=1, max=3, help="Of each clip: 1 or 3.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Classes of an answer.")] = 5,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read videos.")] = _WORKERS,
+    batch: Annotated[int, typer.Option(min=1, help="Views (clips x crops) in one pass.")] = 16,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
+    limit: Annotated[
+        float, typer.Option(min=1, max=300, help="Seconds before a stuck video is given up.")
+    ] = 60.0,
+    out: Annotated[Path | None, typer.Option(help="A .csv or .json to write, too.")] = None,
+    strips: Annotated[
+        Path | None, typer.Option(help="Folder for a picture of each video and its answer.")
+    ] = None,
+) -> None:
+    """Say what videos show: the most probable classes of each, averaged over clips and crops."""
+    from snvideo.data.find import find_videos
+    from snvideo.engine.predict import predict
+    from snvideo.engine.predict_report import check_out, show, write
+
+    found = find_videos(videos)
+    if out is not None:
+        check_out(out)
+    predictions = predict(
+        found,
+        weights,
+        clips=clips,
+        crops=crops,
+        top=top,
+        workers=workers,
+        batch=batch,
+        device=device,
+        limit=limit,
+        strips=strips,
+    )
+    shown = show(predictions, len(found))
+    if out is not None:
+        write(out, shown)
+    if not all(prediction.classes for prediction in shown):
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A run's folder, or weights of ours: .safetensors, a checkpoint.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="To write: .onnx, .pt2 (torch.export) or .safetensors.", show_default=False
+        ),
+    ],
+) -> None:
+    """Write a network for other programs, and hold its answers against the network's own."""
+    from snvideo import load_model
+    from snvideo.models.export import export
+
+    written = export(load_model(model), out)
+    how = "" if written.difference is None else f": logits agree to {written.difference:.1e}"
+    typer.echo(f"{written.path}{how}")
 
 
 @app.command()
@@ -150,6 +243,20 @@ def index(
     if out is not None:
         write_atomic(out, survey_png(found))
         typer.echo(out)
+
+
+@app.command()
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Backbones; all by default.", show_default=False)
+    ] = None,
+    norm: Annotated[str, typer.Option(help="Normalization of every layer.")] = "bn",
+    classes: Annotated[int, typer.Option(min=1, help="Classes to tell apart.")] = 400,
+) -> None:
+    """List the backbones: the view of a video that each was published with, size and cost."""
+    from snvideo.models.listing import listed, show
+
+    show(listed(names or (), norm, classes))
 
 
 def main() -> None:
