@@ -3,20 +3,17 @@
 Text is set in a font whose characters are equally wide, so what fits is known before it is drawn.
 """
 
-import io
 import textwrap
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from snvideo.data.index import Video
+from snvideo.data.picture import CHARACTER, font, png, tile
 from snvideo.data.sampling import Crop
 from snvideo.figures import BLUE, GREEN, MUTED, PALE, VERMILLION, shorten
 
@@ -24,8 +21,9 @@ CLIPS, FRAMES = 12, 8
 """Most clips of a sheet, and most frames of a clip."""
 CROP_COLOURS = (VERMILLION, BLUE, GREEN)
 
-_FONT_SIZE = 12
-_CHARACTER = 0.603 * _FONT_SIZE
+_SIZE = 12
+"""Of the font."""
+_CHARACTER = CHARACTER * _SIZE
 """Width of a character in pixels."""
 _LINE = 16
 """Height of a line of text."""
@@ -74,7 +72,7 @@ def train_sheet(
     numbers = [()] * count if frames is None else frames
     rows = list(zip(clips, names, notes, labels, numbers, strict=True))[:CLIPS]
     shown = np.linspace(0, length - 1, min(length, FRAMES)).round().astype(int).tolist()
-    tiles = [[_tile(f, _TILE) for f in _pictures(row[0][shown], mean, std)] for row in rows]
+    tiles = [[tile(f, _TILE) for f in _pictures(row[0][shown], mean, std)] for row in rows]
 
     beside = _MARGIN + round(_TEXT * _CHARACTER) + _MARGIN
     above = 0 if frames is None else _LINE
@@ -87,18 +85,18 @@ def train_sheet(
     title = (
         f"{len(rows)} of {count} clips, {len(shown)} of {length} frames each, {width} x {height}"
     )
-    draw.text((_MARGIN, _MARGIN), title, MUTED, _font())
+    draw.text((_MARGIN, _MARGIN), title, MUTED, font(_SIZE))
     y = _MARGIN + _LINE + _MARGIN
     for row, text, pictures, row_height in zip(rows, texts, tiles, heights, strict=True):
         for number, (line, colour, bold) in enumerate(text):
-            draw.text((_MARGIN, y + number * _LINE), line, colour, _font(bold))
+            draw.text((_MARGIN, y + number * _LINE), line, colour, font(_SIZE, bold))
         for column, picture in enumerate(pictures):
             x = beside + column * (picture.width + _GAP)
             if frames is not None:
-                draw.text((x, y), str(int(row[-1][shown[column]])), MUTED, _font())
+                draw.text((x, y), str(int(row[-1][shown[column]])), MUTED, font(_SIZE))
             sheet.paste(picture, (x, y + above))
         y += row_height + _MARGIN
-    return _png(sheet)
+    return png(sheet)
 
 
 def view_sheet(
@@ -128,7 +126,7 @@ def view_sheet(
     if len(views) != clips * len(crops):
         raise ValueError(f"{len(views)} views are not {clips} clips x {len(crops)} crops")
     middle = length // 2
-    tiles = [_tile(view, _VIEW) for view in views[:, middle].permute(0, 2, 3, 1).cpu().numpy()]
+    tiles = [tile(view, _VIEW) for view in views[:, middle].permute(0, 2, 3, 1).cpu().numpy()]
     whole = None if frame is None else _with_crops(frame, crops)
 
     titles = [f"{k + 1}: {n / video.fps:.2f} s" for k, n in enumerate(numbers[:, middle])]
@@ -148,20 +146,20 @@ def view_sheet(
     )
     for line, (text, colour) in enumerate([(label, "black"), (video.name, MUTED), (about, MUTED)]):
         place = (_MARGIN, _MARGIN + line * _LINE)
-        draw.text(place, shorten(text, letters), colour, _font(bold=not line))
+        draw.text(place, shorten(text, letters), colour, font(_SIZE, bold=not line))
     if whole is not None:
         sheet.paste(whole, (_MARGIN, top))
     _draw_times(draw, numbers, video, left, top, width - _MARGIN)
-    for view, tile in enumerate(tiles):
+    for view, picture in enumerate(tiles):
         clip, crop = divmod(view, len(crops))
         x = _MARGIN + clip % _COLUMNS * pitch
         y = grid + clip // _COLUMNS * block
         if crop == 0:
-            draw.text((x, y), titles[clip], "black", _font())
-        y += _LINE + _GAP + crop * (tile.height + _GAP)
-        sheet.paste(tile, (x, y))
-        _outline(draw, (x - 2, y - 2, x + tile.width + 2, y + tile.height + 2), crop)
-    return _png(sheet)
+            draw.text((x, y), titles[clip], "black", font(_SIZE))
+        y += _LINE + _GAP + crop * (tiles[0].height + _GAP)
+        sheet.paste(picture, (x, y))
+        _outline(draw, (x - 2, y - 2, x + picture.width + 2, y + picture.height + 2), crop)
+    return png(sheet)
 
 
 def _pictures(
@@ -172,15 +170,6 @@ def _pictures(
         scale, shift = (torch.tensor(v, device=frames.device)[:, None, None] for v in (std, mean))
         frames = ((frames.float() * scale + shift) * 255).round().clamp(0, 255).to(torch.uint8)
     return frames.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _tile(picture: np.ndarray, most: int) -> Image.Image:
-    """A picture whose long side is at most so many pixels, and more than half as many."""
-    image = Image.fromarray(picture)
-    factor = most / max(image.size)
-    if factor >= 1:
-        return image.resize([side * int(factor) for side in image.size], Image.Resampling.NEAREST)
-    return image.resize([max(1, round(side * factor)) for side in image.size])
 
 
 def _beside(label: str, name: str, note: str) -> list[tuple[str, str, bool]]:
@@ -201,7 +190,7 @@ def _blank(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 
 def _with_crops(frame: np.ndarray, crops: Sequence[Crop]) -> Image.Image:
-    image = _tile(frame, _WHOLE)
+    image = tile(frame, _WHOLE)
     draw, scale = ImageDraw.Draw(image), image.width / frame.shape[1]
     for number, (top, left, side) in enumerate(crops):
         corners = [scale * value for value in (left, top, left + side, top + side)]
@@ -212,7 +201,7 @@ def _with_crops(frame: np.ndarray, crops: Sequence[Crop]) -> Image.Image:
             place,
             str(number + 1),
             CROP_COLOURS[number % 3],
-            _font(bold=True),
+            font(_SIZE, bold=True),
             stroke_width=2,
             stroke_fill="white",
         )
@@ -236,11 +225,11 @@ def _draw_times(
     for tick in ticks[ticks <= seconds]:
         x = left + tick * video.fps * scale
         draw.line((x, top, x, bottom + 4), "#DDDDDD")
-        draw.text((x, bottom + 6), f"{tick:.6g} s", MUTED, _font(), anchor="ma")
+        draw.text((x, bottom + 6), f"{tick:.6g} s", MUTED, font(_SIZE), anchor="ma")
     for clip, frames in enumerate(numbers):
         y = top + clip * _LANE
         first, last = left + frames[0] * scale, left + (frames[-1] + 1) * scale
-        draw.text((left - _CHARACTER, y), str(clip + 1), "black", _font(), anchor="ra")
+        draw.text((left - _CHARACTER, y), str(clip + 1), "black", font(_SIZE), anchor="ra")
         draw.rectangle((first, y + 2, max(first + 1, last - 1), y + _LANE - 3), PALE)
         for number in frames:
             x = left + number * scale
@@ -248,16 +237,3 @@ def _draw_times(
         x = left + frames[len(frames) // 2] * scale
         draw.rectangle((x - 1, y, x + 1, y + _LANE - 1), VERMILLION)
     draw.line((left, bottom, right, bottom), MUTED)
-
-
-@cache
-def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib."""
-    name = "DejaVuSansMono-Bold.ttf" if bold else "DejaVuSansMono.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), _FONT_SIZE)
-
-
-def _png(sheet: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="png")
-    return buffer.getvalue()

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from snvideo.data.picture import CHARACTER, font, png, tile
 from snvideo.figures import BLUE, MUTED, PALE, shorten
 
 FRAMES = 8
 """Most frames of a strip."""
 
-_FONT_SIZE = 14
-_CHARACTER = 0.603 * _FONT_SIZE
-"""Width of a character in pixels: all are equally wide."""
+_SIZE = 14
+"""Of the font."""
+_CHARACTER = CHARACTER * _SIZE
+"""Width of a character in pixels."""
 _LINE = 20
 """Height of a line of text."""
 _MARGIN, _GAP = 12, 6
@@ -48,22 +46,20 @@ def strip(
         probabilities: of these classes.
     """
     shown = _spread(np.asarray(seconds))
-    tiles = [_tile(frames[i].permute(1, 2, 0).cpu().numpy()) for i in shown]
+    tiles = [tile(frames[i].permute(1, 2, 0).cpu().numpy(), _TILE) for i in shown]
     pitch = max(tiles[0].width, round(8 * _CHARACTER)) + _GAP
     width = max(2 * _MARGIN + len(tiles) * pitch - _GAP, _LEAST)
     below = _MARGIN + 2 * _LINE + tiles[0].height + _MARGIN
     sheet = Image.new("RGB", (width, below + len(classes) * _LINE + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     letters = int((width - 2 * _MARGIN) / _CHARACTER)
-    draw.text((_MARGIN, _MARGIN), shorten(name, letters), "black", _font(bold=True))
-    for column, (tile, i) in enumerate(zip(tiles, shown, strict=True)):
+    draw.text((_MARGIN, _MARGIN), shorten(name, letters), "black", font(_SIZE, bold=True))
+    for column, (picture, i) in enumerate(zip(tiles, shown, strict=True)):
         x, y = _MARGIN + column * pitch, _MARGIN + _LINE
-        draw.text((x, y), f"{seconds[i]:.2f} s", MUTED, _font())
-        sheet.paste(tile, (x, y + _LINE))
+        draw.text((x, y), f"{seconds[i]:.2f} s", MUTED, font(_SIZE))
+        sheet.paste(picture, (x, y + _LINE))
     _draw_answers(draw, below, width, classes, probabilities)
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="png")
-    return buffer.getvalue()
+    return png(sheet)
 
 
 def _spread(seconds: np.ndarray) -> list[int]:
@@ -90,20 +86,4 @@ def _draw_answers(
         if filled:
             draw.rectangle((left, y + 3, left + filled - 1, bottom), PALE if rank else BLUE)
         line = f"{100 * probability:5.1f} %  {shorten(label, letters)}"
-        draw.text((text, y), line, MUTED if rank else "black", _font(bold=not rank))
-
-
-def _tile(picture: np.ndarray) -> Image.Image:
-    """A picture (H, W, 3) made smaller to fit; or larger by a whole factor, to show its pixels."""
-    image = Image.fromarray(picture)
-    factor = _TILE / max(image.size)
-    if factor >= 1:
-        return image.resize([side * int(factor) for side in image.size], Image.Resampling.NEAREST)
-    return image.resize([max(1, round(side * factor)) for side in image.size])
-
-
-@cache
-def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib."""
-    name = "DejaVuSansMono-Bold.ttf" if bold else "DejaVuSansMono.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), _FONT_SIZE)
+        draw.text((text, y), line, MUTED if rank else "black", font(_SIZE, bold=not rank))

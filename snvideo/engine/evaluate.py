@@ -15,11 +15,12 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from snvideo.data import sampling
 from snvideo.data.augment import augment, to_input
+from snvideo.data.config import DataConfig
 from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_batches, train_batches
 from snvideo.data.quarantine import Quarantine
-from snvideo.engine.config import RunConfig
+from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.geometry import Geometry
 from snvideo.engine.processes import Processes
 from snvideo.engine.speed import autocast, memory_format
@@ -133,7 +134,7 @@ def evaluate(
             continue
         truth = batch.labels.to(device)
         views = torch.cat([views.put_together(device) for views in batch.views])
-        logits = _logits(model, views, config, device)
+        logits = view_logits(model, views, config.data, config.speed, config.test_batch, device)
         softmax = logits.softmax(-1)
         video = softmax.unflatten(0, (len(truth), -1)).mean(1)
         view_truth = truth.repeat_interleave(clips * crops)
@@ -165,12 +166,31 @@ def _metrics(classes: int) -> MetricCollection:
     )
 
 
-def _logits(model: nn.Module, views: Tensor, config: RunConfig, device: torch.device) -> Tensor:
-    """Logits of uint8 views (N, T, 3, H, W), a limited number at a time; float32 (N, classes)."""
+def view_logits(
+    model: nn.Module,
+    views: Tensor,
+    data: DataConfig,
+    speed: SpeedConfig,
+    batch: int,
+    device: torch.device,
+) -> Tensor:
+    """Logits of test views, a limited number at a time.
+
+    Args:
+        model: in evaluation mode.
+        views: uint8 (N, T, 3, H, W), on the device.
+        data: what the input is normalized with.
+        speed: precision and memory format.
+        batch: views in one forward pass.
+        device: of the model.
+
+    Returns:
+        float32 (N, classes).
+    """
     parts = []
-    for part in views.split(config.test_batch):
-        clips = to_input(part, config.data.mean, config.data.std, memory_format(config.speed))
-        with autocast(config.speed, device):
+    for part in views.split(batch):
+        clips = to_input(part, data.mean, data.std, memory_format(speed))
+        with autocast(speed, device):
             parts.append(model(clips))
     return torch.cat(parts).float()
 

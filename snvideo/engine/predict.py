@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from snvideo.atomic import write_atomic
-from snvideo.data.augment import to_input
 from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig
 from snvideo.data.dataset import TestVideos, VideoViews
 from snvideo.data.find import unique
@@ -23,7 +22,8 @@ from snvideo.data.indexing.probe_pool import probe_all
 from snvideo.data.loader import test_batches
 from snvideo.data.strip import strip
 from snvideo.engine.config import SpeedConfig
-from snvideo.engine.speed import algorithms, autocast, choose, memory_format
+from snvideo.engine.evaluate import view_logits
+from snvideo.engine.speed import algorithms, choose, memory_format
 from snvideo.errors import SnvideoError
 from snvideo.figures import shorten
 from snvideo.models.weights import LoadedModel, Preprocessing, load_model
@@ -205,19 +205,16 @@ def _probabilities(
     model: nn.Module, seen: VideoViews, config: DataConfig, batch: int, device: torch.device
 ) -> Tensor:
     """The softmax of a video averaged over its views, float32 (classes,), on the CPU."""
-    views, logits = seen.put_together(device), []
+    views = seen.put_together(device)
     with algorithms(choose(_SPEED, device, 1), device):
         try:
-            for part in views.split(batch):
-                clips = to_input(part, config.mean, config.std, memory_format(_SPEED))
-                with autocast(_SPEED, device):
-                    logits.append(model(clips).float())
+            logits = view_logits(model, views, config, _SPEED, batch, device)
         except torch.OutOfMemoryError:
             raise SnvideoError(
                 f"{device} has too little memory for {min(batch, len(views))} views at once: "
                 "lower --batch"
             ) from None
-    return torch.cat(logits).softmax(-1).mean(0).cpu()
+    return logits.softmax(-1).mean(0).cpu()
 
 
 class _Strips:

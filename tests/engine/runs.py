@@ -131,15 +131,18 @@ class Job:
     def kill(self) -> None:
         """SIGKILL all and all of their children, at one moment as far as they can see."""
         found: list[int] = []
-        for pid in self.pids:
+        for pid in self._running():
             found += _stopped(pid)
         for pid in found:
             _signal(pid, signal.SIGKILL)
 
     def signal(self, number: int) -> None:
         """Send each a signal, but not their children."""
-        for pid in self.pids:
+        for pid in self._running():
             _signal(pid, number)
+
+    def _running(self) -> list[int]:
+        return [pid for pid in self.pids if pid not in self._codes]
 
 
 def start(function: str, *arguments: Any, log: Path, processes: int = 1) -> Job:

@@ -318,9 +318,9 @@ def kill_in(
         wait_for(phase, job, run, rng, haste, start_up)
         job.kill()
         codes = job.wait()
-        if set(codes) == {-signal.SIGKILL}:
+        if set(codes) == {-signal.SIGKILL} and not (run / "results.json").exists():
             break
-        assert codes == [0], job.log.read_text()
+        assert set(codes) <= {0, -signal.SIGKILL}, job.log.read_text()
         shutil.rmtree(run)
         if before.exists():
             shutil.copytree(before, run)
@@ -328,7 +328,6 @@ def kill_in(
         pytest.fail(f"never killed in its {phase}: {job.log.read_text()}")
     shutil.rmtree(before, ignore_errors=True)
     print(f"killed in its {phase}: {lines_in(run)} lines, a checkpoint of step {saved(run)}")
-    assert not (run / "results.json").exists()
 
 
 def test_killed_twice(videos, tmp_path, whole_sn, rng):
@@ -444,22 +443,10 @@ def test_torchrun_is_asked_to_stop_and_killed(videos, tmp_path, whole_on_two, rn
     until(lambda: lines_in(run) >= wanted, job)
     job.signal(signal.SIGTERM)
     assert job.wait() != [0]
-    step = stopped_at(run)
-    assert step < STEPS
-    job = torchrun(run)
-    until(lambda: saved(run) > step, job)
-    assert not (run / "preempted").exists()
-    kill_in_the_middle(job, run, rng)
+    assert stopped_at(run) < STEPS
+    kill_in(rng.choice(PHASES), torchrun, run, rng, start_up=8)
     begin(run, 2).done()
     assert_ended_alike(run, whole_on_two)
-
-
-def kill_in_the_middle(job: Job, run: Path, rng: random.Random) -> None:
-    """Kill torchrun and all that it started, somewhere before the end of the run."""
-    time.sleep(rng.uniform(0, 0.5))
-    job.kill()
-    assert job.wait() == [-signal.SIGKILL], job.log.read_text()
-    print(f"killed with {lines_in(run)} lines and a checkpoint of step {saved(run)}")
 
 
 @pytest.mark.slow

@@ -225,8 +225,8 @@ class _Transfer:
                 )
 
     def _check_finite(self) -> None:
-        for name, tensor in self.new.items():
-            if not tensor.float().isfinite().all():
+        for name in self.new:
+            if not self.theirs[name].float().isfinite().all():
                 raise SnvideoError(
                     f"{self.source.origin}: {name} has values that are not finite: the file is "
                     "damaged, or its training had gone wrong"
