@@ -29,8 +29,8 @@ def may_become(source: NormKind, layer: nn.Module) -> bool:
     """Whether a layer can take over what a norm has learned.
 
     One of its own kind it can. A Batch Normalization may become a Switchable one that leans to its
-    batch part: it then does what the other did. All other changes of kind would keep numbers and
-    lose their meaning.
+    batch part: it then does nearly what the other did, as far as it leans. All other changes of
+    kind would keep numbers and lose their meaning.
     """
     if (source, kind(layer)) != ("bn", "sn"):
         return source == kind(layer)
@@ -56,8 +56,8 @@ def refuse(source: NormKind, layer: nn.Module, origin: str) -> None:
             f"take it over: use more clips per GPU, {_NEW}"
         )
     raise SnvideoError(
-        f"{origin} has Batch Normalization: SN does the same at first only if it leans to its "
-        f"batch part: set model.norm.start=batch, {_NEW}"
+        f"{origin} has Batch Normalization: SN starts near it only if it leans to its batch part: "
+        f"set model.norm.start=batch, {_NEW}"
     )
 
 

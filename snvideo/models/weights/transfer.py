@@ -170,8 +170,9 @@ class _Transfer:
         spare = {field: value for field, value in found.items() if field not in own}
         self._drop(name, spare, "a norm without batch part has no batch statistics")
         left = {field: own[field] for field in own if field not in found}
-        logits = {field: left.pop(field) for field in _LOGITS if field in left}
-        self._reset(name, logits, "importance logits start at the batch part")
+        if self.source.norm != "sn":
+            logits = {field: left.pop(field) for field in _LOGITS if field in left}
+            self._reset(name, logits, "importance logits start at the batch part")
         self.missing += [f"{name}.{field}" for field in left]
 
     def _reset(self, layer: str, fields: Mapping[str, Tensor], why: str) -> None:
@@ -202,19 +203,27 @@ class _Transfer:
         return ", ".join(f"{len(x)} {what} (such as {x[0]})" for what, x in found if x)
 
     def _who_fits(self) -> str | None:
-        """A network of the zoo whose layers these are."""
+        """A network of the zoo whose kernels these are; None if they are those of this one."""
+        if self._kernels_fit(self.model):
+            return None
+        for name in BACKBONES:
+            with torch.device("meta"):
+                model = build_model(name, len(self.classes))
+            if self._kernels_fit(model):
+                return name
+        return None
+
+    def _kernels_fit(self, model: nn.Module) -> bool:
+        """Whether a network could take all of theirs but the norms."""
         only_kernels = self.config.model_copy(update={"norms": "new"})
         shapes = {name: tensor.to("meta") for name, tensor in self.source.tensors.items()}
         source = self.source._replace(tensors=shapes)
-        for name in BACKBONES:
-            with torch.device("meta"), suppress(SnvideoError):
-                model = build_model(name, len(self.classes))
-                other = _Transfer(model, source, only_kernels, self.classes, name)
-                other._layers()
-                if not other.misfits():
-                    other._check_strides()
-                    return name
-        return None
+        with suppress(SnvideoError):
+            other = _Transfer(model, source, only_kernels, self.classes, self.name)
+            other._layers()
+            other._check_strides()
+            return not other.misfits()
+        return False
 
     def _check_numbers(self) -> None:
         for name, tensor in self.theirs.items():

@@ -1,0 +1,145 @@
+"""What other libraries call the tensors of a network, written down by walking one of theirs.
+
+The networks are real ones of pytorchvideo and torchvision; layers are reached by their attributes,
+so nothing here shares a rule with the reader under test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+def of(layer: nn.Module, name: str) -> State:
+    """A layer's tensors under a name."""
+    return {f"{name}.{field}": tensor for field, tensor in layer.state_dict().items()}
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names and shapes of tensors, in the order of the names."""
+    lines = (f"{name} {tuple(state[name].shape)}\n" for name in sorted(state))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _pathways(net: nn.Module) -> list[tuple[nn.Module, list[nn.Module]]]:
+    """Stem and stages of each pathway: one, or slow and fast."""
+    if hasattr(net.blocks[0], "multipathway_blocks"):
+        found = [
+            [block.multipathway_blocks[number] for block in list(net.blocks)[:5]]
+            for number in (0, 1)
+        ]
+    else:
+        found = [[b for b in net.blocks if hasattr(b, "res_blocks") or hasattr(b, "conv")]]
+    return [(stem, stages) for stem, *stages in found]
+
+
+def _fusions(net: nn.Module) -> list[nn.Module]:
+    if not hasattr(net.blocks[0], "multipathway_fusion"):
+        return []
+    return [block.multipathway_fusion for block in list(net.blocks)[:4]]
+
+
+def _places(stages: list[nn.Module]) -> Iterator[tuple[int, int, nn.Module]]:
+    """Number of the stage from 0, of the block in it, and the block."""
+    for stage, blocks in enumerate(stages):
+        for number, block in enumerate(blocks.res_blocks):
+            yield stage, number, block
+
+
+def pyslowfast(net: nn.Module) -> State:
+    """A network of pytorchvideo's builders in the names of PySlowFast."""
+    state: State = {}
+    for pathway, (stem, stages) in enumerate(_pathways(net)):
+        state |= of(stem.conv, f"s1.pathway{pathway}_stem.conv")
+        state |= of(stem.norm, f"s1.pathway{pathway}_stem.bn")
+        for stage, number, block in _places(stages):
+            name = f"s{stage + 2}.pathway{pathway}_res{number}"
+            if block.branch1_conv is not None:
+                state |= of(block.branch1_conv, f"{name}.branch1")
+                state |= of(block.branch1_norm, f"{name}.branch1_bn")
+            inside = block.branch2
+            state |= of(inside.conv_a, f"{name}.branch2.a") | of(
+                inside.norm_a, f"{name}.branch2.a_bn"
+            )
+            state |= of(inside.conv_b, f"{name}.branch2.b") | of(
+                inside.norm_b, f"{name}.branch2.b_bn"
+            )
+            state |= of(inside.conv_c, f"{name}.branch2.c") | of(
+                inside.norm_c, f"{name}.branch2.c_bn"
+            )
+    for number, fusion in enumerate(_fusions(net)):
+        state |= of(fusion.conv_fast_to_slow, f"s{number + 1}_fuse.conv_f2s")
+        state |= of(fusion.norm, f"s{number + 1}_fuse.bn")
+    return state | of(net.blocks[-1].proj, "head.projection")
+
+
+def mmaction(net: nn.Module, lateral_norm: bool = True, flat: bool = False) -> State:
+    """A network of pytorchvideo's builders in the names of mmaction2.
+
+    Args:
+        net: C2D, I3D, Slow or SlowFast.
+        lateral_norm: whether SlowFast's lateral convolutions have norms.
+        flat: kernels without their time, as its C2D has them.
+    """
+    pathways = _pathways(net)
+    names = ["backbone"] if len(pathways) == 1 else ["backbone.slow_path", "backbone.fast_path"]
+    state: State = {}
+    for name, (stem, stages) in zip(names, pathways, strict=True):
+        state |= of(stem.conv, f"{name}.conv1.conv") | of(stem.norm, f"{name}.conv1.bn")
+        for stage, number, block in _places(stages):
+            place = f"{name}.layer{stage + 1}.{number}"
+            inside = block.branch2
+            convs = (inside.conv_a, inside.conv_b, inside.conv_c)
+            norms = (inside.norm_a, inside.norm_b, inside.norm_c)
+            for position, (conv, norm) in enumerate(zip(convs, norms, strict=True), 1):
+                state |= of(conv, f"{place}.conv{position}.conv")
+                state |= of(norm, f"{place}.conv{position}.bn")
+            if block.branch1_conv is not None:
+                state |= of(block.branch1_conv, f"{place}.downsample.conv")
+                state |= of(block.branch1_norm, f"{place}.downsample.bn")
+    for number, fusion in enumerate(_fusions(net)):
+        lateral = "conv1_lateral" if number == 0 else f"layer{number}_lateral"
+        state |= of(fusion.conv_fast_to_slow, f"{names[0]}.{lateral}.conv")
+        if lateral_norm:
+            state |= of(fusion.norm, f"{names[0]}.{lateral}.bn")
+    if flat:
+        state = {name: t.squeeze(2) if t.dim() == 5 else t for name, t in state.items()}
+    head = net.blocks[-1].proj
+    weight = head.weight.detach()
+    if len(pathways) == 2:  # it joins the pathways' features in the other order
+        slow = pathways[0][1][-1].res_blocks[-1].branch2.conv_c.out_channels
+        weight = torch.cat([weight[:, slow:], weight[:, :slow]], dim=1)
+    return state | {"cls_head.fc_cls.weight": weight, "cls_head.fc_cls.bias": head.bias.detach()}
+
+
+def _switch_norm(norm: nn.Module, name: str) -> State:
+    state = {
+        f"{name}.weight": norm.weight.reshape(1, -1, 1, 1),
+        f"{name}.bias": norm.bias.reshape(1, -1, 1, 1),
+        f"{name}.mean_weight": norm.mean_logits,
+        f"{name}.var_weight": norm.var_logits,
+    }
+    if norm.running_mean is not None:
+        state[f"{name}.running_mean"] = norm.running_mean.reshape(1, -1, 1)
+        state[f"{name}.running_var"] = norm.running_var.reshape(1, -1, 1)
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def switchnorm(net: nn.Module) -> State:
+    """A ResNet of torchvision with Switchable norms, as the SN paper's authors save theirs."""
+    state = of(net.conv1, "conv1") | _switch_norm(net.bn1, "sn1") | of(net.fc, "fc")
+    for stage, blocks in enumerate((net.layer1, net.layer2, net.layer3, net.layer4), 1):
+        for number, block in enumerate(blocks):
+            place = f"layer{stage}.{number}"
+            state |= of(block.conv1, f"{place}.conv1") | _switch_norm(block.bn1, f"{place}.sn1")
+            state |= of(block.conv2, f"{place}.conv2") | _switch_norm(block.bn2, f"{place}.sn2")
+            state |= of(block.conv3, f"{place}.conv3") | _switch_norm(block.bn3, f"{place}.sn3")
+            if block.downsample is not None:
+                state |= of(block.downsample[0], f"{place}.downsample.0")
+                state |= _switch_norm(block.downsample[1], f"{place}.downsample.1")
+    return state
