@@ -71,6 +71,10 @@ def test_weights(config: RunConfig) -> dict[str, Any]:
         source = open_start(config, processes)
         if source is None:
             raise SnvideoError("nothing to test: name weights with model.weights.source")
+        if not source.exact:
+            raise SnvideoError(
+                f"{source.origin} cannot be tested without training: {'; '.join(source.notes)}"
+            )
         config = settled(config, source)
         test_index = _test_index(config)
         model = build(config, len(test_index.labels))

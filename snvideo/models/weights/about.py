@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 from torch import nn
 
-from snvideo.norm import SwitchNorm
+from snvideo.norm import NORMS, SwitchNorm
 from snvideo.schema import Section
 
 RGB = tuple[float, float, float]
@@ -42,8 +42,7 @@ class About(Section):
     """One of `snvideo.models.BACKBONES`."""
     strides: Mapping[str, tuple[int, ...]]
     """As `strides` gives them. Networks of other strides may have the same tensors."""
-    norm: str
-    """One of `snvideo.norm.NORMS`."""
+    norm: Literal[NORMS]
     use_batch: bool = True
     """Whether Switchable Normalization has its batch part."""
     statistics: str | None

@@ -49,7 +49,9 @@ class Source(NamedTuple):
     about: About | None = None
     """Of a file of ours."""
     notes: tuple[str, ...] = ()
-    """What was done to them on the way."""
+    """What was done to them on the way, and what else is to be known."""
+    exact: bool = True
+    """Whether a network of ours computes what theirs does, where all is taken over."""
 
 
 def recognise(contents: Contents, origin: str) -> Source:
@@ -97,7 +99,7 @@ def _ours(contents: Contents, origin: str, about: About) -> Source:
     return Source(
         origin,
         "snvideo",
-        tested_tensors(contents),
+        tested_tensors(contents, origin),
         shared_names=False,
         norm=_KINDS.get(about.norm, about.norm),
         mean_std=(seen.mean, seen.std),
@@ -303,6 +305,7 @@ def _mmaction(tensors: dict[str, Tensor], contents: Contents, origin: str) -> So
     dataset = meta.get("dataset_meta")
     names = dataset.get("classes") if isinstance(dataset, Mapping) else None
     stem = translated.get("stem.conv.weight")
+    pools = _mmaction_pools(stem)
     return Source(
         origin,
         "mmaction2",
@@ -313,7 +316,8 @@ def _mmaction(tensors: dict[str, Tensor], contents: Contents, origin: str) -> So
         sha256=contents.sha256,
         time_stride=_mmaction_stride(stem, meta.get("cfg")),
         classes=tuple(map(str, names)) if isinstance(names, (list, tuple)) else None,
-        notes=_mmaction_pools(stem),
+        notes=pools,
+        exact=not pools,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
 from snvideo.models.weights.about import ABOUT, About, strides
-from snvideo.models.weights.files import Contents, read
+from snvideo.models.weights.files import Contents, checked, read
 from snvideo.models.zoo import build_model
 
 MODEL = "model.safetensors"
@@ -84,9 +85,10 @@ def about_of(contents: Contents, path: Path) -> About | None:
         ) from None
 
 
-def tested_tensors(contents: Contents) -> dict[str, Tensor]:
+def tested_tensors(contents: Contents, path: Path | str) -> dict[str, Tensor]:
     """Of a file of ours: weights averaged over steps, where a checkpoint has them."""
-    return dict(contents.facts.get("ema") or contents.tensors)
+    averaged = contents.facts.get("ema")
+    return checked(averaged, path) if isinstance(averaged, Mapping) else contents.tensors
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
@@ -121,8 +123,12 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     with torch.device("meta"):  # nothing is drawn or held in memory only to be replaced
         model = build_model(about.architecture, len(about.classes), about.norm, **options)
     check_strides(model, about, path)
+    tensors = tested_tensors(contents, path)
+    own = model.state_dict()
+    kinds = {name: own[name].dtype for name in own.keys() & tensors.keys()}
+    tensors |= {name: tensors[name].to(kind) for name, kind in kinds.items()}
     try:
-        model.load_state_dict(tested_tensors(contents), assign=True)
+        model.load_state_dict(tensors, assign=True)
     except RuntimeError:
         raise SnvideoError(
             f"{path}: its tensors are not those of {about.architecture} with {about.norm} and "

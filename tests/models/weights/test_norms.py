@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from snvideo.errors import SnvideoError
 from snvideo.models import build_model
@@ -132,23 +132,32 @@ def leaning(weights: nn.Module, name: str) -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("name, pixels, away", [(NAME, 48, 0.15), ("i3d_r50_8x8", 64, 0.6)])
-def test_batch_normalization_becomes_switchable(name, pixels, away):
-    """Each layer leaves 1.3 % to instance and layer statistics, and that adds up over the layers.
+def away(found: Tensor, expected: Tensor) -> float:
+    """How far features are from what they should be, as part of their size: median over clips."""
+    distances = (found - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+    return distances.median().item()
 
-    How far the features go away from those of the Batch Normalization network is 8 % over 13 layers
-    and half of them over 53, where channels' means differ by as much as in these random networks.
+
+def lean(net: nn.Module, logit: float) -> None:
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, SwitchNorm):
+                layer.mean_logits[2] = layer.var_logits[2] = logit
+
+
+@pytest.mark.parametrize("name, pixels, most", [(NAME, 48, 0.1), ("i3d_r50_8x8", 64, 0.6)])
+def test_batch_normalization_becomes_switchable(name, pixels, most):
+    """Each norm leaves 1.3 % to instance and layer statistics, and that adds up.
+
+    It moves the features by 6 % of their size over 17 norms, and by 45 % over 53, where channels'
+    means differ as much as in these random networks.
     """
     bn = measured(name, pixels)
     sn = leaning(bn, name)
     test = clips(8, 2, pixels=pixels)
     expected = output_of(bn.blocks[-2], bn, test)
-    found = output_of(sn.blocks[-2], sn, test)
-    assert (found - expected).norm() / expected.norm() < away
-
-    # What was taken over is exact: with the batch part alone it is the same network.
-    with torch.no_grad():
-        for layer in sn.modules():
-            if isinstance(layer, SwitchNorm):
-                layer.mean_logits[2] = layer.var_logits[2] = 30
+    assert 0.01 < away(output_of(sn.blocks[-2], sn, test), expected) < most
+    lean(sn, 10)
+    assert away(output_of(sn.blocks[-2], sn, test), expected) < 0.02
+    lean(sn, 30)  # the batch part alone: what was taken over is exact
     assert error(output_of(sn.blocks[-2], sn, test), expected) < 1e-4
