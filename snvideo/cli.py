@@ -52,8 +52,10 @@ def train(
         bool, typer.Option("--profile", help="Record some steps with torch's profiler.")
     ] = False,
 ) -> None:
-    """Train one network and test it; what was interrupted goes on. Under torchrun, on many
-    processes."""
+    """Train one network and test it, or go on with what was interrupted.
+
+    Under torchrun, on many processes.
+    """
     from snvideo.config import load_config
 
     run = load_config(config, overrides or ()).run()
@@ -83,8 +85,10 @@ def evaluate(
         typer.Option(help="Weights to test, such as best.pt; the newest of the run otherwise."),
     ] = None,
 ) -> None:
-    """Test a run's weights, with its own config or with changes (other views, another index); or
-    published weights, on your videos."""
+    """Test a run's weights again, or published ones on your videos.
+
+    With the run's own config or with changes, such as other views or another index.
+    """
     from snvideo.config import load_config
     from snvideo.engine.test import test_run, test_weights
 
@@ -93,6 +97,10 @@ def evaluate(
             raise SnvideoError("--checkpoint is for a run's folder: set model.weights.source")
         test_weights(load_config(run, overrides or ()).run())
         return
+    if not (run / "config.yaml").exists():
+        raise SnvideoError(f"{run} is neither the folder of a run nor a config")
+    if any(override.startswith("model.weights") for override in overrides or ()):
+        raise SnvideoError(f"{run} is tested with its own weights: name others by --checkpoint")
     config = load_config(run / "config.yaml", overrides or ()).run()
     test_run(run, config, checkpoint)
 
@@ -132,7 +140,11 @@ def predict(
         ),
     ],
     weights: Annotated[
-        Path, typer.Option(help="A .safetensors of ours, or a run's folder.", show_default=False)
+        Path,
+        typer.Option(
+            help="A run's folder, or weights of ours: .safetensors, a checkpoint.",
+            show_default=False,
+        ),
     ],
     clips: Annotated[int, typer.Option(min=1, help="Clips, spread evenly over a video.")] = 10,
     crops: Annotated[int, typer.Option(min=1, max=3, help="Of each clip: 1 or 3.")] = 3,
@@ -191,7 +203,7 @@ def export(
         ),
     ],
 ) -> None:
-    """Write a network for other programs, and hold its answers against the network's own."""
+    """Write a network for other programs, and check that it gives the same logits."""
     from snvideo import load_model
     from snvideo.models.export import export
 
@@ -280,9 +292,8 @@ def run() -> int:
     can go on, is exit code 75 (under torchrun, which has codes of its own, a file `preempted` in
     the run's folder).
     """
-    logging.basicConfig(
-        format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stderr
-    )
+    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("snvideo").setLevel(logging.INFO)  # of libraries, warnings alone
     try:
         app()
     except SystemExit as end:

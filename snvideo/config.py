@@ -110,6 +110,8 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"unknown key '{key}': {hint}"
     if problem["type"] == "missing":
         return f"missing key '{key}'"
+    if problem["type"] == "model_type":
+        return f"'{key}': expected a section of keys and values, got {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     found = problem["input"]

@@ -166,7 +166,7 @@ def test_a_base_is_inherited_section_by_section(tmp_path):
         ({"model": {"norm": {"name": "bm"}}}, [], "'model.norm.name': input should be 'sn', 'bn'"),
         ({"data": {"index": "i.csv", "train": {"crop": 300}}}, [], "need crop <= short_side[0]"),
         ({"data": {}}, [], "missing key 'data.index'"),
-        ({"model": 3}, [], "'model': input should be a valid"),
+        ({"model": 3}, [], "'model': expected a section of keys and values, got 3"),
         ({}, ["optim.lr"], "override 'optim.lr' is not of the form key.sub=value"),
         ({}, ["optim.lr=[1"], "is not a YAML value"),
     ],

@@ -168,8 +168,8 @@ def count(config: RunConfig, processes: Processes) -> DryRun:
     speed = choose(config.speed, processes.device, optim.epochs * steps_per_epoch)
     source = open_start(config, processes)
     if source is not None:  # would they fit?
-        start_from(build(config, len(train.labels)), source, config, train.labels)
-    config = settled(config, source)
+        start_from(build(config, len(train.labels)), source, config, train.labels, processes)
+    config = settled(config, source, processes)
     model = _outline(config, len(train.labels))
     spent, test_multiply_adds = _costs(model, config, geometry, speed, processes.device)
     groups = parameter_groups(model, optim, learning_rate(optim, geometry.total_batch))

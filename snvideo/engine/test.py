@@ -20,6 +20,7 @@ from snvideo.engine.storage.folder import RunFolder
 from snvideo.engine.train import describe, summary
 from snvideo.engine.trainer import build, read_quarantine
 from snvideo.errors import SnvideoError
+from snvideo.models.weights import Source
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ def test_run(folder: Path, config: RunConfig, checkpoint: Path | None = None) ->
     Returns:
         what `evaluation.json` holds.
     """
-    config = settled(config, None)
     with joined() as processes:
+        config = settled(config, None, processes)
         if checkpoint is None:
             found = checkpoints(folder / "checkpoints")
             if not found:
@@ -75,17 +76,29 @@ def test_weights(config: RunConfig) -> dict[str, Any]:
             raise SnvideoError(
                 f"{source.origin} cannot be tested without training: {'; '.join(source.notes)}"
             )
-        config = settled(config, source)
+        if (config.output / "config.yaml").exists():
+            raise SnvideoError(f"{config.output} holds a run: choose another output")
+        config = _as_trained(settled(config, source, processes), source)
         test_index = _test_index(config)
         model = build(config, len(test_index.labels))
-        report = start_from(model, source, config, test_index.labels)
-        lost = [entry for entry in report.entries if entry.fate == "reset" or entry.why]
-        if lost:
+        report = start_from(model, source, config, test_index.labels, processes)
+        new = [f"{entry.name} ({entry.why})" for entry in report.entries if entry.fate == "reset"]
+        if report.new_classes:
+            new.append(f"{report.new_classes} classes that it does not know")
+        if new:
             raise SnvideoError(
-                f"{source.origin} cannot be tested without training: {lost[0].name} would be new "
-                f"({lost[0].why})"
+                f"{source.origin} cannot be tested without training: new would be {new[0]}"
             )
         return _test(model, test_index, config.output, config, processes, source.origin)
+
+
+def _as_trained(config: RunConfig, source: Source) -> RunConfig:
+    """With SN's batch part where the weights have it, whatever the geometry is: it counts for
+    training alone."""
+    if source.about is None or not source.about.use_batch:
+        return config
+    batch = config.batch.model_copy(update={"clips_per_gpu": max(2, config.batch.clips_per_gpu)})
+    return config.model_copy(update={"batch": batch})
 
 
 def _test_index(config: RunConfig) -> ClipIndex:

@@ -89,7 +89,7 @@ class Trainer:
             processes: those that share it.
             source: weights to start from; those that the config names are not read here.
         """
-        config = settled(config, source)
+        config = settled(config, source, processes)
         self.config, self.processes = config, processes
         self.device = processes.device
         data, optim = config.data, config.optim
@@ -109,7 +109,8 @@ class Trainer:
         self.speed = choose(config.speed, self.device, self.total_steps)
         self.clock = StepClock(self.device)
         self.model = build(config, self.classes)
-        self.report = source and start_from(self.model, source, config, self.train_index.labels)
+        labels = self.train_index.labels
+        self.report = source and start_from(self.model, source, config, labels, processes)
         """What became of the weights that this session has started from."""
         self.started_from = self.report and self.report.summary()
         """The same in short, of the whole run."""
@@ -382,6 +383,12 @@ class Trainer:
 def build(config: RunConfig, classes: int) -> nn.Module:
     """The network of a config, initialised from its seed alone: the same for every norm."""
     norm, clips = config.model.norm, config.batch.clips_per_gpu
+    weights = config.model.weights
+    if norm.name == "frozen_bn" and (weights is None or weights.norms == "new"):
+        raise SnvideoError(
+            "model.norm.name=frozen_bn trains no norm: give it trained ones with "
+            "model.weights.source and model.weights.norms=keep"
+        )
     options: dict[str, Any] = {}
     if norm.name == "sn" and clips == 1:
         log.info("one clip per GPU: SN runs without its batch part, which equals the instance part")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
 from snvideo.models.weights.about import ABOUT, About
 from snvideo.models.weights.card import model_card
@@ -36,7 +38,7 @@ def export(loaded: LoadedModel, path: Path) -> Exported:
 
     - `.onnx`: ONNX, its metadata under the key `snvideo`; run here by onnxruntime.
     - `.pt2`: a program of torch.export, its metadata in the extra file `snvideo`.
-    - `.safetensors`: the weights, with a model card beside.
+    - `.safetensors`: the weights, with a model card beside, `.safetensors.md`.
 
     A program takes float32 (N, 3, T, crop, crop), normalized, for any N, and gives logits (N,
     classes). It is run on random clips and compared with the network before it is put in place.
@@ -56,15 +58,14 @@ def export(loaded: LoadedModel, path: Path) -> Exported:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         difference = write(loaded, beside)
-        if difference is not None and difference > TOLERANCE:
+        if difference is not None and not difference <= TOLERANCE:  # it may be no number
             raise SnvideoError(
                 f"{path} was not written: its logits differ from the network's by {difference:.1e} "
                 f"of the largest one, more than {TOLERANCE:.0e}"
             )
         beside.replace(path)
         if difference is None:
-            card = path.with_suffix(".md")
-            card.write_text(model_card(loaded.about, path.name), encoding="utf-8")
+            write_atomic(path.with_name(f"{path.name}.md"), model_card(loaded.about, path.name))
     except OSError as error:
         raise SnvideoError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
@@ -93,8 +94,10 @@ def _difference(loaded: LoadedModel, run: Callable[[Tensor], Tensor]) -> float:
 
 
 def _write_pt2(loaded: LoadedModel, path: Path) -> float:
+    content = io.BytesIO()  # torch's own writing explains no failure
     about = loaded.about.model_dump_json()
-    torch.export.save(_program(loaded), path, extra_files={ABOUT: about})
+    torch.export.save(_program(loaded), content, extra_files={ABOUT: about})
+    path.write_bytes(content.getbuffer())
     program = torch.export.load(path).module()
     return _difference(loaded, program)
 

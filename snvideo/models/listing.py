@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -58,7 +59,8 @@ def show(rows: Iterator[Listed]) -> None:
     table.add_column("model", no_wrap=True)
     for head in ("a test view", "stride", "parameters", "GFLOPs"):
         table.add_column(head, justify="right", no_wrap=True)
-    with Live(table, console=console):
+    live = Live(table, console=console) if console.is_terminal else nullcontext()
+    with live:
         for row in rows:
             view, millions = row.backbone, row.parameters / 1e6
             cells = (
@@ -68,3 +70,5 @@ def show(rows: Iterator[Listed]) -> None:
                 f"{row.multiply_adds / 1e9:.2f}",
             )
             table.add_row(Text(row.name), *cells)
+    if not console.is_terminal:
+        console.print(table)

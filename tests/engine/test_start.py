@@ -1,6 +1,7 @@
 """What a run starts from: weights of others, what they say, and what it remembers of them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from snvideo.engine.dry_run import dry_run
 from snvideo.engine.storage.checkpoint import BEST
 from snvideo.engine.test import test_weights as retest
 from snvideo.engine.train import train
+from snvideo.engine.trainer import build
 from snvideo.errors import SnvideoError
 from snvideo.models import build_model
 from snvideo.models.weights import MODEL, write_weights
@@ -142,6 +144,47 @@ def test_image_networks_are_inflated(toy, tmp_path):
     found = dry_run(config, timed_steps=0)
     assert found.config.data.mean == (0.485, 0.456, 0.406)
     assert list(tmp_path.iterdir()) == [path, tmp_path / "run.yaml"]
+
+
+def test_weights_of_more_classes_can_be_tested(bn, toy, tmp_path):
+    """On videos of some of the classes that a network knows."""
+    folder = tmp_path / "some"
+    shutil.copytree(toy, folder)
+    meta = json.loads((folder / "index.json").read_text())
+    lines = (folder / "index.csv").read_text().splitlines()
+    last = meta["labels"].pop()
+    kept = [line for line in lines if f",{last}," not in line]
+    assert len(kept) < len(lines)
+    (folder / "index.csv").write_text("\n".join(kept) + "\n")
+    (folder / "index.json").write_text(json.dumps(meta))
+    overrides = ("model.norm.name=bn", f"model.weights.source={bn / MODEL}")
+    found = retest(run_config(folder, tmp_path / "run", *overrides).run())
+    assert len(found["classes"]) == 7 and found["videos"] == 14
+    with pytest.raises(SnvideoError, match="holds a run: choose another output"):
+        retest(run_config(folder, bn, *overrides).run())
+
+
+def test_what_else_differs_from_what_the_weights_saw_is_a_warning(bn, toy, tmp_path, caplog):
+    config = from_bn(bn, toy, tmp_path / "run", "data.clip.stride=2", "data.test.short_side=40")
+    dry_run(config, timed_steps=0)
+    assert "data.clip.stride is 2" in caplog.text and "was trained with 4" in caplog.text
+    assert "data.test.short_side is 40" in caplog.text
+
+
+def test_frozen_norms_need_trained_ones(toy, tmp_path):
+    for more in ((), ("model.weights.source=x", "model.weights.norms=new")):
+        config = run_config(toy, tmp_path / "run", "model.norm.name=frozen_bn", *more).run()
+        with pytest.raises(SnvideoError, match="frozen_bn trains no norm: give it trained ones"):
+            build(config, 3)
+
+
+def test_all_processes_fail_together(bn, toy, tmp_path):
+    """And one of them says why."""
+    config = from_bn(bn, toy, tmp_path / "run", "model.name=c2d_tiny")
+    job = start("command", "train", str(tmp_path / "run.yaml"), log=tmp_path / "log", processes=2)
+    assert job.wait() == [2, 2]
+    said = (tmp_path / "log").read_text()
+    assert said.count("is not c2d_tiny") == 1 and not config.output.exists()
 
 
 @pytest.mark.parametrize(

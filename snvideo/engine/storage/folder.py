@@ -43,6 +43,9 @@ _FREE = (
 # Parts of these that are not free: another precision is more than another rounding.
 _BINDING = ("speed.amp",)
 
+# What a config may leave open; a run settles it by what it starts from.
+_OPEN = ("data.mean", "data.std")
+
 ENVIRONMENT = "environment.json"
 """In the run's folder."""
 
@@ -62,12 +65,14 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Dotted keys in which two configs would give different results."""
+    """Dotted keys in which two configs would give different results, as far as they say."""
     one, two = flatten(old), flatten(new)
     return sorted(
         key
         for key in one.keys() | two.keys()
-        if one.get(key) != two.get(key) and (_within(key, _BINDING) or not _within(key, _FREE))
+        if one.get(key) != two.get(key)
+        and (_within(key, _BINDING) or not _within(key, _FREE))
+        and not (key in _OPEN and None in (one.get(key), two.get(key)))
     )
 
 
@@ -143,8 +148,7 @@ class RunFolder:
         stored = self.path / "config.yaml"
         if not stored.exists():
             return
-        given = self.settled(config).model_dump(mode="json")
-        changed = differences(_stored_config(stored), given)
+        changed = differences(_stored_config(stored), config.model_dump(mode="json"))
         if changed:
             raise SnvideoError(
                 f"{self.path} holds a run of another config (differs in {', '.join(changed)}): "

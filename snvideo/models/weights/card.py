@@ -83,7 +83,9 @@ def _classes(about: About) -> str:
 
 
 def _nth(stride: int) -> str:
-    return {1: "one", 2: "2nd", 3: "3rd"}.get(stride, f"{stride}th")
+    ends = {1: "st", 2: "nd", 3: "rd"}
+    end = "th" if stride % 100 in (11, 12, 13) else ends.get(stride % 10, "th")
+    return "one" if stride == 1 else f"{stride}{end}"
 
 
 def _rgb(values: tuple[float, ...]) -> str:

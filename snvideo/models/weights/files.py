@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ class Contents(NamedTuple):
     """All else at the top level of the file, or the metadata of a safetensors file."""
     sha256: str | None
     """Of the file, hexadecimal; None for what a library has read."""
+    envelope: str | None = None
+    """The key that the tensors stood under."""
 
 
 def read(path: Path) -> Contents:
@@ -50,11 +53,23 @@ def read(path: Path) -> Contents:
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         _check_digest(path, digest)
-    except OSError as error:
-        raise SnvideoError(f"cannot read weights {path}: {error.strerror or error}") from None
-    kind = _kind(path, head)
-    tensors, facts = _read_safetensors(path) if kind == "safetensors" else _read_torch(path)
-    return Contents(checked(tensors, path), facts, digest)
+    except (OSError, ValueError) as error:  # a name may hold what no name may
+        why = getattr(error, "strerror", None) or error
+        raise SnvideoError(f"cannot read weights {str(path)[:200]}: {why}{_hint(path)}") from None
+    if _kind(path, head) == "safetensors":
+        tensors, facts = _read_safetensors(path)
+        return Contents(checked(tensors, path), facts, digest)
+    tensors, facts, envelope = _read_torch(path)
+    return Contents(checked(tensors, path), facts, digest, envelope)
+
+
+def _hint(path: Path) -> str:
+    """What else might have been meant by a name that is no file's."""
+    if os.path.isdir(path):  # noqa: PTH112 - which takes any name
+        return ": name a file of weights in it"
+    if ":" in str(path):
+        return "; downloads begin with torchvision:, timm: or pytorchvideo:"
+    return ""
 
 
 def checked(tensors: Mapping[Any, Any], origin: Path | str) -> dict[str, Tensor]:
@@ -124,7 +139,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from None
 
 
-def _read_torch(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any]]:
+def _read_torch(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], str | None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong is said below
@@ -136,8 +151,8 @@ def _read_torch(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any]]:
     for key in _ENVELOPES:
         inner = loaded.get(key)
         if isinstance(inner, Mapping) and inner:
-            return inner, {name: value for name, value in loaded.items() if name != key}
-    return loaded, {}
+            return inner, {name: value for name, value in loaded.items() if name != key}, key
+    return loaded, {}, None
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:

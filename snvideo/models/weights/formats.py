@@ -23,7 +23,7 @@ from snvideo.models.weights.ours import about_of, tested_tensors
 IMAGENET: tuple[RGB, RGB] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 KINETICS: tuple[RGB, RGB] = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
 
-NormKind = Literal["sn", "bn", "gn", "ln", "in"]
+NormKind = Literal["sn", "bn", "gn", "ln", "in", "unknown"]
 
 
 class Source(NamedTuple):
@@ -176,25 +176,42 @@ def _switchnorm_resnet(tensors: dict[str, Tensor], contents: Contents, origin: s
 # Networks for videos --------------------------------------------------------------------------
 
 
-def _as_named(
-    whose: str, mean_std: tuple[RGB, RGB]
-) -> Callable[[dict[str, Tensor], Contents, str], Source]:
-    """Weights under the names that our networks have, too."""
-
-    def read(tensors: dict[str, Tensor], contents: Contents, origin: str) -> Source:
-        stem = any(name == "blocks.0.conv.weight" for name in tensors)
-        return Source(
-            origin,
-            whose,
-            tensors,
-            shared_names=False,
-            norm=_norm_kind(tensors),
-            mean_std=mean_std,
-            sha256=contents.sha256,
-            time_stride=1 if stem else None,  # all of pytorchvideo's published ones
+def _pytorchvideo(tensors: dict[str, Tensor], contents: Contents, origin: str) -> Source:
+    """Under the names that our networks have, too: theirs, or a bare state dict of ours."""
+    if {"index_hash", "classes"} <= contents.facts.keys():
+        raise SnvideoError(
+            f"{origin} is a checkpoint of an older snvideo, which does not say what it is of: its "
+            "run writes model.safetensors when it ends with this one"
         )
+    published = contents.envelope == "model_state"
+    single = "blocks.0.conv.weight" in tensors
+    kind = _norm_kind(tensors)
+    notes: tuple[str, ...] = ()
+    if single and not published:
+        notes = ("the file does not say what strides its network had: see that they are these",)
+    return Source(
+        origin,
+        "pytorchvideo",
+        tensors,
+        shared_names=False,
+        norm="unknown" if kind == "gn" else kind,  # layer and instance norms look the same
+        mean_std=KINETICS,
+        sha256=contents.sha256,
+        time_stride=1 if single and published else None,  # of all of its published ones
+        notes=notes,
+    )
 
-    return read
+
+def _torchvision_video(tensors: dict[str, Tensor], contents: Contents, origin: str) -> Source:
+    return Source(
+        origin,
+        "torchvision's video networks",
+        tensors,
+        shared_names=False,
+        norm=_norm_kind(tensors),
+        mean_std=((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+        sha256=contents.sha256,
+    )
 
 
 def _pyslowfast_name(name: str) -> str:
@@ -342,17 +359,11 @@ def _mmaction_stride(stem: Tensor | None, config: Any) -> int | None:
 
 
 _FORMATS: tuple[tuple[str, Callable[[dict[str, Tensor], Contents, str], Source]], ...] = (
-    (r"^blocks\.\d+\.(multipathway_|res_blocks\.)", _as_named("pytorchvideo", KINETICS)),
+    (r"^blocks\.\d+\.(multipathway_|res_blocks\.)", _pytorchvideo),
     (r"^s\d\.pathway\d_", _pyslowfast),
     (r"^backbone\.(slow_path\.|fast_path\.)?conv1\.conv\.", _mmaction),
     (r"^(sn1|sn_out|layer\d\.\d+\.sn\d)\.", _switchnorm_resnet),
-    (
-        r"^stem\.0\.weight$",
-        _as_named(
-            "torchvision's video networks",
-            ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
-        ),
-    ),
+    (r"^stem\.0\.weight$", _torchvision_video),
     (r"^layer1\.0\.conv1\.weight$", _image_resnet),
 )
 """What each format alone has, and how it is read; tried in order."""

@@ -45,6 +45,11 @@ def refuse(source: NormKind, layer: nn.Module, origin: str) -> None:
     """
     if may_become(source, layer):
         return
+    if source == "unknown":
+        raise SnvideoError(
+            f"{origin} does not say which norm it has, and holds no statistics that would show it: "
+            "start the norms anew with model.weights.norms=new"
+        )
     if source != "bn" or not isinstance(layer, SwitchNorm):
         raise SnvideoError(
             f"{origin} has the norm {source}, this network {kind(layer)}, to which that means "

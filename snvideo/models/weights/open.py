@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,11 +30,8 @@ def open_weights(source: str) -> Source:
         SnvideoError: if they cannot be had, or nobody's are recognised.
     """
     library, colon, name = source.partition(":")
-    if not colon or library not in _LIBRARIES or Path(source).exists():
-        path = Path(source)
-        if path.is_dir():
-            raise SnvideoError(f"{path} is a folder: name a file of weights in it")
-        return recognise(read(path), source)
+    if not colon or library not in _LIBRARIES or os.path.lexists(source):
+        return recognise(read(Path(source)), source)
     try:
         return _LIBRARIES[library](name, source)
     except SnvideoError:
@@ -67,6 +65,10 @@ def _torchvision(name: str, origin: str) -> Source:
     )
 
 
+_TIMM = ("resnet50", "resnet101", "resnet152", "resnet50_gn")
+"""Of its ResNets, some of which have the same tensors as these and other strides or pools."""
+
+
 def _timm(name: str, origin: str) -> Source:
     try:
         timm = importlib.import_module("timm")
@@ -74,6 +76,11 @@ def _timm(name: str, origin: str) -> Source:
         raise SnvideoError(f"{origin} needs timm: pip install timm") from None
     if not timm.is_model(name):
         raise SnvideoError(f"timm has no network '{name}': see timm.list_pretrained('resnet50*')")
+    if name.partition(".")[0] not in _TIMM:
+        raise SnvideoError(
+            f"{origin} is not a plain ResNet, which is what can be inflated: expected one of "
+            f"{', '.join(_TIMM)}, as in timm:resnet50.a1_in1k"
+        )
     model = timm.create_model(name, pretrained=True)
     found = recognise(Contents(model.state_dict(), {}, None), origin)
     seen = model.pretrained_cfg
@@ -88,7 +95,8 @@ def _pytorchvideo(name: str, origin: str) -> Source:
     if name not in paths:
         raise SnvideoError(f"pytorchvideo's hub has no '{name}': it has {', '.join(sorted(paths))}")
     state = load_state_dict_from_url(paths[name], map_location="cpu", weights_only=True)
-    return recognise(Contents(checked(state["model_state"], origin), {}, None), origin)
+    tensors = checked(state["model_state"], origin)
+    return recognise(Contents(tensors, {}, None, "model_state"), origin)
 
 
 _LIBRARIES: dict[str, Callable[[str, str], Source]] = {

@@ -16,7 +16,7 @@ from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
 from snvideo.models.weights.about import ABOUT, About, strides
 from snvideo.models.weights.files import Contents, checked, read
-from snvideo.models.zoo import build_model
+from snvideo.models.zoo import BACKBONES, build_model
 
 MODEL = "model.safetensors"
 """The finished weights in a run's folder."""
@@ -44,8 +44,15 @@ class LoadedModel(NamedTuple):
             float32 (1, 3, T, crop, crop), on the frames' device.
         """
         seen = self.about.preprocessing
-        pictures = transforms.resize(frames.movedim(-1, 1), [seen.short_side], antialias=True)
-        pictures = transforms.center_crop(pictures, [seen.crop, seen.crop])
+        height, width = frames.shape[1:3]
+        # Cut out before it is resized, as the views of a test are.
+        short = min(height, width)
+        side = max(1, min(short, round(short * seen.crop / seen.short_side)))
+        across, down = width - side, height - side
+        top = down // 2 if width >= height else round(down * 0.5)
+        left = round(across * 0.5) if width >= height else across // 2
+        square = frames[:, top : top + side, left : left + side].movedim(-1, 1)
+        pictures = transforms.resize(square, [seen.crop, seen.crop], antialias=True)
         values = transforms.to_dtype(pictures, torch.float32, scale=True)
         return transforms.normalize(values, seen.mean, seen.std).transpose(0, 1)[None]
 
@@ -75,14 +82,18 @@ def about_of(contents: Contents, path: Path) -> About | None:
     if stated is None:
         return None
     try:
-        if isinstance(stated, str):
-            return About.model_validate_json(stated)
-        return About.model_validate(stated)
+        text = isinstance(stated, str)
+        about = About.model_validate_json(stated) if text else About.model_validate(stated)
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, one["loc"])) or "the whole" for one in error.errors())
         raise SnvideoError(
             f"{path} was written by another version of snvideo: cannot read what it says of {wrong}"
         ) from None
+    if about.architecture not in BACKBONES:
+        raise SnvideoError(
+            f"{path} is of a network that this version does not know, '{about.architecture}'"
+        )
+    return about
 
 
 def tested_tensors(contents: Contents, path: Path | str) -> dict[str, Tensor]:

@@ -33,6 +33,8 @@ class Report(NamedTuple):
     sha256: str | None
     entries: tuple[Entry, ...]
     notes: tuple[str, ...]
+    new_classes: int = 0
+    """Classes of the network that start anew, as the source has none of that name."""
 
     def count(self, fate: Fate) -> int:
         """Tensors of a fate."""

@@ -76,6 +76,7 @@ class _Transfer:
         self.used: set[str] = set()
         self.missing: list[str] = []
         self.shapes: list[str] = []
+        self.new_classes = 0
 
     def done(self) -> Report:
         self._check_numbers()
@@ -96,7 +97,12 @@ class _Transfer:
         self.model.load_state_dict(state)
         source = self.source
         return Report(
-            source.origin, source.format, source.sha256, tuple(self.entries), source.notes
+            source.origin,
+            source.format,
+            source.sha256,
+            tuple(self.entries),
+            source.notes,
+            self.new_classes,
         )
 
     def _in_our_names(self) -> dict[str, Tensor]:
@@ -299,6 +305,7 @@ class _Transfer:
             )
         mine, theirs = (list(numbers) for numbers in zip(*both, strict=True))
         lost, spare = len(rows) - len(both), len(weight) - len(set(theirs))
+        self.new_classes = lost
         found_out = (
             (lost, f"{lost} of {len(rows)} classes are not among theirs and start anew"),
             (spare, f"{spare} of their {len(weight)} classes are not among ours"),

@@ -77,7 +77,7 @@ def blank(name: str, norm: str = "bn", classes: int = len(CLASSES), **options: A
 
 def source(state: Mapping[str, Tensor], **facts: Any) -> Source:
     """Weights as if they had been read from a file."""
-    return recognise(Contents(dict(state), facts, None), "weights.pth")
+    return recognise(Contents(dict(state), facts, None, "model_state"), "weights.pth")
 
 
 def own(net: nn.Module, name: str, norm: str, classes: Sequence[str] = CLASSES) -> About:

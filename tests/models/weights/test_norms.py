@@ -44,9 +44,16 @@ def test_norms_of_one_kind_are_taken_over_exactly(there, here):
         assert torch.equal(ours(CLIPS), theirs(CLIPS))
 
 
-@pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
-def test_files_that_do_not_name_their_norm_show_it(norm):
-    assert source(trained(norm).state_dict()).norm == norm
+@pytest.mark.parametrize(
+    ("norm", "shown"),
+    [("sn", "sn"), ("bn", "bn"), ("gn", "unknown"), ("ln", "unknown"), ("in", "unknown")],
+)
+def test_files_that_do_not_name_their_norm_show_it_or_are_refused(norm, shown):
+    theirs = source(trained(norm).state_dict())
+    assert theirs.norm == shown
+    if shown == "unknown":
+        with pytest.raises(SnvideoError, match="does not say which norm it has"):
+            take(blank(NAME, norm), theirs, classes=None, head="new")
 
 
 @pytest.mark.parametrize(

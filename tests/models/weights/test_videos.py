@@ -9,7 +9,8 @@ from torchvision.models import video
 
 from snvideo.errors import SnvideoError
 from snvideo.models.weights import open_weights
-from snvideo.models.weights.formats import KINETICS
+from snvideo.models.weights.files import Contents
+from snvideo.models.weights.formats import KINETICS, recognise
 from tests.models.weights import foreign
 from tests.models.weights.nets import CLASSES, blank, error, lively, source, take
 
@@ -125,3 +126,18 @@ def test_a_network_that_keeps_all_frames_is_not_one_that_halves_them(theirs, wri
     with pytest.raises(SnvideoError, match="stride 1 in time, this network has 2"):
         take(ours, source(write(theirs("i3d_r50").net)), head="new")
     assert all(t.isnan().all() for t in ours.parameters())
+
+
+def test_a_bare_state_dict_may_have_any_strides_and_says_so(theirs):
+    """As torch.save writes it of a network of ours, of whichever of the two."""
+    found = recognise(Contents(theirs("i3d_r50").net.state_dict(), {}, None), "bare.pth")
+    report = take(blank("i3d_r50_32x2"), found, head="new")
+    (note,) = report.notes
+    assert note == "the file does not say what strides its network had: see that they are these"
+
+
+def test_an_older_checkpoint_of_ours_is_not_taken_for_another(theirs):
+    facts = {"index_hash": "0", "classes": ["a"], "ema": None}
+    contents = Contents(theirs("i3d_r50").net.state_dict(), facts, None, "model")
+    with pytest.raises(SnvideoError, match="a checkpoint of an older snvideo"):
+        recognise(contents, "step.pt")

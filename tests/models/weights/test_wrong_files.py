@@ -302,7 +302,10 @@ def test_what_is_no_weight_file(ours, file, what):
 
 def test_what_is_no_file(ours, file, tmp_path):
     assert refused(ours, file) == "cannot read weights FILE: No such file or directory"
-    assert refused(ours, tmp_path) == "FILE is a folder: name a file of weights in it"
+    assert (
+        refused(ours, tmp_path)
+        == "cannot read weights FILE: Is a directory: name a file of weights in it"
+    )
 
 
 class Hostile:
