@@ -26,13 +26,13 @@ def accuracy(runs: list[Run]) -> Figure | None:
         for geometry, norm, group in by_cell(run for run, _ in done)
     }
     norms = norms_of(run for run, _ in done)
-    ends = {}
+    ends, most = {}, (len(norms) - 1) / 2
     for number, norm in enumerate(norms):
-        shift = 2 ** (0.05 * (number - (len(norms) - 1) / 2))  # so that no bar hides another
+        shift = 2 ** (0.05 * (number - most))  # so that no bar hides another
         line = [(places[g] * shift, means[norm, g]) for g in places if (norm, g) in means]
         _line(axes, norm, line)
         ends[norm] = 100 * line[-1][1].mean
-    _labels(axes, max(places.values()), ends)
+    _labels(axes, max(places.values()) * 2 ** (0.05 * most), ends)
     level = 100 * min(chance(results) for _, results in done)
     axes.axhline(level, color=MUTED, linestyle=(0, (2, 2)), linewidth=1)
     axes.set_xscale("log", base=2)
@@ -73,7 +73,7 @@ def _labels(axes: Axes, x: float, ends: dict[str, float]) -> None:
         axes.annotate(
             norm.upper(),
             (x, y),
-            xytext=(26, 0),
+            xytext=(16, 0),
             textcoords="offset points",
             color=colour(norm),
             fontweight="bold",
