@@ -7,12 +7,20 @@ import sys
 import pytest
 import yaml
 
-from tests.engine.runs import run_config
+from tests.engine.runs import run_config, start
 
 
-def snvideo(*arguments: str, **more) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-m", "snvideo", *arguments]
-    return subprocess.run(call, capture_output=True, text=True, timeout=300, **more)
+@pytest.fixture
+def snvideo(tmp_path):
+    """Gives a command to a process of its own: exit code, and all that it printed."""
+
+    def give(*arguments: str) -> tuple[int, str]:
+        log = tmp_path / "printed"
+        log.unlink(missing_ok=True)
+        (code,) = start("command", *arguments, log=log).wait()
+        return code, log.read_text()
+
+    return give
 
 
 def spoil(toy, folder, change) -> str:
@@ -41,59 +49,65 @@ def outside(lines: list[str], meta: dict) -> None:
         (["model.name=i3d"], "unknown model 'i3d'"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(toy, tmp_path, overrides, message):
+def test_what_a_user_can_mend_is_one_line(snvideo, toy, tmp_path, overrides, message):
     run_config(toy, tmp_path / "run")
     overrides = [o.replace("OUTSIDE", spoil(toy, tmp_path, outside)) for o in overrides]
-    done = snvideo("train", str(tmp_path / "run.yaml"), *overrides)
-    assert done.returncode == 2
-    *_, last = done.stderr.strip().splitlines()
+    code, printed = snvideo("train", str(tmp_path / "run.yaml"), *overrides)
+    assert code == 2
+    *_, last = printed.strip().splitlines()
     assert last.startswith("snvideo: ") and message in last
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in printed
     assert not (tmp_path / "run").exists()
 
 
 def test_a_geometry_that_does_not_divide_is_one_line(toy, tmp_path):
     run_config(toy, tmp_path / "run")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    call = [sys.executable, *launcher, "-m", "snvideo", "train", str(tmp_path / "run.yaml")]
-    done = subprocess.run([*call, "batch.gpus=3"], capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0
-    assert "snvideo: batch.gpus 3 does not divide among 2 processes: start 1, 3" in done.stderr
+    command = ("command", "train", str(tmp_path / "run.yaml"), "batch.gpus=3")
+    assert start(*command, log=tmp_path / "log", processes=2).wait() == [2, 2]
+    printed = (tmp_path / "log").read_text()
+    assert "snvideo: batch.gpus 3 does not divide among 2 processes: start 1, 3" in printed
 
 
-def test_train_evaluate_compare_and_report(toy, tmp_path):
+def test_train_evaluate_compare_and_report(snvideo, toy, tmp_path):
     """The four commands after one another, with two norms at one geometry."""
     run_config(toy, tmp_path / "study")
     values = yaml.safe_load((tmp_path / "study.yaml").read_text())
     values["study"] = {"norms": ["sn", "gn"], "batches": [{"gpus": 2, "clips_per_gpu": 4}]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-    done = snvideo("compare", str(tmp_path / "study.yaml"))
-    assert done.returncode == 0, done.stderr
+    code, printed = snvideo("compare", str(tmp_path / "study.yaml"))
+    assert code == 0, printed
     table = (tmp_path / "study/comparison.csv").read_text().splitlines()
     assert len(table) == 3 and table[0].startswith("norm,gpus,clips_per_gpu")
     assert (tmp_path / "study/report.html").stat().st_size > 10_000
 
-    again = snvideo("compare", str(tmp_path / "study.yaml"))
-    assert again.returncode == 0 and again.stderr.count("already finished") == 2
+    code, printed = snvideo("compare", str(tmp_path / "study.yaml"))
+    assert code == 0 and printed.count("already finished") == 2
 
     run = tmp_path / "study" / "gn_2x4_seed0"
-    tested = snvideo("evaluate", str(run), "data.test.clips=3")
-    assert tested.returncode == 0, tested.stderr
+    code, printed = snvideo("evaluate", str(run), "data.test.clips=3")
+    assert code == 0, printed
     assert json.loads((run / "evaluation.json").read_text())["views"] == {"clips": 3, "crops": 1}
 
-    drawn = snvideo("report", str(tmp_path / "study"))
-    assert drawn.returncode == 0 and "report.html" in drawn.stdout
+    code, printed = snvideo("report", str(tmp_path / "study"))
+    assert code == 0 and "report.html" in printed
+
+    code, printed = snvideo("evaluate", str(tmp_path / "study"))
+    assert code == 2 and "is neither the folder of a run nor a config" in printed
+    code, printed = snvideo("evaluate", str(run), "model.weights.source=x")
+    assert code == 2 and "name others by --checkpoint" in printed
 
 
-def test_a_failed_run_is_an_exit_code(toy, tmp_path):
+def test_a_failed_run_is_an_exit_code(snvideo, toy, tmp_path):
     run_config(toy, tmp_path / "study")
     overrides = ["data.index=none.csv", "study.batches=[{gpus: 2, clips_per_gpu: 4}]"]
-    done = snvideo("compare", str(tmp_path / "study.yaml"), *overrides, "study.norms=[gn]")
-    assert done.returncode == 1
-    assert "failed (exit 2)" in done.stderr
+    code, printed = snvideo("compare", str(tmp_path / "study.yaml"), *overrides, "study.norms=[gn]")
+    assert code == 1
+    assert "failed (exit 2)" in printed
 
 
 def test_help_names_the_commands():
-    done = snvideo("--help")
+    call = [sys.executable, "-m", "snvideo", "--help"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("train", "evaluate", "compare", "report"))
+    commands = ("train", "evaluate", "compare", "report", "predict", "export", "models")
+    assert all(name in done.stdout for name in commands)

@@ -435,6 +435,7 @@ def test_a_process_that_waits_for_others_stops_with_them(videos, tmp_path):
 # Under torchrun ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_torchrun_is_asked_to_stop_and_killed(videos, tmp_path, whole_on_two, rng):
     run = tmp_path / "run"
     run_config(videos, run, *OPTIONS, "model.norm.name=bn", *WORKERS)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from snvideo.models import build_model
 from snvideo.norm import (
     SwitchNorm1d,
     SwitchNorm2d,
@@ -136,19 +135,12 @@ def test_exported_program_equals_eager_for_any_number_of_samples():
         assert_near({"y": program.module()(x)}, {"y": model(x)}, 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("make", "shape"),
-    [
-        pytest.param(network, (3, 4, 6, 6), id="network"),
-        pytest.param(lambda: build_model("i3d_tiny", 5, "sn"), (3, 8, 32, 32), id="i3d_tiny"),
-    ],
-)
 @pytest.mark.filterwarnings("ignore")
-def test_onnx_runtime_equals_eager(make, shape, tmp_path: Path):
+def test_onnx_runtime_equals_eager(tmp_path: Path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    model = make()
+    model, shape = network(), (3, 4, 6, 6)
     average_statistics(model, [random(2, *shape, seed=seed) for seed in range(2)])
     model.eval()
     path = tmp_path / "model.onnx"
