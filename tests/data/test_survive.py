@@ -82,7 +82,7 @@ def names_of(index, *rows):
     ("start_method", "workers", "fates"),
     [
         ("fork", 2, ("hang", "segv", "kill")),
-        ("fork", 1, ("hang", "segv", "kill")),
+        pytest.param("fork", 1, ("hang", "segv", "kill"), marks=pytest.mark.slow),
         ("spawn", 1, ("hang", "segv")),  # every new worker takes seconds to start
         pytest.param("spawn", 2, ("hang", "segv", "kill"), marks=pytest.mark.slow),
         pytest.param("forkserver", 2, ("hang", "segv", "kill"), marks=pytest.mark.slow),
