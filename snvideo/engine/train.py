@@ -60,13 +60,7 @@ def _train(
     if finished is not None:
         log.info("%s is finished already", config.output)
         return finished
-    config = processes.by_main(lambda: folder.settled(config))
-    checkpoint = processes.by_main(lambda: newest_checkpoint(folder.checkpoints))
-    source = open_start(config, processes) if checkpoint is None else None
-    trainer = Trainer(config, processes, source)
-    if trainer.speed.keep_memory:
-        keep_freed_memory()
-    mark = 0 if checkpoint is None else _restore(trainer, folder, checkpoint)
+    trainer, mark = _begin(config, processes, folder)
     processes.by_main(lambda: _open(folder, trainer, mark))
     recorder = StepProfile(folder.path / "profile") if profile and processes.main else None
     run = Run(trainer, folder, asked, recorder)
@@ -80,6 +74,20 @@ def _train(
         if recorder is not None:
             recorder.close()
         folder.close()
+
+
+def _begin(config: RunConfig, processes: Processes, folder: RunFolder) -> tuple[Trainer, int]:
+    """A trainer where the run stands, and how far the metrics of that moment went.
+
+    What it was read from, a checkpoint or weights of others, is not kept while the run goes on.
+    """
+    config = processes.by_main(lambda: folder.settled(config))
+    checkpoint = processes.by_main(lambda: newest_checkpoint(folder.checkpoints))
+    source = open_start(config, processes) if checkpoint is None else None
+    trainer = Trainer(config, processes, source)
+    if trainer.speed.keep_memory:
+        keep_freed_memory()
+    return trainer, 0 if checkpoint is None else _restore(trainer, folder, checkpoint)
 
 
 def _look(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:
