@@ -106,11 +106,9 @@ def _write_onnx(loaded: LoadedModel, path: Path) -> float:
     onnx, runtime = (_needed(name) for name in ("onnx", "onnxruntime"))
     _needed("onnxscript")
     program = torch.onnx.export(
-        loaded.model,
-        (_clips(loaded.about),),
+        _program(loaded),
         input_names=["clips"],
         output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("clips")},),
         dynamo=True,
         verbose=False,
     )
