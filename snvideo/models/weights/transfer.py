@@ -210,20 +210,20 @@ class _Transfer:
 
     def _who_fits(self) -> str | None:
         """A network of the zoo whose kernels these are; None if they are those of this one."""
-        if self._kernels_fit(self.model):
+        shapes = {name: tensor.to("meta") for name, tensor in self.source.tensors.items()}
+        source = self.source._replace(tensors=shapes)
+        if self._kernels_fit(self.model, source):
             return None
         for name in BACKBONES:
             with torch.device("meta"):
                 model = build_model(name, len(self.classes))
-            if self._kernels_fit(model):
+            if self._kernels_fit(model, source):
                 return name
         return None
 
-    def _kernels_fit(self, model: nn.Module) -> bool:
-        """Whether a network could take all of theirs but the norms."""
+    def _kernels_fit(self, model: nn.Module, source: Source) -> bool:
+        """Whether a network could take all of theirs but the norms, by their shapes."""
         only_kernels = self.config.model_copy(update={"norms": "new"})
-        shapes = {name: tensor.to("meta") for name, tensor in self.source.tensors.items()}
-        source = self.source._replace(tensors=shapes)
         with suppress(SnvideoError):
             other = _Transfer(model, source, only_kernels, self.classes, self.name)
             other._layers()
