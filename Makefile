@@ -11,7 +11,7 @@ installed := $(VENV)/.installed
 
 install: $(installed)
 
-$(installed): pyproject.toml $(wildcard snvideo/norm/cpu/*)
+$(installed): pyproject.toml $(wildcard snvideo/norm/kernels/cpp/*)
 	$(PYTHON) -m venv $(VENV)
 	$(bin)/pip install --quiet --editable '.[dev]'
 	touch $@

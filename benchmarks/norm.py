@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from snvideo.models import build_model
-from snvideo.models.zoo import BACKBONES
+from snvideo.models.registry import BACKBONES
 from snvideo.norm import SwitchNorm3d, cpu_kernels, create_norm
 
 STAGES = {"res2": (64, 8, 56), "res3": (128, 4, 28), "res4": (256, 4, 14), "res5": (512, 4, 7)}

@@ -12,16 +12,16 @@ from timing import seconds
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from snvideo.data.augment import to_input
+from snvideo.data.augmentation import to_input
+from snvideo.data.augmentation_params import Draw, stack
 from snvideo.data.config import MEAN, STD, ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.dataset import Batch
-from snvideo.data.draws import Draw, stack
+from snvideo.data.prefetch import Prefetched
 from snvideo.engine.config import BatchConfig, OptimConfig, RunConfig, SpeedConfig
-from snvideo.engine.processes import Processes
-from snvideo.engine.step.prefetch import Prefetched
+from snvideo.engine.distributed import Processes
 from snvideo.engine.trainer import Trainer
 from snvideo.models.config import ModelConfig, NormConfig
-from snvideo.models.zoo import BACKBONES
+from snvideo.models.registry import BACKBONES
 
 LR = 1e-3
 DATA = {"workers": 0, "train_split": "train", "test_split": "train"}

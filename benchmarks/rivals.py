@@ -15,7 +15,7 @@ import numpy as np
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import Place, TrainClips
-from snvideo.data.decode import DecodeError
+from snvideo.data.decoding.decode import DecodeError
 from snvideo.data.index import ClipIndex, Video
 from snvideo.data.watch import Watch
 

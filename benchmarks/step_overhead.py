@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from snvideo.data import sampling
 from snvideo.data.dataset import Batch
-from snvideo.engine.evaluate import train_input
+from snvideo.engine.evaluator import train_input
+from snvideo.engine.loop import Run
+from snvideo.engine.performance import algorithms, autocast
 from snvideo.engine.preemption import Preemption
-from snvideo.engine.run import Run
-from snvideo.engine.speed import algorithms, autocast
-from snvideo.engine.storage.folder import RunFolder
+from snvideo.engine.run_dir import RunFolder
 from snvideo.engine.trainer import Trainer
 from snvideo.norm import one_update
 

@@ -51,8 +51,8 @@ from timing import keep_freed_blocks, ratio, set_libraries_aside, take_turns
 from torch import nn
 
 from snvideo.models.cost import multiply_adds
-from snvideo.models.zoo import BACKBONES
-from snvideo.norm import cpu_kernels
+from snvideo.models.registry import BACKBONES
+from snvideo.norm.kernels import cpu
 
 NORMS = ("bn", "sn", "gn")
 LONG = ("i3d_r50_32x2", "slowfast_r50_8x8")
@@ -267,7 +267,7 @@ def machine(setting: Setting) -> Row:
         "device": torch.cuda.get_device_name() if setting.gpu else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "cpu_kernels": cpu_kernels.available(),
+        "cpu_kernels": cpu.available(),
         "steps in a turn": setting.steps,
         "peak": setting.peak,
     }

@@ -10,7 +10,7 @@ from snvideo.data.config import ClipConfig
 from snvideo.data.index import ClipIndex, read_rows
 from snvideo.data.indexing.build import build
 from snvideo.data.indexing.listing import Listing, Row, scan
-from snvideo.data.preparing.tree import prepare
+from snvideo.data.preparing.prepare import prepare
 from snvideo.data.toy import make_toy_kinetics
 from snvideo.errors import SnvideoError
 

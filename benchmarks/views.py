@@ -32,7 +32,7 @@ from videos import clip_config, find, index_videos, too_short
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import Place, TestVideos, VideoViews, cut
-from snvideo.data.decode import decode
+from snvideo.data.decoding.decode import decode
 from snvideo.data.indexing.listing import scan
 from snvideo.data.watch import Watch
 from snvideo.errors import SnvideoError

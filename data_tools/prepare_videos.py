@@ -29,8 +29,8 @@ from rich.table import Table
 from rich.text import Text
 
 from snvideo.data.preparing.comparison import Comparison, compare, spread_evenly
+from snvideo.data.preparing.prepare import Prepared, prepare, record, root_of
 from snvideo.data.preparing.reencode import PRESETS, Settings
-from snvideo.data.preparing.tree import Prepared, prepare, record, root_of
 from snvideo.errors import SnvideoError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -61,7 +61,7 @@ def train(
     run = load_config(config, overrides or ()).run()
     if dry_run:
         from snvideo.engine.dry_run import dry_run as rehearse
-        from snvideo.engine.dry_run_table import show
+        from snvideo.report.dry_run_table import show
 
         show(rehearse(run, timed_steps))
         return
@@ -90,7 +90,7 @@ def evaluate(
     With the run's own config or with changes, such as other views or another index.
     """
     from snvideo.config import load_config
-    from snvideo.engine.test import test_run, test_weights
+    from snvideo.engine.evaluate import test_run, test_weights
 
     if run.is_file():
         if checkpoint is not None:
@@ -124,7 +124,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a study.", show_default=False)],
 ) -> None:
     """Redraw a study's tables, figures and report.html from its runs."""
-    from snvideo.study.report import write_report
+    from snvideo.report.study import write_report
 
     typer.echo(f"report: {write_report(folder)}")
 
@@ -161,9 +161,9 @@ def predict(
     ] = None,
 ) -> None:
     """Say what videos show: the most probable classes of each, averaged over clips and crops."""
-    from snvideo.data.find import find_videos
-    from snvideo.engine.predict import predict
-    from snvideo.engine.predict_report import check_out, show, write
+    from snvideo.data.files import find_videos
+    from snvideo.engine.predictor import predict
+    from snvideo.report.predictions import check_out, show, write
 
     found = find_videos(videos)
     if out is not None:
@@ -224,7 +224,7 @@ def clips(
     """Draw what the network sees: train_clips.png and test_views.png."""
     from snvideo.atomic import write_atomic
     from snvideo.config import load_config
-    from snvideo.engine.preview import test_views_png, train_clips_png
+    from snvideo.report.preview import test_views_png, train_clips_png
 
     run = load_config(config, overrides or ()).run()
     for name, content in (

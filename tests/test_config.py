@@ -7,7 +7,7 @@ import yaml
 
 from snvideo.config import Config, load_config
 from snvideo.engine.optim import learning_rate, lr_factor
-from snvideo.engine.storage.folder import differences
+from snvideo.engine.run_dir import differences
 from snvideo.errors import SnvideoError
 from snvideo.models import BACKBONES
 from snvideo.study.grid import cells

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from snvideo.schema import Section
+from snvideo.base_config import Section
 
 RGB = tuple[float, float, float]
 MEAN: RGB = (0.45, 0.45, 0.45)

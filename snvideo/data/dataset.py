@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from snvideo.data import sampling
+from snvideo.data.augmentation_params import Draw, Draws, draw, stack
 from snvideo.data.config import DataConfig
-from snvideo.data.decode import DecodeError, decode
-from snvideo.data.draws import Draw, Draws, draw, stack
+from snvideo.data.decoding.decode import DecodeError, decode
 from snvideo.data.index import ClipIndex, Video
 from snvideo.data.quarantine import Quarantine
 from snvideo.data.watch import Watch

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from snvideo.base_config import Section
 from snvideo.data.config import DataConfig
 from snvideo.models.config import ModelConfig
-from snvideo.schema import Section
 
 
 class BatchConfig(Section):

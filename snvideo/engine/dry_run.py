@@ -22,15 +22,15 @@ from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.sampling import frame_step
 from snvideo.engine.config import RunConfig
+from snvideo.engine.distributed import Processes, joined
 from snvideo.engine.geometry import SYNCHRONISED, Geometry, plan, refuse_lone_mixing
 from snvideo.engine.optim import freeze, learning_rate, lr_factor, parameter_groups
-from snvideo.engine.processes import Processes, joined
-from snvideo.engine.speed import DTYPES, Speed, choose, keep_freed_memory
-from snvideo.engine.start import open_start, settled, start_from
+from snvideo.engine.performance import DTYPES, Speed, choose, keep_freed_memory
+from snvideo.engine.setup import open_start, settled, start_from
 from snvideo.engine.trainer import Trainer, build
 from snvideo.errors import SnvideoError
+from snvideo.models.activation_checkpointing import recompute_blocks
 from snvideo.models.cost import Cost, cost, multiply_adds
-from snvideo.models.recompute import recompute_blocks
 
 FILES = 5
 """Video files of each split that are looked for."""

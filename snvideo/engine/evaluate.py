@@ -1,227 +1,159 @@
-"""Clip and video accuracy over the test views, every video counted once."""
+"""Testing weights again, or those of others: other views, another index, another checkpoint."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torch import nn
 
-from snvideo.data import sampling
-from snvideo.data.augment import augment, to_input
-from snvideo.data.config import DataConfig
-from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
-from snvideo.data.loader import test_batches, train_batches
-from snvideo.data.quarantine import Quarantine
-from snvideo.engine.config import RunConfig, SpeedConfig
-from snvideo.engine.geometry import Geometry
-from snvideo.engine.processes import Processes
-from snvideo.engine.speed import autocast, memory_format
-from snvideo.norm import average_statistics, tracking_layers
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights
+from snvideo.engine.config import RunConfig
+from snvideo.engine.distributed import Processes, joined
+from snvideo.engine.evaluator import evaluate, refresh_statistics
+from snvideo.engine.geometry import plan
+from snvideo.engine.performance import algorithms, choose, memory_format
+from snvideo.engine.run_dir import RunFolder
+from snvideo.engine.setup import open_start, settled, start_from
+from snvideo.engine.train import describe, summary
+from snvideo.engine.trainer import build, read_quarantine
+from snvideo.errors import SnvideoError
+from snvideo.models.pretrained import Source
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Evaluation:
-    """What a test found. Accuracies are fractions; views are clips x crops."""
+def test_run(folder: Path, config: RunConfig, checkpoint: Path | None = None) -> dict[str, Any]:
+    """Test a checkpoint of a run over all views and write `evaluation.json` and `evaluation.npz`.
 
-    loss: float
-    clip_top1: float
-    clip_top5: float
-    video_top1: float
-    video_top5: float
-    per_class_accuracy: list[float]
-    confusion: list[list[int]]
-    """Videos by true class (rows) and predicted class (columns)."""
-    failed: list[tuple[str, str]]
-    """Name and reason of videos that could not be read; they are left out of all figures."""
-    rows: np.ndarray = field(repr=False)
-    """Rows of the index, int64 (videos,), sorted."""
-    labels: np.ndarray = field(repr=False)
-    """int64 (videos,)."""
-    probabilities: np.ndarray = field(repr=False)
-    """float32 (videos, classes): softmax averaged over the views."""
+    Args:
+        folder: of the run.
+        config: the run's, with whatever is to be different.
+        checkpoint: weights; the newest of the run otherwise.
 
-    def save_predictions(self, path: Path, index: ClipIndex) -> None:
-        """Write names, labels and probabilities of all videos as a .npz file."""
-        names = np.array([index[int(row)].name for row in self.rows])
-        np.savez_compressed(
-            path,
-            videos=names,
-            labels=self.labels,
-            probabilities=self.probabilities,
-            classes=np.array(index.labels),
+    Returns:
+        what `evaluation.json` holds.
+    """
+    with joined() as processes:
+        config = settled(config, None, processes)
+        if checkpoint is None:
+            found = checkpoints(folder / "checkpoints")
+            if not found:
+                raise SnvideoError(f"{folder} has no checkpoint: train it first")
+            checkpoint = found[-1]
+        state = load_checkpoint(checkpoint)
+        test_index = _test_index(config)
+        classes = list(test_index.labels)
+        model = build(config, len(classes))
+        load_weights(model, state, checkpoint, averaged=True)
+        if state["classes"] != classes:
+            raise SnvideoError(
+                f"{checkpoint} was trained on other classes than those of {config.data.index}, or "
+                "on the same in another order: use the label map that it was trained with"
+            )
+        _refresh(model, folder, config, processes)
+        return _test(model, test_index, folder, config, processes, str(checkpoint))
+
+
+def test_weights(config: RunConfig) -> dict[str, Any]:
+    """Test the weights that a config starts from, untrained, with the statistics they came with.
+
+    Writes `evaluation.json` and `evaluation.npz` to the config's output.
+
+    Returns:
+        what `evaluation.json` holds.
+
+    Raises:
+        SnvideoError: if the config names no weights, they do not fit, or lack some of the classes.
+    """
+    with joined() as processes:
+        source = open_start(config, processes)
+        if source is None:
+            raise SnvideoError("nothing to test: name weights with model.weights.source")
+        if not source.exact:
+            raise SnvideoError(
+                f"{source.origin} cannot be tested without training: {'; '.join(source.notes)}"
+            )
+        if (config.output / "config.yaml").exists():
+            raise SnvideoError(f"{config.output} holds a run: choose another output")
+        config = _as_trained(settled(config, source, processes), source)
+        test_index = _test_index(config)
+        model = build(config, len(test_index.labels))
+        report = start_from(model, source, config, test_index.labels, processes)
+        new = [f"{entry.name} ({entry.why})" for entry in report.entries if entry.fate == "reset"]
+        if report.new_classes:
+            new.append(f"{report.new_classes} classes that it does not know")
+        if new:
+            raise SnvideoError(
+                f"{source.origin} cannot be tested without training: new would be {new[0]}"
+            )
+        return _test(model, test_index, config.output, config, processes, source.origin)
+
+
+def _as_trained(config: RunConfig, source: Source) -> RunConfig:
+    """With SN's batch part where the weights have it, whatever the geometry is: it counts for
+    training alone."""
+    if source.about is None or not source.about.use_batch:
+        return config
+    batch = config.batch.model_copy(update={"clips_per_gpu": max(2, config.batch.clips_per_gpu)})
+    return config.model_copy(update={"batch": batch})
+
+
+def _test_index(config: RunConfig) -> ClipIndex:
+    data = config.data
+    return ClipIndex.load(data.index, data.test_split, data.root)
+
+
+def _refresh(model: nn.Module, folder: Path, config: RunConfig, processes: Processes) -> None:
+    """Average the statistics over training clips, as at the end of the run."""
+    data, norm = config.data, config.model.norm.name
+    index = ClipIndex.load(data.index, data.train_split, data.root)
+    geometry = plan(config.batch, norm, processes.count, processes.rank, len(index))
+    epoch = config.optim.epochs - 1
+    quarantine = read_quarantine(config, folder)
+    model.to(processes.device, memory_format=memory_format(config.speed))
+    with algorithms(choose(config.speed, processes.device, 1), processes.device):
+        refresh_statistics(model, index, config, geometry, epoch, processes, quarantine)
+
+
+def _test(
+    model: nn.Module,
+    index: ClipIndex,
+    folder: Path,
+    config: RunConfig,
+    processes: Processes,
+    weights: str,
+) -> dict[str, Any]:
+    """Test a network as it is, and write down what came of it."""
+    views = {"clips": config.data.test.clips, "crops": config.data.test.crops}
+    quarantine = read_quarantine(config, folder)
+    model.to(processes.device, memory_format=memory_format(config.speed))
+    with algorithms(choose(config.speed, processes.device, 1), processes.device):
+        evaluation = evaluate(model, index, config, processes, **views, quarantine=quarantine)
+    results = {
+        **describe(config, index),
+        **summary(evaluation),
+        "views": views,
+        "checkpoint": weights,
+    }
+    if processes.main:
+        written = RunFolder(folder)
+        with written.written("evaluation.npz") as path:
+            evaluation.save_predictions(path, index)
+        written.write_results(results, "evaluation")
+        log.info(
+            "%s: clip top-1 %.1f %% top-5 %.1f %%, video top-1 %.1f %% top-5 %.1f %% over %d "
+            "videos (%d unreadable) x %d views",
+            weights,
+            *(100 * results[f"{unit}_top{k}"] for unit in ("clip", "video") for k in (1, 5)),
+            results["videos"],
+            results["failed_videos"],
+            views["clips"] * views["crops"],
         )
+    return results
 
 
-def train_input(batch: Batch, config: RunConfig, device: torch.device) -> Tensor:
-    """Training clips as the network gets them, but not mixed: float32 (N, 3, T, H, W)."""
-    clips = augment(batch.clips.to(device, non_blocking=True), batch.draws)
-    return to_input(clips, config.data.mean, config.data.std, memory_format(config.speed))
-
-
-def refresh_statistics(
-    model: nn.Module,
-    index: ClipIndex,
-    config: RunConfig,
-    geometry: Geometry,
-    epoch: int,
-    processes: Processes,
-    quarantine: Quarantine,
-) -> int:
-    """Batch-average statistics over training clips, in the groups of the run's geometry.
-
-    Returns:
-        the number of groups; 0 if the model has no statistics or the config keeps moving averages.
-    """
-    if not tracking_layers(model) or not config.statistics.batches:
-        return 0
-    groups = geometry.statistics(len(index), config.statistics.batches)
-    passes = ((epoch, group) for group in groups)
-    stream = sampling.STATISTICS
-    batches = train_batches(index, config.data, config.seed, passes, stream, quarantine)
-
-    def inputs() -> Iterator[Tensor]:
-        for batch in batches:
-            yield train_input(batch, config, processes.device)
-
-    with autocast(config.speed, processes.device):
-        return average_statistics(model, inputs(), config.statistics.kind)
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    index: ClipIndex,
-    config: RunConfig,
-    processes: Processes,
-    clips: int,
-    crops: int,
-    quarantine: Quarantine,
-    rows: Sequence[int] | None = None,
-) -> Evaluation:
-    """Accuracy of a model over views of all videos of an index, or of some.
-
-    A clip counts by its own softmax; a video by the softmax averaged over its views. Each process
-    takes every W-th video, and all end with the same figures.
-
-    Args:
-        model: in whatever mode; it is left in evaluation mode.
-        index: videos of the test split.
-        config: views, precision and batch size.
-        processes: those that share the work.
-        clips, crops: views of each video.
-        quarantine: videos that are not opened; what proves unreadable is added to it.
-        rows: of the index; None: all of them.
-    """
-    model.eval()
-    device, classes = processes.device, len(index.labels)
-    metrics = _metrics(classes).to(device)
-    seen, labels, probabilities, failed = [], [], [], []
-    mine = (range(len(index)) if rows is None else rows)[processes.rank :: processes.count]
-    batch_size = config.test_batch
-    for batch in test_batches(index, config.data, mine, batch_size, clips, crops, quarantine):
-        failed += batch.unreadable
-        if not len(batch.videos):
-            continue
-        truth = batch.labels.to(device)
-        views = torch.cat([views.put_together(device) for views in batch.views])
-        logits = view_logits(model, views, config.data, config.speed, config.test_batch, device)
-        softmax = logits.softmax(-1)
-        video = softmax.unflatten(0, (len(truth), -1)).mean(1)
-        view_truth = truth.repeat_interleave(clips * crops)
-        metrics["loss"].update(nn.functional.cross_entropy(logits, view_truth, reduction="none"))
-        for name in ("clip_top1", "clip_top5"):
-            metrics[name].update(softmax, view_truth)
-        for name in ("video_top1", "video_top5", "confusion"):
-            metrics[name].update(video, truth)
-        seen.append(batch.videos.numpy())
-        labels.append(batch.labels.numpy())
-        probabilities.append(video.cpu().numpy())
-    return _join(metrics, seen, labels, probabilities, failed, classes, processes)
-
-
-def _metrics(classes: int) -> MetricCollection:
-    def top(k: int) -> MulticlassAccuracy:
-        return MulticlassAccuracy(num_classes=classes, top_k=min(k, classes), average="micro")
-
-    return MetricCollection(
-        {
-            "loss": MeanMetric(),
-            "clip_top1": top(1),
-            "clip_top5": top(5),
-            "video_top1": top(1),
-            "video_top5": top(5),
-            "confusion": MulticlassConfusionMatrix(num_classes=classes),
-        },
-        compute_groups=False,  # clips and videos are counted apart
-    )
-
-
-def view_logits(
-    model: nn.Module,
-    views: Tensor,
-    data: DataConfig,
-    speed: SpeedConfig,
-    batch: int,
-    device: torch.device,
-) -> Tensor:
-    """Logits of test views, a limited number at a time.
-
-    Args:
-        model: in evaluation mode.
-        views: uint8 (N, T, 3, H, W), on the device.
-        data: what the input is normalized with.
-        speed: precision and memory format.
-        batch: views in one forward pass.
-        device: of the model.
-
-    Returns:
-        float32 (N, classes).
-    """
-    parts = []
-    for part in views.split(batch):
-        clips = to_input(part, data.mean, data.std, memory_format(speed))
-        with autocast(speed, device):
-            parts.append(model(clips))
-    return torch.cat(parts).float()
-
-
-def _join(
-    metrics: MetricCollection,
-    rows: list[np.ndarray],
-    labels: list[np.ndarray],
-    probabilities: list[np.ndarray],
-    failed: list[tuple[str, str]],
-    classes: int,
-    processes: Processes,
-) -> Evaluation:
-    """Figures and predictions of all processes together."""
-    mine = (
-        np.concatenate(rows) if rows else np.empty(0, np.int64),
-        np.concatenate(labels) if labels else np.empty(0, np.int64),
-        np.concatenate(probabilities) if probabilities else np.empty((0, classes), np.float32),
-        failed,
-    )
-    all_rows, all_labels, all_probabilities, all_failed = zip(*processes.gather(mine), strict=True)
-    order = np.argsort(np.concatenate(all_rows))
-    values = metrics.compute()
-    confusion = values.pop("confusion").cpu()
-    per_class = confusion.diag() / confusion.sum(1).clamp_min(1)
-    return Evaluation(
-        **{name: float(value) for name, value in values.items()},
-        per_class_accuracy=per_class.tolist(),
-        confusion=confusion.tolist(),
-        failed=[video for some in all_failed for video in some],
-        rows=np.concatenate(all_rows)[order],
-        labels=np.concatenate(all_labels)[order],
-        probabilities=np.concatenate(all_probabilities)[order],
-    )
+test_run.__test__ = False  # not test cases, whatever pytest makes of the names
+test_weights.__test__ = False

@@ -9,8 +9,8 @@ import yaml
 from torch import nn
 
 from snvideo.engine.config import RunConfig
-from snvideo.engine.storage.folder import RunFolder
-from snvideo.models.weights import (
+from snvideo.engine.run_dir import RunFolder
+from snvideo.models.pretrained import (
     MODEL,
     About,
     Preprocessing,
@@ -18,7 +18,7 @@ from snvideo.models.weights import (
     strides,
     write_weights,
 )
-from snvideo.models.weights.card import model_card
+from snvideo.models.pretrained.model_card import model_card
 from snvideo.norm import tracking_layers
 
 CARD = "model_card.md"

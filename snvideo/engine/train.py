@@ -10,18 +10,18 @@ from typing import Any
 import torch
 
 from snvideo.data.index import ClipIndex
+from snvideo.engine.checkpoint import newest_checkpoint
 from snvideo.engine.config import RunConfig
-from snvideo.engine.evaluate import Evaluation
+from snvideo.engine.disk_space import check_room
+from snvideo.engine.distributed import Processes, joined
+from snvideo.engine.evaluator import Evaluation
+from snvideo.engine.loop import Run
+from snvideo.engine.performance import keep_freed_memory
 from snvideo.engine.preemption import Preemption, preemption
-from snvideo.engine.processes import Processes, joined
-from snvideo.engine.profile import StepProfile
+from snvideo.engine.profiler import StepProfile
 from snvideo.engine.publish import publish, published
-from snvideo.engine.run import Run
-from snvideo.engine.speed import keep_freed_memory
-from snvideo.engine.start import open_start
-from snvideo.engine.storage.checkpoint import newest_checkpoint
-from snvideo.engine.storage.folder import RunFolder, threads_before
-from snvideo.engine.storage.room import check_room
+from snvideo.engine.run_dir import RunFolder, threads_before
+from snvideo.engine.setup import open_start
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
 from snvideo.models.cost import count_parameters, multiply_adds

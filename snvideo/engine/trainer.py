@@ -16,31 +16,31 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from snvideo.data import sampling
-from snvideo.data.augment import mix
+from snvideo.data.augmentation import mix
 from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import train_batches
+from snvideo.data.prefetch import Prefetched
 from snvideo.data.quarantine import Quarantine
+from snvideo.engine.checkpoint import load_weights
 from snvideo.engine.config import RunConfig
-from snvideo.engine.evaluate import Evaluation, evaluate, refresh_statistics, train_input
+from snvideo.engine.distributed import Processes
+from snvideo.engine.ema import WeightAverage
+from snvideo.engine.evaluator import Evaluation, evaluate, refresh_statistics, train_input
+from snvideo.engine.finite_check import FiniteGuard
 from snvideo.engine.geometry import plan, refuse_lone_mixing
+from snvideo.engine.metrics import NOTHING, Counted, Tally
 from snvideo.engine.optim import build_optimizer, freeze
-from snvideo.engine.processes import Processes
+from snvideo.engine.performance import algorithms, autocast, choose, memory_format
 from snvideo.engine.publish import describe_weights
-from snvideo.engine.speed import algorithms, autocast, choose, memory_format
-from snvideo.engine.start import settled, start_from
-from snvideo.engine.step.average import WeightAverage
-from snvideo.engine.step.clock import StepClock
-from snvideo.engine.step.guard import FiniteGuard
-from snvideo.engine.step.prefetch import Prefetched
-from snvideo.engine.step.replica import replicate
-from snvideo.engine.step.tally import NOTHING, Counted, Tally
-from snvideo.engine.storage.checkpoint import load_weights
+from snvideo.engine.replica import replicate
+from snvideo.engine.setup import settled, start_from
+from snvideo.engine.step_timer import StepClock
 from snvideo.errors import SnvideoError
 from snvideo.models import build_model
+from snvideo.models.activation_checkpointing import recompute_blocks
 from snvideo.models.dropout import ClipDropout
-from snvideo.models.recompute import recompute_blocks
-from snvideo.models.weights import About, Source
+from snvideo.models.pretrained import About, Source
 from snvideo.norm import kept_statistics, one_update, tracking_layers
 
 log = logging.getLogger(__name__)

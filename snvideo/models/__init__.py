@@ -1,5 +1,5 @@
 """Backbones: names to networks, with any norm."""
 
-from snvideo.models.zoo import BACKBONES, build_model
+from snvideo.models.registry import BACKBONES, build_model
 
 __all__ = ["BACKBONES", "build_model"]

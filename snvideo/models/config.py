@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from snvideo.base_config import Section
 from snvideo.norm import NORMS
-from snvideo.schema import Section
 
 
 class NormConfig(Section):

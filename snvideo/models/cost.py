@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from snvideo.models.dropout import ClipDropout
 from snvideo.norm import SwitchNorm
-from snvideo.norm.processes import members
+from snvideo.norm.distributed import members
 
 CPU = torch.device("cpu")
 
@@ -98,7 +98,7 @@ def kept_bytes(
     out. Gradients, workspaces and what backward makes on its way come on top.
 
     Switchable Normalization, and Batch Normalization over ghost groups or processes, count as
-    `snvideo.norm.fused` has it: the input and some tables of one value per sample and channel.
+    `norm.kernels.autograd` has it: the input and some tables of one value per sample and channel.
     Without the kernels of the device they keep a handful of tensors like their input, which is not
     counted. torch.compile decides by itself what to keep, as a rule less.
 
@@ -174,7 +174,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _by_hand(layer: nn.Module, samples: int) -> bool:
-    """Whether a layer goes through `snvideo.norm.fused` in a training pass over so many clips."""
+    """Whether a layer goes through `norm.kernels` in a training pass over so many clips."""
     if isinstance(layer, SwitchNorm):
         return True
     if members(getattr(layer, "process_group", None)) is not None:
@@ -191,7 +191,7 @@ def _kept(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class _Kept(Function):
-    """Keeps what `snvideo.norm.fused` keeps, and computes nothing."""
+    """Keeps what `snvideo.norm.kernels.autograd` keeps, and computes nothing."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: int, *parameters: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
-from snvideo.models.weights.about import ABOUT, About
-from snvideo.models.weights.card import model_card
-from snvideo.models.weights.ours import LoadedModel, write_weights
+from snvideo.models.pretrained.metadata import ABOUT, About
+from snvideo.models.pretrained.model_card import model_card
+from snvideo.models.pretrained.native import LoadedModel, write_weights
 
 TOLERANCE = 1e-4
 """Largest difference of a logit from the network's own, as part of the largest logit."""

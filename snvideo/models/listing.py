@@ -14,7 +14,7 @@ from rich.text import Text
 
 from snvideo.errors import SnvideoError
 from snvideo.models.cost import count_parameters, multiply_adds
-from snvideo.models.zoo import BACKBONES, Backbone, backbone, build_model
+from snvideo.models.registry import BACKBONES, Backbone, backbone, build_model
 from snvideo.norm import NORMS
 
 

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from snvideo.norm.distributed import ProcessGroup, members
 from snvideo.norm.functional import switch_norm
-from snvideo.norm.processes import ProcessGroup, members
 from snvideo.norm.switch_norm import check_values, spread, step_momentum
 
 

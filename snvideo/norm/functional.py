@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from snvideo.norm import fused, plain, tables
-from snvideo.norm.processes import ProcessGroup, joined_moments
+from snvideo.norm import reference
+from snvideo.norm.distributed import ProcessGroup, joined_moments
+from snvideo.norm.kernels import autograd, tables
 
 
 def switch_norm(
@@ -25,7 +26,7 @@ def switch_norm(
 ) -> Tensor:
     r"""Switchable Normalization of x, as `torch.nn.functional.batch_norm` is Batch Normalization.
 
-    The mathematics is in `snvideo.norm.plain`.
+    The mathematics is in `snvideo.norm.reference`.
 
     Args:
         x: (N, C, \*S), floating point, of any memory format.
@@ -55,7 +56,7 @@ def switch_norm(
     batch_part = len(mean_logits) == 3
     own = batch_part and (training or running_mean is None)
     shared = batch_part and training
-    y, batch = (fused if _by_hand(x) else plain).normalize(
+    y, batch = (autograd if _by_hand(x) else reference).normalize(
         x,
         *(weight, bias, mean_logits, var_logits),
         (running_mean, running_var) if batch_part and not own else None,
@@ -75,7 +76,7 @@ def switch_norm(
 
 def batch_statistics(
     x: Tensor, group_size: int | None = None, process_group: ProcessGroup | None = None
-) -> plain.Batch:
+) -> reference.Batch:
     """The batch statistics that a norm takes of x while training.
 
     Args:
@@ -83,10 +84,10 @@ def batch_statistics(
         group_size, process_group: as for `switch_norm`.
     """
     groups = _groups(len(x), group_size, process_group)
-    kernels = fused.kernels_for(x)
+    kernels = autograd.kernels_for(x)
     if kernels is None:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        moments = torch.stack(plain.instance_moments(wide)).double()
+        moments = torch.stack(reference.instance_moments(wide)).double()
         mean, variance = tables.batch_moments(moments, groups)
     else:
         _, _, (mean, variance) = kernels.statistics(x, groups)
@@ -94,13 +95,13 @@ def batch_statistics(
     if process_group is not None:
         mean, variance, share = joined_moments(mean, variance, count, process_group)
         count = count / share
-    return plain.Batch(mean, variance, count)
+    return reference.Batch(mean, variance, count)
 
 
 def _by_hand(x: Tensor) -> bool:
     """Whether derivatives by hand pay: not for what a compiler or exporter has to read."""
     tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not tracing and fused.kernels_for(x) is not None
+    return not tracing and autograd.kernels_for(x) is not None
 
 
 def _groups(samples: int, group_size: int | None, process_group: ProcessGroup | None) -> int:

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from snvideo.norm.distributed import members
 from snvideo.norm.functional import batch_statistics
-from snvideo.norm.plain import Batch
-from snvideo.norm.processes import members
+from snvideo.norm.reference import Batch
 
 
 def tracking_layers(model: nn.Module) -> list[nn.Module]:

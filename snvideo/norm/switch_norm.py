@@ -5,8 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from snvideo.norm.distributed import ProcessGroup, members
 from snvideo.norm.functional import switch_norm
-from snvideo.norm.processes import ProcessGroup, members
 
 
 def check_values(layer: nn.modules.batchnorm._NormBase, x: Tensor) -> None:

@@ -7,15 +7,15 @@ import yaml
 
 from snvideo.atomic import write_atomic
 from snvideo.engine.config import RunConfig
-from snvideo.engine.storage.folder import PREEMPTED, differences, flatten
+from snvideo.engine.run_dir import PREEMPTED, differences, flatten
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
+from snvideo.report.study import write_report
+from snvideo.report.study_table import Row, rows
+from snvideo.study.comparability import shown
 from snvideo.study.config import StudyConfig
-from snvideo.study.fairness import shown
 from snvideo.study.grid import Cell, cells
 from snvideo.study.launch import command, launch, sigterm_exits
-from snvideo.study.report import write_report
 from snvideo.study.runs import CELL_FILE, FAILURE_FILE, read_results, read_runs
-from snvideo.study.table import Row, rows
 
 log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from snvideo.base_config import Section
 from snvideo.engine.config import BatchConfig
 from snvideo.norm import NORMS
-from snvideo.schema import Section
 
 
 class StudyConfig(Section):

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from snvideo.engine.storage.folder import flatten
+from snvideo.engine.run_dir import flatten
 from snvideo.errors import SnvideoError
 
 CELL_FILE = "cell.yaml"

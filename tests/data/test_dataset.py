@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from snvideo.data import sampling
-from snvideo.data.augment import to_input
+from snvideo.data.augmentation import to_input
 from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig, TrainViewConfig
 from snvideo.data.dataset import Place, TestVideos, TrainClips, cut
-from snvideo.data.decode import decode
+from snvideo.data.decoding.decode import decode
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_batches as view_batches
 from snvideo.data.loader import train_batches

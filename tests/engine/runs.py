@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from snvideo.config import Config, load_config
-from snvideo.engine.storage.checkpoint import checkpoints, load_checkpoint
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +185,7 @@ def children(pid: int) -> list[int]:
 @cache
 def _nursery() -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.engine.nursery"],
+        [sys.executable, "-m", "tests.engine.fork_server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from tests.data.sabotage import sabotage
+from tests.data.faults import sabotage
 
 sabotage(json.loads(os.environ["SABOTAGE"]), Path(os.environ["SABOTAGE_FOLDER"]))
 

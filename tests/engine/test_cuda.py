@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from snvideo.data.dataset import Batch
-from snvideo.engine.processes import Processes
-from snvideo.engine.step.prefetch import Prefetched
+from snvideo.data.prefetch import Prefetched
+from snvideo.engine.distributed import Processes
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from tests.engine.runs import run_config

@@ -12,10 +12,10 @@ from rich.console import Console
 from snvideo.config import load_config
 from snvideo.data.index import COLUMNS
 from snvideo.engine.config import RunConfig
+from snvideo.engine.distributed import Processes
 from snvideo.engine.dry_run import DryRun, count, dry_run
-from snvideo.engine.dry_run_table import show, table, warnings
-from snvideo.engine.processes import Processes
 from snvideo.errors import SnvideoError
+from snvideo.report.dry_run_table import show, table, warnings
 from tests.engine.runs import run_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -221,7 +221,7 @@ def test_under_torchrun_one_process_speaks(toy, tmp_path):
     script = (
         "import sys, torch; from snvideo.config import load_config; torch.set_num_threads(1)\n"
         "from snvideo.engine.dry_run import dry_run\n"
-        "from snvideo.engine.dry_run_table import show\n"
+        "from snvideo.report.dry_run_table import show\n"
         "show(dry_run(load_config(sys.argv[1]).run(), timed_steps=1))\n"
     )
     (tmp_path / "script.py").write_text(script)

@@ -13,10 +13,10 @@ import torch
 
 from snvideo.data import dataset
 from snvideo.data.index import ClipIndex
-from snvideo.engine.storage.checkpoint import checkpoints, load_checkpoint
-from snvideo.engine.test import test_run as retest
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint
+from snvideo.engine.evaluate import test_run as retest
 from snvideo.engine.train import train
-from tests.data.sabotage import sabotage
+from tests.data.faults import sabotage
 from tests.engine.runs import run_config
 
 EPOCHS = 2

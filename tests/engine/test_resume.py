@@ -1,6 +1,6 @@
 """Runs that are killed or asked to stop at any moment end with the bits of one that was not.
 
-Commands are run by forked processes, see `tests.engine.nursery`, all with one thread.
+Commands are run by forked processes, see `tests.engine.fork_server`, all with one thread.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from snvideo.engine.processes import Processes
-from snvideo.engine.storage.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from snvideo.engine.distributed import Processes
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import TEMPORARY_FAILURE
 from tests.engine.runs import (

@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from snvideo.engine.processes import Processes
-from snvideo.engine.test import test_run as retest
+from snvideo.engine.distributed import Processes
+from snvideo.engine.evaluate import test_run as retest
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError

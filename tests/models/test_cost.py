@@ -6,15 +6,16 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from snvideo.models import build_model
+from snvideo.models.activation_checkpointing import recompute_blocks
 from snvideo.models.cost import Cost, cost, count_parameters, kept_bytes, multiply_adds
-from snvideo.models.recompute import recompute_blocks
-from snvideo.norm import NORMS, cpu_kernels
-from tests.models.test_zoo import SIZES, on_meta
+from snvideo.norm import NORMS
+from snvideo.norm.kernels import cpu
+from tests.models.test_registry import SIZES, on_meta
 
 CLIPS = (4, 3, 8, 32, 32)
 GROUPS = [(norm, {}) for norm in NORMS] + [(norm, {"group_size": 2}) for norm in ("sn", "bn")]
 needs_kernels = pytest.mark.skipif(
-    not cpu_kernels.available(), reason="without the kernels SN keeps more than is counted"
+    not cpu.available(), reason="without the kernels SN keeps more than is counted"
 )
 
 

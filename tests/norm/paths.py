@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from snvideo.norm.cpu_kernels import available
+from snvideo.norm.kernels.cpu import available
 
 PATHS = ["plain", "kernels"] if available() else ["plain"]
 
@@ -15,5 +15,5 @@ def path_of(name: str) -> Iterator[None]:
     if name == "kernels":
         yield
     else:
-        with mock.patch("snvideo.norm.cpu_kernels.available", lambda: False):
+        with mock.patch("snvideo.norm.kernels.cpu.available", lambda: False):
             yield

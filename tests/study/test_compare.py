@@ -13,8 +13,7 @@ from snvideo.engine.config import RunConfig
 from snvideo.errors import PreemptedError, SnvideoError
 from snvideo.study.compare import compare
 from snvideo.study.grid import Cell, cells
-
-from .fakes import run_config, study_config, write_begun, write_finished
+from tests.study.fakes import run_config, study_config, write_begun, write_finished
 
 
 class Child:

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from snvideo.engine.storage.folder import flatten
+from snvideo.engine.run_dir import flatten
 from snvideo.errors import SnvideoError
 from snvideo.study.grid import cells
-
-from .fakes import run_config, study_config
+from tests.study.fakes import run_config, study_config
 
 
 def test_every_norm_geometry_and_seed_once(tmp_path: Path):

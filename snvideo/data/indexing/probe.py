@@ -15,8 +15,8 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from snvideo.data.indexing.track import Track, Unusable
-from snvideo.data.pyav import open_video
+from snvideo.data.decoding.pyav import open_video
+from snvideo.data.indexing.packets import Track, Unusable
 
 Check = Literal["header", "packets", "decode"]
 

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from snvideo.data.indexing.probe import Check, Probe, stages
-from snvideo.data.killable import Outcome, run_all
+from snvideo.data.workers import Outcome, run_all
 
 
 def probe_all(

@@ -18,7 +18,9 @@ from rich.text import Text
 from snvideo.data.config import ClipConfig
 from snvideo.data.index import STATUSES, IndexRow, read_meta, read_rows
 from snvideo.data.indexing.listing import SPLITS
-from snvideo.data.indexing.pictures import (
+from snvideo.data.sampling import frame_step
+from snvideo.errors import SnvideoError
+from snvideo.report.index_figure import (
     STYLE,
     draw_classes,
     draw_durations,
@@ -26,9 +28,7 @@ from snvideo.data.indexing.pictures import (
     draw_sizes,
     draw_splits,
 )
-from snvideo.data.sampling import frame_step
-from snvideo.errors import SnvideoError
-from snvideo.figures import png, shorten, styled
+from snvideo.report.style import png, shorten, styled
 
 Tally = Counter[str]
 _LEAST = {"frames": 1, "width": 1, "height": 1, "fps": 1e-3, "seconds": 0}

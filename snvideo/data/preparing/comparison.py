@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from snvideo.data.index import IndexRow, Video
-from snvideo.data.killable import run_all
-from snvideo.data.preparing.tree import Prepared, pairs
+from snvideo.data.preparing.prepare import Prepared, pairs
+from snvideo.data.workers import run_all
 
 LIKENESS = ("psnr_luma", "psnr_rgb", "ssim")
 TIMES = ("milliseconds_before", "milliseconds_after")

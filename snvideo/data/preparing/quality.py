@@ -18,7 +18,7 @@ from torchmetrics.functional.image import (
 from snvideo.data import sampling
 from snvideo.data.config import ClipConfig, TrainViewConfig
 from snvideo.data.dataset import cut
-from snvideo.data.decode import decode
+from snvideo.data.decoding.decode import decode
 from snvideo.data.index import Video
 from snvideo.data.preparing.comparison import LIKENESS, TIMES
 from snvideo.data.preparing.reencode import shown_frames, small_frames

@@ -23,8 +23,8 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from snvideo.data.indexing.track import Unusable
-from snvideo.data.pyav import is_shown, open_video
+from snvideo.data.decoding.pyav import is_shown, open_video
+from snvideo.data.indexing.packets import Unusable
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
 """Of x264, from little work and large files to much work and small ones."""
@@ -70,7 +70,7 @@ class _Unwritable(Exception):
 
 
 def shown_frames(path: Path) -> Iterator[VideoFrame]:
-    """Frames of a video as `snvideo.data.decode` numbers them, as many as can be decoded."""
+    """Frames of a video as `data.decoding` numbers them, as many as can be decoded."""
     with open_video(path) as container:
         stream = container.streams.best("video")
         if stream is None:
@@ -149,7 +149,7 @@ def part_of(output: Path, run: int) -> Path:
 
 
 def reencode(job: list[str | int | float], settings: list[int | str], run: int) -> Iterator[Step]:
-    """Re-encodes one video, as a worker process of `snvideo.data.killable` calls it.
+    """Re-encodes one video, as a worker process of `snvideo.data.workers` calls it.
 
     Args:
         job: a `Job`'s values.

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from snvideo.data.config import ClipConfig
 from snvideo.data.index import COLUMNS, IndexRow
-from snvideo.data.indexing.pictures import draw_classes, draw_durations, draw_splits
 from snvideo.data.indexing.survey import Survey, survey, survey_png, survey_tables
 from snvideo.errors import SnvideoError
-from snvideo.figures import shorten
+from snvideo.report.index_figure import draw_classes, draw_durations, draw_splits
+from snvideo.report.style import shorten
 
 ROW = IndexRow(
     path="a.mp4",

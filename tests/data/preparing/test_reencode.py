@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from snvideo.data.decode import decode
+from snvideo.data.decoding.decode import decode
 from snvideo.data.index import Video
 from snvideo.data.indexing.probe import Probe, probe
 from snvideo.data.preparing.reencode import (

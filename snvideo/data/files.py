@@ -1,0 +1,61 @@
+"""Video files that a user means: files, folders and patterns, as they are typed."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from snvideo.data.indexing.listing import scan
+from snvideo.errors import SnvideoError
+from snvideo.report.style import shorten
+
+log = logging.getLogger(__name__)
+
+
+def find_videos(arguments: Sequence[str]) -> list[Path]:
+    """The files that arguments name, in their order, each file once.
+
+    Args:
+        arguments: of files, which are taken whatever they are called and whatever is in them;
+            folders, of which all video files below are taken, by extension and sorted; or patterns
+            (`*`, `?`, `[...]`, and `**` for any folders), of which all files are taken, sorted.
+
+    Raises:
+        SnvideoError: if an argument stands for no file.
+    """
+    found: list[Path] = []
+    for argument in arguments:
+        if os.path.isdir(argument):  # noqa: PTH112 - which takes any name, however long
+            inside = [Path(argument, name) for name in scan(Path(argument))]
+        elif os.path.lexists(argument):  # a dangling link is named, with its reason, like a file
+            found.append(Path(argument))
+            continue
+        else:
+            inside = _matching(argument)
+        log.info("%s: %d video%s", shorten(argument, 200), len(inside), "s" * (len(inside) != 1))
+        found += inside
+    return unique(found)
+
+
+def unique(videos: Iterable[Path]) -> list[Path]:
+    """Paths without those that name a file again, by another way to its folder."""
+    first: dict[str, Path] = {}
+    for video in videos:
+        first.setdefault(os.path.join(os.path.realpath(video.parent), video.name), video)  # noqa: PTH118
+    return list(first.values())
+
+
+def _matching(pattern: str) -> list[Path]:
+    named = shorten(pattern, 200)
+    if not glob.has_magic(pattern):
+        raise SnvideoError(f"no video at '{named}': expected a file, a folder or a pattern")
+    paths = (Path(path) for path in sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207
+    files = [path for path in paths if not path.is_dir()]
+    if not files:
+        raise SnvideoError(
+            f"no file matches '{named}': quote a pattern, and use ** for any folders"
+        )
+    return files

@@ -1,0 +1,227 @@
+"""Clip and video accuracy over the test views, every video counted once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from snvideo.data import sampling
+from snvideo.data.augmentation import augment, to_input
+from snvideo.data.config import DataConfig
+from snvideo.data.dataset import Batch
+from snvideo.data.index import ClipIndex
+from snvideo.data.loader import test_batches, train_batches
+from snvideo.data.quarantine import Quarantine
+from snvideo.engine.config import RunConfig, SpeedConfig
+from snvideo.engine.distributed import Processes
+from snvideo.engine.geometry import Geometry
+from snvideo.engine.performance import autocast, memory_format
+from snvideo.norm import average_statistics, tracking_layers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Evaluation:
+    """What a test found. Accuracies are fractions; views are clips x crops."""
+
+    loss: float
+    clip_top1: float
+    clip_top5: float
+    video_top1: float
+    video_top5: float
+    per_class_accuracy: list[float]
+    confusion: list[list[int]]
+    """Videos by true class (rows) and predicted class (columns)."""
+    failed: list[tuple[str, str]]
+    """Name and reason of videos that could not be read; they are left out of all figures."""
+    rows: np.ndarray = field(repr=False)
+    """Rows of the index, int64 (videos,), sorted."""
+    labels: np.ndarray = field(repr=False)
+    """int64 (videos,)."""
+    probabilities: np.ndarray = field(repr=False)
+    """float32 (videos, classes): softmax averaged over the views."""
+
+    def save_predictions(self, path: Path, index: ClipIndex) -> None:
+        """Write names, labels and probabilities of all videos as a .npz file."""
+        names = np.array([index[int(row)].name for row in self.rows])
+        np.savez_compressed(
+            path,
+            videos=names,
+            labels=self.labels,
+            probabilities=self.probabilities,
+            classes=np.array(index.labels),
+        )
+
+
+def train_input(batch: Batch, config: RunConfig, device: torch.device) -> Tensor:
+    """Training clips as the network gets them, but not mixed: float32 (N, 3, T, H, W)."""
+    clips = augment(batch.clips.to(device, non_blocking=True), batch.draws)
+    return to_input(clips, config.data.mean, config.data.std, memory_format(config.speed))
+
+
+def refresh_statistics(
+    model: nn.Module,
+    index: ClipIndex,
+    config: RunConfig,
+    geometry: Geometry,
+    epoch: int,
+    processes: Processes,
+    quarantine: Quarantine,
+) -> int:
+    """Batch-average statistics over training clips, in the groups of the run's geometry.
+
+    Returns:
+        the number of groups; 0 if the model has no statistics or the config keeps moving averages.
+    """
+    if not tracking_layers(model) or not config.statistics.batches:
+        return 0
+    groups = geometry.statistics(len(index), config.statistics.batches)
+    passes = ((epoch, group) for group in groups)
+    stream = sampling.STATISTICS
+    batches = train_batches(index, config.data, config.seed, passes, stream, quarantine)
+
+    def inputs() -> Iterator[Tensor]:
+        for batch in batches:
+            yield train_input(batch, config, processes.device)
+
+    with autocast(config.speed, processes.device):
+        return average_statistics(model, inputs(), config.statistics.kind)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    index: ClipIndex,
+    config: RunConfig,
+    processes: Processes,
+    clips: int,
+    crops: int,
+    quarantine: Quarantine,
+    rows: Sequence[int] | None = None,
+) -> Evaluation:
+    """Accuracy of a model over views of all videos of an index, or of some.
+
+    A clip counts by its own softmax; a video by the softmax averaged over its views. Each process
+    takes every W-th video, and all end with the same figures.
+
+    Args:
+        model: in whatever mode; it is left in evaluation mode.
+        index: videos of the test split.
+        config: views, precision and batch size.
+        processes: those that share the work.
+        clips, crops: views of each video.
+        quarantine: videos that are not opened; what proves unreadable is added to it.
+        rows: of the index; None: all of them.
+    """
+    model.eval()
+    device, classes = processes.device, len(index.labels)
+    metrics = _metrics(classes).to(device)
+    seen, labels, probabilities, failed = [], [], [], []
+    mine = (range(len(index)) if rows is None else rows)[processes.rank :: processes.count]
+    batch_size = config.test_batch
+    for batch in test_batches(index, config.data, mine, batch_size, clips, crops, quarantine):
+        failed += batch.unreadable
+        if not len(batch.videos):
+            continue
+        truth = batch.labels.to(device)
+        views = torch.cat([views.put_together(device) for views in batch.views])
+        logits = view_logits(model, views, config.data, config.speed, config.test_batch, device)
+        softmax = logits.softmax(-1)
+        video = softmax.unflatten(0, (len(truth), -1)).mean(1)
+        view_truth = truth.repeat_interleave(clips * crops)
+        metrics["loss"].update(nn.functional.cross_entropy(logits, view_truth, reduction="none"))
+        for name in ("clip_top1", "clip_top5"):
+            metrics[name].update(softmax, view_truth)
+        for name in ("video_top1", "video_top5", "confusion"):
+            metrics[name].update(video, truth)
+        seen.append(batch.videos.numpy())
+        labels.append(batch.labels.numpy())
+        probabilities.append(video.cpu().numpy())
+    return _join(metrics, seen, labels, probabilities, failed, classes, processes)
+
+
+def _metrics(classes: int) -> MetricCollection:
+    def top(k: int) -> MulticlassAccuracy:
+        return MulticlassAccuracy(num_classes=classes, top_k=min(k, classes), average="micro")
+
+    return MetricCollection(
+        {
+            "loss": MeanMetric(),
+            "clip_top1": top(1),
+            "clip_top5": top(5),
+            "video_top1": top(1),
+            "video_top5": top(5),
+            "confusion": MulticlassConfusionMatrix(num_classes=classes),
+        },
+        compute_groups=False,  # clips and videos are counted apart
+    )
+
+
+def view_logits(
+    model: nn.Module,
+    views: Tensor,
+    data: DataConfig,
+    speed: SpeedConfig,
+    batch: int,
+    device: torch.device,
+) -> Tensor:
+    """Logits of test views, a limited number at a time.
+
+    Args:
+        model: in evaluation mode.
+        views: uint8 (N, T, 3, H, W), on the device.
+        data: what the input is normalized with.
+        speed: precision and memory format.
+        batch: views in one forward pass.
+        device: of the model.
+
+    Returns:
+        float32 (N, classes).
+    """
+    parts = []
+    for part in views.split(batch):
+        clips = to_input(part, data.mean, data.std, memory_format(speed))
+        with autocast(speed, device):
+            parts.append(model(clips))
+    return torch.cat(parts).float()
+
+
+def _join(
+    metrics: MetricCollection,
+    rows: list[np.ndarray],
+    labels: list[np.ndarray],
+    probabilities: list[np.ndarray],
+    failed: list[tuple[str, str]],
+    classes: int,
+    processes: Processes,
+) -> Evaluation:
+    """Figures and predictions of all processes together."""
+    mine = (
+        np.concatenate(rows) if rows else np.empty(0, np.int64),
+        np.concatenate(labels) if labels else np.empty(0, np.int64),
+        np.concatenate(probabilities) if probabilities else np.empty((0, classes), np.float32),
+        failed,
+    )
+    all_rows, all_labels, all_probabilities, all_failed = zip(*processes.gather(mine), strict=True)
+    order = np.argsort(np.concatenate(all_rows))
+    values = metrics.compute()
+    confusion = values.pop("confusion").cpu()
+    per_class = confusion.diag() / confusion.sum(1).clamp_min(1)
+    return Evaluation(
+        **{name: float(value) for name, value in values.items()},
+        per_class_accuracy=per_class.tolist(),
+        confusion=confusion.tolist(),
+        failed=[video for some in all_failed for video in some],
+        rows=np.concatenate(all_rows)[order],
+        labels=np.concatenate(all_labels)[order],
+        probabilities=np.concatenate(all_probabilities)[order],
+    )

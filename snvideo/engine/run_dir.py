@@ -1,0 +1,313 @@
+"""A run is a folder: config, environment, metrics, checkpoints, results. Nothing else is needed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from snvideo.atomic import write_atomic
+from snvideo.engine.checkpoint import DISK_FULL
+from snvideo.engine.config import RunConfig
+from snvideo.engine.metrics_file import Lines, cut_lines
+from snvideo.engine.tensorboard import Board
+from snvideo.errors import SnvideoError
+
+log = logging.getLogger(__name__)
+
+# Keys that say where and how a run is done, not what comes out of it.
+_FREE = (
+    "output",
+    "log",
+    "data.workers",
+    "data.start_method",
+    "data.limit",
+    "data.root",
+    "speed",
+    "test_batch",
+)
+
+# Parts of these that are not free: another precision is more than another rounding.
+_BINDING = ("speed.amp",)
+
+# What a config may leave open; a run settles it by what it starts from.
+_OPEN = ("data.mean", "data.std")
+
+ENVIRONMENT = "environment.json"
+"""In the run's folder."""
+
+PREEMPTED = "preempted"
+"""In the run's folder: a file that says when the run was asked to stop, until it goes on."""
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted keys in which two configs would give different results, as far as they say."""
+    one, two = flatten(old), flatten(new)
+    return sorted(
+        key
+        for key in one.keys() | two.keys()
+        if one.get(key) != two.get(key)
+        and (_within(key, _BINDING) or not _within(key, _FREE))
+        and not (key in _OPEN and None in (one.get(key), two.get(key)))
+    )
+
+
+def _within(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def environment() -> dict[str, Any]:
+    """What the run was done with: versions, hardware, number of threads."""
+    versions = {}
+    for package in ("snvideo", "torch", "torchvision", "pytorchvideo", "decord", "av", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if cuda
+        else [],
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "command": sys.argv,
+    }
+
+
+def sessions(folder: Path) -> list[dict[str, Any]]:
+    """The starts of a run so far, the first one first: step, time, threads, processes, host, torch.
+
+    A folder that says nothing of them, or nothing that can be read, has none.
+    """
+    try:
+        found = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["sessions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def threads_before(folder: Path) -> int | None:
+    """Threads per process when the run was last started; None if that is not known.
+
+    With another number, sums are taken in another order: results are equal up to rounding only.
+    """
+    before = sessions(folder)
+    threads = before[-1].get("threads") if before else None
+    return threads if isinstance(threads, int) else None
+
+
+class RunFolder:
+    """Writes what a run leaves behind. Only the main process holds one open for writing.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._metrics: Lines | None = None
+        self._board: Board | None = None
+
+    def check(self, config: RunConfig) -> None:
+        """See whether a run may begin or go on here.
+
+        Raises:
+            SnvideoError: if the folder holds a run of another config, or of one that cannot be
+                read.
+        """
+        stored = self.path / "config.yaml"
+        if not stored.exists():
+            return
+        changed = differences(_stored_config(stored), config.model_dump(mode="json"))
+        if changed:
+            raise SnvideoError(
+                f"{self.path} holds a run of another config (differs in {', '.join(changed)}): "
+                "choose another output"
+            )
+
+    def settled(self, config: RunConfig) -> RunConfig:
+        """A config whose open ends are what they were when the run here began.
+
+        What the input is normalized with may come from the weights that a run starts from; these
+        need not be there when it goes on.
+        """
+        stored = self.path / "config.yaml"
+        if not stored.exists():
+            return config
+        values = _stored_config(stored)["data"]
+        left = [key for key in ("mean", "std") if getattr(config.data, key) is None]
+        found = {key: values[key] and tuple(values[key]) for key in left}
+        return config.model_copy(update={"data": config.data.model_copy(update=found)})
+
+    def open(self, config: RunConfig, mark: int, step: int) -> None:
+        """Begin a run, or continue it where a checkpoint was written.
+
+        Args:
+            config: stored in the folder.
+            mark: what `mark` said at that checkpoint; metrics beyond it are cut off. 0 to begin.
+            step: optimizer steps done. 0 to begin.
+
+        Raises:
+            SnvideoError: if the folder cannot be written to.
+        """
+        with self.written("config.yaml") as path:
+            path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        with self.written(ENVIRONMENT) as path:
+            path.write_text(json.dumps(self._environment(step), indent=2))
+        metrics, board = self.path / "metrics.jsonl", self.path / "tensorboard"
+        with _explained(metrics):
+            self._metrics = Lines(metrics, cut_lines(metrics, mark))
+        if not step:
+            shutil.rmtree(board, ignore_errors=True)
+        # TensorBoard hides what older files say of `purge_step` and later. Up to this step they
+        # hold nothing but what was measured before the checkpoint, which is not measured again,
+        # and perhaps this step's validation, which may be: it would then be shown twice, both
+        # times the same up to rounding. To hide this step too would lose its other values for good.
+        self._board = Board(board, purge_step=step + 1 if step else None)
+
+    def log(self, kind: str, step: int, **values: float) -> None:
+        """Add one line of metrics, and the same to TensorBoard; a full disk stops neither."""
+        self._metrics.add(json.dumps({"kind": kind, "step": step, **values}))
+        self.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Add values to TensorBoard alone, each under its own name."""
+        self._board.add(step, values)
+
+    def mark(self) -> int:
+        """How far the metrics go, in bytes, all of which now survive a loss of power.
+
+        Raises:
+            OSError: if lines are waiting for room, or the disk does not take them.
+        """
+        self._board.flush()
+        return self._metrics.sync()
+
+    def clear_preempted(self) -> None:
+        """Forget that the run was asked to stop: it goes on, or fails for a reason of its own."""
+        with suppress(OSError):
+            (self.path / PREEMPTED).unlink(missing_ok=True)
+
+    def mark_preempted(self, step: int) -> None:
+        """Leave word that the run was asked to stop after a step, and is not broken."""
+        try:
+            write_atomic(self.path / PREEMPTED, f"step {step}, {_now()}\n")
+        except OSError as error:  # the run has its checkpoint, which is what counts
+            log.warning("cannot write %s: %s", self.path / PREEMPTED, error.strerror or error)
+
+    def results(self) -> dict[str, Any] | None:
+        """Results of a finished run, None before that."""
+        path = self.path / "results.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def write_results(self, results: dict[str, Any], name: str = "results") -> None:
+        """Write results as JSON; `results.json` is the mark of a finished run.
+
+        Raises:
+            SnvideoError: if the disk does not take them.
+        """
+        with self.written(f"{name}.json") as path:
+            path.write_text(json.dumps(results, indent=2))
+
+    @contextmanager
+    def written(self, name: str) -> Iterator[Path]:
+        """A path, of the same suffix, for a file that becomes `name` once it is all written.
+
+        Raises:
+            SnvideoError: if the disk does not take it; a file of this name is then as it was.
+        """
+        beside = self.path / f".{os.getpid()}.{name}"
+        with _explained(self.path / name):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                yield beside
+                with beside.open("rb") as file:
+                    os.fsync(file.fileno())
+                beside.replace(self.path / name)
+            finally:
+                with suppress(OSError):  # it would hide the first one
+                    beside.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Flush and close logs."""
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _environment(self, step: int) -> dict[str, Any]:
+        """What this session is done with, and the list of all sessions."""
+        present = environment()
+        session = {
+            "step": step,
+            "time": _now(),
+            "threads": present["threads"],
+            "processes": present["processes"],
+            "host": platform.node(),
+            "torch": present["packages"]["torch"],
+        }
+        return {**present, "sessions": [*sessions(self.path), session]}
+
+
+def _stored_config(stored: Path) -> dict[str, Any]:
+    """The config of a run; what one of an older version does not say is what the defaults say."""
+    try:
+        values = yaml.safe_load(stored.read_text(encoding="utf-8"))
+        return RunConfig.model_validate(values).model_dump(mode="json")
+    except ValidationError as error:
+        keys = (".".join(map(str, one["loc"])) or "the whole" for one in error.errors())
+        why = f"this version does not take: {', '.join(dict.fromkeys(keys))}"
+    except OSError as error:
+        why = error.strerror or str(error)
+    except (UnicodeDecodeError, yaml.YAMLError):
+        why = "it is not YAML"
+    raise SnvideoError(
+        f"cannot read {stored}, the config of the run in this folder: {why}; choose another output"
+    )
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Failures to write a file, in one line."""
+    try:
+        yield
+    except OSError as error:
+        what = "free some space" if error.errno in DISK_FULL else "make that possible"
+        raise SnvideoError(
+            f"cannot write {path}: {error.strerror or error}; {what} and run the same command "
+            "again: it goes on from the last checkpoint"
+        ) from error
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

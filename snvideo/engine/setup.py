@@ -1,0 +1,100 @@
+"""What a run starts from: weights of others, and what they say that the network is to see."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from torch import nn
+
+from snvideo.data.config import MEAN, STD, DataConfig
+from snvideo.engine.config import RunConfig
+from snvideo.engine.distributed import Processes
+from snvideo.errors import ReportedError, SnvideoError
+from snvideo.models.pretrained import Report, Source, open_weights, transfer
+
+log = logging.getLogger(__name__)
+
+
+def open_start(config: RunConfig, processes: Processes) -> Source | None:
+    """The weights that a config names; None if it names none.
+
+    The main process goes first: what has to be downloaded, it does alone.
+
+    Raises:
+        SnvideoError: on all processes, if one of them cannot have or read them.
+    """
+    named = config.model.weights
+    if named is None:
+        return None
+    opened: list[Source] = []
+    processes.by_main(lambda: opened.append(open_weights(named.source)))
+    error = None
+    if not opened:
+        try:
+            opened.append(open_weights(named.source))
+        except SnvideoError as caught:  # as where folders are not shared
+            error = caught
+    failed = any(processes.gather(error is not None))
+    if error is not None:
+        raise error
+    if failed:
+        raise ReportedError("another process says why")
+    return opened[0]
+
+
+def settled(config: RunConfig, source: Source | None, processes: Processes) -> RunConfig:
+    """A config that leaves nothing open: the input is normalized as the weights are used to.
+
+    Whatever else the weights say of their input, and the config otherwise, is a warning.
+    """
+    mean, std = source.mean_std if source is not None else (MEAN, STD)
+    data = config.data.model_copy(
+        update={"mean": config.data.mean or mean, "std": config.data.std or std}
+    )
+    if source is not None and processes.main:
+        for key, ours, theirs in _otherwise(data, source):
+            log.warning("%s is %s, %s was trained with %s", key, ours, source.origin, theirs)
+    return config.model_copy(update={"data": data})
+
+
+def _otherwise(data: DataConfig, source: Source) -> list[tuple[str, object, object]]:
+    """Where a config and weights disagree on the input: key, value, theirs."""
+    mean, std = source.mean_std
+    pairs: list[tuple[str, object, object]] = [
+        ("data.mean", data.mean, mean),
+        ("data.std", data.std, std),
+    ]
+    if source.about is not None:
+        seen = source.about.preprocessing
+        for key in ("frames", "stride", "target_fps"):
+            pairs.append((f"data.clip.{key}", getattr(data.clip, key), getattr(seen, key)))
+        for key in ("short_side", "crop"):
+            pairs.append((f"data.test.{key}", getattr(data.test, key), getattr(seen, key)))
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def start_from(
+    model: nn.Module,
+    source: Source,
+    config: RunConfig,
+    classes: Sequence[str],
+    processes: Processes,
+) -> Report:
+    """Put weights into the network of a run, and say what became of them.
+
+    Raises:
+        SnvideoError: on all processes, if they do not fit; the network is then as it was.
+    """
+    weights = config.model.weights
+    assert weights is not None
+
+    def put() -> Report:
+        return transfer(model, source, weights, classes, config.model.name)
+
+    report = processes.by_main(put)
+    if not processes.main:
+        put()
+    for line in report.lines():
+        log.info(line)
+    return report

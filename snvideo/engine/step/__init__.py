@@ -1,1 +1,0 @@
-"""The parts of one optimizer step, which `snvideo.engine.trainer` puts together."""

@@ -1,0 +1,106 @@
+"""Where weights come from: a file, or a library's own download."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from torch.hub import load_state_dict_from_url
+
+from snvideo.errors import SnvideoError
+from snvideo.models.pretrained.formats import Source, recognise
+from snvideo.models.pretrained.reader import Contents, checked, read
+
+
+def open_weights(source: str) -> Source:
+    """Read weights and tell whose they are.
+
+    Args:
+        source: a file; or `LIBRARY:NAME`, which the library downloads, or has downloaded before:
+
+            - `torchvision:resnet50`, or with one of its weights, `torchvision:resnet50:DEFAULT`,
+              and its video networks, `torchvision:r3d_18`;
+            - `timm:resnet50.a1_in1k`, if timm is installed;
+            - `pytorchvideo:i3d_r50`, a name of its hub. Only the weights are fetched: no code of
+              the hub is run.
+
+    Raises:
+        SnvideoError: if they cannot be had, or nobody's are recognised.
+    """
+    library, colon, name = source.partition(":")
+    if not colon or library not in _LIBRARIES or os.path.lexists(source):
+        return recognise(read(Path(source)), source)
+    try:
+        return _LIBRARIES[library](name, source)
+    except SnvideoError:
+        raise
+    except Exception as error:  # of a network, a disk, a library: whatever keeps it from arriving
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise SnvideoError(
+            f"cannot download {source}: {lines[0][:200]}; download it elsewhere and name the file"
+        ) from None
+
+
+def _torchvision(name: str, origin: str) -> Source:
+    from torchvision import models
+
+    network, _, variant = name.partition(":")
+    try:
+        choices = models.get_model_weights(network)
+        weights = choices[variant] if variant else choices.DEFAULT
+    except (ValueError, KeyError):
+        raise SnvideoError(
+            f"torchvision has no weights '{name}': expected, for example, resnet50 or "
+            "resnet50:IMAGENET1K_V1"
+        ) from None
+    tensors = weights.get_state_dict(
+        progress=True, check_hash=True, map_location="cpu", weights_only=True
+    )
+    found = recognise(Contents(checked(tensors, origin), {}, None), origin)
+    seen = weights.transforms()
+    return found._replace(
+        mean_std=(tuple(seen.mean), tuple(seen.std)), classes=tuple(weights.meta["categories"])
+    )
+
+
+_TIMM = ("resnet50", "resnet101", "resnet152", "resnet50_gn")
+"""Of its ResNets, some of which have the same tensors as these and other strides or pools."""
+
+
+def _timm(name: str, origin: str) -> Source:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:
+        raise SnvideoError(f"{origin} needs timm: pip install timm") from None
+    if not timm.is_model(name):
+        raise SnvideoError(f"timm has no network '{name}': see timm.list_pretrained('resnet50*')")
+    if name.partition(".")[0] not in _TIMM:
+        raise SnvideoError(
+            f"{origin} is not a plain ResNet, which is what can be inflated: expected one of "
+            f"{', '.join(_TIMM)}, as in timm:resnet50.a1_in1k"
+        )
+    model = timm.create_model(name, pretrained=True)
+    found = recognise(Contents(model.state_dict(), {}, None), origin)
+    seen = model.pretrained_cfg
+    return found._replace(mean_std=(tuple(seen["mean"]), tuple(seen["std"])))
+
+
+def _pytorchvideo(name: str, origin: str) -> Source:
+    hub = ("resnet", "slowfast", "r2plus1d", "x3d")
+    paths: dict[str, str] = {}
+    for family in hub:
+        paths |= importlib.import_module(f"pytorchvideo.models.hub.{family}").checkpoint_paths
+    if name not in paths:
+        raise SnvideoError(f"pytorchvideo's hub has no '{name}': it has {', '.join(sorted(paths))}")
+    state = load_state_dict_from_url(paths[name], map_location="cpu", weights_only=True)
+    tensors = checked(state["model_state"], origin)
+    return recognise(Contents(tensors, {}, None, "model_state"), origin)
+
+
+_LIBRARIES: dict[str, Callable[[str, str], Source]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "pytorchvideo": _pytorchvideo,
+}

@@ -1,0 +1,83 @@
+"""What a weight file means beside its tensors: network, norm, classes and what the network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import PositiveFloat, PositiveInt
+from torch import nn
+
+from snvideo.base_config import Section
+from snvideo.norm import NORMS, SwitchNorm
+
+RGB = tuple[float, float, float]
+
+ABOUT = "snvideo"
+"""The key under which a file says all this."""
+
+
+class Preprocessing(Section):
+    """From a video to the network's input."""
+
+    mean: RGB
+    """Of the three channels, for values 0..1."""
+    std: RGB
+    frames: PositiveInt
+    """Of a clip."""
+    stride: PositiveInt
+    """Frames of the video from one clip frame to the next."""
+    target_fps: PositiveFloat | None = None
+    """Frame rate that strides are counted at; null: the video's own."""
+    short_side: PositiveInt
+    """Pixels, in tests."""
+    crop: PositiveInt
+    """Side of a test view, pixels."""
+
+
+class About(Section):
+    """A network and its weights, in all that their tensors do not say."""
+
+    architecture: str
+    """One of `snvideo.models.BACKBONES`."""
+    strides: Mapping[str, tuple[int, ...]]
+    """As `strides` gives them. Networks of other strides may have the same tensors."""
+    norm: Literal[NORMS]
+    use_batch: bool = True
+    """Whether Switchable Normalization has its batch part."""
+    statistics: str | None
+    """What batch statistics are: `average` or `population`, taken of training batches, or `moving`
+    averages; null for norms that have none."""
+    classes: tuple[str, ...]
+    """Names, in the order of the logits."""
+    preprocessing: Preprocessing
+    started_from: Mapping[str, Any] | None = None
+    """The weights that training started from."""
+    results: Mapping[str, Any] | None = None
+    """Of the last test: accuracies, views, what was tested on."""
+
+    def stated(self) -> dict[str, Any]:
+        """As it stands in a checkpoint, in plain values."""
+        return {ABOUT: self.model_dump(mode="json")}
+
+
+def strides(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Strides of the convolutions and pools of a network that have any: module -> (T, H, W).
+
+    Two networks with equal parameters and unequal strides are two networks: the tensors of the 8x8
+    I3D fit the 32x2 one, and mean nothing there.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        stride = getattr(module, "stride", None)
+        if stride is None:
+            continue
+        steps = (stride,) * 3 if isinstance(stride, int) else tuple(int(step) for step in stride)
+        if any(step != 1 for step in steps):
+            found[name] = steps
+    return found
+
+
+def has_batch_part(model: nn.Module) -> bool:
+    """False for a network whose Switchable Normalization has no batch part."""
+    return all(layer.use_batch for layer in model.modules() if isinstance(layer, SwitchNorm))

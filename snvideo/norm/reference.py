@@ -1,0 +1,124 @@
+r"""Switchable Normalization in plain operations: moments -> mixture -> scale and shift.
+
+For an input x of shape (N, C, \*S) with L = prod(S) positions, Switchable Normalization (Luo et
+al., "Differentiable Learning-to-Normalize via Switchable Normalization", ICLR 2019,
+arXiv 1806.10779, Eq. 3) normalizes with a mixture of three kinds of statistics:
+
+    instance   m_in, v_in              over the positions of one sample and channel
+    layer      m_ln = mean_c(m_in),  v_ln = mean_c(v_in) + var_c(m_in)
+    batch      m_bn = mean_n(m_in),  v_bn = mean_n(v_in) + var_n(m_in)
+
+    m = sum_k w_k m_k,   v = sum_k w'_k v_k,   y = weight * (x - m) / sqrt(v + eps) + bias
+
+with w = softmax(mean logits) and w' = softmax(variance logits), shared by all channels of a layer.
+All variances are biased. Layer and batch variance come from the law of total variance, which adds
+two non-negative terms; the usual mean(v + m^2) - mean(m)^2 subtracts two large ones and loses every
+digit when the mean is large against the spread.
+
+This is the reference. Compilers get it too, as they fuse it by themselves; otherwise
+`snvideo.norm.kernels.autograd` computes the same with its derivatives written by hand.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snvideo.norm.distributed import ProcessGroup, joined_moments
+
+
+class Batch(NamedTuple):
+    """Batch statistics of every group of samples, without gradients."""
+
+    mean: Tensor
+    """(groups, C)"""
+    variance: Tensor
+    """(groups, C), biased"""
+    count: int | Tensor
+    """Values of a channel in a group; a tensor where processes were asked for theirs."""
+
+
+def total_moments(mean: Tensor, variance: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Moments of equally large parts joined along `dim`, by the law of total variance.
+
+    Args:
+        mean, variance: moments of the parts, of one shape.
+        dim: the dimension that is joined; it is kept with size 1.
+
+    Returns:
+        mean and biased variance of the whole.
+    """
+    joint = mean.mean(dim, keepdim=True)
+    between = mean - joint
+    return joint, torch.addcmul(variance, between, between).mean(dim, keepdim=True)
+
+
+def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, (N, C) each, over positions; without any, x is its own mean."""
+    if x.dim() == 2:
+        return x, torch.zeros_like(x)
+    variance, mean = torch.var_mean(x, tuple(range(2, x.dim())), correction=0)
+    return mean, variance
+
+
+def normalize(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean_logits: Tensor,
+    var_logits: Tensor,
+    stored: tuple[Tensor, Tensor] | None,
+    groups: int,
+    process_group: ProcessGroup | None,
+    eps: float,
+) -> tuple[Tensor, Batch | None]:
+    """Normalize x by the mixture of its statistics.
+
+    Args:
+        x: (N, C, \\*S), floating point.
+        weight, bias: (C,) or None.
+        mean_logits, var_logits: (3,), instance, layer, batch; or (2,) without the batch part.
+        stored: (C,) mean and variance to stand for the batch part, or None to take those of x.
+        groups: number of equal groups of samples, each with batch statistics of its own.
+        process_group: the processes whose batches are one; None: this one alone.
+        eps: added to the variance.
+
+    Returns:
+        y of the shape and dtype of x, and the batch statistics where they are those of x.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    instance = tuple(table.unflatten(0, (groups, -1)) for table in instance_moments(wide))
+    others = [total_moments(*instance, dim=2)]  # layer
+    batch = None
+    if len(mean_logits) == 3:
+        if stored is None:
+            batch = total_moments(*instance, dim=1)
+            count = instance[0].shape[1] * (x.numel() // (x.shape[0] * x.shape[1]))
+            if process_group is not None:
+                *batch, share = joined_moments(*batch, count, process_group)
+                count = count / share
+        others.append(stored or batch)
+
+    w, u = (logits.to(wide.dtype).softmax(0) for logits in (mean_logits, var_logits))
+    # The mixed mean is kept as an offset from the instance mean: weights rounded to float32 do not
+    # sum to one exactly, which would show in a mean that is large against the spread.
+    offset = sum(a * (mean - instance[0]) for a, (mean, _) in zip(w[1:], others, strict=True))
+    variance = u[0] * instance[1]
+    variance = variance + sum(a * var for a, (_, var) in zip(u[1:], others, strict=True))
+    scale = (variance + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.to(scale.dtype)
+    shift = -offset * scale
+    if bias is not None:
+        shift = shift + bias.to(shift.dtype)
+
+    # The instance mean is taken off first: folded into the shift it would round away the spread of
+    # a channel whose mean is large.
+    center, scale, shift = (
+        table.flatten(0, 1)[(..., *(None,) * (x.dim() - 2))]
+        for table in (instance[0], scale, shift)
+    )
+    y = ((wide - center) * scale + shift).to(x.dtype)
+    if batch is None:
+        return y, None
+    return y, Batch(*(table.detach().squeeze(1) for table in batch), count)

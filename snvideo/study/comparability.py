@@ -1,0 +1,122 @@
+"""What keeps runs from being compared: they differ in more than norm, geometry and seed."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from snvideo.engine.geometry import uses_batch_statistics
+from snvideo.engine.run_dir import differences
+from snvideo.study.runs import Geometry, Results, Run, by_cell, finished
+
+_EXPECTED = ("seed", "model.norm.name", "batch.", "data.index")
+"""Config keys in which runs may differ; whether the index is the same, its hash says."""
+
+
+def warnings(runs: list[Run]) -> list[str]:
+    """One line for every reason to doubt the comparison: unequal conditions and missing results."""
+
+    def unequal(what: str, value: Callable[[Results], Hashable]) -> list[str]:
+        return _unequal(what, {run.name: value(results) for run, results in finished(runs)})
+
+    found = [
+        *unequal("index hash", lambda results: results.index_hash[:12]),
+        *unequal("replaced samples", lambda results: results.replaced_samples),
+        *unequal("failed videos", lambda results: results.failed_videos),
+        *unequal("test videos", lambda results: results.videos),
+        *unequal("precision", lambda results: results.amp),
+        *unequal("views", lambda results: f"{results.views.clips} x {results.views.crops}"),
+    ]
+    found += _statistics(runs)
+    for key in _unexpected(runs):
+        found += _unequal(key, {run.name: shown(run.config, key) for run in runs})
+    found += _twice(runs) + _seeds(runs)
+    found += [f"{run.name}: {run.status}" for run in runs if run.results is None]
+    return found
+
+
+def config_differences(runs: list[Run]) -> dict[str, dict[str, str]]:
+    """Config keys in which runs differ -> the value in each run, by its name."""
+    keys = sorted({key for run in runs for key in run.config} - {"output"})
+    table = {key: {run.name: shown(run.config, key) for run in runs} for key in keys}
+    return {key: values for key, values in table.items() if len(set(values.values())) > 1}
+
+
+def averages_statistics(run: Run) -> bool:
+    """Whether the evaluation of a run has batch statistics to average."""
+    return uses_batch_statistics(run.norm, run.clips_per_gpu)
+
+
+def statistics_text(results: Results) -> str:
+    """How the evaluation's batch statistics came about, as in `average of 200 batches`."""
+    if results.statistics is None or results.statistics.batches == 0:
+        return "moving averages"
+    return f"{results.statistics.kind} of {results.statistics.batches} batches"
+
+
+def _unexpected(runs: list[Run]) -> list[str]:
+    """Config keys that decide results, are not the subject of the study, and yet differ."""
+    keys = {key for run in runs for key in differences(runs[0].config, run.config)}
+    return sorted(key for key in keys if not key.startswith(_EXPECTED))
+
+
+def shown(config: dict[str, Any], key: str) -> str:
+    """A value of a flat config as text."""
+    return str(config[key]) if key in config else "absent"
+
+
+def _unequal(what: str, values: dict[str, Hashable]) -> list[str]:
+    """A line that says which runs have which value; none if all have the same."""
+    names: dict[Hashable, list[str]] = defaultdict(list)
+    for name, value in values.items():
+        names[value].append(name)
+    if len(names) < 2:
+        return []
+    parts = [
+        f"{value} in {', '.join(group) if len(group) <= 3 else f'{len(group)} runs'}"
+        for value, group in sorted(names.items(), key=lambda item: -len(item[1]))
+    ]
+    return [f"not comparable: runs differ in {what} ({'; '.join(parts)})"]
+
+
+def _statistics(runs: list[Run]) -> list[str]:
+    """The kind must be the same everywhere; the number of batches, inside a geometry.
+
+    At most one epoch is passed, and an epoch has more groups when the groups are small.
+    """
+    users = [(run, results) for run, results in finished(runs) if averages_statistics(run)]
+    texts = [(run, statistics_text(results)) for run, results in users]
+    found = _unequal("statistics", {run.name: text.split(" of ")[0] for run, text in texts})
+    if found:
+        return found
+    for geometry in sorted({run.geometry for run, _ in texts}):
+        alike = {run.name: text for run, text in texts if run.geometry == geometry}
+        found += _unequal(f"statistics at {geometry}", alike)
+    return found
+
+
+def _twice(runs: list[Run]) -> list[str]:
+    """Runs that are one and the same experiment, and would be counted as two seeds."""
+    found = []
+    for geometry, norm, group in by_cell(run for run, _ in finished(runs)):
+        names: dict[int, list[str]] = defaultdict(list)
+        for run in group:
+            names[run.seed].append(run.name)
+        found += [
+            f"counted more than once: {norm} {geometry} seed {seed} ({', '.join(same)})"
+            for seed, same in names.items()
+            if len(same) > 1
+        ]
+    return found
+
+
+def _seeds(runs: list[Run]) -> list[str]:
+    """A geometry in which the finished runs of one norm have other seeds than those of another."""
+    seeds: dict[Geometry, dict[str, list[int]]] = defaultdict(dict)
+    for geometry, norm, group in by_cell(run for run, _ in finished(runs)):
+        seeds[geometry][norm] = sorted({run.seed for run in group})
+    return [
+        f"unequal seeds at {geometry}: "
+        + "; ".join(f"{norm} {', '.join(map(str, numbers))}" for norm, numbers in norms.items())
+        for geometry, norms in seeds.items()
+        if len({tuple(numbers) for numbers in norms.values()}) > 1
+    ]

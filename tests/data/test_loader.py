@@ -1,0 +1,340 @@
+"""Workers that hang, crash or are killed cost what they were reading, and nothing else."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from snvideo.data import sampling
+from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig, TrainViewConfig
+from snvideo.data.dataset import Place, TestVideos, collate_clips, collate_views
+from snvideo.data.index import ClipIndex
+from snvideo.data.quarantine import Quarantine
+from snvideo.data.survive import Batches
+from snvideo.engine.geometry import Geometry
+from snvideo.errors import SnvideoError
+from tests.data.faults import Sabotaged
+
+LIMIT = 1.0
+
+
+@pytest.fixture
+def config(toy) -> DataConfig:
+    return DataConfig(
+        index=toy / "index.csv",
+        workers=2,
+        limit=LIMIT,
+        start_method="fork",
+        clip=ClipConfig(frames=4, stride=3),
+        train=TrainViewConfig(short_side=(32, 40), crop=32),
+        test=TestViewConfig(short_side=32, crop=32, clips=3, crops=1),
+    )
+
+
+@pytest.fixture
+def index(toy) -> ClipIndex:
+    return ClipIndex.load(toy / "index.csv", "train")
+
+
+def places(index, epochs=1, seed=0):
+    for epoch, positions in Geometry(2, 4).run(len(index), epochs):
+        order = sampling.epoch_order(seed, epoch, len(index))
+        yield [Place(sampling.TRAIN, epoch, p, int(order[p])) for p in positions]
+
+
+def batches(index, config, fates, folder, quarantine=None, epochs=2, **changes):
+    quarantine = quarantine or Quarantine()
+    config = config.model_copy(update=changes)
+    clips = Sabotaged(index, config, 0, quarantine, fates, folder)
+    return Batches(clips, places(index, epochs), collate_clips, config, quarantine)
+
+
+def equal(found, expected):
+    found, expected = list(found), list(expected)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.clips, other.clips) and torch.equal(
+            one.draws.flips, other.draws.flips
+        )
+        assert torch.equal(one.labels, other.labels)
+        assert [name for name, _ in one.unreadable] == [name for name, _ in other.unreadable]
+    return [entry for batch in found for entry in batch.unreadable]
+
+
+def unharmed(index, config, names, folder, epochs=2):
+    """What all must come to: the batches of videos that simply cannot be read."""
+    fates = dict.fromkeys(names, "raise")
+    return batches(index, config, fates, folder, epochs=epochs, workers=0)
+
+
+def names_of(index, *rows):
+    return [index[row].name for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("start_method", "workers", "fates"),
+    [
+        ("fork", 2, ("hang", "segv", "kill")),
+        pytest.param("fork", 1, ("hang", "segv", "kill"), marks=pytest.mark.slow),
+        ("spawn", 1, ("hang", "segv")),  # every new worker takes seconds to start
+        pytest.param("spawn", 2, ("hang", "segv", "kill"), marks=pytest.mark.slow),
+        pytest.param("forkserver", 2, ("hang", "segv", "kill"), marks=pytest.mark.slow),
+    ],
+)
+def test_hang_crash_and_kill(index, config, tmp_path, start_method, workers, fates):
+    fates = dict(zip(names_of(index, 5, 20, 33), fates, strict=False))
+    died = {"segv": "its reader died of SIGSEGV twice", "kill": "its reader died of SIGKILL twice"}
+    if workers == 2 and start_method == "fork":
+        fates |= dict(zip(names_of(index, 8, 41), ("raise", "vanish"), strict=True))
+        fates[index[12].name] = "kill once"
+    quarantine = Quarantine()
+    found = batches(
+        index,
+        config,
+        fates,
+        tmp_path,
+        quarantine,
+        workers=workers,
+        start_method=start_method,
+        limit=LIMIT if start_method == "fork" else 3.0,  # a spawned worker first imports decoders
+    )
+    lost = [name for name, fate in fates.items() if fate != "kill once"]
+    epoch = [next(found) for _ in range(12)]
+    expected = unharmed(index, config, lost, tmp_path)
+    reasons = dict(equal(epoch, [next(expected) for _ in range(12)]))
+    assert reasons.keys() == quarantine.found.keys() == set(lost)
+    assert reasons[index[5].name].startswith("no answer for")
+    for name, fate in fates.items():
+        assert reasons.get(name) == died.get(fate, reasons.get(name))
+    if len(fates) > 3:
+        assert (tmp_path / "killed").exists()
+        assert reasons[index[8].name] == "no good"
+        assert "FileNotFoundError" in reasons[index[41].name]
+
+
+def test_a_hang_costs_the_limit_and_a_few_seconds(index, config, tmp_path):
+    (name,) = names_of(index, 5)
+    times = []
+    for fates in ({}, {name: "hang"}):
+        begun = time.monotonic()
+        assert len(list(batches(index, config, fates, tmp_path))) == 24
+        times.append(time.monotonic() - begun)
+    # Twice, for nobody closes the quarantine after the first epoch.
+    assert 2 * LIMIT < times[1] - times[0] < 2 * (LIMIT + 5)
+
+
+def test_what_is_closed_is_not_opened_again(index, config, tmp_path):
+    """From the next epoch on, whatever workers had prepared before."""
+    hang, bad = names_of(index, 5, 20)
+    quarantine = Quarantine()
+    found = batches(index, config, {hang: "hang", bad: "raise"}, tmp_path, quarantine)
+    taken = [next(found) for _ in range(12)]
+    assert quarantine.close([quarantine.found, {"of another process": "x"}]) == 3
+    begun = time.monotonic()
+    taken += list(found)
+    assert time.monotonic() - begun < LIMIT + 3
+    reasons = equal(taken, unharmed(index, config, [hang, bad], tmp_path))
+    assert len(reasons) == 4 and quarantine.found == {}
+    # Given the same list, a run repeats exactly, and opens none of these.
+    again = batches(index, config, {hang: "hang"}, tmp_path, Quarantine(quarantine.closed))
+    equal(again, taken)
+
+
+def test_a_flaky_video_stays_out_once_it_is_closed(index, config, tmp_path):
+    (name,) = names_of(index, 7)
+    quarantine = Quarantine({name: "it was broken yesterday"})
+    entries = [e for b in batches(index, config, {}, tmp_path, quarantine) for e in b.unreadable]
+    assert entries == [(name, "it was broken yesterday")] * 2
+
+
+def test_two_runs_with_a_hang_see_the_same(index, config, tmp_path):
+    (name,) = names_of(index, 30)
+    first, second = (
+        list(batches(index, config, {name: "hang"}, tmp_path, epochs=1)) for _ in range(2)
+    )
+    equal(first, second)
+
+
+def test_test_videos_are_left_out_and_named(toy, config, tmp_path):
+    index = ClipIndex.load(toy / "index.csv", "val")
+
+    class Views(TestVideos):
+        def read(self, place, attempt, video, numbers, watch):
+            with watch.reading(place.epoch, place.position, attempt):
+                if dict(place.dead).get(attempt) is None and place.video == 3:
+                    time.sleep(600)
+            return super().read(place, attempt, video, numbers, watch)
+
+    quarantine = Quarantine({index[9].name: "known"})
+    views = Views(index, config, 3, 1, quarantine)
+    order = ([Place(sampling.TEST, 0, i, i)] for i in range(len(index)))
+    found = list(Batches(views, order, collate_views, config, quarantine))
+    unreadable = dict(entry for views in found for entry in views.unreadable)
+    assert unreadable == {index[3].name: "no answer for 1 s", index[9].name: "known"}
+    assert [int(v) for views in found for v in views.videos] == [
+        i for i in range(len(index)) if i not in (3, 9)
+    ]
+    assert quarantine.found.keys() == {index[3].name}
+
+
+class DiesIdle(Sabotaged):
+    def sample(self, place, watch):
+        os.kill(os.getpid(), signal.SIGBUS)
+
+
+def test_workers_that_die_without_a_video_end_the_run_in_one_line(index, config, tmp_path):
+    clips = DiesIdle(index, config, 0, Quarantine(), {}, tmp_path)
+    found = Batches(clips, places(index), collate_clips, config, Quarantine())
+    message = r"died of SIGBUS, 3 times without reading a video: shared memory is short"
+    with pytest.raises(SnvideoError, match=message):
+        next(found)
+
+
+class Stuck(Sabotaged):
+    def sample(self, place, watch):
+        mark = self.folder / "stuck"
+        if place.position == 6 and not mark.exists():
+            mark.touch()
+            time.sleep(600)  # outside of any file: no timer is armed
+        return super().sample(place, watch)
+
+
+def test_a_worker_that_stands_still_outside_of_files_is_found(
+    index, config, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("snvideo.data.supervise.GRACE", 1.0)
+    config = config.model_copy(update={"workers": 4})  # all are killed, which counts once
+    clips = Stuck(index, config, 0, Quarantine(), {}, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        found = list(Batches(clips, places(index), collate_clips, config, Quarantine()))
+    assert "workers stood still and were killed; they start again" in caplog.text
+    expected = batches(index, config, {}, tmp_path, workers=0)
+    assert equal(found, [next(expected) for _ in range(12)]) == []
+
+
+def test_stopped_workers_are_found_even_with_batches_ready(index, config, tmp_path, monkeypatch):
+    """Fetching a batch from a stopped process has no timeout of its own."""
+    monkeypatch.setattr("snvideo.data.supervise.GRACE", 1.0)
+    before = set(multiprocessing.active_children())
+    found = batches(index, config, {}, tmp_path, epochs=1)
+    taken = [next(found)]
+    time.sleep(1)  # others are ready now
+    for worker in set(multiprocessing.active_children()) - before:
+        os.kill(worker.pid, signal.SIGSTOP)
+    taken += list(found)
+    assert equal(taken, batches(index, config, {}, tmp_path, epochs=1, workers=0)) == []
+
+
+PAUSED = """
+import sys
+from pathlib import Path
+from snvideo.data import supervise
+from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
+from snvideo.data.index import ClipIndex
+from snvideo.data.quarantine import Quarantine
+from snvideo.data.sampling import epoch_order
+from tests.data.test_loader import batches
+
+supervise.PAUSE = 1.5
+path, folder = map(Path, sys.argv[1:])
+index = ClipIndex.load(path, "train")
+view = TrainViewConfig(short_side=(32, 40), crop=32)
+config = DataConfig(
+    index=path, workers=2, limit=2, start_method="fork", clip=ClipConfig(frames=4), train=view
+)
+quarantine = Quarantine()
+fates = {index[int(row)].name: "slow" for row in epoch_order(0, 0, len(index))[:16]}
+found = batches(index, config, fates, folder, quarantine, epochs=1)
+next(found)
+print("begun", flush=True)
+print(1 + len(list(found)), quarantine.found, flush=True)
+"""
+
+
+def test_a_pause_of_the_whole_job_is_no_fault_of_the_videos(toy, tmp_path):
+    """Ctrl-Z, or a cluster that suspends jobs: timers run out while everybody stands still."""
+    call = [sys.executable, "-c", PAUSED, str(toy / "index.csv"), str(tmp_path)]
+    job = subprocess.Popen(
+        call,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    assert job.stdout.readline() == "begun\n"
+    os.killpg(job.pid, signal.SIGSTOP)
+    time.sleep(4)
+    os.killpg(job.pid, signal.SIGCONT)
+    out, error = job.communicate(timeout=120)
+    assert out == "12 {}\n", error
+    assert "the job was stopped for a while" in error
+
+
+def test_a_loader_can_be_abandoned(index, config, tmp_path):
+    before = set(multiprocessing.active_children())
+    found = batches(index, config, {}, tmp_path)
+    next(found)
+    workers = set(multiprocessing.active_children()) - before
+    begun = time.monotonic()
+    del found
+    assert time.monotonic() - begun < 1
+    for worker in workers:
+        worker.join(2)
+        assert not worker.is_alive()
+
+
+def test_an_exit_is_no_timeout(index, config, tmp_path):
+    (name,) = names_of(index, 5)
+    found = batches(index, config, {name: "exit"}, tmp_path, epochs=1, limit=30)
+    assert equal(found, unharmed(index, config, [name], tmp_path, epochs=1)) == [
+        (name, "its reader ended with code 1 twice")
+    ]
+
+
+def test_errors_of_the_user_come_in_one_line(index, config, tmp_path):
+    every = dict.fromkeys(names_of(index, *range(48)), "raise")
+    with pytest.raises(SnvideoError) as error:
+        next(batches(index, config, every, tmp_path))
+    assert str(error.value).startswith("10 videos in a row could not be read")
+    assert "\n" not in str(error.value)
+
+
+class Buggy(Sabotaged):
+    def sample(self, place, watch):
+        raise ValueError("a bug of ours")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bugs_keep_their_traceback(index, config, tmp_path, workers):
+    config = config.model_copy(update={"workers": workers})
+    clips = Buggy(index, config, 0, Quarantine(), {}, tmp_path)
+    with pytest.raises(ValueError, match="a bug of ours"):
+        next(Batches(clips, places(index), collate_clips, config, Quarantine()))
+
+
+def test_no_signal_handler_is_left_behind(index, config, tmp_path):
+    """DataLoader's own raises inside whatever the main thread happens to do."""
+    before = signal.getsignal(signal.SIGCHLD)
+    found = batches(index, config, {index[5].name: "kill"}, tmp_path)
+    next(found)
+    assert signal.getsignal(signal.SIGCHLD) == before
+
+
+def test_quarantine_file_there_and_back(tmp_path):
+    quarantine = Quarantine({"b/a, c.mp4": "no answer for 60 s", "a\udcff.mp4": 'said "no"'})
+    quarantine.write(tmp_path / "quarantine.csv")
+    assert Quarantine.read(tmp_path / "quarantine.csv").closed == quarantine.closed
+    for text in ("", "path\na.mp4\n", "path,reason\na.mp4\n"):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(SnvideoError, match=r"quarantine .*bad.csv: expected"):
+            Quarantine.read(tmp_path / "bad.csv")
+    with pytest.raises(SnvideoError, match="cannot read quarantine"):
+        Quarantine.read(tmp_path / "none.csv")

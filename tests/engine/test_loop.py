@@ -1,0 +1,209 @@
+"""What a run says and keeps between its steps."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from snvideo.config import load_config
+from snvideo.engine import step_timer
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint
+from snvideo.engine.distributed import Processes
+from snvideo.engine.evaluate import test_run as retest
+from snvideo.engine.train import train
+from snvideo.engine.trainer import Trainer
+from snvideo.errors import SnvideoError
+from tests.engine.runs import run_config
+
+CPU = Processes(0, 1, torch.device("cpu"))
+
+
+def metrics(run: Path, kind: str) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def rich(toy, tmp_path_factory) -> Path:
+    """A run of two epochs with weights averaged and a first look after four steps."""
+    run = tmp_path_factory.mktemp("rich") / "run"
+    overrides = (
+        "optim.epochs=2",
+        "optim.lr=0.2",
+        "optim.ema=0.5",
+        "optim.clip_norm=1",
+        "log.early_validation={step: 4, videos: 5}",
+    )
+    train(run_config(toy, run, *overrides).run())
+    return run
+
+
+def test_an_early_look_at_some_videos(rich, toy):
+    (early,) = metrics(rich, "early_validation")
+    assert early["step"] == 4 and early["epoch"] == pytest.approx(4 / 6)
+    assert early["top1"] * 5 == pytest.approx(round(early["top1"] * 5))  # of five videos
+    assert [line["step"] for line in metrics(rich, "validate")] == [6, 12]
+
+
+def test_ratios_over_time(rich):
+    lines = metrics(rich, "importance")
+    assert [line["step"] for line in lines] == [6, 12]
+    for line in lines:
+        for kind in ("mean", "variance"):
+            parts = [line[f"{kind}_{part}"] for part in ("instance", "layer", "batch")]
+            assert sum(parts) == pytest.approx(1) and parts != [1 / 3] * 3
+    board = EventAccumulator(str(rich / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    tags = board.Tags()["scalars"]
+    assert sum(tag.startswith("importance.") for tag in tags) == 17 * 6
+    ratios = [
+        board.Scalars(f"importance.blocks.0.norm/mean_{part}")[-1].value
+        for part in ("instance", "layer", "batch")
+    ]
+    assert sum(ratios) == pytest.approx(1, abs=1e-6)
+    assert [event.step for event in board.Scalars("train/loss")] == [2, 4, 6, 8, 10, 12]
+
+
+def test_gradients_are_logged_before_they_are_clipped(rich):
+    assert all(line["gradient_norm"] > 1 for line in metrics(rich, "train"))
+
+
+def test_time_goes_somewhere(rich):
+    for line in metrics(rich, "time"):
+        assert line["data"] > 0 and line["forward"] > 0 and line["backward"] > 0
+        assert line["communication"] == 0 and line["clips_per_second"] > 0
+
+
+def test_the_average_of_weights_is_what_is_tested(rich):
+    state = load_checkpoint(checkpoints(rich / "checkpoints")[-1])
+    name = "blocks.0.conv.weight"
+    assert state["averaged"] == 12
+    assert not torch.equal(state["model"][name], state["ema"][name])
+    results = json.loads((rich / "results.json").read_text())
+    again = retest(rich, load_config(rich / "config.yaml").run())
+    assert again["confusion"] == results["confusion"]
+    np.testing.assert_array_equal(
+        np.load(rich / "evaluation.npz")["probabilities"],
+        np.load(rich / "predictions.npz")["probabilities"],
+    )
+
+
+def test_the_average_follows_the_weights(toy, tmp_path):
+    """A decay of one half: after steps 1, 2, 3 it is w1, (w1 + w2) / 2, (w1 + w2) / 4 + w3 / 2."""
+    trainer = Trainer(run_config(toy, tmp_path / "run", "optim.ema=0.5").run(), CPU)
+    batches, seen = trainer.batches(), []
+    for _ in range(3):
+        trainer.step(batches)
+        seen.append(trainer.model.blocks[0].conv.weight.detach().clone())
+    expected = (seen[0] + seen[1]) / 4 + seen[2] / 2
+    torch.testing.assert_close(trainer.evaluated.blocks[0].conv.weight, expected)
+
+
+def test_the_best_weights_are_kept(rich):
+    best = max(metrics(rich, "validate"), key=lambda line: (line["top1"], -line["step"]))
+    results = json.loads((rich / "results.json").read_text())
+    assert results["best_validation"] == {"step": best["step"], "top1": best["top1"]}
+    path = rich / "checkpoints/best.pt"
+    state = load_checkpoint(path)
+    assert state["progress"]["step"] == best["step"]
+    config = load_config(rich / "config.yaml", ("data.test.clips=1",)).run()
+    again = retest(rich, config, path)
+    assert again["checkpoint"] == str(path)
+    last = load_checkpoint(rich / "checkpoints/step_00000012.pt")
+    if best["step"] == 12:
+        assert torch.equal(
+            state["model"]["blocks.0.conv.weight"], last["ema"]["blocks.0.conv.weight"]
+        )
+
+
+def test_frozen_parts_stay_as_they_are(toy, tmp_path):
+    overrides = ("model.norm.name=bn", "optim.freeze=[blocks.0, blocks.1]", "optim.lr=0.2")
+    trainer = Trainer(run_config(toy, tmp_path / "run", *overrides).run(), CPU)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    batches = trainer.batches()
+    for _ in range(2):
+        trainer.step(batches)
+    trainer.test(1, 1)  # averages statistics
+    moved = {n for n, v in trainer.model.state_dict().items() if not torch.equal(before[n], v)}
+    # Block 2 is a pooling and has nothing to learn.
+    assert {name.split(".")[1] for name in moved} == {"3", "4", "5", "6"}
+    assert any(name.endswith("running_var") for name in moved)
+
+
+def test_checkpoints_by_the_clock(toy, tmp_path):
+    overrides = ("log.checkpoint_epochs=0", "log.validate_epochs=0", "log.keep_checkpoints=9")
+    train(run_config(toy, tmp_path / "often", *overrides, "log.checkpoint_minutes=1e-6").run())
+    steps = [path.stem for path in checkpoints(tmp_path / "often/checkpoints")]
+    assert steps == [f"step_0000000{step}" for step in range(1, 7)]
+    train(run_config(toy, tmp_path / "never", *overrides, "log.checkpoint_minutes=null").run())
+    steps = [path.stem for path in checkpoints(tmp_path / "never/checkpoints")]
+    assert steps == ["step_00000006"]
+
+
+def test_a_loader_that_does_not_keep_up_is_said_once_an_epoch(toy, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(step_timer, "STARVED", 0.0)
+    monkeypatch.setattr(step_timer, "WORTH_A_WORD", 0.0)
+    train(run_config(toy, tmp_path / "run", "optim.epochs=2").run())
+    said = [message for message in caplog.messages if message.startswith("steps wait for data")]
+    assert len(said) == 2 and "with data.workers=0: about" in said[0]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 12 MB; a checkpoint of the network takes 4.9 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a file system here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_disk_that_is_too_small_is_seen_at_the_start(toy, small_disk, tmp_path):
+    config = run_config(toy, tmp_path / "run", f"output={small_disk}/run").run()
+    with pytest.raises(SnvideoError, match=r"free and its checkpoints need .* MB more"):
+        train(config)
+    assert not (small_disk / "run/metrics.jsonl").exists()
+
+
+def test_a_disk_that_fills_up_costs_checkpoints_and_nothing_else(
+    toy, small_disk, tmp_path, caplog, monkeypatch
+):
+    from snvideo.engine import train as module
+
+    monkeypatch.setattr(module, "check_room", lambda *args: None)  # who could have known
+    monkeypatch.setattr(Trainer, "validate", fill_the_disk(small_disk, Trainer.validate))
+    options = ("optim.epochs=4", "statistics.batches=0", "log.keep_checkpoints=1")
+    whole = train(run_config(toy, tmp_path / "whole", *options).run())
+    caplog.clear()
+    (small_disk / "run").mkdir()
+    filled = train(run_config(toy, tmp_path / "run", *options, f"output={small_disk}/run").run())
+    assert any("training goes on" in message for message in caplog.messages)
+    assert filled["confusion"] == whole["confusion"]
+    for kind in ("train", "validate", "importance"):
+        assert metrics(small_disk / "run", kind) == metrics(tmp_path / "whole", kind)
+
+
+def fill_the_disk(place: Path, validate):
+    """After the first epoch somebody takes all the room that is left; later it is given back."""
+    state = {"called": 0}
+
+    def validating(trainer, rows=None):
+        state["called"] += trainer.config.output.is_relative_to(place)
+        blob = place / "blob"
+        if state["called"] == 1:
+            with blob.open("wb", buffering=0) as file:
+                try:
+                    while True:
+                        file.write(b"x" * 4096)
+                except OSError:
+                    pass
+        if state["called"] == 3:
+            blob.unlink(missing_ok=True)
+        return validate(trainer, rows)
+
+    return validating

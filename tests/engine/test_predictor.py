@@ -1,0 +1,288 @@
+"""Predictions of real files: the numbers of an evaluation, and an answer for whatever is given."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from snvideo.cli import app
+from snvideo.data import dataset
+from snvideo.data.files import find_videos
+from snvideo.data.index import ClipIndex
+from snvideo.data.quarantine import Quarantine
+from snvideo.engine.distributed import Processes
+from snvideo.engine.evaluator import evaluate
+from snvideo.engine.predictor import Prediction, predict
+from snvideo.errors import SnvideoError
+from snvideo.models.pretrained import About, Preprocessing, load_model, strides, write_weights
+from snvideo.models.registry import build_model
+from snvideo.report.predictions import check_out, for_eyes, for_programs, write
+from snvideo.report.strip import strip
+from tests.data.faults import sabotage
+from tests.data.videos import write_video
+from tests.engine.runs import run_config
+
+CLASSES = tuple(f"class {number}" for number in range(8))
+QUICK = {"clips": 2, "crops": 1, "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Random weights that tell videos apart, of a network that sees 4 frames at 10 a second."""
+    torch.manual_seed(0)
+    model = build_model("i3d_tiny", len(CLASSES), "sn")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and name.endswith("weight"):
+                parameter.fill_(1.0)  # else every residual branch is zero
+        list(model.parameters())[-2].mul_(30)
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    seen = Preprocessing(
+        mean=(0.4, 0.45, 0.5),
+        std=(0.2, 0.225, 0.25),
+        frames=4,
+        stride=3,
+        target_fps=10,
+        short_side=36,
+        crop=32,
+    )
+    about = About(
+        architecture="i3d_tiny",
+        strides=strides(model),
+        norm="sn",
+        statistics="moving",
+        classes=CLASSES,
+        preprocessing=seen,
+    )
+    write_weights(path, model, about)
+    return path
+
+
+def videos_of(toy: Path) -> list[Path]:
+    index = ClipIndex.load(toy / "index.csv", "val")
+    return [index[row].path for row in range(len(index))]
+
+
+def test_the_numbers_are_those_of_an_evaluation(toy, tmp_path, weights):
+    model, about = load_model(weights)
+    seen = about.preprocessing
+    config = run_config(toy, tmp_path / "run", "test_batch=5").run()
+    data = config.data.model_copy(
+        update={
+            "mean": seen.mean,
+            "std": seen.std,
+            "clip": config.data.clip.model_copy(
+                update={"frames": 4, "stride": 3, "target_fps": 10.0}
+            ),
+            "test": config.data.test.model_copy(update={"short_side": 36, "crop": 32}),
+        }
+    )
+    config = config.model_copy(update={"data": data})
+    alone = Processes(0, 1, torch.device("cpu"))
+    index = ClipIndex.load(toy / "index.csv", "val")
+    expected = evaluate(model, index, config, alone, 2, 3, Quarantine(), range(6)).probabilities
+    assert expected.std(0).max() > 0.01  # videos are told apart
+
+    more = {"clips": 2, "crops": 3, "top": 100, "batch": 5, "workers": 1}
+    answers = list(predict(videos_of(toy)[:6], weights, **more))
+    assert [answer.video for answer in answers] == videos_of(toy)[:6]
+    for answer, probabilities in zip(answers, expected, strict=True):
+        places = [CLASSES.index(name) for name in answer.classes]
+        assert sorted(places) == list(range(8))
+        assert np.abs(probabilities[places] - answer.probabilities).max() < 1e-6
+        assert sorted(answer.probabilities, reverse=True) == list(answer.probabilities)
+        assert not answer.reason and not answer.remark
+
+
+def test_odd_files_cost_themselves_alone(toy, tmp_path, weights, monkeypatch):
+    good = videos_of(toy)[0]
+    content = good.read_bytes()
+    names = {
+        "cut.mp4": content[: len(content) // 2],
+        "text.mp4": b"no video at all\n" * 100,
+        "empty.mp4": b"",
+        os.fsdecode(b"bytes \xff\n$x$ [red] \xc3\xa9.mp4"): content,
+    }
+    for name, data in names.items():
+        (tmp_path / name).write_bytes(data)
+    Image.new("RGB", (64, 64)).save(tmp_path / "picture.png")
+    (tmp_path / "dangling.mp4").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    write_video(tmp_path / "one.mp4", frames=1)
+    write_video(tmp_path / "short.mp4", frames=3)
+    write_video(tmp_path / "hidden.mp4", hidden=9)
+    write_video(tmp_path / "rotated.mp4", rotation=90)
+    given = sorted(path for path in tmp_path.iterdir())
+    fates = {str(tmp_path / "short.mp4"): "hang", str(tmp_path / "one.mp4"): "raise"}
+    monkeypatch.setattr(dataset, "decode", dataset.decode)  # put back afterwards
+    sabotage(fates, tmp_path)
+
+    answers = list(predict([*given, good], weights, limit=2, **QUICK))
+    assert [answer.video for answer in answers] == [*given, good]
+    reasons = {answer.video.name: answer.reason for answer in answers if not answer.classes}
+    assert reasons == {
+        "cut.mp4": "no video header: not a video, or cut off before it",
+        "dangling.mp4": "no such file",
+        "empty.mp4": "empty file",
+        "one.mp4": "no good",
+        "picture.png": "a picture, not a video",
+        "pipe.mp4": "not a regular file",
+        "short.mp4": "no answer for 2 s",
+        "text.mp4": "no video header: not a video, or cut off before it",
+    }
+    monkeypatch.undo()
+    (same,) = (answer for answer in answers if answer.video.name.startswith("bytes"))
+    assert same[1:] == answers[-1][1:]
+    short = list(predict([tmp_path / "one.mp4", tmp_path / "short.mp4"], weights, **QUICK))
+    assert all(len(answer.classes) == 5 for answer in short)
+
+
+def test_what_is_not_told_from_the_videos_is_refused(toy, weights):
+    videos = videos_of(toy)[:1]
+    for more, message in (
+        ({"crops": 2}, "crops is 2: expected 1"),
+        ({"workers": 0}, "workers is 0"),
+        ({"device": "tpu"}, "no device 'tpu'"),
+        ({"device": f"cuda:{torch.cuda.device_count()}"}, "GPUs were found"),
+        ({"strips": videos[0]}, "cannot be made"),
+    ):
+        with pytest.raises(SnvideoError, match=message):
+            next(predict(videos, weights, **more))
+
+
+def test_videos_are_found(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(toy)
+    everything = sorted(Path().rglob("*.mp4"))
+    assert len(everything) == 64
+    assert find_videos(["."]) == everything
+    assert find_videos([str(toy)]) == [toy / path for path in everything]
+    assert sorted(find_videos(["**/*.mp4"])) == everything
+    validation = [path for path in everything if path.parts[0] == "val"]
+    assert find_videos(["val/*/*.mp[4]"]) == find_videos(["val"]) == validation
+    one = validation[3]
+    assert find_videos([str(one), "train/..//val", str(toy / one)])[0] == one
+    assert len(find_videos([str(one), "train/../val", str(toy / one)])) == len(validation)
+
+    brackets = tmp_path / "a[1].mp4"  # a name that is a pattern, of a file that is there
+    brackets.touch()
+    (tmp_path / "[1]").mkdir()
+    (tmp_path / "[1]" / "b.mp4").touch()
+    (tmp_path / "link.mp4").symlink_to("nowhere")
+    assert find_videos([str(brackets), str(tmp_path / "[1]")]) == [
+        brackets,
+        tmp_path / "[1]" / "b.mp4",
+    ]
+    assert find_videos([str(tmp_path / "link.mp4")]) == [tmp_path / "link.mp4"]
+    (tmp_path / "none").mkdir()
+    for argument in ("nowhere.mp4", "", "val/*.mp4", "**/*.avi", str(tmp_path / "none")):
+        with pytest.raises(SnvideoError, match=r"no video|no file"):
+            find_videos(["val", argument])
+
+
+def test_the_command(toy, tmp_path, weights):
+    one, two = videos_of(toy)[:2]
+    twin = tmp_path / "twin" / one.name
+    twin.parent.mkdir()
+    shutil.copy(one, twin)
+    (tmp_path / "empty.mp4").touch()
+    options = ["--weights", str(weights), "--clips", "2", "--crops", "1", "--top", "2"]
+    strips = ["--strips", str(tmp_path / "strips")]
+    good = [*map(str, (one, two, twin)), *options]
+
+    done = CliRunner().invoke(app, ["predict", *good, *strips, "--out", str(tmp_path / "a.csv")])
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["video"], row["rank"]) for row in rows] == [
+        (str(video), rank) for video in (one, two, twin) for rank in "12"
+    ]
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    for row, line in zip(rows, lines, strict=True):
+        assert line == [row["video"], row["rank"], line[2], row["class"]]
+        assert abs(float(line[2]) - float(row["probability"])) < 1e-4
+    names = [f"{one.name}.png", f"{two.name}.png", f"{one.name} (2).png"]
+    assert sorted(path.name for path in (tmp_path / "strips").iterdir()) == sorted(names)
+
+    bad = ["predict", *good, str(tmp_path / "empty.mp4"), "--out", str(tmp_path / "b.json")]
+    done = CliRunner().invoke(app, bad)
+    assert done.exit_code == 1
+    assert f"{tmp_path / 'empty.mp4'}\tunreadable: empty file\n" in done.stdout
+    *values, last = json.loads((tmp_path / "b.json").read_text())
+    expected = {"video": str(tmp_path / "empty.mp4"), "top": [], "reason": "empty file"}
+    assert last == {**expected, "remark": ""}
+    found = [(value["video"], best["class"]) for value in values for best in value["top"]]
+    assert found == [(row["video"], row["class"]) for row in rows]
+
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "none*"), *options])
+    assert isinstance(done.exception, SnvideoError)
+
+
+ODD = Prediction(Path(os.fsdecode(b"a\xff\n\t[b].mp4")), ("x\ty", "z"), (0.75, 0.25), "", "odd")
+
+
+def test_odd_names_are_one_line_on_paper_and_themselves_in_files(tmp_path):
+    lost = Prediction(Path("é.mp4"), reason="empty file")
+    assert for_programs(ODD) == [
+        "a\ufffd  [b].mp4\t1\t0.7500\tx y",
+        "a\ufffd  [b].mp4\t2\t0.2500\tz",
+    ]
+    name, first, second, end = for_eyes(ODD).plain.split("\n")
+    assert (name, end) == ("a\ufffd  [b].mp4  (odd)", "")
+    assert first == f"   75.0 %  {15 * '━'}{5 * '─'}  x y"
+    assert second == f"   25.0 %  {5 * '━'}{15 * '─'}  z"
+    assert for_eyes(lost).plain == "é.mp4\n  empty file\n"
+
+    write(tmp_path / "a.csv", [ODD, lost])
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.reader(file))
+    assert rows[1:] == [
+        [str(ODD.video), "1", "x\ty", "0.750000", "", "odd"],
+        [str(ODD.video), "2", "z", "0.250000", "", "odd"],
+        ["é.mp4", "", "", "", "empty file", ""],
+    ]
+    write(tmp_path / "a.json", [ODD, lost])
+    assert json.loads((tmp_path / "a.json").read_text())[0]["video"] == str(ODD.video)
+
+
+def test_where_nothing_can_be_written_is_known_before(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("a.txt", "file/a.csv", "folder.csv"):
+        with pytest.raises(SnvideoError, match="out "):
+            check_out(tmp_path / name)
+    check_out(tmp_path / "new" / "a.JSON")
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(1, 5, 3), (40, 256, 455), (9, 64, 64)])
+def test_a_strip_shows_frames_spread_over_time(tmp_path, count, height, width):
+    levels = torch.arange(count, dtype=torch.uint8) * 5 + 50
+    frames = levels[:, None, None, None].expand(count, 3, height, width)
+    seconds = np.arange(count) ** 2 / 10  # most frames are early
+    png = strip(frames, seconds, "name", ("a", "b"), (1.0, 0.0))
+    (tmp_path / "a.png").write_bytes(png)
+    picture = np.asarray(Image.open(tmp_path / "a.png"))
+    tiles = picture[60]  # a line through the first pixels of all frames
+    grey = tiles[(tiles == tiles[:, :1]).all(1) & (tiles[:, 0] < 250)][:, 0]
+    shown = [int(level - 50) // 5 for level in np.unique(grey) if (level - 50) % 5 == 0]
+    assert shown[0] == 0 and shown[-1] == count - 1
+    if count == 40:
+        assert shown == [0, 15, 21, 26, 29, 33, 36, 39]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_says_the_same(toy, weights):
+    videos = videos_of(toy)[:2]
+    for one, two in zip(
+        predict(videos, weights, device="cuda", top=8, **QUICK),
+        predict(videos, weights, device="cpu", top=8, **QUICK),
+        strict=True,
+    ):
+        on_gpu, on_cpu = (dict(zip(p.classes, p.probabilities, strict=True)) for p in (one, two))
+        assert all(abs(on_gpu[name] - on_cpu[name]) < 0.05 for name in CLASSES)

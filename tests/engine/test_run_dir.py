@@ -1,0 +1,521 @@
+"""A run's folder: what is written survives full disks, kills and restarts, and says what it is."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from snvideo.engine import metrics_file as line_files
+from snvideo.engine.checkpoint import save_best, save_checkpoint
+from snvideo.engine.config import RunConfig
+from snvideo.engine.disk_space import check_room, in_words
+from snvideo.engine.run_dir import RunFolder, differences, sessions, threads_before
+from snvideo.errors import SnvideoError
+from snvideo.study.runs import read_runs
+
+CONFIG = RunConfig.model_validate({"output": "run", "data": {"index": "index.csv"}})
+
+
+def lines(run: RunFolder) -> list[dict]:
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def steps(run: RunFolder) -> list[int]:
+    return [line["step"] for line in lines(run)]
+
+
+def opened(path: Path, mark: int = 0, step: int = 0) -> RunFolder:
+    run = RunFolder(path)
+    run.open(CONFIG, mark, step)
+    return run
+
+
+# Metrics -------------------------------------------------------------------------------------
+
+
+def test_metrics_are_cut_back_to_the_mark(tmp_path):
+    """Also where lines of the checkpoint's own step come before and after it."""
+    run = opened(tmp_path)
+    for step in (1, 2):
+        run.log("train", step, loss=step / 2)
+    mark = run.mark()
+    assert mark == (tmp_path / "metrics.jsonl").stat().st_size
+    run.log("validate", 2, loss=0.5)
+    run.log("train", 3, loss=9.0)
+    run.close()
+    run = opened(tmp_path, mark, 2)
+    assert (tmp_path / "metrics.jsonl").stat().st_size == mark == run.mark()
+    run.log("validate", 2, loss=0.5)
+    run.close()
+    assert lines(run) == [
+        {"kind": "train", "step": 1, "loss": 0.5},
+        {"kind": "train", "step": 2, "loss": 1.0},
+        {"kind": "validate", "step": 2, "loss": 0.5},
+    ]
+    run = opened(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+    run.close()
+
+
+@pytest.mark.parametrize("cut", [1, 20, 40])
+def test_metrics_shorter_than_the_mark_keep_their_whole_lines(tmp_path, caplog, cut):
+    run = opened(tmp_path)
+    for step in (1, 2, 3):
+        run.log("train", step, loss=0.5)
+    mark = run.mark()
+    run.close()
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-cut])
+    run = opened(tmp_path, mark, 3)
+    run.log("train", 4, loss=0.5)
+    run.close()
+    assert mark == 3 * 42
+    assert steps(run) == [1, 2, 4]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{metrics} was 126 bytes long when the last checkpoint was written, and 84 of them are "
+        "left: some metrics are missing"
+    ]
+
+
+class Disk(io.FileIO):
+    """A file on a disk that has room for `room` more bytes."""
+
+    room = 0
+
+    def write(self, data) -> int:
+        fits = bytes(data)[: Disk.room]
+        if not fits:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        Disk.room -= len(fits)
+        return super().write(fits)
+
+
+@pytest.fixture
+def disk(monkeypatch) -> type[Disk]:
+    """Every unbuffered file is on it."""
+    plain = Path.open
+
+    def open_on_disk(self, mode="r", buffering=-1, **options):
+        return Disk(self, mode) if buffering == 0 else plain(self, mode, buffering, **options)
+
+    monkeypatch.setattr(Path, "open", open_on_disk)
+    Disk.room = 10**9
+    return Disk
+
+
+@pytest.mark.parametrize("room_left", [0, 1, 41, 60])
+def test_a_full_disk_loses_doubles_and_tears_no_line(tmp_path, disk, caplog, room_left):
+    run = opened(tmp_path)
+    run.log("train", 1, loss=0.5)
+    good = run.mark()
+    disk.room = room_left
+    for step in (2, 3, 4):
+        run.log("train", step, loss=0.5)
+        assert steps(run) == ([1, 2] if room_left >= good else [1])  # and no half a line
+    disk.room = 10  # less than a line
+    with pytest.raises(OSError, match="No space left"):
+        run.mark()
+    run.log("train", 5, loss=0.5)
+    disk.room = 10**9
+    run.log("train", 6, loss=0.5)
+    assert steps(run) == [1, 2, 3, 4, 5, 6]
+    assert run.mark() == 6 * good
+    run.close()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        f"cannot write to {tmp_path}/metrics.jsonl: No space left on device; the run goes on, and "
+        "lines wait in memory",
+        f"{tmp_path}/metrics.jsonl can be written to again: no line is lost",
+    ]
+
+
+def test_lines_wait_for_the_mark_or_the_end(tmp_path, disk, caplog):
+    run = opened(tmp_path)
+    disk.room = 0
+    run.log("train", 1, loss=0.5)
+    disk.room = 10**9
+    assert run.mark() == 42
+    disk.room = 0
+    run.log("train", 2, loss=0.5)
+    disk.room = 10**9
+    run.close()
+    assert steps(run) == [1, 2]
+    run = opened(tmp_path, 42, 1)
+    disk.room = 0
+    run.log("train", 2, loss=0.5)
+    run.close()
+    assert "1 lines are missing" in caplog.text
+
+
+def test_a_mark_whose_fsync_fails_is_none_and_doubles_nothing(tmp_path, monkeypatch):
+    run = opened(tmp_path)
+    run.log("train", 1, loss=0.5)
+
+    def failing(handle):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            run.mark()
+    assert run.mark() == 42
+    run.close()
+    assert steps(run) == [1]
+
+
+def test_a_line_that_was_interrupted_is_written_again(tmp_path, monkeypatch):
+    run = opened(tmp_path)
+
+    def interrupted(file, data):
+        file.write(data[:20])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(line_files, "_write_all", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.log("train", 1, loss=0.5)
+    run.log("train", 2, loss=0.5)
+    run.close()
+    assert steps(run) == [1, 2]
+
+
+def test_metrics_that_somebody_shortens_go_on_without_a_hole(tmp_path):
+    run = opened(tmp_path)
+    for step in (1, 2, 3):
+        run.log("train", step, loss=0.5)
+    os.truncate(tmp_path / "metrics.jsonl", 42)
+    run.log("train", 4, loss=0.5)
+    assert run.mark() == 2 * 42
+    run.close()
+    assert steps(run) == [1, 4]
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(path)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Write a file until nothing fits any more."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+    return ballast
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_goes_on_while_its_disk_is_really_full(small_disk, caplog):
+    """Metrics wait, TensorBoard is given up with one warning, results are refused in one line."""
+    run = opened(small_disk)
+    ballast = fill(small_disk)
+    for step in range(1, 301):
+        run.log("train", step, loss=0.5, top1=0.25)
+    with pytest.raises(OSError, match="No space left"):
+        run.mark()
+    with pytest.raises(SnvideoError) as error:
+        run.write_results({"confusion": [0] * 5000})
+    assert str(error.value) == (
+        f"cannot write {small_disk}/results.json: No space left on device; free some space and run "
+        "the same command again: it goes on from the last checkpoint"
+    )
+    with pytest.raises(SnvideoError, match="free some space"), run.written("a.npz") as path:
+        np.savez_compressed(path, random=np.random.rand(50_000))
+    assert run.results() is None
+    assert not {path.suffix for path in small_disk.iterdir()} & {".npz", ".tmp"}
+    ballast.unlink()
+    size = run.mark()
+    run.log("train", 301, loss=0.5, top1=0.25)
+    run.close()
+    assert steps(run) == list(range(1, 302))
+    assert size == (small_disk / "metrics.jsonl").stat().st_size - len(
+        json.dumps(lines(run)[-1]) + "\n"
+    )
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("without TensorBoard" in message for message in messages) == 1
+    assert sum("lines wait in memory" in message for message in messages) == 1
+    assert len(messages) == 3
+
+
+# TensorBoard ---------------------------------------------------------------------------------
+
+
+def shown(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a run: (step, value) by name."""
+    found = EventAccumulator(str(path / "tensorboard")).Reload()
+    return {
+        name: [(event.step, event.value) for event in found.Scalars(name)]
+        for name in found.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_hides_what_is_done_again_and_nothing_else(tmp_path):
+    run = opened(tmp_path)
+    for step in (1, 2, 3):
+        run.log("train", step, loss=float(step))
+        run.scalars(step, {"layers/first": step / 4})
+        if step == 2:
+            mark = run.mark()
+            run.log("validate", 2, loss=0.5)
+    run.close()
+    run = opened(tmp_path, mark, 2)
+    run.log("validate", 2, loss=0.5)
+    run.log("train", 3, loss=30.0)
+    run.close()
+    found = shown(tmp_path)
+    assert found["train/loss"] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+    assert found["layers/first"] == [(1, 0.25), (2, 0.5)]
+    assert set(found["validate/loss"]) == {(2, 0.5)}
+    assert not any("layers" in line for line in lines(run))
+    run = opened(tmp_path)
+    run.log("train", 1, loss=7.0)
+    run.close()
+    assert shown(tmp_path) == {"train/loss": [(1, 7.0)]}
+
+
+def test_a_mark_puts_tensorboard_on_the_disk(tmp_path, monkeypatch):
+    """What came before a checkpoint is not measured again, so a kill must not lose it."""
+    write = RecordWriter.write
+    monkeypatch.setattr(RecordWriter, "write", lambda *args: (time.sleep(0.005), write(*args)))
+    run = opened(tmp_path)
+    for step in range(1, 30):
+        run.scalars(step, {"a": float(step)})
+    run.mark()
+    assert [step for step, _ in shown(tmp_path)["a"]] == list(range(1, 30))
+    run.close()
+
+
+def test_without_tensorboard_a_run_goes_on(tmp_path, caplog):
+    (tmp_path / "tensorboard").write_text("a file where its folder should be")
+    run = opened(tmp_path, 0, 5)
+    run.log("train", 6, loss=0.5)
+    run.scalars(6, {"a": 1.0})
+    assert run.mark() == 42
+    run.close()
+    assert steps(run) == [6]
+    assert len(caplog.records) == 1 and "without TensorBoard" in caplog.text
+
+
+# Sessions, preemption, config -----------------------------------------------------------------
+
+
+def test_every_start_is_recorded(tmp_path, monkeypatch):
+    assert sessions(tmp_path) == [] and threads_before(tmp_path) is None
+    opened(tmp_path).close()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    opened(tmp_path, 0, 12).close()
+    found = json.loads((tmp_path / "environment.json").read_text())
+    first, second = found["sessions"]
+    assert (first["step"], second["step"]) == (0, 12)
+    assert set(first) == {"step", "time", "threads", "processes", "host", "torch"}
+    assert second["threads"] == found["threads"] == threads_before(tmp_path) == 7
+    assert second["processes"] == found["processes"] == 4
+    assert second["torch"] == found["packages"]["torch"]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"sessions": 3}', '{"sessions": [4]}', '{"a": 1}'])
+def test_a_record_that_cannot_be_read_is_begun_anew(tmp_path, text):
+    (tmp_path / "environment.json").write_text(text)
+    assert threads_before(tmp_path) is None
+    opened(tmp_path, 0, 3).close()
+    assert [session["step"] for session in sessions(tmp_path)] == [3]
+
+
+def test_sessions_are_not_a_difference_between_runs(tmp_path):
+    for path, starts in ((tmp_path / "a", 1), (tmp_path / "b", 2)):
+        for start in range(starts):
+            opened(path, 0, start).close()
+    one, two = (run.environment for run in read_runs(tmp_path))
+    assert one == two and "packages.torch" in one
+    assert not any("sessions" in key for key in one)
+
+
+def test_a_preempted_run_says_so_until_it_goes_on(tmp_path, caplog):
+    run = opened(tmp_path)
+    run.mark_preempted(40)
+    run.close()
+    text = (tmp_path / "preempted").read_text()
+    assert text.startswith("step 40, 2") and text.count("\n") == 1
+    run.clear_preempted()
+    assert not (tmp_path / "preempted").exists()
+    run.clear_preempted()  # there is none
+    RunFolder(tmp_path / "config.yaml" / "x").mark_preempted(1)
+    assert "cannot write" in caplog.text
+
+
+def changed(**sections: dict) -> RunConfig:
+    values = CONFIG.model_dump(mode="json")
+    for section, keys in sections.items():
+        values[section] |= keys
+    return RunConfig.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("sections", "keys"),
+    [
+        ({"speed": {"compile": True, "prefetch": False, "recompute": True}}, []),
+        ({"log": {"every_steps": 3}, "data": {"workers": 0}}, []),
+        ({"speed": {"amp": "bf16", "compile": True}}, ["speed.amp"]),
+        ({"optim": {"lr": 0.5}}, ["optim.lr"]),
+    ],
+)
+def test_what_may_change_when_a_run_goes_on(tmp_path, sections, keys):
+    opened(tmp_path).close()
+    config = changed(**sections)
+    old, new = (one.model_dump(mode="json") for one in (CONFIG, config))
+    assert differences(old, new) == keys
+    if keys:
+        with pytest.raises(SnvideoError, match=rf"differs in {', '.join(keys)}\)"):
+            RunFolder(tmp_path).check(config)
+    else:
+        RunFolder(tmp_path).check(config)
+    RunFolder(tmp_path / "new").check(config)
+
+
+def test_an_old_config_is_read_or_refused_in_one_line(tmp_path):
+    opened(tmp_path).close()
+    stored = tmp_path / "config.yaml"
+    values = yaml.safe_load(stored.read_text())
+    del values["speed"], values["log"]
+    stored.write_text(yaml.safe_dump(values))
+    RunFolder(tmp_path).check(CONFIG)
+    values["optim"] |= {"amp": "bf16", "nest": 1}
+    for text, part in (
+        (yaml.safe_dump(values), "does not take: optim.amp, optim.nest;"),
+        ("", "does not take: the whole;"),
+        ("a: [", "it is not YAML;"),
+        ("\x00", "it is not YAML;"),
+    ):
+        stored.write_text(text)
+        with pytest.raises(SnvideoError) as error:
+            RunFolder(tmp_path).check(CONFIG)
+        assert part in str(error.value) and str(stored) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_results({"a": 1})
+    with pytest.raises(KeyboardInterrupt), run.written("results.json") as path:
+        path.write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert run.results() == {"a": 1}
+
+
+# Room ----------------------------------------------------------------------------------------
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_room_is_asked_for_what_will_be_written(tmp_path, monkeypatch):
+    """2 kept, the best and one being written, of 1 GB each; what is there already is replaced."""
+    folder = tmp_path / "run/checkpoints"
+    free = 4 * 10**9
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, free))
+    check_room(folder, 10**9, 2)
+    assert list(folder.iterdir()) == []
+    free -= 1
+    with pytest.raises(SnvideoError) as error:
+        check_room(folder, 10**9, 2)
+    assert str(error.value) == (
+        f"{folder} has 4.0 GB free and its checkpoints need 4.0 GB more (2 kept, the best and one "
+        "being written, of 1.0 GB each): free some space, lower log.keep_checkpoints, or choose "
+        "another output"
+    )
+    save_best(folder, {"model": {}})
+    check_room(folder, 10**9, 2)
+    size = save_checkpoint(folder, 1, {"model": {}}, 2).stat().st_size
+    free = 4 * 10**9 - 2 * size
+    check_room(folder, 10**9, 2)
+    free -= 1
+    with pytest.raises(SnvideoError, match=r"4\.0 GB free"):
+        check_room(folder, 10**9, 2)
+
+
+def test_sizes_are_in_words():
+    assert in_words(12_345_678) == "12.3 MB" and in_words(1_550_000_000) == "1.6 GB"
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file/run/checkpoints"):
+        with pytest.raises(SnvideoError) as error:
+            check_room(folder, 1, 1)
+        assert f"{tmp_path}/file is a file" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_read_only_file_system_is_one_line(small_disk):
+    remount = ["mount", "-o", "remount,ro", str(small_disk)]
+    subprocess.run(remount, check=True)
+    for folder in (small_disk, small_disk / "run"):
+        with pytest.raises(SnvideoError) as error:
+            check_room(folder, 1, 1)
+        assert f"cannot write to {folder}: Read-only file system;" in str(error.value)
+    with pytest.raises(SnvideoError, match=r"config\.yaml: Read-only file system; make that"):
+        opened(small_disk)
+
+
+def test_a_full_disk_is_one_line(small_disk):
+    fill(small_disk)
+    with pytest.raises(SnvideoError) as error:
+        check_room(small_disk, 1, 1)
+    assert str(error.value) == (
+        f"cannot write to {small_disk}: No space left on device; free some space, or choose "
+        "another output"
+    )
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="only root can become another")
+def test_a_folder_of_somebody_else_is_one_line(tmp_path):
+    """Tried as nobody in a process of its own: root may write anywhere."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o700)
+    code = f"""
+        import os
+        from pathlib import Path
+        from snvideo.engine.disk_space import check_room
+        from snvideo.errors import SnvideoError
+        os.setuid(65534)
+        try:
+            check_room(Path({str(locked)!r}) / "run", 1, 1)
+        except SnvideoError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    assert done.stdout == (
+        f"cannot write to {locked}/run: Permission denied; make that possible, or choose another "
+        "output\n"
+    ), done.stderr

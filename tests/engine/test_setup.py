@@ -1,0 +1,216 @@
+"""What a run starts from: weights of others, what they say, and what it remembers of them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+import snvideo
+from snvideo.engine.checkpoint import BEST
+from snvideo.engine.dry_run import dry_run
+from snvideo.engine.evaluate import test_weights as retest
+from snvideo.engine.train import train
+from snvideo.engine.trainer import build
+from snvideo.errors import SnvideoError
+from snvideo.models import build_model
+from snvideo.models.pretrained import MODEL, write_weights
+from tests.engine.runs import last_state, last_weights, run_config, start
+
+
+@pytest.fixture(scope="module")
+def bn(toy, tmp_path_factory):
+    """A finished run with Batch Normalization, on videos normalized in a way of its own."""
+    folder = tmp_path_factory.mktemp("bn") / "run"
+    train(run_config(toy, folder, "model.norm.name=bn", "data.mean=[0.4, 0.5, 0.6]").run())
+    return folder
+
+
+def from_bn(bn, toy, output, *overrides):
+    source = f"model.weights.source={bn / MODEL}"
+    return run_config(toy, output, "model.norm.start=batch", source, *overrides).run()
+
+
+def test_a_run_leaves_a_network_that_says_what_it_is(bn):
+    results = json.loads((bn / "results.json").read_text())
+    model, about = snvideo.load_model(bn)
+    assert (about.architecture, about.norm, about.statistics) == ("i3d_tiny", "bn", "average")
+    assert list(about.classes) == results["classes"]
+    assert about.preprocessing.mean == (0.4, 0.5, 0.6)
+    assert about.preprocessing.std == (0.225, 0.225, 0.225)
+    assert (about.preprocessing.frames, about.preprocessing.stride) == (4, 4)
+    assert about.results["video_top1"] == results["video_top1"]
+    trained = last_weights(bn)
+    own = model.state_dict()
+    assert own.keys() == trained.keys()
+    assert all(torch.equal(own[n], trained[n]) for n in own if "running" not in n)
+    card = (bn / "model_card.md").read_text()
+    assert f"video top-1 | {100 * results['video_top1']:.1f} %" in card and "name: bn" in card
+
+
+def test_what_it_leaves_is_what_was_tested(bn, toy, tmp_path):
+    """With the statistics of the test, its answers are those that were counted."""
+    overrides = ("model.norm.name=bn", f"model.weights.source={bn / MODEL}")
+    again = retest(run_config(toy, tmp_path / "again", *overrides).run())
+    results = json.loads((bn / "results.json").read_text())
+    assert again["video_top1"] == results["video_top1"]
+    assert again["confusion"] == results["confusion"]
+    stored = [
+        np.load(path)["probabilities"]
+        for path in (bn / "predictions.npz", tmp_path / "again" / "evaluation.npz")
+    ]
+    np.testing.assert_array_equal(*stored)
+
+
+def test_weights_that_lack_something_cannot_be_tested(bn, toy, tmp_path):
+    config = from_bn(bn, toy, tmp_path / "run")
+    with pytest.raises(SnvideoError, match=r"cannot be tested without training: .*mean_logits"):
+        retest(config)
+    with pytest.raises(SnvideoError, match=r"nothing to test: name weights"):
+        retest(run_config(toy, tmp_path / "run").run())
+
+
+@pytest.mark.parametrize("name", [BEST, "newest"])
+def test_checkpoints_say_what_they_are_too(bn, name):
+    path = bn / "checkpoints" / name
+    path = path if path.exists() else max((bn / "checkpoints").glob("step_*.pt"))
+    _, about = snvideo.load_model(path)
+    assert (about.norm, about.statistics, about.results) == ("bn", "moving", None)
+
+
+def test_sn_starts_from_bn_and_from_its_preprocessing(bn, toy, tmp_path, caplog):
+    config = from_bn(bn, toy, tmp_path / "sn")
+    with caplog.at_level("INFO"):
+        results = train(config)
+    assert "all tensors" in caplog.text and "start at the batch part" in caplog.text
+    assert results["started_from"]["origin"] == str(bn / MODEL)
+    assert results["started_from"]["loaded"] == 87 and results["started_from"]["reset"] == 34
+    report = json.loads((tmp_path / "sn" / "weights.json").read_text())
+    assert {entry["fate"] for entry in report["tensors"]} == {"loaded", "reset"}
+    assert "0.4" in (tmp_path / "sn" / "config.yaml").read_text()
+    about = snvideo.load_model(tmp_path / "sn").about
+    assert about.preprocessing.mean == (0.4, 0.5, 0.6)
+    assert about.started_from["sha256"] == report["sha256"]
+
+
+def test_the_classifier_is_matched_to_the_index_by_name(bn, toy, tmp_path):
+    """A step of the size of nothing shows what training began with."""
+    config = from_bn(bn, toy, tmp_path / "sn", "optim.lr=1e-30", "optim.logit_lr=1e-30")
+    train(config)
+    before, after = last_weights(bn), last_weights(tmp_path / "sn")
+    assert torch.equal(before["blocks.6.proj.weight"], after["blocks.6.proj.weight"])
+    assert torch.equal(before["blocks.0.conv.weight"], after["blocks.0.conv.weight"])
+    assert torch.equal(before["blocks.0.norm.weight"], after["blocks.0.norm.weight"])
+
+
+def test_a_run_goes_on_without_the_weights_it_started_from(bn, toy, tmp_path):
+    copy = tmp_path / "weights.safetensors"
+    copy.write_bytes((bn / MODEL).read_bytes())
+    source = (f"model.weights.source={copy}", "model.norm.start=batch", "optim.epochs=2")
+    run = tmp_path / "run"
+    config = run_config(toy, run, *source).run()
+    whole = train(config)
+    copy.unlink()
+    (run / "results.json").unlink()
+    (run / MODEL).unlink()
+    assert train(config)["started_from"] == whole["started_from"]
+    assert snvideo.load_model(run).about.started_from == whole["started_from"]
+    assert last_state(run)["started_from"] == whole["started_from"]
+
+
+def test_two_processes_start_from_the_same(bn, toy, tmp_path):
+    alone, together = tmp_path / "one", tmp_path / "two"
+    for output, processes in ((alone, 1), (together, 2)):
+        from_bn(bn, toy, output, "optim.lr=1e-30", "optim.logit_lr=1e-30")
+        command = ("train", str(output.with_suffix(".yaml")))
+        start("command", *command, log=tmp_path / "log", processes=processes).done()
+    one, two = last_weights(alone), last_weights(together)
+    assert all(torch.equal(one[name], two[name]) for name in one if "running" not in name)
+
+
+def test_a_config_that_says_otherwise_is_followed_with_a_warning(bn, toy, tmp_path, caplog):
+    config = from_bn(bn, toy, tmp_path / "sn", "data.mean=[0.1, 0.1, 0.1]")
+    dry_run(config, timed_steps=0)
+    assert "was trained with (0.4, 0.5, 0.6)" in caplog.text
+
+
+def test_image_networks_are_inflated(toy, tmp_path):
+    path = tmp_path / "r50.pth"
+    torch.save(torchvision.models.resnet50().state_dict(), path)
+    overrides = ("model.name=i3d_r50_8x8", f"model.weights.source={path}", "model.norm.name=bn")
+    config = run_config(toy, tmp_path / "run", *overrides).run()
+    found = dry_run(config, timed_steps=0)
+    assert found.config.data.mean == (0.485, 0.456, 0.406)
+    assert list(tmp_path.iterdir()) == [path, tmp_path / "run.yaml"]
+
+
+def test_weights_of_more_classes_can_be_tested(bn, toy, tmp_path):
+    """On videos of some of the classes that a network knows."""
+    folder = tmp_path / "some"
+    shutil.copytree(toy, folder)
+    meta = json.loads((folder / "index.json").read_text())
+    lines = (folder / "index.csv").read_text().splitlines()
+    last = meta["labels"].pop()
+    kept = [line for line in lines if f",{last}," not in line]
+    assert len(kept) < len(lines)
+    (folder / "index.csv").write_text("\n".join(kept) + "\n")
+    (folder / "index.json").write_text(json.dumps(meta))
+    overrides = ("model.norm.name=bn", f"model.weights.source={bn / MODEL}")
+    found = retest(run_config(folder, tmp_path / "run", *overrides).run())
+    assert len(found["classes"]) == 7 and found["videos"] == 14
+    with pytest.raises(SnvideoError, match="holds a run: choose another output"):
+        retest(run_config(folder, bn, *overrides).run())
+
+
+def test_what_else_differs_from_what_the_weights_saw_is_a_warning(bn, toy, tmp_path, caplog):
+    config = from_bn(bn, toy, tmp_path / "run", "data.clip.stride=2", "data.test.short_side=40")
+    dry_run(config, timed_steps=0)
+    assert "data.clip.stride is 2" in caplog.text and "was trained with 4" in caplog.text
+    assert "data.test.short_side is 40" in caplog.text
+
+
+def test_frozen_norms_need_trained_ones(toy, tmp_path):
+    for more in ((), ("model.weights.source=x", "model.weights.norms=new")):
+        config = run_config(toy, tmp_path / "run", "model.norm.name=frozen_bn", *more).run()
+        with pytest.raises(SnvideoError, match="frozen_bn trains no norm: give it trained ones"):
+            build(config, 3)
+
+
+def test_all_processes_fail_together(bn, toy, tmp_path):
+    """And one of them says why."""
+    config = from_bn(bn, toy, tmp_path / "run", "model.name=c2d_tiny")
+    job = start("command", "train", str(tmp_path / "run.yaml"), log=tmp_path / "log", processes=2)
+    assert job.wait() == [2, 2]
+    said = (tmp_path / "log").read_text()
+    assert said.count("is not c2d_tiny") == 1 and not config.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.norm.start=equal"], "set model.norm.start=batch"),
+        (["model.norm.name=gn"], "set model.norm.name=bn"),
+        (["batch.gpus=8", "batch.clips_per_gpu=1"], "with one clip per GPU SN has no batch part"),
+        (["model.name=i3d_r50_8x8"], "it fits i3d_tiny"),
+        (["model.weights.source=none.pth"], "cannot read weights none.pth: No such file"),
+        (["model.weights.source=torchvision:resnet5"], "torchvision has no weights 'resnet5'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_line(bn, toy, tmp_path, overrides, message):
+    config = from_bn(bn, toy, tmp_path / "run", *overrides)
+    for attempt in (train, lambda config: dry_run(config, timed_steps=0)):
+        with pytest.raises(SnvideoError) as error:
+            attempt(config)
+        assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_other_strides_is_refused(bn, tmp_path):
+    _, about = snvideo.load_model(bn)
+    changed = about.model_copy(update={"strides": {**about.strides, "blocks.0.conv": (2, 2, 2)}})
+    path = tmp_path / "odd.safetensors"
+    write_weights(path, build_model("i3d_tiny", len(about.classes)), changed)
+    with pytest.raises(SnvideoError, match=r"other strides: 2x2x2 in blocks\.0\.conv, here 1x2x2"):
+        snvideo.load_model(path)

@@ -1,0 +1,70 @@
+"""What became of every tensor is said, in a table that people can read.
+
+That no tensor of either side is left out is asserted wherever the tests here take weights over.
+"""
+
+import json
+
+import torch
+
+from snvideo.models import build_model
+from snvideo.models.pretrained.load_report import FATES
+from tests.models.pretrained.nets import CLASSES, blank, own_source, source, take
+
+NAME = "i3d_tiny"
+
+
+def test_the_table_adds_up(tmp_path):
+    """A line for each part of the network, theirs alone last, then all of them."""
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(CLASSES))
+    theirs = build_model(NAME, len(CLASSES), "bn")
+    ours = blank(NAME, "sn", classes=2)
+    report = take(ours, source(theirs.state_dict()), ("zumba", "yoga"), classes=names, norms="new")
+    lines = report.lines()
+    assert lines[0] == "weights from weights.pth (pytorchvideo):"
+    assert lines[1].split() == list(FATES)
+    rows = {line[:14].strip(): line[14:].split() for line in lines[2:]}
+    parts = ["blocks.0", "blocks.1", "blocks.3", "blocks.4", "blocks.5", "blocks.6"]
+    assert list(rows)[:8] == [*parts, "(theirs alone)", "all tensors"]
+    assert rows["blocks.0"] == ["1", "-", "6", "-"]
+    assert rows["blocks.1"] == ["4", "-", "24", "-"]
+    assert rows["blocks.6"] == ["2", "-", "-", "-"]
+    assert rows["(theirs alone)"] == ["-", "-", "-", str(17 * 4)]
+    assert rows["all tensors"] == [str(19), "-", str(17 * 6), str(17 * 4)]
+    assert lines[10:] == [
+        "102 reset: norms are to start anew",
+        "68 dropped: norms are to start anew",
+        "2 loaded: 1 of 2 classes are not among theirs and start anew, "
+        "4 of their 5 classes are not among ours",
+    ]
+    assert len({len(line) for line in lines[1:10]}) == 1
+
+
+def test_a_batch_normalization_that_becomes_switchable_says_so():
+    theirs = build_model(NAME, len(CLASSES), "bn")
+    ours = build_model(NAME, len(CLASSES), "sn", start="batch")
+    report = take(ours, source(theirs.state_dict()), head="new")
+    assert {entry.name.rpartition(".")[2] for entry in report.entries if entry.fate == "reset"} == {
+        *("mean_logits", "var_logits"),
+        *("weight", "bias"),  # of the classifier
+    }
+    assert "34 reset: importance logits start at the batch part" in report.lines()
+
+
+def test_its_facts_are_plain_values():
+    theirs = build_model(NAME, len(CLASSES))
+    report = take(blank(NAME), own_source(theirs, NAME, "bn")._replace(sha256="ab" * 32))
+    facts = json.loads(json.dumps(report.facts()))
+    count = len([name for name in theirs.state_dict() if "num_batches" not in name])
+    assert {key: facts[key] for key in report.summary()} == {
+        "origin": "weights.pth",
+        "format": "snvideo",
+        "sha256": "ab" * 32,
+        **{"loaded": count, "inflated": 0, "reset": 0, "dropped": 0},
+    }
+    assert len(facts["tensors"]) == count
+    stem = torch.Size([16, 3, 5, 7, 7]).numel()
+    assert {"name": "blocks.0.conv.weight", "fate": "loaded", "values": stem, "why": ""} in facts[
+        "tensors"
+    ]
