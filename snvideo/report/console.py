@@ -1,0 +1,96 @@
+"""Terminal output: the console, tables and progress bars of all commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+ShowProgress = Callable[[str, int, int], None]
+"""Called with the name of a step, how much of it is done, and how much there is."""
+
+
+def console(stderr: bool = False) -> Console:
+    """A console as wide as the terminal, and 100 columns wide where the output goes elsewhere."""
+    on_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if on_terminal else 100)
+
+
+def new_table(*columns: str, title: str = "", text: int = 1) -> Table:
+    """An empty table whose first `text` columns hold text and the others numbers."""
+    table = Table(
+        title=Text(title, "bold") if title else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for number, column in enumerate(columns):
+        if number < text:
+            table.add_column(Text(column), overflow="fold")
+        else:
+            table.add_column(Text(column), justify="right", no_wrap=True)
+    return table
+
+
+@contextmanager
+def progress(
+    out: Console | None = None, transient: bool = False, disable: bool = False
+) -> Iterator[ShowProgress]:
+    """A progress bar for every step of some work, which appears when the step begins.
+
+    Args:
+        out: where to show them; the standard error by default.
+        transient: remove the bars at the end.
+        disable: show nothing.
+
+    Yields:
+        a function (step, done, total). What is done at its first call for a step was done before,
+        and does not count for the rate.
+    """
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=out or console(stderr=True),
+        transient=transient,
+        disable=disable,
+    )
+    steps: dict[str, TaskID] = {}
+
+    def show(step: str, done: int, total: int) -> None:
+        bars.start()
+        if step in steps:
+            bars.update(steps[step], completed=done)
+        else:
+            steps[step] = bars.add_task(step, total=total, completed=done)
+
+    try:
+        yield show
+    finally:
+        if steps:  # else nothing was shown, and an error comes alone
+            bars.stop()
+
+
+class _Rate(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed or 0
+        return Text(f"{speed:.{0 if speed >= 10 else 1}f}/s")
