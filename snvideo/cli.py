@@ -247,14 +247,15 @@ def index(
 
     from snvideo.atomic import write_atomic
     from snvideo.data.config import ClipConfig
-    from snvideo.data.indexing.survey import survey, survey_png, survey_tables
+    from snvideo.data.indexing.summary import summarize_index
+    from snvideo.report.index_report import index_png, index_tables
 
-    found = survey(index, ClipConfig(frames=frames, stride=stride))
+    found = summarize_index(index, ClipConfig(frames=frames, stride=stride))
     console = Console() if sys.stdout.isatty() else Console(width=100)
-    for table in survey_tables(found):
+    for table in index_tables(found):
         console.print(table)
     if out is not None:
-        write_atomic(out, survey_png(found))
+        write_atomic(out, index_png(found))
         typer.echo(out)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from snvideo.data.indexing.listing import scan
 from snvideo.errors import SnvideoError
-from snvideo.report.style import shorten
+from snvideo.text import shorten
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from snvideo.engine.performance import algorithms, choose, memory_format
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import LoadedModel, Preprocessing, load_model
 from snvideo.report.strip import strip
-from snvideo.report.style import shorten
+from snvideo.text import shorten
 
 _AT_ONCE = 500
 """Files that are looked into before the first of them is predicted."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from snvideo.data.index import Video
 from snvideo.data.sampling import Crop
 from snvideo.report.picture import CHARACTER, font, png, tile
-from snvideo.report.style import BLUE, GREEN, MUTED, PALE, VERMILLION, shorten
+from snvideo.report.style import BLUE, GREEN, MUTED, PALE, VERMILLION
+from snvideo.text import shorten
 
 CLIPS, FRAMES = 12, 8
 """Most clips of a sheet, and most frames of a clip."""

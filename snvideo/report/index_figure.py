@@ -13,7 +13,8 @@ from matplotlib.ticker import (
 )
 
 from snvideo.data.index import STATUSES
-from snvideo.report.style import BLUE, ORANGE, VERMILLION, shorten
+from snvideo.report.style import BLUE, ORANGE, VERMILLION
+from snvideo.text import shorten
 
 STATUS_COLOURS = dict(zip(STATUSES, (BLUE, ORANGE, VERMILLION), strict=True))
 

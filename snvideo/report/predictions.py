@@ -18,7 +18,7 @@ from rich.text import Text
 from snvideo.atomic import write_atomic
 from snvideo.engine.predictor import Prediction
 from snvideo.errors import SnvideoError
-from snvideo.report.style import shorten
+from snvideo.text import shorten
 
 COLUMNS = ("video", "rank", "class", "probability", "reason", "remark")
 _BAR = 20

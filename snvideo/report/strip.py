@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from snvideo.report.picture import CHARACTER, font, png, tile
-from snvideo.report.style import BLUE, MUTED, PALE, shorten
+from snvideo.report.style import BLUE, MUTED, PALE
+from snvideo.text import shorten
 
 FRAMES = 8
 """Most frames of a strip."""

@@ -1,9 +1,6 @@
-"""What an index holds: hand-counted numbers, tables that state them, pictures of odd indexes."""
+"""Tables and figures of an index: numbers counted by hand, and odd indexes."""
 
-import csv
 import io
-import json
-import tracemalloc
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -16,69 +13,21 @@ from PIL import Image
 from rich.console import Console
 
 from snvideo.data.config import ClipConfig
-from snvideo.data.index import COLUMNS, IndexRow
-from snvideo.data.indexing.survey import Survey, survey, survey_png, survey_tables
-from snvideo.errors import SnvideoError
+from snvideo.data.index import IndexRow
+from snvideo.data.indexing.summary import IndexSummary, summarize_index
 from snvideo.report.index_figure import draw_classes, draw_durations, draw_splits
-from snvideo.report.style import shorten
-
-ROW = IndexRow(
-    path="a.mp4",
-    label=0,
-    label_name="hug",
-    split="train",
-    start=None,
-    end=None,
-    first_frame=0,
-    frames=250,
-    fps=25.0,
-    width=340,
-    height=256,
-    rotation=0,
-    seconds=10.0,
-    bytes=1000,
-    seekable=1,
-    decoder="decord",
-    status="ok",
-    reason="",
-)
-KICK = ROW._replace(label=1, label_name="kick")
-GONE = ROW._replace(
-    status="missing", reason="no such file", frames=0, fps=0.0, seconds=0.0, bytes=0, width=0
-)
-BROKEN = GONE._replace(status="broken", reason="empty file")
-SHORT = ROW._replace(path="s.MKV", frames=57, fps=30.0, seconds=1.9, width=128, height=96, bytes=50)
-ROWS = [
-    KICK._replace(split="val", reason="also in train; decoding stops early"),
-    KICK._replace(split="val", reason="also in train", decoder="pyav", seekable=0),
-    ROW,
-    ROW._replace(path="b.webm", rotation=90, width=256, height=340),
-    SHORT,
-    SHORT._replace(frames=56, path="none"),
-    KICK,
-    GONE,
-    GONE._replace(split="val"),
-    BROKEN,
-    BROKEN._replace(label=1),
-    BROKEN._replace(reason="encrypted"),
-    BROKEN._replace(split="extra", reason=""),
-]
-LABELS = ["hug", "kick", "wave"]
+from snvideo.report.index_report import index_png, index_tables
+from tests.data.indexing.test_summary import BROKEN, GONE, LABELS, ROW, ROWS, write
 
 
-def write(folder: Path, rows: Iterable[IndexRow], labels: list[str] = LABELS) -> Path:
-    path = folder / "index.csv"
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-    path.with_suffix(".json").write_text(json.dumps({"root": ".", "labels": labels}))
-    return path
+@pytest.fixture
+def small(tmp_path: Path) -> IndexSummary:
+    return summarize_index(write(tmp_path, ROWS), ClipConfig(frames=8, stride=8))
 
 
-def printed(found: Survey, **options: int) -> str:
+def printed(found: IndexSummary, **options: int) -> str:
     console = Console(width=100, file=io.StringIO(), color_system=None)
-    for table in survey_tables(found, **options):
+    for table in index_tables(found, **options):
         console.print(table)
     return console.file.getvalue()
 
@@ -90,48 +39,11 @@ def cells(text: str) -> list[list[str]]:
     ]
 
 
-def picture(found: Survey) -> Image.Image:
-    return Image.open(io.BytesIO(survey_png(found)))
+def picture(found: IndexSummary) -> Image.Image:
+    return Image.open(io.BytesIO(index_png(found)))
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Survey:
-    return survey(write(tmp_path, ROWS), ClipConfig(frames=8, stride=8))
-
-
-def test_numbers_are_those_counted_by_hand(small: Survey) -> None:
-    counts = {split: array.tolist() for split, array in small.counts.items()}
-    assert list(counts) == ["train", "val", "extra"]
-    assert counts == {  # label -> ok, missing, broken
-        "train": [[4, 1, 2], [1, 0, 1], [0, 0, 0]],
-        "val": [[0, 1, 0], [2, 0, 0], [0, 0, 0]],
-        "extra": [[0, 0, 1], [0, 0, 0], [0, 0, 0]],
-    }
-    assert small.usable == 7
-    assert small.seconds == {"train": pytest.approx(33.8), "val": 20.0, "extra": 0.0}
-    assert small.bytes == {"train": 3100, "val": 2000, "extra": 0}
-    assert small.short == {"train": 1, "val": 0, "extra": 0}  # 8 x 8 frames end with frame 56
-    assert sorted(small.numbers["frames"]) == [56, 57, 250, 250, 250, 250, 250]
-    assert sorted(small.numbers["fps"]) == [25, 25, 25, 25, 25, 30, 30]
-    assert sorted(small.numbers["seconds"]) == [1.9, 1.9, 10, 10, 10, 10, 10]
-    assert small.sizes == {(340, 256): 4, (256, 340): 1, (128, 96): 2}
-    assert small.kinds == {
-        "resolution": {"340x256": 4, "256x340": 1, "128x96": 2},
-        "container": {".mp4": 4, ".webm": 1, ".mkv": 1, "no extension": 1},
-        "decoder": {"decord": 6, "pyav": 1},
-        "seekable": {"yes": 6, "no": 1},
-        "rotation": {"0°": 6, "90°": 1},
-    }
-    assert small.reasons == {
-        "ok": {"also in train": 2, "decoding stops early": 1},
-        "missing": {"no such file": 2},
-        "broken": {"empty file": 2, "encrypted": 1, "no reason given": 1},
-    }
-    assert small.rare("train", 4) == [("wave", 0), ("kick", 1)]
-    assert small.rare("val", 1) == [("hug", 0), ("wave", 0)]
-
-
-def test_tables_state_them(small: Survey) -> None:
+def test_tables_state_them(small: IndexSummary) -> None:
     text = printed(small, few=4)
     lines = cells(text)
     # videos, ok, missing, broken, lost, hours, size, shorter than a clip
@@ -156,29 +68,11 @@ def test_tables_state_them(small: Survey) -> None:
     assert ["rotation", "0° (85.7 %), 90° (14.3 %)"] in lines
 
 
-def test_without_a_clip_nothing_is_said_of_short_videos(tmp_path: Path) -> None:
-    found = survey(write(tmp_path, ROWS))
-    assert found.short == {"train": 0, "val": 0, "extra": 0}
-    assert "short" not in printed(found)
-
-
-@pytest.mark.parametrize(
-    ("clip", "short"),
-    [
-        (ClipConfig(frames=1, stride=99), 0),
-        (ClipConfig(frames=8, stride=8), 1),
-        (ClipConfig(frames=2, stride=57), 2),
-        (ClipConfig(frames=2, stride=28, target_fps=15), 1),  # 56 frames at 30 fps, 46.7 at 25
-        (ClipConfig(frames=2, stride=250), 7),
-    ],
-)
-def test_short_is_what_repeats_its_last_frame(tmp_path: Path, clip: ClipConfig, short: int) -> None:
-    assert sum(survey(write(tmp_path, ROWS), clip).short.values()) == short
-
-
 def test_lists_say_how_many_more(tmp_path: Path) -> None:
     rows = [ROW, *(BROKEN._replace(reason=f"reason {k:02}") for k in range(20))]
-    text = printed(survey(write(tmp_path, rows, [f"class {k:02}" for k in range(30)])), most=6)
+    text = printed(
+        summarize_index(write(tmp_path, rows, [f"class {k:02}" for k in range(30)])), most=6
+    )
     lines = cells(text)
     assert ["broken", "and 14 more", "14"] in lines
     assert "reason 05" in text and "reason 06" not in text
@@ -186,9 +80,13 @@ def test_lists_say_how_many_more(tmp_path: Path) -> None:
     assert "and 23 more" in text
 
 
+def test_without_a_clip_nothing_is_said_of_short_videos(tmp_path: Path) -> None:
+    assert "short" not in printed(summarize_index(write(tmp_path, ROWS)))
+
+
 def test_shares_are_none_or_all_only_where_they_are(tmp_path: Path) -> None:
     path = write(tmp_path, [GONE, *[ROW] * 2999, ROW._replace(decoder="pyav")])
-    lines = cells(printed(survey(path)))
+    lines = cells(printed(summarize_index(path)))
     assert next(line for line in lines if line[:1] == ["train"])[5] == "0.1 %"
     assert ["decoder", "decord (99.9 %), pyav (0.1 %)"] in lines
     assert ["seekable", "yes (100 %)"] in lines
@@ -223,7 +121,7 @@ def kinetics(number: int, splits: list[str], classes: int) -> Iterable[IndexRow]
     ids=["one", "absent", "lost", "names", "split", "6", "40", "700"],
 )
 def test_odd_indexes_can_be_shown(tmp_path: Path, rows: list, labels: list) -> None:
-    found = survey(write(tmp_path, rows, labels))
+    found = summarize_index(write(tmp_path, rows, labels))
     text = printed(found)
     text.encode()  # no surrogates, which a terminal refuses
     assert max(map(len, text.split("\n"))) <= 100
@@ -237,7 +135,7 @@ def test_odd_indexes_can_be_shown(tmp_path: Path, rows: list, labels: list) -> N
 
 def test_colours_tell_the_share_that_is_lost(tmp_path: Path) -> None:
     def pixels(rows: list[IndexRow]) -> list[int]:
-        image = np.asarray(picture(survey(write(tmp_path, rows))).convert("RGB"))
+        image = np.asarray(picture(summarize_index(write(tmp_path, rows))).convert("RGB"))
         colours = [(0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00), (0xD5, 0x5E, 0x00)]
         return [int((image == colour).all(axis=-1).sum()) for colour in colours]
 
@@ -250,7 +148,7 @@ def test_colours_tell_the_share_that_is_lost(tmp_path: Path) -> None:
 def test_markup_in_names_is_text(tmp_path: Path) -> None:
     folder = tmp_path / "[red]f"
     folder.mkdir()
-    found = survey(write(folder, [ROW._replace(split="[red]t")], ["a", "[/b] [bold]c"]))
+    found = summarize_index(write(folder, [ROW._replace(split="[red]t")], ["a", "[/b] [bold]c"]))
     text = printed(replace(found, path=Path("[red]f/index.csv")))
     assert "[red]t" in text and "[/b] [bold]c" in text and "[red]f/index.csv" in text
 
@@ -293,50 +191,3 @@ def test_a_few_long_videos_are_put_into_the_last_bar() -> None:
     axes = panel()
     draw_durations(axes, np.array([5.0, 10.0]))
     assert axes.get_xlabel() == "seconds"
-
-
-def test_indexes_that_cannot_be_counted(tmp_path: Path) -> None:
-    with pytest.raises(SnvideoError, match=r"index\.csv: it has no videos"):
-        survey(write(tmp_path, []))
-    with pytest.raises(SnvideoError, match="no index at"):
-        survey(tmp_path / "none.csv")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"label": 3}, r"line 3: label is 3, expected 0 to 2: correct it"),
-        ({"label": -1}, r"line 3: label is -1, expected 0 to 2"),
-        ({"status": "fine"}, r"line 3: status is 'fine', expected one of ok, missing, broken"),
-        ({"frames": 0}, r"line 3: frames of a usable video is 0"),
-        ({"seconds": "nan"}, r"line 3: seconds of a usable video is nan"),
-        ({"fps": "inf"}, r"line 3: fps of a usable video is inf"),
-        ({"width": "wide"}, r"line 3: .*'wide'"),
-    ],
-)
-def test_bad_values_are_named_by_line(tmp_path: Path, change: dict, message: str) -> None:
-    with pytest.raises(SnvideoError, match=message):
-        survey(write(tmp_path, [ROW, ROW._replace(**change)]))
-
-
-def test_rows_are_not_kept(tmp_path: Path) -> None:
-    peaks = []
-    for number in (5_000, 10_000):
-        names = (f"some_class_name/{k:011d}_000000_000010.mp4" for k in range(number))
-        path = write(tmp_path, (ROW._replace(path=name) for name in names))
-        tracemalloc.start()
-        found = survey(path)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert found.usable == number
-        peaks.append(peak)
-    assert peaks[1] - peaks[0] < 60 * 5_000  # 24 bytes a row, and a buffer may move as it grows
-    assert peaks[1] < 3e6
-
-
-def test_a_name_is_cut_in_its_middle() -> None:
-    assert shorten("abcdefghij", 10) == "abcdefghij"
-    assert shorten("abcdefghij", 7) == "abc…hij"
-    assert shorten("abcdefghij", 6) == "ab…hij"
-    assert shorten("abcdefghij", 1) == "…"
-    assert shorten("a\nb\udcffc\x00", 9) == "a b\ufffdc\ufffd"

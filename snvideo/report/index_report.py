@@ -1,0 +1,193 @@
+"""Tables and a figure of an index's summary."""
+
+from collections.abc import Iterable, Sequence
+from itertools import compress
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich import box, filesize
+from rich.table import Table
+from rich.text import Text
+
+from snvideo.data.index import STATUSES
+from snvideo.data.indexing.summary import IndexSummary
+from snvideo.report.index_figure import (
+    STYLE,
+    draw_classes,
+    draw_durations,
+    draw_reasons,
+    draw_sizes,
+    draw_splits,
+)
+from snvideo.report.style import png, styled
+from snvideo.text import shorten
+
+
+def index_tables(summary: IndexSummary, few: int = 10, most: int = 8) -> list[Table]:
+    """Tables for a terminal of 100 columns, what matters most first; empty ones are left out.
+
+    Args:
+        summary: of an index.
+        few: classes with fewer usable videos than this are named.
+        most: values that a list has before it says how many more there are.
+    """
+    tables = [
+        _split_table(summary),
+        _reason_table(summary, most),
+        _class_table(summary, few),
+        _rare_table(summary, few, most),
+        _number_table(summary),
+        _kind_table(summary),
+    ]
+    return [table for table in tables if table.row_count]
+
+
+def _table(title: str, *columns: str, text: int = 1) -> Table:
+    """An empty table whose first columns are text and the others numbers."""
+    table = Table(
+        title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for number, column in enumerate(columns):
+        table.add_column(
+            Text(column),
+            justify="left" if number < text else "right",
+            overflow="fold",
+            no_wrap=number >= text,
+        )
+    return table
+
+
+def _split_table(summary: IndexSummary) -> Table:
+    columns = ["split", "videos", *STATUSES, "lost", "hours", "size"]
+    if summary.clip is not None:
+        columns.append("short")
+    table = _table(shorten(str(summary.path), 90), *columns)
+    if summary.clip is not None:
+        length = f"{summary.clip.frames} x {summary.clip.stride} frames"
+        rate = f" at {summary.clip.target_fps:g} fps" if summary.clip.target_fps else ""
+        table.caption = f"short: usable videos shorter than a clip of {length}{rate}"
+        table.caption_justify = "left"
+
+    def add(name: str, counts: np.ndarray, splits: Iterable[str]) -> None:
+        statuses = counts.sum(axis=0)
+        cells = [shorten(name, 24), *(f"{n:,}" for n in (statuses.sum(), *statuses))]
+        cells.append(_share(statuses[1:].sum(), statuses.sum()))
+        cells.append(f"{sum(summary.seconds[split] for split in splits) / 3600:,.2f}")
+        cells.append(filesize.decimal(sum(summary.bytes[split] for split in splits)))
+        if summary.clip is not None:
+            cells.append(f"{sum(summary.short[split] for split in splits):,}")
+        table.add_row(*map(Text, cells))
+
+    for split, counts in summary.counts.items():
+        add(split, counts, [split])
+    if len(summary.counts) > 1:
+        table.add_section()
+        add("all", sum(summary.counts.values()), list(summary.counts))
+    return table
+
+
+def _reason_table(summary: IndexSummary, most: int) -> Table:
+    table = _table("Reasons, and remarks on usable videos", "status", "reason", "videos", text=2)
+    for status, reason, number in summary.commonest_reasons(most):
+        table.add_row(status, Text(shorten(reason, 72)), f"{number:,}")
+    return table
+
+
+def _class_table(summary: IndexSummary, few: int) -> Table:
+    columns = ("split", "classes", "least", "median", "most", f"below {few}", "absent")
+    table = _table("Usable videos per class", *columns)
+    for split, counts in summary.counts.items():
+        videos = counts[:, 0]
+        table.add_row(
+            Text(shorten(split, 24)),
+            f"{np.count_nonzero(videos):,} of {len(videos):,}",
+            f"{videos.min():,}",
+            f"{np.median(videos):,g}",
+            f"{videos.max():,}",
+            f"{np.count_nonzero(videos < few):,}",
+            f"{np.count_nonzero(videos == 0):,}",
+        )
+    return table
+
+
+def _rare_table(summary: IndexSummary, few: int, most: int) -> Table:
+    table = _table(f"Classes with fewer than {few} usable videos", "split", "", "classes", text=3)
+    for split in summary.counts:
+        rare = summary.rare(split, few)
+        absent = [shorten(label, 32) for label, number in rare if not number]
+        present = [f"{shorten(label, 32)} ({number})" for label, number in rare if number]
+        for what, names in (("absent", absent), (f"below {few}", present)):
+            if names:
+                table.add_row(Text(shorten(split, 24)), what, Text(_listed(names, most)))
+    return table
+
+
+def _number_table(summary: IndexSummary) -> Table:
+    columns = ("", "least", "5 %", "median", "95 %", "most", "most common")
+    table = _table("Usable videos: numbers", *columns)
+    if not summary.usable:
+        return table
+    sides = np.repeat(list(summary.sizes), list(summary.sizes.values()), axis=0)
+    values = {**summary.numbers, "width": sides[:, 0], "height": sides[:, 1]}
+    for name, found in values.items():
+        exact, number = np.unique(found.round(2), return_counts=True)
+        top = np.argsort(-number, kind="stable")[:3]
+        common = ", ".join(f"{exact[k]:,.7g} ({_share(number[k], summary.usable)})" for k in top)
+        quantiles = np.quantile(found, (0, 0.05, 0.5, 0.95, 1), method="inverted_cdf")
+        table.add_row(name, *(f"{value:,.7g}" for value in quantiles.round(2)), common)
+    return table
+
+
+def _kind_table(summary: IndexSummary) -> Table:
+    table = _table("Usable videos: kinds", "", "most common", text=2)
+    for name, found in summary.kinds.items():
+        if found:
+            named = [
+                f"{shorten(value, 24)} ({_share(number, summary.usable)})"
+                for value, number in found.most_common()
+            ]
+            table.add_row(name, Text(_listed(named, 4)))
+    return table
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _share(part: int, whole: int) -> str:
+    """Per cent; neither 0 nor 100 unless it is none or all."""
+    percent = 100 * part / whole
+    if percent in (0, 100):
+        return f"{percent:.0f} %"
+    return f"{min(max(percent, 0.1), 99.9):.1f} %"
+
+
+def index_png(summary: IndexSummary, most: int = 5) -> bytes:
+    """A PNG: videos per class, durations, resolutions, status by split, reasons.
+
+    Args:
+        summary: of an index.
+        most: reasons of each status that are drawn.
+    """
+    reasons = summary.commonest_reasons(most)
+    heights = [3.4, 3.0, 0.9 + 0.45 * len(summary.counts), 0.9 + 0.4 * len(reasons)]
+    shown = [True, summary.usable > 0, True, bool(reasons)]
+    heights = list(compress(heights, shown))
+    videos = sum(summary.counts.values())
+    with styled(STYLE):
+        figure = Figure(figsize=(9, 0.4 + sum(heights)), layout="constrained")
+        found = f"{summary.usable:,} of {videos.sum():,} videos usable"
+        title = f"{shorten(str(summary.path), 60)}: {found}"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        panels = iter(figure.subfigures(len(heights), 1, height_ratios=heights))
+        draw_classes(next(panels).subplots(), summary.labels, videos)
+        if summary.usable:
+            left, right = next(panels).subplots(1, 2)
+            draw_durations(left, summary.numbers["seconds"])
+            draw_sizes(right, summary.sizes)
+        splits = {split: n.sum(axis=0).tolist() for split, n in summary.counts.items()}
+        draw_splits(next(panels).subplots(), splits)
+        if reasons:
+            draw_reasons(next(panels).subplots(), reasons)
+        return png(figure)
