@@ -90,19 +90,19 @@ def evaluate(
     With the run's own config or with changes, such as other views or another index.
     """
     from snvideo.config import load_config
-    from snvideo.engine.evaluate import test_run, test_weights
+    from snvideo.engine.evaluate import evaluate
 
     if run.is_file():
         if checkpoint is not None:
             raise SnvideoError("--checkpoint is for a run's folder: set model.weights.source")
-        test_weights(load_config(run, overrides or ()).run())
+        evaluate(load_config(run, overrides or ()).run())
         return
     if not (run / "config.yaml").exists():
         raise SnvideoError(f"{run} is neither the folder of a run nor a config")
     if any(override.startswith("model.weights") for override in overrides or ()):
         raise SnvideoError(f"{run} is tested with its own weights: name others by --checkpoint")
     config = load_config(run / "config.yaml", overrides or ()).run()
-    test_run(run, config, checkpoint)
+    evaluate(config, run, checkpoint)
 
 
 @app.command()

@@ -98,7 +98,7 @@ def refresh_statistics(
 
 
 @torch.inference_mode()
-def evaluate(
+def evaluate_views(
     model: nn.Module,
     index: ClipIndex,
     config: RunConfig,

@@ -63,31 +63,6 @@ def describe_weights(
     )
 
 
-_PUBLISHED = (
-    "clip_top1",
-    "clip_top5",
-    "video_top1",
-    "video_top5",
-    "videos",
-    "failed_videos",
-    "views",
-    "gpus",
-    "clips_per_gpu",
-    "seed",
-    "epochs",
-    "steps",
-    "statistics",
-    "index_hash",
-    "amp",
-    "parameters",
-)
-
-
-def published(results: dict[str, Any]) -> dict[str, Any]:
-    """Of a run's results what goes with its weights: figures, not tables."""
-    return {key: results[key] for key in _PUBLISHED if key in results}
-
-
 def publish(folder: RunFolder, model: nn.Module, about: About, config: RunConfig) -> None:
     """Write weights and card of a finished run.
 

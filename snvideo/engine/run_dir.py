@@ -225,11 +225,6 @@ class RunFolder:
         except OSError as error:  # the run has its checkpoint, which is what counts
             log.warning("cannot write %s: %s", self.path / PREEMPTED, error.strerror or error)
 
-    def results(self) -> dict[str, Any] | None:
-        """Results of a finished run, None before that."""
-        path = self.path / "results.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
     def write_results(self, results: dict[str, Any], name: str = "results") -> None:
         """Write results as JSON; `results.json` is the mark of a finished run.
 

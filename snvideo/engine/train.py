@@ -9,17 +9,16 @@ from typing import Any
 
 import torch
 
-from snvideo.data.index import ClipIndex
 from snvideo.engine.checkpoint import newest_checkpoint
 from snvideo.engine.config import RunConfig
 from snvideo.engine.disk_space import check_room
 from snvideo.engine.distributed import Processes, joined
-from snvideo.engine.evaluator import Evaluation
 from snvideo.engine.loop import Run
 from snvideo.engine.performance import keep_freed_memory
 from snvideo.engine.preemption import Preemption, preemption
 from snvideo.engine.profiler import StepProfile
-from snvideo.engine.publish import publish, published
+from snvideo.engine.publish import publish
+from snvideo.engine.results import Results, read_results
 from snvideo.engine.run_dir import RunFolder, threads_before
 from snvideo.engine.setup import open_start
 from snvideo.engine.trainer import Trainer
@@ -30,7 +29,7 @@ from snvideo.norm import importance
 log = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, profile: bool = False) -> dict[str, Any]:
+def train(config: RunConfig, profile: bool = False) -> Results:
     """Do a whole run, or what is left of it, and return its results.
 
     A run that was interrupted goes on from its newest checkpoint, and ends as if nothing had
@@ -41,7 +40,7 @@ def train(config: RunConfig, profile: bool = False) -> dict[str, Any]:
         profile: record some steps with torch's profiler, to `profile/` in the run's folder.
 
     Returns:
-        what `results.json` holds.
+        the content of `results.json`.
 
     Raises:
         SnvideoError: if the config, the index, the hardware or the folder do not fit together.
@@ -52,9 +51,7 @@ def train(config: RunConfig, profile: bool = False) -> dict[str, Any]:
         return _train(config, processes, asked, profile)
 
 
-def _train(
-    config: RunConfig, processes: Processes, asked: Preemption, profile: bool
-) -> dict[str, Any]:
+def _train(config: RunConfig, processes: Processes, asked: Preemption, profile: bool) -> Results:
     folder = RunFolder(config.output)
     finished = processes.by_main(lambda: _look(folder, config))
     if finished is not None:
@@ -90,11 +87,11 @@ def _begin(config: RunConfig, processes: Processes, folder: RunFolder) -> tuple[
     return trainer, 0 if checkpoint is None else _restore(trainer, folder, checkpoint)
 
 
-def _look(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:
+def _look(folder: RunFolder, config: RunConfig) -> Results | None:
     """Results, if the folder has them; raises if it holds another run."""
     folder.clear_preempted()
     folder.check(config)
-    return folder.results()
+    return read_results(folder.path)
 
 
 def _open(folder: RunFolder, trainer: Trainer, mark: int) -> None:
@@ -160,75 +157,44 @@ def _announce(trainer: Trainer) -> None:
     log.info("speed: %s; %d threads", trainer.speed, torch.get_num_threads())
 
 
-def _finish(trainer: Trainer, folder: RunFolder, asked: Preemption) -> dict[str, Any]:
+def _finish(trainer: Trainer, folder: RunFolder, asked: Preemption) -> Results:
     """Test over all views and write results and predictions."""
     config, progress = trainer.config, trainer.progress
-    views = {"clips": config.data.test.clips, "crops": config.data.test.crops}
     begun = time.perf_counter()
     with asked.breakable():
-        found = trainer.test(**views)
-    results = {
-        **describe(config, trainer.test_index),
-        **summary(found),
-        "views": views,
-        "steps": progress.step,
-        "skipped_steps": progress.skipped,
-        "best_validation": {"step": progress.best_step, "top1": progress.best_top1}
+        found = trainer.test(config.data.test.clips, config.data.test.crops)
+    results = Results.of(
+        config,
+        trainer.test_index,
+        found,
+        steps=progress.step,
+        skipped_steps=progress.skipped,
+        best_validation={"step": progress.best_step, "top1": progress.best_top1}
         if progress.best_step
         else None,
-        "amp": trainer.speed.amp,
-        "replaced_samples": progress.replaced,
-        "quarantined_videos": len(trainer.quarantine.closed),
-        "train_seconds": round(progress.train_seconds, 2),
-        "test_seconds": round(time.perf_counter() - begun, 2),
-        "parameters": count_parameters(trainer.model),
-        "importance": [layer._asdict() for layer in importance(trainer.model)] or None,
-        "started_from": trainer.started_from,
-    }
+        amp=trainer.speed.amp,
+        replaced_samples=progress.replaced,
+        quarantined_videos=len(trainer.quarantine.closed),
+        train_seconds=round(progress.train_seconds, 2),
+        test_seconds=round(time.perf_counter() - begun, 2),
+        parameters=count_parameters(trainer.model),
+        importance=[layer._asdict() for layer in importance(trainer.model)] or None,
+        started_from=trainer.started_from,
+    )
     if trainer.processes.main:
-        publish(folder, trainer.evaluated, trainer.about(published(results)), config)
+        publish(folder, trainer.evaluated, trainer.about(results.published()), config)
         with folder.written("predictions.npz") as path:
             found.save_predictions(path, trainer.test_index)
-        folder.write_results(results)
+        folder.write_results(results.stored())
         log.info(
             "finished %s: clip top-1 %.1f %%, video top-1 %.1f %% over %d videos (%d unreadable), "
             "%d training clips replaced, %.0f s of training",
             config.output,
             100 * found.clip_top1,
             100 * found.video_top1,
-            results["videos"],
-            results["failed_videos"],
+            results.videos,
+            results.failed_videos,
             progress.replaced,
             progress.train_seconds,
         )
     return results
-
-
-def describe(config: RunConfig, index: ClipIndex) -> dict[str, Any]:
-    """What a result is the result of."""
-    return {
-        "norm": config.model.norm.name,
-        "model": config.model.name,
-        "gpus": config.batch.gpus,
-        "clips_per_gpu": config.batch.clips_per_gpu,
-        "seed": config.seed,
-        "epochs": config.optim.epochs,
-        "statistics": config.statistics.model_dump(),
-        "index_hash": index.hash,
-        "classes": list(index.labels),
-    }
-
-
-def summary(found: Evaluation) -> dict[str, Any]:
-    """The figures of an evaluation as plain values."""
-    return {
-        "clip_top1": found.clip_top1,
-        "clip_top5": found.clip_top5,
-        "video_top1": found.video_top1,
-        "video_top5": found.video_top5,
-        "per_class_accuracy": found.per_class_accuracy,
-        "confusion": found.confusion,
-        "videos": len(found.rows),
-        "failed_videos": len(found.failed),
-        "failed": [list(video) for video in found.failed],
-    }

@@ -26,7 +26,7 @@ from snvideo.engine.checkpoint import load_weights
 from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import Processes
 from snvideo.engine.ema import WeightAverage
-from snvideo.engine.evaluator import Evaluation, evaluate, refresh_statistics, train_input
+from snvideo.engine.evaluator import Evaluation, evaluate_views, refresh_statistics, train_input
 from snvideo.engine.finite_check import FiniteGuard
 from snvideo.engine.geometry import plan, refuse_lone_mixing
 from snvideo.engine.metrics import NOTHING, Counted, Tally
@@ -278,7 +278,7 @@ class Trainer:
             refresh_statistics(
                 model, self.train_index, config, self.geometry, epoch, processes, self.quarantine
             )
-            return evaluate(
+            return evaluate_views(
                 model, self.test_index, config, processes, clips, crops, self.quarantine, rows
             )
 

@@ -4,8 +4,9 @@ import csv
 import io
 from collections.abc import Callable
 
+from snvideo.engine.results import Results
 from snvideo.study.comparability import averages_statistics, statistics_text, warnings
-from snvideo.study.runs import Results, Run, finished, read_runs
+from snvideo.study.runs import Run, finished, read_runs
 from snvideo.study.summary import ACCURACIES, Table, tables
 
 __all__ = ["COLUMNS", "Row", "comparison_csv", "comparison_md", "facts", "read_runs", "rows"]

@@ -5,8 +5,9 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from snvideo.engine.geometry import uses_batch_statistics
+from snvideo.engine.results import Results
 from snvideo.engine.run_dir import differences
-from snvideo.study.runs import Geometry, Results, Run, by_cell, finished
+from snvideo.study.runs import Geometry, Run, by_cell, finished
 
 _EXPECTED = ("seed", "model.norm.name", "batch.", "data.index")
 """Config keys in which runs may differ; whether the index is the same, its hash says."""

@@ -7,6 +7,7 @@ import yaml
 
 from snvideo.atomic import write_atomic
 from snvideo.engine.config import RunConfig
+from snvideo.engine.results import read_results
 from snvideo.engine.run_dir import PREEMPTED, differences, flatten
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
 from snvideo.report.study import write_report
@@ -15,7 +16,7 @@ from snvideo.study.comparability import shown
 from snvideo.study.config import StudyConfig
 from snvideo.study.grid import Cell, cells
 from snvideo.study.launch import command, launch, sigterm_exits
-from snvideo.study.runs import CELL_FILE, FAILURE_FILE, read_results, read_runs
+from snvideo.study.runs import CELL_FILE, FAILURE_FILE, read_runs
 
 log = logging.getLogger(__name__)
 

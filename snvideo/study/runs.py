@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
+from snvideo.engine.results import Results, read_results
 from snvideo.engine.run_dir import flatten
 from snvideo.errors import SnvideoError
 
@@ -16,54 +16,6 @@ CELL_FILE = "cell.yaml"
 """The config that a study hands to a run; the run's own copy is config.yaml."""
 FAILURE_FILE = "failure.txt"
 """What became of a run that a study saw fail, in the words of the table's status column."""
-
-
-class LayerImportance(BaseModel):
-    """Importance ratios of one SN layer: (instance, layer, batch), or the first two of them."""
-
-    layer: str
-    mean: list[float]
-    variance: list[float]
-
-
-class Views(BaseModel):
-    """Test views of a video."""
-
-    clips: int
-    crops: int
-
-
-class Statistics(BaseModel):
-    """How the batch statistics of the evaluation came about."""
-
-    kind: str
-    batches: int
-
-
-class Results(BaseModel):
-    """What is read of results.json; accuracies are fractions, times are seconds."""
-
-    norm: str
-    model: str
-    gpus: int
-    clips_per_gpu: int
-    seed: int
-    epochs: int
-    clip_top1: float
-    clip_top5: float
-    video_top1: float
-    video_top5: float
-    classes: list[str]
-    confusion: list[list[int]]
-    videos: int
-    failed_videos: int
-    views: Views
-    replaced_samples: int
-    index_hash: str
-    statistics: Statistics | None = None
-    amp: str = "none"
-    train_seconds: float
-    importance: list[LayerImportance] | None = None
 
 
 NORM_ORDER = ("sn", "bn", "gn", "in", "ln", "syncsn", "syncbn", "frozen_bn")
@@ -163,25 +115,6 @@ def _read_run(folder: Path) -> Run | None:
     status = "finished" if results else _unfinished(folder)
     environment = _environment(folder)
     return Run(folder, norm, gpus, clips, seed, config, environment, results, status)
-
-
-def read_results(folder: Path) -> Results | None:
-    """The results of a run; None if it has none yet.
-
-    Raises:
-        SnvideoError: if results.json does not hold the results of a run.
-    """
-    file = folder / "results.json"
-    if not file.exists():
-        return None
-    try:
-        return Results.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SnvideoError(f"{file}: {where}: {first['msg']}; delete it and resume") from error
-    except ValueError as error:
-        raise SnvideoError(f"{file}: not JSON; delete it and resume") from error
 
 
 def _unfinished(folder: Path) -> str:

@@ -13,7 +13,7 @@ from snvideo.config import load_config
 from snvideo.engine import step_timer
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.distributed import Processes
-from snvideo.engine.evaluate import test_run as retest
+from snvideo.engine.evaluate import evaluate
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
@@ -83,8 +83,8 @@ def test_the_average_of_weights_is_what_is_tested(rich):
     assert state["averaged"] == 12
     assert not torch.equal(state["model"][name], state["ema"][name])
     results = json.loads((rich / "results.json").read_text())
-    again = retest(rich, load_config(rich / "config.yaml").run())
-    assert again["confusion"] == results["confusion"]
+    again = evaluate(load_config(rich / "config.yaml").run(), rich)
+    assert again.confusion == results["confusion"]
     np.testing.assert_array_equal(
         np.load(rich / "evaluation.npz")["probabilities"],
         np.load(rich / "predictions.npz")["probabilities"],
@@ -110,8 +110,8 @@ def test_the_best_weights_are_kept(rich):
     state = load_checkpoint(path)
     assert state["progress"]["step"] == best["step"]
     config = load_config(rich / "config.yaml", ("data.test.clips=1",)).run()
-    again = retest(rich, config, path)
-    assert again["checkpoint"] == str(path)
+    again = evaluate(config, rich, path)
+    assert again.checkpoint == str(path)
     last = load_checkpoint(rich / "checkpoints/step_00000012.pt")
     if best["step"] == 12:
         assert torch.equal(
@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_costs_checkpoints_and_nothing_else(
     (small_disk / "run").mkdir()
     filled = train(run_config(toy, tmp_path / "run", *options, f"output={small_disk}/run").run())
     assert any("training goes on" in message for message in caplog.messages)
-    assert filled["confusion"] == whole["confusion"]
+    assert filled.confusion == whole.confusion
     for kind in ("train", "validate", "importance"):
         assert metrics(small_disk / "run", kind) == metrics(tmp_path / "whole", kind)
 

@@ -18,7 +18,7 @@ from snvideo.data.files import find_videos
 from snvideo.data.index import ClipIndex
 from snvideo.data.quarantine import Quarantine
 from snvideo.engine.distributed import Processes
-from snvideo.engine.evaluator import evaluate
+from snvideo.engine.evaluator import evaluate_views
 from snvideo.engine.predictor import Prediction, predict
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import About, Preprocessing, load_model, strides, write_weights
@@ -87,7 +87,9 @@ def test_the_numbers_are_those_of_an_evaluation(toy, tmp_path, weights):
     config = config.model_copy(update={"data": data})
     alone = Processes(0, 1, torch.device("cpu"))
     index = ClipIndex.load(toy / "index.csv", "val")
-    expected = evaluate(model, index, config, alone, 2, 3, Quarantine(), range(6)).probabilities
+    expected = evaluate_views(
+        model, index, config, alone, 2, 3, Quarantine(), range(6)
+    ).probabilities
     assert expected.std(0).max() > 0.01  # videos are told apart
 
     more = {"clips": 2, "crops": 3, "top": 100, "batch": 5, "workers": 1}

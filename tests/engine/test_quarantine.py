@@ -14,7 +14,7 @@ import torch
 from snvideo.data import dataset
 from snvideo.data.index import ClipIndex
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
-from snvideo.engine.evaluate import test_run as retest
+from snvideo.engine.evaluate import evaluate
 from snvideo.engine.train import train
 from tests.data.faults import sabotage
 from tests.engine.runs import run_config
@@ -43,7 +43,7 @@ def harmless(toy, tmp_path_factory) -> Path:
         patch.setattr(dataset, "decode", dataset.decode)  # put back afterwards
         sabotage(dict.fromkeys(fates_of(toy), "raise"), folder.parent)
         results = train(run_config(toy, folder, *options()).run())
-    assert results["quarantined_videos"] == 3
+    assert results.quarantined_videos == 3
     return folder
 
 
@@ -74,7 +74,7 @@ def test_alone(toy, tmp_path, harmless, monkeypatch):
     # Testing again opens none of them: nothing hangs in this process, which has no workers.
     begun = time.monotonic()
     data = config.data.model_copy(update={"workers": 0})
-    retest(tmp_path / "run", config.model_copy(update={"data": data}))
+    evaluate(config.model_copy(update={"data": data}), tmp_path / "run")
     assert time.monotonic() - begun < 60
 
 

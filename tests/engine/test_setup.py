@@ -11,7 +11,7 @@ import torchvision
 import snvideo
 from snvideo.engine.checkpoint import BEST
 from snvideo.engine.dry_run import dry_run
-from snvideo.engine.evaluate import test_weights as retest
+from snvideo.engine.evaluate import evaluate
 from snvideo.engine.train import train
 from snvideo.engine.trainer import build
 from snvideo.errors import SnvideoError
@@ -53,10 +53,10 @@ def test_a_run_leaves_a_network_that_says_what_it_is(bn):
 def test_what_it_leaves_is_what_was_tested(bn, toy, tmp_path):
     """With the statistics of the test, its answers are those that were counted."""
     overrides = ("model.norm.name=bn", f"model.weights.source={bn / MODEL}")
-    again = retest(run_config(toy, tmp_path / "again", *overrides).run())
+    again = evaluate(run_config(toy, tmp_path / "again", *overrides).run())
     results = json.loads((bn / "results.json").read_text())
-    assert again["video_top1"] == results["video_top1"]
-    assert again["confusion"] == results["confusion"]
+    assert again.video_top1 == results["video_top1"]
+    assert again.confusion == results["confusion"]
     stored = [
         np.load(path)["probabilities"]
         for path in (bn / "predictions.npz", tmp_path / "again" / "evaluation.npz")
@@ -67,9 +67,9 @@ def test_what_it_leaves_is_what_was_tested(bn, toy, tmp_path):
 def test_weights_that_lack_something_cannot_be_tested(bn, toy, tmp_path):
     config = from_bn(bn, toy, tmp_path / "run")
     with pytest.raises(SnvideoError, match=r"cannot be tested without training: .*mean_logits"):
-        retest(config)
+        evaluate(config)
     with pytest.raises(SnvideoError, match=r"nothing to test: name weights"):
-        retest(run_config(toy, tmp_path / "run").run())
+        evaluate(run_config(toy, tmp_path / "run").run())
 
 
 @pytest.mark.parametrize("name", [BEST, "newest"])
@@ -85,8 +85,8 @@ def test_sn_starts_from_bn_and_from_its_preprocessing(bn, toy, tmp_path, caplog)
     with caplog.at_level("INFO"):
         results = train(config)
     assert "all tensors" in caplog.text and "start at the batch part" in caplog.text
-    assert results["started_from"]["origin"] == str(bn / MODEL)
-    assert results["started_from"]["loaded"] == 87 and results["started_from"]["reset"] == 34
+    assert results.started_from["origin"] == str(bn / MODEL)
+    assert results.started_from["loaded"] == 87 and results.started_from["reset"] == 34
     report = json.loads((tmp_path / "sn" / "weights.json").read_text())
     assert {entry["fate"] for entry in report["tensors"]} == {"loaded", "reset"}
     assert "0.4" in (tmp_path / "sn" / "config.yaml").read_text()
@@ -115,9 +115,9 @@ def test_a_run_goes_on_without_the_weights_it_started_from(bn, toy, tmp_path):
     copy.unlink()
     (run / "results.json").unlink()
     (run / MODEL).unlink()
-    assert train(config)["started_from"] == whole["started_from"]
-    assert snvideo.load_model(run).about.started_from == whole["started_from"]
-    assert last_state(run)["started_from"] == whole["started_from"]
+    assert train(config).started_from == whole.started_from
+    assert snvideo.load_model(run).about.started_from == whole.started_from
+    assert last_state(run)["started_from"] == whole.started_from
 
 
 def test_two_processes_start_from_the_same(bn, toy, tmp_path):
@@ -158,10 +158,10 @@ def test_weights_of_more_classes_can_be_tested(bn, toy, tmp_path):
     (folder / "index.csv").write_text("\n".join(kept) + "\n")
     (folder / "index.json").write_text(json.dumps(meta))
     overrides = ("model.norm.name=bn", f"model.weights.source={bn / MODEL}")
-    found = retest(run_config(folder, tmp_path / "run", *overrides).run())
-    assert len(found["classes"]) == 7 and found["videos"] == 14
+    found = evaluate(run_config(folder, tmp_path / "run", *overrides).run())
+    assert len(found.classes) == 7 and found.videos == 14
     with pytest.raises(SnvideoError, match="holds a run: choose another output"):
-        retest(run_config(folder, bn, *overrides).run())
+        evaluate(run_config(folder, bn, *overrides).run())
 
 
 def test_what_else_differs_from_what_the_weights_saw_is_a_warning(bn, toy, tmp_path, caplog):

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from snvideo.engine.distributed import Processes
-from snvideo.engine.evaluate import test_run as retest
+from snvideo.engine.evaluate import evaluate
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
@@ -64,9 +64,9 @@ def test_predictions_agree_with_the_figures(finished):
 def test_evaluating_again_gives_the_same(finished):
     results = json.loads((finished / "results.json").read_text())
     config = run_config_of(finished)
-    again = retest(finished, config)
+    again = evaluate(config, finished)
     for key in ("clip_top1", "clip_top5", "video_top1", "video_top5", "confusion", "index_hash"):
-        assert again[key] == results[key]
+        assert again.stored()[key] == results[key]
     assert (finished / "evaluation.json").exists()
 
 
@@ -79,7 +79,7 @@ def run_config_of(folder: Path):
 def test_a_finished_run_is_not_repeated_and_another_config_is_refused(finished):
     config = run_config_of(finished)
     before = (finished / "results.json").stat().st_mtime_ns
-    assert train(config)["steps"] == 12
+    assert train(config).steps == 12
     assert (finished / "results.json").stat().st_mtime_ns == before
     with pytest.raises(SnvideoError, match=r"differs in seed\)"):
         train(config.model_copy(update={"seed": 5}))
@@ -95,7 +95,7 @@ def test_class_count_must_match_the_checkpoint(finished, toy, tmp_path):
     config = run_config_of(finished)
     data = config.data.model_copy(update={"index": tmp_path / "more.csv"})
     with pytest.raises(SnvideoError, match="was trained for 8 classes, the index has 9"):
-        retest(finished, config.model_copy(update={"data": data}))
+        evaluate(config.model_copy(update={"data": data}), finished)
 
 
 def test_it_learns_its_training_clips(toy, tmp_path):
@@ -273,7 +273,7 @@ def test_broken_videos_are_replaced_and_counted(toy, tmp_path):
     (tmp_path / "index.json").write_text(json.dumps({**meta, "root": str(toy)}))
     config = run_config(toy, tmp_path / "run", f"data.index={tmp_path / 'index.csv'}").run()
     results = train(config)
-    assert results["replaced_samples"] == 1
-    assert results["failed_videos"] == 0
+    assert results.replaced_samples == 1
+    assert results.failed_videos == 0
     stored = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert stored["data"]["index"] == str(tmp_path / "index.csv")

@@ -6,9 +6,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from snvideo.engine.results import LayerImportance
 from snvideo.report.figures.style import colour, new_figure
 from snvideo.report.style import MUTED
-from snvideo.study.runs import Geometry, LayerImportance, Run, finished, geometries_of
+from snvideo.study.runs import Geometry, Run, finished, geometries_of
 
 Ratios = dict[Geometry, np.ndarray]
 """Geometry -> ratios (layers, 2, parts): mean and variance; instance, layer (and batch)."""

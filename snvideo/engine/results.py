@@ -1,0 +1,148 @@
+"""The schema of results.json and evaluation.json, for whoever writes, publishes or reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from snvideo.engine.config import RunConfig, StatisticsConfig
+from snvideo.errors import SnvideoError
+
+if TYPE_CHECKING:
+    from snvideo.data.index import ClipIndex
+    from snvideo.engine.evaluator import Evaluation
+
+_PUBLISHED = (
+    *("clip_top1", "clip_top5", "video_top1", "video_top5", "videos", "failed_videos", "views"),
+    *("gpus", "clips_per_gpu", "seed", "epochs", "steps", "statistics", "index_hash", "amp"),
+    "parameters",
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class LayerImportance(_Record):
+    """Importance ratios of one SN layer: (instance, layer, batch), or the first two of them."""
+
+    layer: str
+    depth: float = 0.0
+    mean: tuple[float, ...]
+    variance: tuple[float, ...]
+
+
+class ViewCounts(_Record):
+    """Test views of a video: clips x crops."""
+
+    clips: int
+    crops: int
+
+
+class BestValidation(_Record):
+    """The best validation of a run: step and clip top-1."""
+
+    step: int
+    top1: float
+
+
+class Results(_Record):
+    """Results of a run, or of a later evaluation. Accuracies are fractions, times are seconds.
+
+    Fields with a default are missing in files of older versions, or do not apply.
+    """
+
+    norm: str
+    model: str
+    gpus: int
+    clips_per_gpu: int
+    seed: int
+    epochs: int
+    statistics: StatisticsConfig | None = None
+    index_hash: str
+    classes: list[str]
+
+    clip_top1: float
+    clip_top5: float
+    video_top1: float
+    video_top5: float
+    per_class_accuracy: list[float] = []
+    confusion: list[list[int]]
+    """Videos by true class (rows) and predicted class (columns)."""
+    videos: int
+    failed_videos: int
+    failed: list[tuple[str, str]] = []
+    """Name and reason of videos that could not be read."""
+    views: ViewCounts
+
+    checkpoint: str | None = None
+    """The weights; of an evaluation alone, while all that follows is of a run."""
+    steps: int = 0
+    skipped_steps: int = 0
+    best_validation: BestValidation | None = None
+    amp: str = "none"
+    replaced_samples: int = 0
+    quarantined_videos: int = 0
+    train_seconds: float = 0.0
+    test_seconds: float = 0.0
+    parameters: int = 0
+    importance: list[LayerImportance] | None = None
+    started_from: dict[str, Any] | None = None
+    """A summary of the weights that training began from."""
+
+    @classmethod
+    def of(cls, config: RunConfig, index: ClipIndex, found: Evaluation, **more: Any) -> Results:
+        """Results of an evaluation over the test views of a config, and `more` fields."""
+        values = {
+            "norm": config.model.norm.name,
+            "model": config.model.name,
+            "gpus": config.batch.gpus,
+            "clips_per_gpu": config.batch.clips_per_gpu,
+            "seed": config.seed,
+            "epochs": config.optim.epochs,
+            "statistics": config.statistics.model_dump(),
+            "index_hash": index.hash,
+            "classes": list(index.labels),
+            "clip_top1": found.clip_top1,
+            "clip_top5": found.clip_top5,
+            "video_top1": found.video_top1,
+            "video_top5": found.video_top5,
+            "per_class_accuracy": found.per_class_accuracy,
+            "confusion": found.confusion,
+            "videos": len(found.rows),
+            "failed_videos": len(found.failed),
+            "failed": found.failed,
+            "views": {"clips": config.data.test.clips, "crops": config.data.test.crops},
+        }
+        return cls.model_validate(values | more)
+
+    def stored(self) -> dict[str, Any]:
+        """The content of the JSON file: all fields that were set."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def published(self) -> dict[str, Any]:
+        """The part that goes with published weights: figures, not tables."""
+        values = self.stored()
+        return {key: values[key] for key in _PUBLISHED if key in values}
+
+
+def read_results(folder: Path) -> Results | None:
+    """The results of a run; None if it has none yet.
+
+    Raises:
+        SnvideoError: if results.json does not hold the results of a run.
+    """
+    file = folder / "results.json"
+    if not file.exists():
+        return None
+    try:
+        return Results.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SnvideoError(f"{file}: {where}: {first['msg']}; delete it and resume") from error
+    except ValueError as error:
+        raise SnvideoError(f"{file}: not JSON; delete it and resume") from error
