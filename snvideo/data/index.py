@@ -9,16 +9,19 @@ both; here they are read.
 import csv
 import hashlib
 import json
+import mmap
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, compress, islice
+from multiprocessing import reduction
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from snvideo.data.shared import SharedBytes
 from snvideo.errors import SnvideoError
 
 STATUSES = ("ok", "missing", "broken")
@@ -216,6 +219,42 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
             "build it again with data_tools/build_index.py"
         ) from None
     return root, labels
+
+
+class SharedBytes:
+    """Read-only memory that worker processes share, however they start.
+
+    Bytes are appended to a file without a name, then mapped: neither a fork nor a pickle to a
+    spawned worker copies them.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (in use as long as the object)
+        self.size = 0
+
+    def append(self, data: bytes) -> None:
+        """Add bytes at the end, before the first `array`."""
+        self._file.write(data)
+        self.size += len(data)
+
+    def array(self, dtype: Any) -> np.ndarray:
+        """All of it as a read-only array (size / itemsize,)."""
+        if not self.size:
+            return np.empty(0, dtype)
+        self._file.flush()
+        pages = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
+        return np.frombuffer(pages, dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._file.flush()
+        return _attach, (reduction.DupFd(self._file.fileno()), self.size)
+
+
+def _attach(descriptor: Any, size: int) -> SharedBytes:
+    """The same bytes in the process that unpickles them."""
+    attached = SharedBytes.__new__(SharedBytes)
+    attached._file, attached.size = os.fdopen(descriptor.detach(), "rb"), size
+    return attached
 
 
 class _Reader:
