@@ -12,8 +12,7 @@ from timing import seconds
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from snvideo.data.augmentation import to_input
-from snvideo.data.augmentation_params import Draw, stack
+from snvideo.data.augmentation import AugmentationParams, collate_augmentation, to_input
 from snvideo.data.config import MEAN, STD, ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.dataset import Batch
 from snvideo.data.prefetch import Prefetched
@@ -161,9 +160,10 @@ def make_batches(work: Work, setting: Setting, passes: int = 1) -> list[Batch]:
         clips = torch.randint(256, shape, dtype=torch.uint8, generator=rng)
         labels = torch.randint(CLASSES, (work.clips,), generator=rng)
         for some, their in zip(clips.chunk(passes), labels.chunk(passes), strict=True):
-            draws, rows = stack([Draw(flip=False)] * len(some)), list(range(len(some)))
+            params = collate_augmentation([AugmentationParams(flip=False)] * len(some))
+            rows = list(range(len(some)))
             some, their = (pinned(tensor, setting) for tensor in (some, their))
-            found.append(Batch(some, draws, their, [], rows))
+            found.append(Batch(some, params, their, [], rows))
     return found
 
 

@@ -1,50 +1,273 @@
-"""From bytes to the network's input, on the device: what was drawn for each clip is carried out."""
+"""Training augmentation: parameters sampled clip by clip in workers, applied to batches on the
+device."""
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 from functools import cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from snvideo.data.augmentation_params import Draws, Mixings, Operation
+from snvideo.data.config import ColorConfig, RandAugmentConfig, TrainViewConfig
 
 
-def augment(clips: Tensor, draws: Draws) -> Tensor:
-    """Mirror clips and change their pixels as drawn, all frames of a clip alike.
+class Operation(IntEnum):
+    """Operations on pixels, each with the meaning of its amount."""
+
+    IDENTITY = 0
+    SHEAR_X = 1  # tangent of the angle
+    SHEAR_Y = 2
+    TRANSLATE_X = 3  # part of the width
+    TRANSLATE_Y = 4  # part of the height
+    ROTATE = 5  # degrees, counter-clockwise
+    BRIGHTNESS = 6  # factor
+    SATURATION = 7  # factor
+    CONTRAST = 8  # factor
+    SHARPNESS = 9  # factor
+    POSTERIZE = 10  # bits kept, to be rounded
+    SOLARIZE = 11  # the darkest byte that is inverted
+    AUTOCONTRAST = 12
+    EQUALIZE = 13
+    HUE = 14  # turns of the colour circle
+
+
+class MagnitudeRange(NamedTuple):
+    """Amounts of a RandAugment operation at magnitude 0 and at the greatest."""
+
+    weakest: float = 0.0
+    strongest: float = 0.0
+    signed: bool = False
+    """Half of the clips go from the weakest amount in the other direction."""
+
+
+GREATEST_MAGNITUDE = 30
+
+RAND_AUGMENT = {
+    Operation.IDENTITY: MagnitudeRange(),
+    Operation.SHEAR_X: MagnitudeRange(0, 0.3, signed=True),
+    Operation.SHEAR_Y: MagnitudeRange(0, 0.3, signed=True),
+    Operation.TRANSLATE_X: MagnitudeRange(0, 150 / 331, signed=True),
+    Operation.TRANSLATE_Y: MagnitudeRange(0, 150 / 331, signed=True),
+    Operation.ROTATE: MagnitudeRange(0, 30, signed=True),
+    Operation.BRIGHTNESS: MagnitudeRange(1, 1.9, signed=True),
+    Operation.SATURATION: MagnitudeRange(1, 1.9, signed=True),
+    Operation.CONTRAST: MagnitudeRange(1, 1.9, signed=True),
+    Operation.SHARPNESS: MagnitudeRange(1, 1.9, signed=True),
+    Operation.POSTERIZE: MagnitudeRange(8, 4),
+    Operation.SOLARIZE: MagnitudeRange(255, 0),
+    Operation.AUTOCONTRAST: MagnitudeRange(),
+    Operation.EQUALIZE: MagnitudeRange(),
+}
+"""The operations that RandAugment chooses from, with their amounts, as in torchvision."""
+
+
+# Parameters of one clip, and of a batch ---------------------------------------------------------
+
+
+class OperationParams(NamedTuple):
+    """One operation on all frames of a clip."""
+
+    operation: Operation
+    amount: float = 0.0
+
+
+class MixParams(NamedTuple):
+    """Mixture of a clip with its partner, see `mix`."""
+
+    weight: float = 1.0
+    """Part that the clip keeps of itself; for CutMix, before the frame's edges clip the box."""
+    cutmix: bool = False
+    """A box shows the partner alone (CutMix); else every pixel shows both (mixup)."""
+    centre: tuple[float, float] = (0.0, 0.0)
+    """Of the box, as parts of height and width."""
+
+
+class AugmentationParams(NamedTuple):
+    """Augmentation of one clip."""
+
+    flip: bool
+    operations: tuple[OperationParams, ...] = ()
+    """In the order in which they are applied, after the flip."""
+    mixing: MixParams | None = None
+    """None where nothing is ever mixed."""
+
+
+class BatchMixParams(NamedTuple):
+    """Mixtures of a batch."""
+
+    weights: Tensor
+    """float64 (N,)."""
+    cutmix: Tensor
+    """bool (N,)."""
+    centres: Tensor
+    """float64 (N, 2): down, across."""
+
+
+class BatchAugmentationParams(NamedTuple):
+    """Augmentation of a batch's clips. Meant to stay on the CPU, where it is read."""
+
+    flips: Tensor
+    """bool (N,)."""
+    operations: Tensor
+    """int64 (N, K): `Operation`s in order, for K the most of any clip; the rest are identities."""
+    amounts: Tensor
+    """float64 (N, K)."""
+    mixing: BatchMixParams | None
+    """None where nothing is ever mixed."""
+
+
+def sample_augmentation(rng: np.random.Generator, view: TrainViewConfig) -> AugmentationParams:
+    """Sample the augmentation of one clip.
+
+    In this order: flip, colours, RandAugment, mixing. What is off takes nothing from the generator,
+    so switching on a later one leaves the earlier ones, and all older runs, as they were.
+
+    Args:
+        rng: of the clip alone, after its frames and its crop were sampled.
+        view: what is on, and its strength.
+    """
+    flip = bool(view.flip and rng.random() < 0.5)
+    operations = [*_color_jitter(rng, view.color), *_rand_augment(rng, view.rand_augment)]
+    return AugmentationParams(flip, tuple(operations), _mix_params(rng, view))
+
+
+def _color_jitter(rng: np.random.Generator, color: ColorConfig) -> list[OperationParams]:
+    ranges = {
+        Operation.BRIGHTNESS: (max(0.0, 1 - color.brightness), 1 + color.brightness),
+        Operation.CONTRAST: (max(0.0, 1 - color.contrast), 1 + color.contrast),
+        Operation.SATURATION: (max(0.0, 1 - color.saturation), 1 + color.saturation),
+        Operation.HUE: (-color.hue, color.hue),
+    }
+    on = {operation: ends for operation, ends in ranges.items() if ends[0] < ends[1]}
+    if not on or rng.random() >= color.probability:
+        return []
+    params = [OperationParams(operation, rng.uniform(*ends)) for operation, ends in on.items()]
+    return [params[number] for number in rng.permutation(len(params))]
+
+
+def _rand_augment(
+    rng: np.random.Generator, config: RandAugmentConfig | None
+) -> list[OperationParams]:
+    if config is None or rng.random() >= config.probability:
+        return []
+    params = []
+    for _ in range(config.operations):
+        operation = list(RAND_AUGMENT)[rng.integers(len(RAND_AUGMENT))]
+        weakest, strongest, signed = RAND_AUGMENT[operation]
+        sign = -1 if signed and rng.random() < 0.5 else 1
+        part = config.magnitude / GREATEST_MAGNITUDE
+        params.append(OperationParams(operation, weakest + sign * part * (strongest - weakest)))
+    return params
+
+
+def _mix_params(rng: np.random.Generator, view: TrainViewConfig) -> MixParams | None:
+    if not view.mixup and not view.cutmix:
+        return None
+    if rng.random() >= view.mix_probability:
+        return MixParams()
+    cutmix = rng.random() < 0.5 if view.mixup and view.cutmix else bool(view.cutmix)
+    alpha = view.cutmix if cutmix else view.mixup
+    weight = rng.beta(alpha, alpha)
+    return MixParams(weight, True, (rng.random(), rng.random())) if cutmix else MixParams(weight)
+
+
+def collate_augmentation(params: Sequence[AugmentationParams]) -> BatchAugmentationParams:
+    """Collate the augmentation of a batch's clips, all sampled with one config."""
+    operations = [[each.operation for each in clip.operations] for clip in params]
+    amounts = [[each.amount for each in clip.operations] for clip in params]
+    mixing = [clip.mixing for clip in params if clip.mixing is not None]
+    return BatchAugmentationParams(
+        torch.tensor([clip.flip for clip in params]),
+        pad_sequence([torch.tensor(row, dtype=torch.int64) for row in operations], True),
+        pad_sequence([torch.tensor(row, dtype=torch.float64) for row in amounts], True),
+        BatchMixParams(
+            torch.tensor([each.weight for each in mixing], dtype=torch.float64),
+            torch.tensor([each.cutmix for each in mixing]),
+            torch.tensor([each.centre for each in mixing], dtype=torch.float64),
+        )
+        if mixing
+        else None,
+    )
+
+
+# On the device ----------------------------------------------------------------------------------
+
+
+def augment(clips: Tensor, params: BatchAugmentationParams) -> Tensor:
+    """Flip clips and apply their operations, to all frames of a clip alike.
 
     A clip comes out the same whatever its neighbours are. Contrast, autocontrast and equalize look
     at each frame by itself, as torchvision's do.
 
     Args:
         clips: uint8 (N, T, 3, H, W), on the device that the network is on; they are not written to.
-        draws: of these clips, on the CPU, so that nothing waits for the device to be read.
+        params: of these clips, on the CPU, so that nothing waits for the device to be read.
 
     Returns:
-        uint8 (N, T, 3, H, W); the clips themselves if nothing was drawn.
+        uint8 (N, T, 3, H, W); the clips themselves if nothing is to be done.
     """
-    if draws.flips.any():
-        clips = _mirror(clips, draws.flips)
-    if not draws.operations.any():
+    if params.flips.any():
+        flips = params.flips.to(clips.device, non_blocking=True)
+        clips = torch.where(flips[:, None, None, None, None], clips.flip(-1), clips)
+    if not params.operations.any():
         return clips
     pieces = list(clips)
-    steps = zip(draws.operations.T.tolist(), draws.amounts.T.tolist(), strict=True)
+    steps = zip(params.operations.T.tolist(), params.amounts.T.tolist(), strict=True)
     for operations, amounts in steps:
-        # Clips that share an operation and its amount share a call.
-        sharing: dict[tuple[int, float], list[int]] = defaultdict(list)
-        for number, change in enumerate(zip(operations, amounts, strict=True)):
-            sharing[change].append(number)
-        for (operation, amount), numbers in sharing.items():
+        # Clips of the same operation and amount go through one call.
+        alike: dict[tuple[int, float], list[int]] = defaultdict(list)
+        for number, step in enumerate(zip(operations, amounts, strict=True)):
+            alike[step].append(number)
+        for (operation, amount), numbers in alike.items():
             if operation == Operation.IDENTITY:
                 continue
-            changed = _CHANGES[operation](torch.stack([pieces[i] for i in numbers]), amount)
+            changed = _APPLY[operation](torch.stack([pieces[i] for i in numbers]), amount)
             for number, piece in zip(numbers, changed, strict=True):
                 pieces[number] = piece
     return torch.stack(pieces)
+
+
+# Bilinear: the nearest pixel is another one where two are as near and devices round differently.
+_BILINEAR = InterpolationMode.BILINEAR
+
+
+def _shear(clips: Tensor, across: float = 0.0, down: float = 0.0) -> Tensor:
+    """Shear about the top left corner."""
+    angles = [math.degrees(math.atan(tangent)) for tangent in (across, down)]
+    return transforms.affine(clips, 0.0, [0, 0], 1.0, angles, _BILINEAR, center=[0, 0])
+
+
+def _translate(clips: Tensor, across: float = 0.0, down: float = 0.0) -> Tensor:
+    """Translate by whole pixels."""
+    height, width = clips.shape[-2:]
+    shift = [int(across * width), int(down * height)]
+    return transforms.affine(clips, 0.0, shift, 1.0, [0.0, 0.0], _BILINEAR)
+
+
+_APPLY: dict[int, Callable[[Tensor, float], Tensor]] = {
+    Operation.SHEAR_X: lambda clips, amount: _shear(clips, across=amount),
+    Operation.SHEAR_Y: lambda clips, amount: _shear(clips, down=amount),
+    Operation.TRANSLATE_X: lambda clips, amount: _translate(clips, across=amount),
+    Operation.TRANSLATE_Y: lambda clips, amount: _translate(clips, down=amount),
+    Operation.ROTATE: lambda clips, amount: transforms.rotate(clips, amount, _BILINEAR),
+    Operation.BRIGHTNESS: transforms.adjust_brightness,
+    Operation.SATURATION: transforms.adjust_saturation,
+    Operation.CONTRAST: transforms.adjust_contrast,
+    Operation.SHARPNESS: transforms.adjust_sharpness,
+    Operation.POSTERIZE: lambda clips, amount: transforms.posterize(clips, round(amount)),
+    Operation.SOLARIZE: transforms.solarize,
+    Operation.AUTOCONTRAST: lambda clips, _: transforms.autocontrast(clips),
+    Operation.EQUALIZE: lambda clips, _: transforms.equalize(clips),
+    Operation.HUE: transforms.adjust_hue,
+}
 
 
 def to_input(
@@ -53,7 +276,7 @@ def to_input(
     std: Sequence[float],
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Scale to 0..1, normalize, and put channels first.
+    """Scale clips to 0..1, normalize them, and put channels first.
 
     Args:
         clips: uint8 (N, T, 3, H, W), on the device that the network is on.
@@ -69,32 +292,29 @@ def to_input(
     return torch.addcmul(shift, values, scale, out=values)
 
 
-@cache
+@cache  # sending numbers to a GPU waits for it
 def _normalization(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """What to add, and what to multiply bytes by before; kept, as a GPU is waited for when it is
-    sent numbers."""
     deviation = torch.tensor(std)[:, None, None, None]
     shift = -torch.tensor(mean)[:, None, None, None] / deviation
     return shift.to(device), (1 / (255 * deviation)).to(device)
 
 
 def mix(
-    inputs: Tensor, labels: Tensor, draws: Draws, classes: int, group: int
+    inputs: Tensor, labels: Tensor, params: BatchAugmentationParams, classes: int, group: int
 ) -> tuple[Tensor, Tensor]:
-    """Mix every clip with its partner as drawn: mixup, or CutMix with a box through all frames.
+    """Mix every clip with its partner: mixup, or CutMix with a box through all frames.
 
     The partner of clip i of a group is clip `group - 1 - i` of the same group; the middle one of an
     odd group is its own, and stays as it is. A group is what batch statistics span, so neither they
     nor the partners depend on how many groups share a pass or a process. Both clips of a pair
-    are used, each with a weight of its own: every clip is the first of one mixture and the second
-    of another, so nothing is lost, and two weights vary more than a shared one.
+    are used, each with a weight of its own.
 
     Args:
         inputs: float (N, 3, T, H, W), normalized.
         labels: int64 (N,), on the inputs' device.
-        draws: of these clips, on the CPU.
+        params: of these clips, on the CPU.
         classes: number of classes.
         group: clips in a group; divides N.
 
@@ -102,10 +322,10 @@ def mix(
         inputs of the same shape, and for each class the part of the clip that is of it, float32
         (N, classes); inputs and labels as they were if nothing is ever mixed.
     """
-    if draws.mixing is None:
+    if params.mixing is None:
         return inputs, labels
     height, width = inputs.shape[-2:]
-    plan = _mixing_plan(draws.mixing, height, width).to(inputs.device, non_blocking=True)
+    plan = _mixing_plan(params.mixing, height, width).to(inputs.device, non_blocking=True)
     parts, outside, top, left, bottom, right = plan.T[..., None]
     rows = torch.arange(height, device=inputs.device)
     columns = torch.arange(width, device=inputs.device)
@@ -119,61 +339,21 @@ def mix(
     )
 
 
-def _mixing_plan(mixing: Mixings, height: int, width: int) -> Tensor:
-    """How to mix frames of a size.
+def _mixing_plan(mixing: BatchMixParams, height: int, width: int) -> Tensor:
+    """Shares and boxes for frames of a size.
 
     Returns:
         float32 (N, 6): the part of a frame that the clip keeps, its share of the pixels outside the
         box, and the box's top, left, bottom and right.
     """
     size = torch.tensor([height, width], dtype=torch.float64)
-    half = (1 - mixing.weights).sqrt()[:, None] / 2 * mixing.boxed[:, None]
+    half = (1 - mixing.weights).sqrt()[:, None] / 2 * mixing.cutmix[:, None]
     low = ((mixing.centres - half) * size).round().clamp(min=0)
     high = torch.minimum(((mixing.centres + half) * size).round(), size)
-    outside = torch.where(mixing.boxed, 1.0, mixing.weights)
+    outside = torch.where(mixing.cutmix, 1.0, mixing.weights)
     parts = outside * (1 - (high - low).prod(1) / size.prod())
     return torch.cat([torch.stack([parts, outside], 1), low, high], 1).float()
 
 
 def _partners(values: Tensor, group: int) -> Tensor:
     return values.unflatten(0, (-1, group)).flip(1).flatten(0, 1)
-
-
-def _mirror(clips: Tensor, flips: Tensor) -> Tensor:
-    flips = flips.to(clips.device, non_blocking=True)
-    return torch.where(flips[:, None, None, None, None], clips.flip(-1), clips)
-
-
-# Bilinear: the nearest pixel is another one where two are as near and devices round differently.
-_SMOOTH = InterpolationMode.BILINEAR
-
-
-def _shear(clips: Tensor, across: float = 0.0, down: float = 0.0) -> Tensor:
-    """About the top left corner."""
-    angles = [math.degrees(math.atan(tangent)) for tangent in (across, down)]
-    return transforms.affine(clips, 0.0, [0, 0], 1.0, angles, _SMOOTH, center=[0, 0])
-
-
-def _translate(clips: Tensor, across: float = 0.0, down: float = 0.0) -> Tensor:
-    """By whole pixels."""
-    height, width = clips.shape[-2:]
-    shift = [int(across * width), int(down * height)]
-    return transforms.affine(clips, 0.0, shift, 1.0, [0.0, 0.0], _SMOOTH)
-
-
-_CHANGES: dict[int, Callable[[Tensor, float], Tensor]] = {
-    Operation.SHEAR_X: lambda clips, amount: _shear(clips, across=amount),
-    Operation.SHEAR_Y: lambda clips, amount: _shear(clips, down=amount),
-    Operation.TRANSLATE_X: lambda clips, amount: _translate(clips, across=amount),
-    Operation.TRANSLATE_Y: lambda clips, amount: _translate(clips, down=amount),
-    Operation.ROTATE: lambda clips, amount: transforms.rotate(clips, amount, _SMOOTH),
-    Operation.BRIGHTNESS: transforms.adjust_brightness,
-    Operation.SATURATION: transforms.adjust_saturation,
-    Operation.CONTRAST: transforms.adjust_contrast,
-    Operation.SHARPNESS: transforms.adjust_sharpness,
-    Operation.POSTERIZE: lambda clips, amount: transforms.posterize(clips, round(amount)),
-    Operation.SOLARIZE: transforms.solarize,
-    Operation.AUTOCONTRAST: lambda clips, _: transforms.autocontrast(clips),
-    Operation.EQUALIZE: lambda clips, _: transforms.equalize(clips),
-    Operation.HUE: transforms.adjust_hue,
-}

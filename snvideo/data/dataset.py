@@ -11,7 +11,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from snvideo.data import sampling
-from snvideo.data.augmentation_params import Draw, Draws, draw, stack
+from snvideo.data.augmentation import (
+    AugmentationParams,
+    BatchAugmentationParams,
+    collate_augmentation,
+    sample_augmentation,
+)
 from snvideo.data.config import DataConfig
 from snvideo.data.decoding.decode import DecodeError, decode
 from snvideo.data.index import ClipIndex, Video
@@ -36,7 +41,7 @@ class TrainSample(NamedTuple):
 
     clip: Tensor
     """uint8 (T, 3, crop, crop)."""
-    draw: Draw
+    augmentation: AugmentationParams
     label: int
     unreadable: list[tuple[str, str]]
     """Name and reason of every video that was tried before."""
@@ -94,8 +99,7 @@ class Batch(NamedTuple):
 
     clips: Tensor
     """uint8 (N, T, 3, crop, crop)."""
-    draws: Draws
-    """What `augment` is to do to them."""
+    augmentation: BatchAugmentationParams
     labels: Tensor
     """int64 (N,)."""
     unreadable: list[tuple[str, str]]
@@ -215,7 +219,8 @@ class TrainClips(Clips):
             view = self.config.train
             crop = sampling.random_crop(rng, *frames.shape[1:3], view)
             clip = cut(frames, crop, view.crop)
-            return TrainSample(clip, draw(rng, view), video.label, unreadable, row, numbers)
+            augmentation = sample_augmentation(rng, view)
+            return TrainSample(clip, augmentation, video.label, unreadable, row, numbers)
         raise SnvideoError(
             f"{self.ATTEMPTS} videos in a row could not be read, the last "
             f"{': '.join(unreadable[-1])}; "
@@ -232,7 +237,7 @@ def collate_clips(samples: list[TrainSample]) -> Batch:
     """Put training clips together."""
     return Batch(
         torch.stack([sample.clip for sample in samples]),
-        stack([sample.draw for sample in samples]),
+        collate_augmentation([sample.augmentation for sample in samples]),
         torch.tensor([sample.label for sample in samples]),
         [video for sample in samples for video in sample.unreadable],
         [sample.row for sample in samples],

@@ -64,7 +64,7 @@ class Evaluation:
 
 def train_input(batch: Batch, config: RunConfig, device: torch.device) -> Tensor:
     """Training clips as the network gets them, but not mixed: float32 (N, 3, T, H, W)."""
-    clips = augment(batch.clips.to(device, non_blocking=True), batch.draws)
+    clips = augment(batch.clips.to(device, non_blocking=True), batch.augmentation)
     return to_input(clips, config.data.mean, config.data.std, memory_format(config.speed))
 
 

@@ -216,7 +216,7 @@ class Trainer:
             labels = batch.labels.to(self.device, non_blocking=True)
             inputs = train_input(batch, self.config, self.device)
             group_size = self.config.batch.clips_per_gpu
-            inputs, targets = mix(inputs, labels, batch.draws, self.classes, group_size)
+            inputs, targets = mix(inputs, labels, batch.augmentation, self.classes, group_size)
             with autocast(self.config.speed, self.device):
                 logits = self.replica(inputs)
             losses = nn.functional.cross_entropy(

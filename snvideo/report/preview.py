@@ -32,10 +32,10 @@ def train_clips_png(config: RunConfig) -> bytes:
     samples = [clips.sample(place, _NOBODY) for place in places]
     batch = collate_clips(samples)
     mean, std = config.data.mean or MEAN, config.data.std or STD
-    inputs = to_input(augment(batch.clips, batch.draws), mean, std)
+    inputs = to_input(augment(batch.clips, batch.augmentation), mean, std)
     classes = len(index.labels)
     if shown % group == 0 and group > 1:
-        inputs, targets = mix(inputs, batch.labels, batch.draws, classes, group)
+        inputs, targets = mix(inputs, batch.labels, batch.augmentation, classes, group)
     else:
         targets = batch.labels
     return train_sheet(

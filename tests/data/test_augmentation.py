@@ -1,4 +1,4 @@
-"""What is drawn for a clip, and that the device does just that, whatever else is in the batch."""
+"""Parameters of augmentation, and their application on the device to clips of any batch."""
 
 from itertools import permutations, product
 from pathlib import Path
@@ -14,16 +14,17 @@ from torchvision.transforms.v2 import functional as reference
 
 from snvideo.config import load_config
 from snvideo.data import sampling
-from snvideo.data.augmentation import augment, mix
-from snvideo.data.augmentation_params import (
+from snvideo.data.augmentation import (
     RAND_AUGMENT,
-    Change,
-    Draw,
-    Draws,
-    Mixing,
+    AugmentationParams,
+    BatchAugmentationParams,
+    MixParams,
     Operation,
-    draw,
-    stack,
+    OperationParams,
+    augment,
+    collate_augmentation,
+    mix,
+    sample_augmentation,
 )
 from snvideo.data.config import ColorConfig, RandAugmentConfig, TrainViewConfig
 from snvideo.errors import SnvideoError
@@ -44,8 +45,8 @@ def rng(number: int) -> np.random.Generator:
     return sampling.generator(0, sampling.TRAIN, 0, number)
 
 
-def some_draws(view: TrainViewConfig, number: int) -> list[Draw]:
-    return [draw(rng(i), view) for i in range(number)]
+def some_params(view: TrainViewConfig, number: int) -> list[AugmentationParams]:
+    return [sample_augmentation(rng(i), view) for i in range(number)]
 
 
 def moving_picture(clips: int, frames: int = 3, height: int = 24, width: int = 32) -> Tensor:
@@ -57,28 +58,28 @@ def moving_picture(clips: int, frames: int = 3, height: int = 24, width: int = 3
     return (smooth * 0.9 + noise).mul(255).byte().unflatten(0, (clips, frames))
 
 
-def only(*changes: Change) -> Draw:
-    return Draw(False, changes)
+def only(*changes: OperationParams) -> AugmentationParams:
+    return AugmentationParams(False, changes)
 
 
 # Each operation as torchvision's, an amount in either direction.
 REFERENCE = {
-    Change(Operation.SHEAR_X, 0.2): lambda x: shear(x, [0.2, 0.0]),
-    Change(Operation.SHEAR_Y, -0.1): lambda x: shear(x, [0.0, -0.1]),
-    Change(Operation.TRANSLATE_X, 0.2): lambda x: translate(x, [6, 0]),
-    Change(Operation.TRANSLATE_Y, -0.2): lambda x: translate(x, [0, -4]),
-    Change(Operation.ROTATE, 9.0): lambda x: reference.rotate(x, 9.0, SMOOTH),
-    Change(Operation.ROTATE, -20.0): lambda x: reference.rotate(x, -20.0, SMOOTH),
-    Change(Operation.BRIGHTNESS, 1.3): lambda x: reference.adjust_brightness(x, 1.3),
-    Change(Operation.SATURATION, 0.4): lambda x: reference.adjust_saturation(x, 0.4),
-    Change(Operation.CONTRAST, 1.7): lambda x: reference.adjust_contrast(x, 1.7),
-    Change(Operation.SHARPNESS, 1.9): lambda x: reference.adjust_sharpness(x, 1.9),
-    Change(Operation.POSTERIZE, 4.0): lambda x: reference.posterize(x, 4),
-    Change(Operation.SOLARIZE, 178.5): lambda x: reference.solarize(x, 178.5),
-    Change(Operation.AUTOCONTRAST): reference.autocontrast,
-    Change(Operation.EQUALIZE): reference.equalize,
-    Change(Operation.HUE, 0.1): lambda x: reference.adjust_hue(x, 0.1),
-    Change(Operation.HUE, -0.3): lambda x: reference.adjust_hue(x, -0.3),
+    OperationParams(Operation.SHEAR_X, 0.2): lambda x: shear(x, [0.2, 0.0]),
+    OperationParams(Operation.SHEAR_Y, -0.1): lambda x: shear(x, [0.0, -0.1]),
+    OperationParams(Operation.TRANSLATE_X, 0.2): lambda x: translate(x, [6, 0]),
+    OperationParams(Operation.TRANSLATE_Y, -0.2): lambda x: translate(x, [0, -4]),
+    OperationParams(Operation.ROTATE, 9.0): lambda x: reference.rotate(x, 9.0, SMOOTH),
+    OperationParams(Operation.ROTATE, -20.0): lambda x: reference.rotate(x, -20.0, SMOOTH),
+    OperationParams(Operation.BRIGHTNESS, 1.3): lambda x: reference.adjust_brightness(x, 1.3),
+    OperationParams(Operation.SATURATION, 0.4): lambda x: reference.adjust_saturation(x, 0.4),
+    OperationParams(Operation.CONTRAST, 1.7): lambda x: reference.adjust_contrast(x, 1.7),
+    OperationParams(Operation.SHARPNESS, 1.9): lambda x: reference.adjust_sharpness(x, 1.9),
+    OperationParams(Operation.POSTERIZE, 4.0): lambda x: reference.posterize(x, 4),
+    OperationParams(Operation.SOLARIZE, 178.5): lambda x: reference.solarize(x, 178.5),
+    OperationParams(Operation.AUTOCONTRAST): reference.autocontrast,
+    OperationParams(Operation.EQUALIZE): reference.equalize,
+    OperationParams(Operation.HUE, 0.1): lambda x: reference.adjust_hue(x, 0.1),
+    OperationParams(Operation.HUE, -0.3): lambda x: reference.adjust_hue(x, -0.3),
 }
 
 
@@ -98,7 +99,7 @@ def test_each_operation_is_torchvisions_on_each_frame():
     assert {change.operation for change in REFERENCE} == set(Operation) - {Operation.IDENTITY}
     clips = moving_picture(len(REFERENCE) + 1)
     before = clips.clone()
-    found = augment(clips, stack([*(only(change) for change in REFERENCE), only()]))
+    found = augment(clips, collate_augmentation([*(only(change) for change in REFERENCE), only()]))
     assert found.dtype == torch.uint8 and found.shape == clips.shape
     assert torch.equal(clips, before)
     for result, clip, change in zip(found, clips, REFERENCE, strict=False):
@@ -110,18 +111,29 @@ def test_each_operation_is_torchvisions_on_each_frame():
 
 def test_translations_move_whole_pixels_to_the_right_and_down():
     clips = moving_picture(2)
-    changes = Change(Operation.TRANSLATE_X, 0.2), Change(Operation.TRANSLATE_Y, 0.3)
-    right, down = augment(clips, stack([only(change) for change in changes]))
+    changes = (
+        OperationParams(Operation.TRANSLATE_X, 0.2),
+        OperationParams(Operation.TRANSLATE_Y, 0.3),
+    )
+    right, down = augment(clips, collate_augmentation([only(change) for change in changes]))
     assert torch.equal(right[..., 6:], clips[0][..., :-6]) and not right[..., :6].any()
     assert torch.equal(down[..., 7:, :], clips[1][..., :-7, :]) and not down[..., :7, :].any()
 
 
 def test_changes_are_made_in_order_after_the_flip():
     clips = moving_picture(2)
-    solarize, brighter = Change(Operation.SOLARIZE, 100.0), Change(Operation.BRIGHTNESS, 1.5)
-    turn = Change(Operation.ROTATE, 20.0)
-    draws = stack([Draw(True, (solarize, brighter, turn)), Draw(False, (brighter, solarize))])
-    found = augment(clips, draws)
+    solarize, brighter = (
+        OperationParams(Operation.SOLARIZE, 100.0),
+        OperationParams(Operation.BRIGHTNESS, 1.5),
+    )
+    turn = OperationParams(Operation.ROTATE, 20.0)
+    params = collate_augmentation(
+        [
+            AugmentationParams(True, (solarize, brighter, turn)),
+            AugmentationParams(False, (brighter, solarize)),
+        ]
+    )
+    found = augment(clips, params)
     first = reference.adjust_brightness(reference.solarize(clips[0].flip(-1), 100.0), 1.5)
     assert torch.equal(found[0], reference.rotate(first, 20.0, SMOOTH))
     second = reference.solarize(reference.adjust_brightness(clips[1], 1.5), 100.0)
@@ -130,32 +142,32 @@ def test_changes_are_made_in_order_after_the_flip():
 
 def test_flips_mirror_some_clips_and_no_others():
     clips = moving_picture(6)
-    draws = stack(some_draws(OFF, 6))
-    assert 0 < draws.flips.sum() < 6
-    found = augment(clips, draws)
-    for clip, other, flip in zip(clips, found, draws.flips, strict=True):
+    params = collate_augmentation(some_params(OFF, 6))
+    assert 0 < params.flips.sum() < 6
+    found = augment(clips, params)
+    for clip, other, flip in zip(clips, found, params.flips, strict=True):
         assert torch.equal(other, clip.flip(-1) if flip else clip)
 
 
 def test_what_is_off_costs_no_copy():
     clips = moving_picture(4)
-    draws = stack(some_draws(OFF.model_copy(update={"flip": False}), 4))
-    assert draws.operations.shape == draws.amounts.shape == (4, 0) and draws.mixing is None
-    assert augment(clips, draws) is clips
+    params = collate_augmentation(some_params(OFF.model_copy(update={"flip": False}), 4))
+    assert params.operations.shape == params.amounts.shape == (4, 0) and params.mixing is None
+    assert augment(clips, params) is clips
 
 
 def test_a_clip_does_not_depend_on_its_neighbours():
-    clips, draws = moving_picture(24), some_draws(ALL, 24)
-    together = augment(clips, stack(draws))
-    for number, (clip, one) in enumerate(zip(clips, draws, strict=True)):
-        assert torch.equal(together[number], augment(clip[None], stack([one]))[0])
-    backwards = augment(clips.flip(0), stack(draws[::-1]))
+    clips, params = moving_picture(24), some_params(ALL, 24)
+    together = augment(clips, collate_augmentation(params))
+    for number, (clip, one) in enumerate(zip(clips, params, strict=True)):
+        assert torch.equal(together[number], augment(clip[None], collate_augmentation([one]))[0])
+    backwards = augment(clips.flip(0), collate_augmentation(params[::-1]))
     assert torch.equal(backwards.flip(0), together)
 
 
 def test_all_frames_of_a_clip_are_changed_alike_and_clips_differently():
     still = moving_picture(1, frames=1).expand(24, 4, -1, -1, -1)
-    found = augment(still, stack(some_draws(ALL, 24)))
+    found = augment(still, collate_augmentation(some_params(ALL, 24)))
     assert torch.equal(found, found[:, :1].expand_as(found))
     assert len({clip.numpy().tobytes() for clip in found}) >= 22
 
@@ -166,10 +178,12 @@ def test_rand_augment_is_torchvisions(magnitude):
     config = TrainViewConfig(
         flip=False, rand_augment=RandAugmentConfig(operations=1, magnitude=magnitude)
     )
-    ours = {one.changes[0] for one in some_draws(config, 400)}
+    ours = {one.operations[0] for one in some_params(config, 400)}
     signed = [strength.signed for strength in RAND_AUGMENT.values()]
     assert len(ours) == len(signed) + (sum(signed) if magnitude else 0)
-    variants = torch.cat([augment(picture, stack([only(change)])) for change in ours]).short()
+    variants = torch.cat(
+        [augment(picture, collate_augmentation([only(change)])) for change in ours]
+    ).short()
     theirs = v2.RandAugment(num_ops=1, magnitude=magnitude, interpolation=SMOOTH)
     torch.manual_seed(0)
     hits = set()
@@ -181,7 +195,7 @@ def test_rand_augment_is_torchvisions(magnitude):
     assert len(hits) == len(variants)
 
 
-# Draws ----------------------------------------------------------------------------------------
+# Parameters --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -189,37 +203,37 @@ def test_what_is_off_takes_nothing_from_the_generator(flip):
     view = OFF.model_copy(update={"flip": flip})
     for number in range(50):
         ours, before = rng(number), rng(number)
-        found = draw(ours, view)
-        assert found == Draw(bool(view.flip and before.random() < 0.5))
+        found = sample_augmentation(ours, view)
+        assert found == AugmentationParams(bool(view.flip and before.random() < 0.5))
         assert ours.bit_generator.state == before.bit_generator.state
 
 
 def test_switching_on_a_later_one_leaves_the_earlier_ones():
     some = OFF.model_copy(update={"color": ALL.color})
     more = some.model_copy(update={"rand_augment": ALL.rand_augment})
-    for one, two, three in zip(*(some_draws(v, 50) for v in (some, more, ALL)), strict=True):
+    for one, two, three in zip(*(some_params(v, 50) for v in (some, more, ALL)), strict=True):
         assert one.flip == two.flip == three.flip
-        assert two.changes[: len(one.changes)] == one.changes
-        assert three.changes == two.changes
+        assert two.operations[: len(one.operations)] == one.operations
+        assert three.operations == two.operations
 
 
-def test_draws_are_a_function_of_the_generator_and_survive_stacking():
-    draws = some_draws(ALL, 40)
-    assert draws == some_draws(ALL, 40)
-    assert len(set(draws)) == 40
-    found = stack(draws)
-    assert found.flips.tolist() == [one.flip for one in draws]
-    for number, one in enumerate(draws):
+def test_parameters_are_a_function_of_the_generator_and_are_collated():
+    params = some_params(ALL, 40)
+    assert params == some_params(ALL, 40)
+    assert len(set(params)) == 40
+    found = collate_augmentation(params)
+    assert found.flips.tolist() == [one.flip for one in params]
+    for number, one in enumerate(params):
         changes = zip(
             found.operations[number].tolist(), found.amounts[number].tolist(), strict=True
         )
-        assert [Change(*pair) for pair in changes if pair[0]] == [
-            change for change in one.changes if change.operation
+        assert [OperationParams(*pair) for pair in changes if pair[0]] == [
+            change for change in one.operations if change.operation
         ]
-    weights, boxed, centres = found.mixing
+    weights, cutmix, centres = found.mixing
     assert list(
-        zip(weights.tolist(), boxed.tolist(), map(tuple, centres.tolist()), strict=True)
-    ) == [one.mixing for one in draws]
+        zip(weights.tolist(), cutmix.tolist(), map(tuple, centres.tolist()), strict=True)
+    ) == [one.mixing for one in params]
 
 
 def check_uniform(values: list[float], low: float, high: float) -> None:
@@ -237,18 +251,18 @@ def check_part(values: list[bool], part: float) -> None:
 
 def test_colours_are_uniform_and_in_any_order():
     view = TrainViewConfig(color=COLOR.model_copy(update={"probability": 0.8}))
-    draws = [one.changes for one in some_draws(view, 6000)]
-    check_part([bool(changes) for changes in draws], 0.8)
-    draws = [changes for changes in draws if changes]
-    amounts = {operation: [] for operation, _ in draws[0]}
-    for change in (change for changes in draws for change in changes):
+    params = [one.operations for one in some_params(view, 6000)]
+    check_part([bool(changes) for changes in params], 0.8)
+    params = [changes for changes in params if changes]
+    amounts = {operation: [] for operation, _ in params[0]}
+    for change in (change for changes in params for change in changes):
         amounts[change.operation].append(change.amount)
     check_uniform(amounts[Operation.BRIGHTNESS], 0.6, 1.4)
     check_uniform(amounts[Operation.CONTRAST], 0.7, 1.3)
     check_uniform(amounts[Operation.SATURATION], 0.8, 1.2)
     check_uniform(amounts[Operation.HUE], -0.1, 0.1)
     assert len(amounts) == 4
-    orders = [tuple(change.operation for change in changes) for changes in draws]
+    orders = [tuple(change.operation for change in changes) for changes in params]
     for operation, place in product(amounts, range(4)):
         check_part([order[place] == operation for order in orders], 1 / 4)
     assert set(orders) == set(permutations(amounts))
@@ -256,7 +270,7 @@ def test_colours_are_uniform_and_in_any_order():
 
 def test_factors_end_at_zero_and_what_has_no_strength_is_left_out():
     view = TrainViewConfig(color=ColorConfig(contrast=2.0, probability=1))
-    changes = [one.changes for one in some_draws(view, 1000)]
+    changes = [one.operations for one in some_params(view, 1000)]
     assert all(len(some) == 1 for some in changes)
     assert {some[0].operation for some in changes} == {Operation.CONTRAST}
     check_uniform([some[0].amount for some in changes], 0, 3)
@@ -264,10 +278,10 @@ def test_factors_end_at_zero_and_what_has_no_strength_is_left_out():
 
 def test_operations_of_rand_augment_are_as_likely_as_each_other():
     view = TrainViewConfig(rand_augment=RandAugmentConfig(operations=3, probability=0.7))
-    draws = [one.changes for one in some_draws(view, 4000)]
-    assert {len(changes) for changes in draws} == {0, 3}
-    check_part([bool(changes) for changes in draws], 0.7)
-    changes = [change for changes in draws for change in changes]
+    params = [one.operations for one in some_params(view, 4000)]
+    assert {len(changes) for changes in params} == {0, 3}
+    check_part([bool(changes) for changes in params], 0.7)
+    changes = [change for changes in params for change in changes]
     for operation, (weakest, strongest, signed) in RAND_AUGMENT.items():
         check_part([change.operation == operation for change in changes], 1 / 14)
         amounts = [change.amount for change in changes if change.operation == operation]
@@ -280,40 +294,46 @@ def test_operations_of_rand_augment_are_as_likely_as_each_other():
 
 
 def test_weights_are_beta_and_boxes_anywhere():
-    mixings = [one.mixing for one in some_draws(ALL, 6000)]
-    mixed = [mixing for mixing in mixings if mixing != Mixing()]
-    check_part([mixing != Mixing() for mixing in mixings], 0.9)
-    check_part([mixing.boxed for mixing in mixed], 0.5)
-    boxes = [mixing for mixing in mixed if mixing.boxed]
+    mixings = [one.mixing for one in some_params(ALL, 6000)]
+    mixed = [mixing for mixing in mixings if mixing != MixParams()]
+    check_part([mixing != MixParams() for mixing in mixings], 0.9)
+    check_part([mixing.cutmix for mixing in mixed], 0.5)
+    boxes = [mixing for mixing in mixed if mixing.cutmix]
     check_uniform([mixing.weight for mixing in boxes], 0, 1)  # Beta(1, 1)
     check_uniform([mixing.centre[0] for mixing in boxes], 0, 1)
     check_uniform([mixing.centre[1] for mixing in boxes], 0, 1)
-    blends = np.array([mixing.weight for mixing in mixed if not mixing.boxed])
+    blends = np.array([mixing.weight for mixing in mixed if not mixing.cutmix])
     squares = (blends - 1 / 2) ** 2
     error = 3 / np.sqrt(len(blends))
     assert abs(blends.mean() - 1 / 2) < error * np.sqrt(1 / (4 * (2 * 0.8 + 1)))
     assert abs(squares.mean() - 1 / (4 * (2 * 0.8 + 1))) < error * squares.std()
 
 
-@pytest.mark.parametrize(("kind", "boxed"), [("mixup", False), ("cutmix", True)])
-def test_one_kind_of_mixing_alone(kind, boxed):
-    mixings = [one.mixing for one in some_draws(TrainViewConfig(**{kind: 0.2}), 100)]
-    assert all(mixing.boxed == boxed and mixing != Mixing() for mixing in mixings)
+@pytest.mark.parametrize(("kind", "cutmix"), [("mixup", False), ("cutmix", True)])
+def test_one_kind_of_mixing_alone(kind, cutmix):
+    mixings = [one.mixing for one in some_params(TrainViewConfig(**{kind: 0.2}), 100)]
+    assert all(mixing.cutmix == cutmix and mixing != MixParams() for mixing in mixings)
 
 
 # Mixing ---------------------------------------------------------------------------------------
 
 
-def by_hand(inputs: np.ndarray, labels: list[int], draws: list[Draw], classes: int, group: int):
+def by_hand(
+    inputs: np.ndarray,
+    labels: list[int],
+    params: list[AugmentationParams],
+    classes: int,
+    group: int,
+):
     """Mixtures and targets clip by clip and pixel by pixel, in float64."""
     height, width = inputs.shape[-2:]
     mixed, targets = inputs.copy(), np.zeros((len(inputs), classes))
-    for clip, one in enumerate(draws):
+    for clip, one in enumerate(params):
         first = clip // group * group
         partner = first + group - 1 - (clip - first)
-        weight, boxed, (down, across) = one.mixing
+        weight, cutmix, (down, across) = one.mixing
         inside = np.zeros((height, width), bool)
-        if boxed:
+        if cutmix:
             half = np.sqrt(1 - weight) / 2
             top, bottom = round((down - half) * height), round((down + half) * height)
             left, right = round((across - half) * width), round((across + half) * width)
@@ -332,25 +352,30 @@ def by_hand(inputs: np.ndarray, labels: list[int], draws: list[Draw], classes: i
 def test_mixtures_and_targets_by_hand(group):
     inputs = torch.randn(12, 3, 2, 14, 20, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 4, 2, 2, 1, 3, 0, 0, 4, 1, 2, 3])
-    draws = some_draws(ALL, 12)
-    assert {one.mixing.boxed for one in draws} == {True, False}
-    found, targets = mix(inputs, labels, stack(draws), 5, group)
+    params = some_params(ALL, 12)
+    assert {one.mixing.cutmix for one in params} == {True, False}
+    found, targets = mix(inputs, labels, collate_augmentation(params), 5, group)
     assert found.dtype == targets.dtype == torch.float32
-    expected = by_hand(inputs.double().numpy(), labels.tolist(), draws, 5, group)
+    expected = by_hand(inputs.double().numpy(), labels.tolist(), params, 5, group)
     np.testing.assert_allclose(found.numpy(), expected[0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(targets.numpy(), expected[1], rtol=0, atol=1e-6)
     np.testing.assert_allclose(targets.sum(1), np.ones(12), rtol=0, atol=1e-6)
 
 
-def cut_mix(*centres_and_weights: tuple[float, float, float]) -> Draws:
-    return stack([Draw(False, (), Mixing(weight, True, at)) for *at, weight in centres_and_weights])
+def cut_mix(*centres_and_weights: tuple[float, float, float]) -> BatchAugmentationParams:
+    return collate_augmentation(
+        [
+            AugmentationParams(False, (), MixParams(weight, True, at))
+            for *at, weight in centres_and_weights
+        ]
+    )
 
 
 def test_the_weight_of_cutmix_is_the_area_that_is_seen():
     inputs = torch.arange(4.0)[:, None, None, None, None].expand(4, 3, 2, 20, 40)
     # In the middle, over a corner, nothing of the partner, nothing of the clip itself.
-    draws = cut_mix((0.5, 0.5, 0.75), (0.0, 1.0, 0.75), (0.3, 0.3, 1.0), (0.5, 0.5, 0.0))
-    found, targets = mix(inputs, torch.arange(4), draws, 4, 4)
+    params = cut_mix((0.5, 0.5, 0.75), (0.0, 1.0, 0.75), (0.3, 0.3, 1.0), (0.5, 0.5, 0.0))
+    found, targets = mix(inputs, torch.arange(4), params, 4, 4)
     for clip, partner in enumerate((3, 2, 1, 0)):
         area = (found[clip] == partner).float().mean()
         assert (found[clip] == clip).float().mean() == pytest.approx(1 - area.item())
@@ -363,10 +388,10 @@ def test_the_weight_of_cutmix_is_the_area_that_is_seen():
 
 def test_pairs_depend_on_the_group_and_not_on_the_pass():
     inputs, labels = torch.randn(8, 3, 2, 10, 10), torch.arange(8)
-    draws = some_draws(ALL, 8)
-    together = mix(inputs, labels, stack(draws), 8, 4)
+    params = some_params(ALL, 8)
+    together = mix(inputs, labels, collate_augmentation(params), 8, 4)
     apart = [
-        mix(inputs[part], labels[part], stack(draws[part]), 8, 4)
+        mix(inputs[part], labels[part], collate_augmentation(params[part]), 8, 4)
         for part in (slice(0, 4), slice(4, 8))
     ]
     for whole, parts in zip(together, zip(*apart, strict=True), strict=True):
@@ -375,26 +400,28 @@ def test_pairs_depend_on_the_group_and_not_on_the_pass():
 
 def test_the_middle_of_an_odd_group_stays_as_it_is():
     inputs, labels = torch.randn(3, 3, 1, 6, 6), torch.tensor([0, 1, 2])
-    draws = stack([Draw(False, (), Mixing(0.25))] * 3)
-    found, targets = mix(inputs, labels, draws, 3, 3)
+    params = collate_augmentation([AugmentationParams(False, (), MixParams(0.25))] * 3)
+    found, targets = mix(inputs, labels, params, 3, 3)
     torch.testing.assert_close(found[1], inputs[1], rtol=0, atol=1e-6)
     assert targets.tolist() == [[0.25, 0, 0.75], [0, 1, 0], [0.75, 0, 0.25]]
 
 
 def test_without_mixing_inputs_and_labels_are_left_alone():
     inputs, labels = torch.randn(4, 3, 1, 6, 6), torch.tensor([0, 1, 2, 1])
-    found = mix(inputs, labels, stack(some_draws(OFF, 4)), 3, 2)
+    found = mix(inputs, labels, collate_augmentation(some_params(OFF, 4)), 3, 2)
     assert found[0] is inputs and found[1] is labels
     none = TrainViewConfig(cutmix=1.0, mixup=1.0, mix_probability=0)
-    found, targets = mix(inputs, labels, stack(some_draws(none, 4)), 3, 2)
+    found, targets = mix(inputs, labels, collate_augmentation(some_params(none, 4)), 3, 2)
     assert torch.equal(found, inputs)
     assert torch.equal(targets, torch.eye(3)[labels])
 
 
 def test_targets_weigh_the_two_losses():
     logits, labels = torch.randn(2, 5), torch.tensor([3, 1])
-    draws = stack([Draw(False, (), Mixing(weight)) for weight in (0.7, 0.9)])
-    _, targets = mix(torch.zeros(2, 3, 1, 4, 4), labels, draws, 5, 2)
+    params = collate_augmentation(
+        [AugmentationParams(False, (), MixParams(weight)) for weight in (0.7, 0.9)]
+    )
+    _, targets = mix(torch.zeros(2, 3, 1, 4, 4), labels, params, 5, 2)
     own, other = (cross_entropy(logits, of, reduction="none") for of in (labels, labels.flip(0)))
     weight = torch.tensor([0.7, 0.9])
     expected = (weight * own + (1 - weight) * other).mean()
@@ -427,7 +454,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, override: str, message: 
 def test_everything_is_off_unless_asked_for(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(yaml.safe_dump({"output": "o", "data": {"index": "i.csv"}}))
-    assert draw(rng(0), load_config(config).data.train).changes == ()
+    assert sample_augmentation(rng(0), load_config(config).data.train).operations == ()
     on = load_config(config, ["data.train.rand_augment={}", "data.train.color.hue=0.1"]).data.train
     assert on.rand_augment == RandAugmentConfig(operations=2, magnitude=9)
     assert on.color == ColorConfig(hue=0.1)
@@ -439,14 +466,14 @@ def test_everything_is_off_unless_asked_for(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gives_what_the_cpu_gives():
     clips = moving_picture(len(REFERENCE))
-    draws = stack([only(change) for change in REFERENCE])
-    here, there = augment(clips, draws), augment(clips.cuda(), draws)
+    params = collate_augmentation([only(change) for change in REFERENCE])
+    here, there = augment(clips, params), augment(clips.cuda(), params)
     assert there.is_cuda
     assert (here.short() - there.cpu().short()).abs().max() <= 1
 
     inputs, labels = torch.randn(24, 3, 2, 20, 30), torch.arange(24)
-    draws = stack(some_draws(ALL, 24))
-    here = mix(inputs, labels, draws, 24, 4)
-    there = mix(inputs.cuda(), labels.cuda(), draws, 24, 4)
+    params = collate_augmentation(some_params(ALL, 24))
+    here = mix(inputs, labels, params, 24, 4)
+    there = mix(inputs.cuda(), labels.cuda(), params, 24, 4)
     for one, other in zip(here, there, strict=True):
         torch.testing.assert_close(one, other.cpu(), rtol=0, atol=1e-6)

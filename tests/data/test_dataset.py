@@ -40,12 +40,12 @@ def index(toy) -> ClipIndex:
 def test_a_clip_is_a_function_of_its_place(index, config):
     clips = TrainClips(index, config, seed=1)
     place = Place(sampling.TRAIN, 2, 5, 17)
-    clip, draw, label, replaced, row, numbers = clips.sample(place, WATCH)
+    clip, augmentation, label, replaced, row, numbers = clips.sample(place, WATCH)
     assert clip.shape == (4, 3, 32, 32) and clip.dtype == torch.uint8
     assert label == index[17].label and replaced == [] and row == 17
     assert np.diff(numbers).tolist() == [3, 3, 3]
     again = TrainClips(index, config, seed=1).sample(place, WATCH)
-    assert torch.equal(again[0], clip) and again[1] == draw
+    assert torch.equal(again[0], clip) and again[1] == augmentation
     for other in (place._replace(epoch=3), place._replace(position=6), place._replace(stream=2)):
         assert not torch.equal(clips.sample(other, WATCH)[0], clip)
 
@@ -54,7 +54,7 @@ def test_flips_are_drawn_for_half_of_the_clips_and_can_be_switched_off(index, co
     def flips(config):
         clips = TrainClips(index, config, seed=0)
         return [
-            clips.sample(Place(sampling.TRAIN, 0, position, 0), WATCH).draw.flip
+            clips.sample(Place(sampling.TRAIN, 0, position, 0), WATCH).augmentation.flip
             for position in range(40)
         ]
 
@@ -73,7 +73,7 @@ def test_the_number_of_workers_changes_nothing(index, config, workers):
     assert len(alone) == len(shared) == 12
     for one, other in zip(alone, shared, strict=True):
         assert torch.equal(one.clips, other.clips) and torch.equal(
-            one.draws.flips, other.draws.flips
+            one.augmentation.flips, other.augmentation.flips
         )
         assert torch.equal(one.labels, other.labels)
 

@@ -61,7 +61,7 @@ def equal(found, expected):
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one.clips, other.clips) and torch.equal(
-            one.draws.flips, other.draws.flips
+            one.augmentation.flips, other.augmentation.flips
         )
         assert torch.equal(one.labels, other.labels)
         assert [name for name, _ in one.unreadable] == [name for name, _ in other.unreadable]
