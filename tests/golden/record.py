@@ -1,4 +1,4 @@
-"""Record golden values: losses, weights and predictions of tiny runs, to be reproduced by later code.
+"""Record golden values: losses, weights and predictions of tiny runs, for later code to reproduce.
 
 `python -m tests.golden.record` writes `recorded/expected.json`; do so only where a change of
 numbers is meant, and say why in the commit.
