@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from snvideo.data.toy import make_toy_kinetics
 
@@ -19,14 +20,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a toy Kinetics of 48 training and 16 test videos, with its index."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one for all of them
+        base = base.parent
+    folder = base / "toy"
+    with FileLock(base / "toy.lock"):
+        if not (folder / "index.csv").exists():
+            _make_toy(folder)
+    return folder
+
+
+def _make_toy(folder: Path) -> None:
     from snvideo.data.indexing import sources
     from snvideo.data.indexing.build import build
 
-    folder = tmp_path_factory.mktemp("toy")
     make_toy_kinetics(folder, train=48, val=16, difficulty="easy", seed=0, workers=2)
     listing = sources.kinetics([folder / "train.csv", folder / "val.csv"], folder)
     build(listing, folder, folder / "index.csv", workers=2)
-    return folder
 
 
 @pytest.fixture(scope="session")
