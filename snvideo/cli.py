@@ -152,22 +152,29 @@ def predict(
     workers: Annotated[int, typer.Option(min=1, help="Processes that read videos.")] = _WORKERS,
     batch: Annotated[int, typer.Option(min=1, help="Views (clips x crops) in one pass.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
-    limit: Annotated[
-        float, typer.Option(min=1, max=300, help="Seconds before a stuck video is given up.")
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout", "--limit", min=1, max=300, help="Seconds before a stuck video is given up."
+        ),
     ] = 60.0,
     out: Annotated[Path | None, typer.Option(help="A .csv or .json to write, too.")] = None,
-    strips: Annotated[
-        Path | None, typer.Option(help="Folder for a picture of each video and its answer.")
+    contact_sheets: Annotated[
+        Path | None,
+        typer.Option(
+            "--contact-sheets", "--strips", help="Folder for frames and prediction of each video."
+        ),
     ] = None,
 ) -> None:
     """Say what videos show: the most probable classes of each, averaged over clips and crops."""
     from snvideo.data.files import find_videos
-    from snvideo.engine.predictor import predict
-    from snvideo.report.predictions import check_out, show, write
+    from snvideo.engine.predict import predict
+    from snvideo.report.predictions import ContactSheets, check_out, show, write
 
     found = find_videos(videos)
     if out is not None:
         check_out(out)
+    sheets = None if contact_sheets is None else ContactSheets(contact_sheets)
     predictions = predict(
         found,
         weights,
@@ -177,10 +184,10 @@ def predict(
         workers=workers,
         batch=batch,
         device=device,
-        limit=limit,
-        strips=strips,
+        timeout=timeout,
+        keep_frames=sheets is not None,
     )
-    shown = show(predictions, len(found))
+    shown = show(predictions, len(found), sheets)
     if out is not None:
         write(out, shown)
     if not all(prediction.classes for prediction in shown):

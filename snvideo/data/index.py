@@ -13,7 +13,7 @@ import mmap
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, compress, islice
 from multiprocessing import reduction
 from operator import itemgetter
@@ -113,14 +113,13 @@ class ClipIndex:
     table, paths in one string of bytes, and a `Video` exists only while somebody looks at it.
     """
 
-    def __init__(self, path: Path, root: Path, split: str, labels: list[str]) -> None:
-        """Reads the CSV file; `load` is the way in."""
+    def __init__(self, root: Path, split: str, labels: list[str], reader: "_Reader") -> None:
+        """Takes what a reader has read; `load` and `from_rows` are the ways in."""
         self.root = root
         """Absolute folder that the paths start from."""
         self.split = split
         self.labels = labels
         """Label names in the order of their ids, of all splits."""
-        reader = _Reader(path, split, labels)
         self._shared = (reader.paths, reader.ends, reader.table)
         self._map()
         self.hash = reader.digest.hexdigest()
@@ -161,7 +160,22 @@ class ClipIndex:
             raise SnvideoError(
                 f"index {path}: no video folder at {root}: set data.root to where the videos are"
             )
-        return cls(path, root, split, labels)
+        reader = _Reader(path, split, labels)
+        reader.read()
+        return cls(root, split, labels, reader)
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[IndexRow], labels: list[str], root: Path) -> "ClipIndex":
+        """An index of usable rows of one split in memory, without files.
+
+        Args:
+            rows: at least one.
+            labels: label names in the order of their ids.
+            root: absolute folder that relative paths start from.
+        """
+        reader = _Reader(Path("index"), rows[0].split, labels)
+        reader.add(COLUMNS, [["" if v is None else str(v) for v in row] for row in rows])
+        return cls(root, rows[0].split, labels, reader)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -258,7 +272,7 @@ def _attach(descriptor: Any, size: int) -> SharedBytes:
 
 
 class _Reader:
-    """One pass over the CSV file, a chunk of rows at a time, into shared memory."""
+    """One pass over the rows of an index, a chunk of rows at a time, into shared memory."""
 
     def __init__(self, path: Path, split: str, labels: list[str]) -> None:
         self.paths, self.table, self.ends = SharedBytes(), SharedBytes(), SharedBytes()
@@ -267,20 +281,31 @@ class _Reader:
         self.digest = hashlib.sha256(json.dumps(labels).encode())
         self._path, self._split, self._labels = path, split, labels
         self._counts: Counter[tuple[str, str]] = Counter()
+
+    def read(self) -> None:
+        """Reads the CSV file.
+
+        Raises:
+            SnvideoError: if it is malformed, or nothing of the split is usable.
+        """
+        path = self._path
         try:
             with path.open(newline="", encoding="utf-8-sig", errors=_CODING[1]) as file:
                 rows = csv.reader(file)
-                self._column = self._columns(next(rows, []))
-                line = 2
-                while chunk := list(islice(rows, _CHUNK)):
-                    self._take(chunk, line)
-                    line += len(chunk)
+                self.add(next(rows, []), rows)
         except csv.Error as error:
             raise SnvideoError(f"index {path}: not a CSV file: {error}: build it again") from None
         if not self.table.size:
             raise SnvideoError(self._why_empty())
 
-    def _columns(self, header: list[str]) -> dict[str, int]:
+    def add(self, header: Sequence[str], rows: Iterable[list[str]]) -> None:
+        """Adds rows of text, whose columns the header names."""
+        self._column, rows, line = self._columns(header), iter(rows), 2
+        while chunk := list(islice(rows, _CHUNK)):
+            self._take(chunk, line)
+            line += len(chunk)
+
+    def _columns(self, header: Sequence[str]) -> dict[str, int]:
         missing = [name for name in COLUMNS if name not in header]
         if missing:
             raise SnvideoError(

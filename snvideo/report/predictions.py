@@ -1,4 +1,4 @@
-"""Predictions for people and programs: on a terminal, through a pipe, as CSV and as JSON."""
+"""Predictions for people and programs: on a terminal, through a pipe, as CSV, JSON and PNG."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from snvideo.atomic import write_atomic
 from snvideo.engine.predictor import Prediction
 from snvideo.errors import SnvideoError
+from snvideo.report.console import progress
+from snvideo.report.strip import strip
 from snvideo.text import shorten
 
 COLUMNS = ("video", "rank", "class", "probability", "reason", "remark")
@@ -25,46 +26,48 @@ _BAR = 20
 """Characters of a probability of 1."""
 
 
-def show(predictions: Iterable[Prediction], total: int) -> list[Prediction]:
-    """Print predictions as they come, with progress if somebody is looking; then how it went.
+def show(
+    predictions: Iterable[Prediction], total: int, sheets: ContactSheets | None = None
+) -> list[Prediction]:
+    """Print predictions as they come, with a progress bar on a terminal, and then their number.
 
-    Answers go to the standard output: a table for eyes on a terminal, else lines of tab-separated
+    Predictions go to the standard output: a table on a terminal, else lines of tab-separated
     values. All else goes to the standard error.
 
     Args:
         predictions: as `predict` yields them.
-        total: how many there will be.
+        total: their number.
+        sheets: where to write contact sheets, too.
 
     Returns:
-        all of them.
+        all of them, without their frames.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names are of any script, terminals are not
     on_terminal, begun = sys.stdout.isatty(), time.monotonic()
     console = Console(stderr=not on_terminal, highlight=False)
-    columns = (
-        TextColumn("predicting"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     hidden = total < 2 or not console.is_terminal
     shown: list[Prediction] = []
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("", total=total)
+    with progress(console, transient=True, disable=hidden) as update:
+        update("predicting", 0, total)
         for prediction in predictions:
-            shown.append(prediction)
+            if sheets is not None and prediction.frames is not None:
+                sheets.write(prediction)
+            shown.append(prediction._replace(frames=None))  # which would fill the memory
             if on_terminal:
-                console.print(for_eyes(prediction), soft_wrap=True)
+                console.print(as_text(prediction), soft_wrap=True)
             else:
-                print(*for_programs(prediction), sep="\n", flush=True)
-            progress.advance(task)
-    print(_summary(shown, time.monotonic() - begun), file=sys.stderr)
+                print(*as_lines(prediction), sep="\n", flush=True)
+            update("predicting", len(shown), total)
+    lost = sum(not prediction.classes for prediction in shown)
+    unread = f", {lost} could not be read" if lost else ""
+    plural, seconds = "s" if len(shown) != 1 else "", time.monotonic() - begun
+    print(f"{len(shown)} video{plural} in {seconds:.1f} s{unread}", file=sys.stderr)
     return shown
 
 
-def for_eyes(prediction: Prediction) -> Text:
-    """A video's name, and beneath it a line a class with a bar."""
+def as_text(prediction: Prediction) -> Text:
+    """A video's name, and a line with a bar for each class."""
     text = Text(_line(str(prediction.video)), "bold")
     if prediction.remark:
         text.append(f"  ({prediction.remark})", "not bold yellow")
@@ -81,8 +84,11 @@ def for_eyes(prediction: Prediction) -> Text:
     return text.append("\n")
 
 
-def for_programs(prediction: Prediction) -> list[str]:
-    """A line a class: video, rank from 1, probability, class; or the video and why it has none."""
+def as_lines(prediction: Prediction) -> list[str]:
+    """Tab-separated values, a line for each class: video, rank from 1, probability, class.
+
+    A video that could not be read has one line: video, reason.
+    """
     name = _line(str(prediction.video))
     if not prediction.classes:
         return [f"{name}\tunreadable: {_line(prediction.reason)}"]
@@ -93,8 +99,50 @@ def for_programs(prediction: Prediction) -> list[str]:
     ]
 
 
+def _line(text: str) -> str:
+    """Text in one line, without unprintable characters."""
+    return shorten(text, len(text) + 1)
+
+
+class ContactSheets:
+    """A directory of PNGs named after their videos: frames and prediction of each.
+
+    Raises:
+        SnvideoError: if the directory cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._taken: set[str] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SnvideoError(f"{folder}: cannot be made: {error.strerror}") from None
+
+    def write(self, prediction: Prediction) -> None:
+        """Write the contact sheet of a prediction that holds frames.
+
+        Raises:
+            SnvideoError: if it cannot be written.
+        """
+        stem = name = shorten(prediction.video.name, 50)  # at most 200 bytes in any script
+        number = 1
+        while name in self._taken:
+            number += 1
+            name = f"{stem} ({number})"
+        self._taken.add(name)
+        assert prediction.frames is not None
+        video, classes, probabilities, *_ = prediction
+        content = strip(*prediction.frames, str(video), classes, probabilities)
+        path = self._folder / f"{name}.png"
+        try:
+            write_atomic(path, content)
+        except OSError as error:
+            raise SnvideoError(f"{path}: cannot be written: {error.strerror}") from None
+
+
 def check_out(path: Path) -> None:
-    """Find out before the work whether its results can be written.
+    """Check, before the work, that its results can be written.
 
     Raises:
         SnvideoError: if the name is of another kind, or the place cannot be written to.
@@ -126,7 +174,7 @@ def _csv(predictions: Iterable[Prediction]) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for video, classes, probabilities, reason, remark in predictions:
+    for video, classes, probabilities, reason, remark, _ in predictions:
         if not classes:
             writer.writerow((video, "", "", "", reason, remark))
         for rank, (label, probability) in enumerate(zip(classes, probabilities, strict=True), 1):
@@ -145,18 +193,6 @@ def _json(predictions: Iterable[Prediction]) -> str:
             "reason": reason,
             "remark": remark,
         }
-        for video, classes, probabilities, reason, remark in predictions
+        for video, classes, probabilities, reason, remark, _ in predictions
     ]
     return json.dumps(values, indent=1) + "\n"  # ASCII: names may be bytes that are no UTF-8
-
-
-def _line(text: str) -> str:
-    """Text in one line, without what cannot be printed."""
-    return shorten(text, len(text) + 1)
-
-
-def _summary(shown: list[Prediction], seconds: float) -> str:
-    lost = sum(not prediction.classes for prediction in shown)
-    unread = f", {lost} could not be read" if lost else ""
-    plural = "s" if len(shown) != 1 else ""
-    return f"{len(shown)} video{plural} in {seconds:.1f} s{unread}"

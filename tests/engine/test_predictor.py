@@ -19,11 +19,12 @@ from snvideo.data.index import ClipIndex
 from snvideo.data.quarantine import Quarantine
 from snvideo.engine.distributed import Processes
 from snvideo.engine.evaluator import evaluate_views
-from snvideo.engine.predictor import Prediction, predict
+from snvideo.engine.predict import predict
+from snvideo.engine.predictor import Prediction
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import About, Preprocessing, load_model, strides, write_weights
 from snvideo.models.registry import build_model
-from snvideo.report.predictions import check_out, for_eyes, for_programs, write
+from snvideo.report.predictions import ContactSheets, as_lines, as_text, check_out, write
 from snvideo.report.strip import strip
 from tests.data.faults import sabotage
 from tests.data.videos import write_video
@@ -126,7 +127,7 @@ def test_odd_files_cost_themselves_alone(toy, tmp_path, weights, monkeypatch):
     monkeypatch.setattr(dataset, "decode", dataset.decode)  # put back afterwards
     sabotage(fates, tmp_path)
 
-    answers = list(predict([*given, good], weights, limit=2, **QUICK))
+    answers = list(predict([*given, good], weights, timeout=2, **QUICK))
     assert [answer.video for answer in answers] == [*given, good]
     reasons = {answer.video.name: answer.reason for answer in answers if not answer.classes}
     assert reasons == {
@@ -153,10 +154,11 @@ def test_what_is_not_told_from_the_videos_is_refused(toy, weights):
         ({"workers": 0}, "workers is 0"),
         ({"device": "tpu"}, "no device 'tpu'"),
         ({"device": f"cuda:{torch.cuda.device_count()}"}, "GPUs were found"),
-        ({"strips": videos[0]}, "cannot be made"),
     ):
         with pytest.raises(SnvideoError, match=message):
             next(predict(videos, weights, **more))
+    with pytest.raises(SnvideoError, match="cannot be made"):
+        ContactSheets(videos[0])
 
 
 def test_videos_are_found(toy, tmp_path, monkeypatch):
@@ -195,10 +197,10 @@ def test_the_command(toy, tmp_path, weights):
     shutil.copy(one, twin)
     (tmp_path / "empty.mp4").touch()
     options = ["--weights", str(weights), "--clips", "2", "--crops", "1", "--top", "2"]
-    strips = ["--strips", str(tmp_path / "strips")]
+    sheets = ["--contact-sheets", str(tmp_path / "sheets")]
     good = [*map(str, (one, two, twin)), *options]
 
-    done = CliRunner().invoke(app, ["predict", *good, *strips, "--out", str(tmp_path / "a.csv")])
+    done = CliRunner().invoke(app, ["predict", *good, *sheets, "--out", str(tmp_path / "a.csv")])
     assert done.exit_code == 0, done.output
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -210,7 +212,7 @@ def test_the_command(toy, tmp_path, weights):
         assert line == [row["video"], row["rank"], line[2], row["class"]]
         assert abs(float(line[2]) - float(row["probability"])) < 1e-4
     names = [f"{one.name}.png", f"{two.name}.png", f"{one.name} (2).png"]
-    assert sorted(path.name for path in (tmp_path / "strips").iterdir()) == sorted(names)
+    assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == sorted(names)
 
     bad = ["predict", *good, str(tmp_path / "empty.mp4"), "--out", str(tmp_path / "b.json")]
     done = CliRunner().invoke(app, bad)
@@ -231,15 +233,15 @@ ODD = Prediction(Path(os.fsdecode(b"a\xff\n\t[b].mp4")), ("x\ty", "z"), (0.75, 0
 
 def test_odd_names_are_one_line_on_paper_and_themselves_in_files(tmp_path):
     lost = Prediction(Path("é.mp4"), reason="empty file")
-    assert for_programs(ODD) == [
+    assert as_lines(ODD) == [
         "a\ufffd  [b].mp4\t1\t0.7500\tx y",
         "a\ufffd  [b].mp4\t2\t0.2500\tz",
     ]
-    name, first, second, end = for_eyes(ODD).plain.split("\n")
+    name, first, second, end = as_text(ODD).plain.split("\n")
     assert (name, end) == ("a\ufffd  [b].mp4  (odd)", "")
     assert first == f"   75.0 %  {15 * '━'}{5 * '─'}  x y"
     assert second == f"   25.0 %  {5 * '━'}{15 * '─'}  z"
-    assert for_eyes(lost).plain == "é.mp4\n  empty file\n"
+    assert as_text(lost).plain == "é.mp4\n  empty file\n"
 
     write(tmp_path / "a.csv", [ODD, lost])
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from snvideo.atomic import write_atomic
 from snvideo.data.index import COLUMNS, STATUSES, IndexRow, read_rows
-from snvideo.data.indexing.listing import Listing, Row
-from snvideo.data.indexing.probe import Check, Probe
+from snvideo.data.indexing.listing import Listing
+from snvideo.data.indexing.probe import Check, index_row
 from snvideo.data.indexing.probe_pool import probe_all
 from snvideo.errors import SnvideoError
 
@@ -81,10 +81,19 @@ def build(
             if not done:
                 writer.writerow(COLUMNS)
             for number, (row, found) in enumerate(zip(left, probes, strict=True), done + 1):
-                joined = _join(row, found, listing.labels)
-                writer.writerow(joined)
+                entry = index_row(
+                    found,
+                    row.path,
+                    label=row.label,
+                    label_name=listing.labels[row.label],
+                    split=row.split,
+                    start=row.start,
+                    end=row.end,
+                    note=row.note,
+                )
+                writer.writerow(entry)
                 table.flush()
-                tally.add(joined)
+                tally.add(entry)
                 report(number)
         summary = tally.summary()
         if not summary.total("ok"):
@@ -160,29 +169,6 @@ def _taken_up(part: Path, listing: Listing) -> _Tally:
         part.unlink()
         return _Tally(listing.skipped)
     return tally
-
-
-def _join(row: Row, found: Probe, labels: list[str]) -> IndexRow:
-    return IndexRow(
-        path=row.path,
-        label=row.label,
-        label_name=labels[row.label],
-        split=row.split,
-        start=row.start,
-        end=row.end,
-        first_frame=found.first_frame,
-        frames=found.frames,
-        fps=round(found.fps, 4),
-        width=found.width,
-        height=found.height,
-        rotation=found.rotation,
-        seconds=round(found.seconds, 3),
-        bytes=found.bytes,
-        seekable=int(found.seekable),
-        decoder=found.decoder,
-        status=found.status,
-        reason="; ".join(filter(None, (row.note, found.reason))),
-    )
 
 
 def _portable(root: Path, folder: Path) -> str:

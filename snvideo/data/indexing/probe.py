@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from snvideo.data.decoding.pyav import open_video
+from snvideo.data.index import IndexRow
 from snvideo.data.indexing.packets import Track, Unusable
 
 Check = Literal["header", "packets", "decode"]
@@ -68,6 +69,25 @@ class Probe(NamedTuple):
     """`ok`, `missing` or `broken`."""
     reason: str = ""
     """Why it is not ok, or what is odd about it; a few words, the same for all like cases."""
+
+
+def index_row(
+    found: Probe,
+    path: str,
+    *,
+    label: int = 0,
+    label_name: str = "",
+    split: str = "",
+    start: float | None = None,
+    end: float | None = None,
+    note: str = "",
+) -> IndexRow:
+    """The row of a probed file, rounded as in every index: the frames of a clip depend on it."""
+    reason = "; ".join(filter(None, (note, found.reason)))
+    fps, seconds = round(found.fps, 4), round(found.seconds, 3)
+    rounded = found._replace(fps=fps, seconds=seconds, reason=reason)
+    row = IndexRow(path, label, label_name, split, start, end, *rounded)
+    return row._replace(seekable=int(found.seekable))
 
 
 def probe(path: Path, check: Check) -> Probe:
