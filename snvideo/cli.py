@@ -109,12 +109,13 @@ def evaluate(
 def compare(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run norms x batch geometries x seeds and put them side by side. Repeats nothing finished."""
     from snvideo.config import load_config
+    from snvideo.report.study_report import write_report
     from snvideo.study.compare import compare
 
     loaded = load_config(config, overrides or ())
     if loaded.study is None:
         raise SnvideoError(f"{config} has no 'study' section: add study.batches to compare runs")
-    rows = compare(loaded.run(), loaded.study)
+    rows = compare(loaded.run(), loaded.study, write_report)
     if any(row["status"] != "finished" for row in rows):
         raise typer.Exit(1)
 
@@ -124,7 +125,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a study.", show_default=False)],
 ) -> None:
     """Redraw a study's tables, figures and report.html from its runs."""
-    from snvideo.report.study import write_report
+    from snvideo.report.study_report import write_report
 
     typer.echo(f"report: {write_report(folder)}")
 
@@ -275,9 +276,10 @@ def models(
     classes: Annotated[int, typer.Option(min=1, help="Classes to tell apart.")] = 400,
 ) -> None:
     """List the backbones: the view of a video that each was published with, size and cost."""
-    from snvideo.models.listing import listed, show
+    from snvideo.models.listing import list_costs
+    from snvideo.report.models import show_models
 
-    show(listed(names or (), norm, classes))
+    show_models(list_costs(names or (), norm, classes))
 
 
 def main() -> NoReturn:

@@ -10,7 +10,7 @@ from snvideo.engine.optim import learning_rate, lr_factor
 from snvideo.engine.run_dir import differences
 from snvideo.errors import SnvideoError
 from snvideo.models import BACKBONES
-from snvideo.study.grid import cells
+from snvideo.study.config import cells
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

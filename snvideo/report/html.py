@@ -1,4 +1,4 @@
-"""The parts of an HTML page that needs no other file. Every value is escaped here."""
+"""Parts of an HTML page that needs no other file. Every value is escaped here."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -9,15 +9,17 @@ _STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: #fff; color: #1a1a1a;
-       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+       overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0 1rem; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; break-after: avoid; }
+.answer { font-size: 1.1rem; margin: .6rem 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0; }
 dt { color: #555; }
-dd { margin: 0; overflow-wrap: anywhere; }
+dd { margin: 0; }
 .note, figcaption { color: #555; font-size: .9rem; margin: .3rem 0; }
 .warnings { border-left: .3rem solid #D55E00; background: #fdf3ec; padding: .5rem 1rem;
-            margin: 1.2rem 0; overflow-wrap: anywhere; }
+            margin: 1.2rem 0; }
 .warnings ul { margin: .2rem 0; padding-left: 1.1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
@@ -25,8 +27,20 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
          white-space: nowrap; }
 th { color: #555; font-weight: 600; }
 figure { margin: 1.2rem 0; }
-img { display: block; width: 100%; height: auto; }
+img { display: block; width: 100%; min-width: 34rem; height: auto; }
 footer { margin-top: 2.5rem; color: #555; font-size: .85rem; }
+@media (max-width: 34rem) {
+  dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .4rem; }
+}
+@media print {
+  body { max-width: none; padding: 0; font-size: 10pt; }
+  .wide { overflow: visible; }
+  img { min-width: 0; }
+  table { font-size: 7.5pt; }
+  th, td { white-space: normal; padding-right: .4rem; }
+  figure, tr, .warnings { break-inside: avoid; }
+}
 """
 
 
@@ -55,21 +69,22 @@ def heading(text: str) -> str:
     return f"<h2>{escape(text)}</h2>"
 
 
-def note(text: str) -> str:
-    """A sentence in small print."""
-    return f'<p class="note">{escape(text)}</p>'
+def paragraph(text: str, kind: str = "note") -> str:
+    """A paragraph of the kind `note` (small print) or `answer`."""
+    return f'<p class="{kind}">{escape(text)}</p>'
 
 
-def pairs(values: dict[str, str]) -> str:
+def definitions(values: dict[str, str]) -> str:
     """Names and values, one below the other."""
     lines = (f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in values.items())
     return f"<dl>{''.join(lines)}</dl>"
 
 
-def warning_box(lines: Sequence[str]) -> str:
-    """A box of warnings."""
+def warning_box(title: str, lines: Sequence[str]) -> str:
+    """A box of warnings; nothing if there are none."""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<div class="warnings"><strong>Read with care</strong><ul>{items}</ul></div>'
+    box = f'<div class="warnings"><strong>{escape(title)}</strong><ul>{items}</ul></div>'
+    return box if lines else ""
 
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -79,13 +94,13 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in row)}</tr>" for row in rows
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide">{table}</div>'
+    return f'<div class="wide" tabindex="0">{table}</div>'
 
 
-def image(path: Path, caption: str) -> str:
-    """A PNG file, held inside the page, with its caption."""
+def image(path: Path, caption: str, alt: str) -> str:
+    """A PNG file, held inside the page, with its caption and alternative text."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure><div class="wide" tabindex="0"><img src="data:image/png;base64,{data}" '
+        f'alt="{escape(alt)}"></div><figcaption>{escape(caption)}</figcaption></figure>'
     )

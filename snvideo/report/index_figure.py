@@ -20,13 +20,6 @@ STATUS_COLOURS = dict(zip(STATUSES, (BLUE, ORANGE, VERMILLION), strict=True))
 
 _NAMED = 40
 """More classes than this get no names on the axis."""
-STYLE = {
-    "font.size": 10,
-    "text.parse_math": False,  # names may hold dollars
-    "figure.constrained_layout.h_pad": 0.1,
-    "figure.constrained_layout.w_pad": 0.15,
-}
-"""Beside that of all figures."""
 
 
 def draw_classes(axes: Axes, names: Sequence[str], counts: np.ndarray) -> None:
@@ -114,6 +107,7 @@ def draw_splits(axes: Axes, counts: Mapping[str, Sequence[int]]) -> None:
         axes.barh(place, share, 0.6, base, color=STATUS_COLOURS[status])
         base += share
     axes.set_title("status by split")
+    axes.grid(False)
     axes.set_yticks(place, [f"{shorten(name, 16)}\n{sum(n):,}" for name, n in counts.items()])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -123,6 +117,7 @@ def draw_splits(axes: Axes, counts: Mapping[str, Sequence[int]]) -> None:
 def draw_reasons(axes: Axes, reasons: Sequence[tuple[str, str, int]]) -> None:
     """A bar for each (status, reason, videos), in the status's colour."""
     axes.set_title("reasons, and remarks on usable videos")
+    axes.grid(False)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     numbers = [number for *_, number in reasons]

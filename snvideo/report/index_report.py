@@ -12,7 +12,6 @@ from rich.text import Text
 from snvideo.data.index import STATUSES
 from snvideo.data.indexing.summary import IndexSummary
 from snvideo.report.index_figure import (
-    STYLE,
     draw_classes,
     draw_durations,
     draw_reasons,
@@ -175,7 +174,7 @@ def index_png(summary: IndexSummary, most: int = 5) -> bytes:
     shown = [True, summary.usable > 0, True, bool(reasons)]
     heights = list(compress(heights, shown))
     videos = sum(summary.counts.values())
-    with styled(STYLE):
+    with styled():
         figure = Figure(figsize=(9, 0.4 + sum(heights)), layout="constrained")
         found = f"{summary.usable:,} of {videos.sum():,} videos usable"
         title = f"{shorten(str(summary.path), 60)}: {found}"

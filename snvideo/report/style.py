@@ -1,47 +1,71 @@
-"""How all figures look, and how they become PNG files."""
+"""Style of all figures, and their PNG files."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 # Okabe & Ito, "Color Universal Design", 2008: colours that a colour-blind reader can tell apart
 BLUE, ORANGE, VERMILLION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
 PALE, MUTED = "#BFDCEC", "#555555"
-DPI = 160
+NORM_COLOURS = {
+    "sn": VERMILLION,
+    "bn": BLUE,
+    "gn": GREEN,
+    "in": "#CC79A7",
+    "ln": ORANGE,
+    "syncsn": "#F0E442",
+    "syncbn": "#56B4E9",
+    "frozen_bn": "#000000",
+}
+NORM_MARKERS = dict(zip(NORM_COLOURS, "os^Dv*PX", strict=True))
+LINE_STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
-_RC = {
+_SETTINGS = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
+    "text.parse_math": False,  # names may hold dollars
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
     "grid.color": "#DDDDDD",
     "legend.frameon": False,
-    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.constrained_layout.w_pad": 0.1,
 }
 
 
 @contextmanager
-def styled(more: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Within, figures are made and saved in this style, whatever the user's own settings say.
-
-    Args:
-        more: further settings of matplotlib, or other values for some.
-    """
+def styled() -> Iterator[None]:
+    """Within, figures are made and saved in this style, whatever the user's own settings are."""
     with matplotlib.rc_context():
         matplotlib.rcParams.update(matplotlib.rcParamsDefault)
-        matplotlib.rcParams.update({**_RC, **(more or {})})
+        matplotlib.rcParams.update(_SETTINGS)
         yield
 
 
+def new_figure(height: float, title: str) -> Figure:
+    """An empty figure, 9 inches wide and `height` inches high, with a title."""
+    figure = Figure(figsize=(9, height), layout="constrained")
+    FigureCanvasAgg(figure)  # off screen, and unknown to pyplot
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return figure
+
+
 def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
+    """A figure as the content of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    figure.savefig(buffer, format="png", dpi=160)
     return buffer.getvalue()
+
+
+def norm_colour(norm: str) -> str:
+    """The colour of a norm, the same in every figure."""
+    return NORM_COLOURS.get(norm, "#777777")

@@ -1,1 +1,1 @@
-"""Many runs side by side: the grid, its table, its pictures and its report."""
+"""Studies: grids of runs, their comparability, and summaries over seeds."""

@@ -1,4 +1,4 @@
-"""What keeps runs from being compared: they differ in more than norm, geometry and seed."""
+"""Comparability of runs: differences in more than norm, batch geometry and seed."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable
@@ -7,17 +7,17 @@ from typing import Any
 from snvideo.engine.geometry import uses_batch_statistics
 from snvideo.engine.results import Results
 from snvideo.engine.run_dir import differences
-from snvideo.study.runs import Geometry, Run, by_cell, finished
+from snvideo.study.runs import Geometry, StudyRun, by_cell, finished
 
 _EXPECTED = ("seed", "model.norm.name", "batch.", "data.index")
 """Config keys in which runs may differ; whether the index is the same, its hash says."""
 
 
-def warnings(runs: list[Run]) -> list[str]:
+def comparison_warnings(runs: list[StudyRun]) -> list[str]:
     """One line for every reason to doubt the comparison: unequal conditions and missing results."""
 
-    def unequal(what: str, value: Callable[[Results], Hashable]) -> list[str]:
-        return _unequal(what, {run.name: value(results) for run, results in finished(runs)})
+    def unequal(name: str, value: Callable[[Results], Hashable]) -> list[str]:
+        return _unequal(name, {run.name: value(results) for run, results in finished(runs)})
 
     found = [
         *unequal("index hash", lambda results: results.index_hash[:12]),
@@ -26,66 +26,60 @@ def warnings(runs: list[Run]) -> list[str]:
         *unequal("test videos", lambda results: results.videos),
         *unequal("precision", lambda results: results.amp),
         *unequal("views", lambda results: f"{results.views.clips} x {results.views.crops}"),
+        *_statistics(runs),
     ]
-    found += _statistics(runs)
-    for key in _unexpected(runs):
-        found += _unequal(key, {run.name: shown(run.config, key) for run in runs})
-    found += _twice(runs) + _seeds(runs)
-    found += [f"{run.name}: {run.status}" for run in runs if run.results is None]
-    return found
+    # Config keys that decide results and are not the subject of the study
+    keys = {key for run in runs for key in differences(runs[0].config, run.config)}
+    for key in sorted(key for key in keys if not key.startswith(_EXPECTED)):
+        found += _unequal(key, {run.name: config_text(run.config, key) for run in runs})
+    found += _duplicates(runs) + _unequal_seeds(runs)
+    return found + [f"{run.name}: {run.status}" for run in runs if run.results is None]
 
 
-def config_differences(runs: list[Run]) -> dict[str, dict[str, str]]:
+def config_differences(runs: list[StudyRun]) -> dict[str, dict[str, str]]:
     """Config keys in which runs differ -> the value in each run, by its name."""
     keys = sorted({key for run in runs for key in run.config} - {"output"})
-    table = {key: {run.name: shown(run.config, key) for run in runs} for key in keys}
+    table = {key: {run.name: config_text(run.config, key) for run in runs} for key in keys}
     return {key: values for key, values in table.items() if len(set(values.values())) > 1}
 
 
-def averages_statistics(run: Run) -> bool:
-    """Whether the evaluation of a run has batch statistics to average."""
+def averages_statistics(run: StudyRun) -> bool:
+    """True if a run's evaluation uses averaged batch statistics."""
     return uses_batch_statistics(run.norm, run.clips_per_gpu)
 
 
 def statistics_text(results: Results) -> str:
-    """How the evaluation's batch statistics came about, as in `average of 200 batches`."""
+    """The origin of the evaluation's batch statistics, as in `average of 200 batches`."""
     if results.statistics is None or results.statistics.batches == 0:
         return "moving averages"
     return f"{results.statistics.kind} of {results.statistics.batches} batches"
 
 
-def _unexpected(runs: list[Run]) -> list[str]:
-    """Config keys that decide results, are not the subject of the study, and yet differ."""
-    keys = {key for run in runs for key in differences(runs[0].config, run.config)}
-    return sorted(key for key in keys if not key.startswith(_EXPECTED))
-
-
-def shown(config: dict[str, Any], key: str) -> str:
+def config_text(config: dict[str, Any], key: str) -> str:
     """A value of a flat config as text."""
     return str(config[key]) if key in config else "absent"
 
 
-def _unequal(what: str, values: dict[str, Hashable]) -> list[str]:
-    """A line that says which runs have which value; none if all have the same."""
-    names: dict[Hashable, list[str]] = defaultdict(list)
-    for name, value in values.items():
-        names[value].append(name)
-    if len(names) < 2:
+def _unequal(name: str, values: dict[str, Hashable]) -> list[str]:
+    """A line with the runs of each value; none if all runs have the same."""
+    runs_of: dict[Hashable, list[str]] = defaultdict(list)
+    for run, value in values.items():
+        runs_of[value].append(run)
+    if len(runs_of) < 2:
         return []
     parts = [
         f"{value} in {', '.join(group) if len(group) <= 3 else f'{len(group)} runs'}"
-        for value, group in sorted(names.items(), key=lambda item: -len(item[1]))
+        for value, group in sorted(runs_of.items(), key=lambda item: -len(item[1]))
     ]
-    return [f"not comparable: runs differ in {what} ({'; '.join(parts)})"]
+    return [f"not comparable: runs differ in {name} ({'; '.join(parts)})"]
 
 
-def _statistics(runs: list[Run]) -> list[str]:
+def _statistics(runs: list[StudyRun]) -> list[str]:
     """The kind must be the same everywhere; the number of batches, inside a geometry.
 
     At most one epoch is passed, and an epoch has more groups when the groups are small.
     """
-    users = [(run, results) for run, results in finished(runs) if averages_statistics(run)]
-    texts = [(run, statistics_text(results)) for run, results in users]
+    texts = [(run, statistics_text(res)) for run, res in finished(runs) if averages_statistics(run)]
     found = _unequal("statistics", {run.name: text.split(" of ")[0] for run, text in texts})
     if found:
         return found
@@ -95,7 +89,7 @@ def _statistics(runs: list[Run]) -> list[str]:
     return found
 
 
-def _twice(runs: list[Run]) -> list[str]:
+def _duplicates(runs: list[StudyRun]) -> list[str]:
     """Runs that are one and the same experiment, and would be counted as two seeds."""
     found = []
     for geometry, norm, group in by_cell(run for run, _ in finished(runs)):
@@ -110,8 +104,8 @@ def _twice(runs: list[Run]) -> list[str]:
     return found
 
 
-def _seeds(runs: list[Run]) -> list[str]:
-    """A geometry in which the finished runs of one norm have other seeds than those of another."""
+def _unequal_seeds(runs: list[StudyRun]) -> list[str]:
+    """Geometries in which the finished runs of one norm have other seeds than another's."""
     seeds: dict[Geometry, dict[str, list[int]]] = defaultdict(dict)
     for geometry, norm, group in by_cell(run for run, _ in finished(runs)):
         seeds[geometry][norm] = sorted({run.seed for run in group})

@@ -1,7 +1,14 @@
-"""Running a study: every cell of its grid that is not finished, one after the other."""
+"""Run a study: every cell of its grid that is not finished, one after the other."""
 
 import logging
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 
 import yaml
 
@@ -10,30 +17,55 @@ from snvideo.engine.config import RunConfig
 from snvideo.engine.results import read_results
 from snvideo.engine.run_dir import PREEMPTED, differences, flatten
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
-from snvideo.report.study import write_report
-from snvideo.report.study_table import Row, rows
-from snvideo.study.comparability import shown
-from snvideo.study.config import StudyConfig
-from snvideo.study.grid import Cell, cells
-from snvideo.study.launch import command, launch, sigterm_exits
+from snvideo.study.comparability import config_text
+from snvideo.study.config import Cell, StudyConfig, cells
 from snvideo.study.runs import CELL_FILE, FAILURE_FILE, read_runs
+from snvideo.study.summary import Row, comparison_rows
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds that a run is given to end by itself before it is killed: torchrun gives its workers 30,
+and they outlive it if it is killed first."""
 
 Launch = Callable[[list[str]], int]
 """Runs a command line to its end and returns its exit status."""
 
 
-def compare(config: RunConfig, study: StudyConfig, launch: Launch = launch) -> list[Row]:
-    """Run what is missing of a study and put it all side by side.
+def launch(arguments: list[str]) -> int:
+    """Run a command to its end, with its output on this terminal, and return its exit status.
+
+    Whatever stops this process (KeyboardInterrupt, SystemExit) stops the command first.
+    """
+    child = subprocess.Popen(arguments)
+    try:
+        return child.wait()
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(PATIENCE)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
+                child.kill()  # a second interrupt cuts its time short
+                child.wait()
+
+
+def compare(
+    config: RunConfig,
+    study: StudyConfig,
+    report: Callable[[Path], Path],
+    launch: Launch = launch,
+) -> list[Row]:
+    """Run all that is missing of a study.
 
     Finished runs are not repeated and begun ones go on from their checkpoint, so the same call
     continues a study that was interrupted. A run that fails is noted in the table, and the others
-    go on; the next call tries it again. Tables, figures and report are rewritten after every run.
+    go on; the next call tries it again.
 
     Args:
-        config: what all runs have in common; its `output` is the folder of the study.
+        config: common to all runs; its `output` is the folder of the study.
         study: the grid.
+        report: writes the report of that folder and returns its path; called after every run.
         launch: starts a run and waits for it.
 
     Returns:
@@ -46,22 +78,22 @@ def compare(config: RunConfig, study: StudyConfig, launch: Launch = launch) -> l
     grid = cells(config, study)
     for cell in grid:
         _check(cell)
-    report = None
+    path = None
     with sigterm_exits():
         for number, cell in enumerate(grid, 1):
             if _run(cell, f"[{number}/{len(grid)}] {cell}", study.processes, launch):
-                report = write_report(config.output)
-    report = report or write_report(config.output)
-    table = {row["run"]: row for row in rows(read_runs(config.output))}
-    result = [table[cell.name] for cell in grid]
-    done = sum(row["status"] == "finished" for row in result)
+                path = report(config.output)
+    path = path or report(config.output)
+    table = {row["run"]: row for row in comparison_rows(read_runs(config.output))}
+    rows = [table[cell.name] for cell in grid]
+    done = sum(row["status"] == "finished" for row in rows)
     failed = len(grid) - done
-    log.info("%d of %d runs finished, %d failed; report: %s", done, len(grid), failed, report)
-    return result
+    log.info("%d of %d runs finished, %d failed; report: %s", done, len(grid), failed, path)
+    return rows
 
 
 def _check(cell: Cell) -> None:
-    """See that a cell's folder holds nothing, or a run of the same config."""
+    """Raise if a cell's folder holds a run of another config."""
     file = cell.folder / "config.yaml"
     if not file.exists():
         return
@@ -70,9 +102,10 @@ def _check(cell: Cell) -> None:
     except (yaml.YAMLError, AttributeError) as error:
         raise SnvideoError(f"{file} is not a config: delete {cell.folder}") from error
     new = flatten(cell.config.model_dump(mode="json"))
-    changed = differences(old, new)
-    if changed:
-        keys = ", ".join(f"{k}: {shown(old, k)} there, {shown(new, k)} now" for k in changed)
+    if changed := differences(old, new):
+        keys = ", ".join(
+            f"{key}: {config_text(old, key)} there, {config_text(new, key)} now" for key in changed
+        )
         raise SnvideoError(
             f"{cell.folder} holds a run of another config ({keys}): "
             "take the change back, delete that folder, or choose another output"
@@ -92,7 +125,7 @@ def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
     write_atomic(config_file, yaml.safe_dump(cell.config.model_dump(mode="json")))
     log.info("%s: running in %s", label, cell.folder)
     try:
-        code = launch(command(config_file, processes))
+        code = launch(_train_command(config_file, processes))
     except (KeyboardInterrupt, SystemExit):
         log.warning("%s: stopped; the same command goes on from here", label)
         raise
@@ -108,3 +141,30 @@ def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
         write_atomic(failure, status + "\n")
         log.error("%s: %s", label, status)
     return True
+
+
+def _train_command(config_file: Path, processes: int) -> list[str]:
+    """The command line that trains a config, or goes on with it where it stopped."""
+    train = ["-m", "snvideo", "train", str(config_file)]
+    if processes == 1:
+        return [sys.executable, *train]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *torchrun, *train]
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """Within, SIGTERM raises SystemExit(75), so that `finally` blocks are run: the study goes on
+    with the same command."""
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+        yield
+        return
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        sys.exit(TEMPORARY_FAILURE)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

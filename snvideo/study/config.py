@@ -1,11 +1,16 @@
-"""Configuration of a study: the grid of runs that is put side by side."""
+"""Configuration of a study, and the grid of runs that it stands for."""
 
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from snvideo.base_config import Section
-from snvideo.engine.config import BatchConfig
+from snvideo.engine.config import BatchConfig, RunConfig
+from snvideo.errors import SnvideoError
+from snvideo.models.config import WeightsConfig
 from snvideo.norm import NORMS
 
 
@@ -19,3 +24,63 @@ class StudyConfig(Section):
     """`model.weights.source` of norms that cannot start from the same weights as the others."""
     processes: PositiveInt = 1
     """Processes that share each run (more than one goes through torchrun)."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    name: str
+    """The name of the run's folder, as in `sn_2x8_seed0`."""
+    norm: str
+    gpus: int
+    clips_per_gpu: int
+    seed: int
+    config: RunConfig
+    """The study's run config with this norm, geometry and seed, writing to the run's own folder."""
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self.config.output
+
+    def __str__(self) -> str:
+        return f"{self.norm} ({self.gpus}, {self.clips_per_gpu}) seed {self.seed}"
+
+
+def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
+    """All runs of a study, which differ in norm, batch geometry, seed and output alone, and in the
+    starting weights of norms that have sources of their own.
+
+    The order is seed by seed: a study that is cut short has whole comparisons for its first seeds.
+
+    Args:
+        config: common to all runs; its `output` is the folder of the study.
+        study: the differences.
+
+    Raises:
+        SnvideoError: if the study names a run twice.
+    """
+    grid = [
+        _cell(config, norm, batch, seed, study.sources.get(norm))
+        for seed, batch, norm in product(study.seeds, study.batches, study.norms)
+    ]
+    names = [cell.name for cell in grid]
+    for name in names:
+        if names.count(name) > 1:
+            raise SnvideoError(
+                f"the study asks for {name} twice: name every norm, batch geometry and seed once"
+            )
+    return grid
+
+
+def _cell(config: RunConfig, norm: str, batch: BatchConfig, seed: int, source: str | None) -> Cell:
+    name = f"{norm}_{batch.gpus}x{batch.clips_per_gpu}_seed{seed}"
+    model = config.model
+    model = model.model_copy(update={"norm": model.norm.model_copy(update={"name": norm})})
+    if source is not None:
+        weights = model.weights or WeightsConfig(source=source)
+        model = model.model_copy(update={"weights": weights.model_copy(update={"source": source})})
+    changes = {"model": model, "batch": batch, "seed": seed, "output": config.output / name}
+    config = config.model_copy(update=changes)
+    return Cell(name, norm, batch.gpus, batch.clips_per_gpu, seed, config)

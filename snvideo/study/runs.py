@@ -1,4 +1,4 @@
-"""Reading run folders: what was trained, what came of it, and how it got there."""
+"""Runs of a study as they are read from their directories."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from snvideo.errors import SnvideoError
 CELL_FILE = "cell.yaml"
 """The config that a study hands to a run; the run's own copy is config.yaml."""
 FAILURE_FILE = "failure.txt"
-"""What became of a run that a study saw fail, in the words of the table's status column."""
+"""The status of a run that failed, as in the table's status column."""
 
 
 NORM_ORDER = ("sn", "bn", "gn", "in", "ln", "syncsn", "syncbn", "frozen_bn")
@@ -26,8 +26,8 @@ Geometry = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run folder."""
+class StudyRun:
+    """One run directory."""
 
     folder: Path
     norm: str
@@ -40,7 +40,7 @@ class Run:
     results: Results | None
     """None until the run is finished."""
     status: str
-    """`finished`, `unfinished`, or what went wrong, as in `failed (exit 1)`."""
+    """`finished`, `unfinished`, or the failure, as in `failed (exit 1)`."""
 
     @property
     def name(self) -> str:
@@ -53,33 +53,25 @@ class Run:
         return self.gpus, self.clips_per_gpu
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """The lines of metrics.jsonl by kind, in the order of their steps."""
-
-    train: list[dict[str, float]]
-    validate: list[dict[str, float]]
-
-
-def finished(runs: list[Run]) -> list[tuple[Run, Results]]:
+def finished(runs: list[StudyRun]) -> list[tuple[StudyRun, Results]]:
     """The runs that have results, with them."""
     return [(run, run.results) for run in runs if run.results is not None]
 
 
-def norms_of(runs: Iterable[Run]) -> list[str]:
+def norms_of(runs: Iterable[StudyRun]) -> list[str]:
     """The norms of some runs, in the order in which they are shown."""
     names = {run.norm for run in runs}
     return [n for n in NORM_ORDER if n in names] + sorted(names - set(NORM_ORDER))
 
 
-def geometries_of(runs: Iterable[Run]) -> list[Geometry]:
+def geometries_of(runs: Iterable[StudyRun]) -> list[Geometry]:
     """The batch geometries of some runs, fewest clips per GPU first."""
     return sorted({run.geometry for run in runs}, key=lambda geometry: geometry[::-1])
 
 
-def by_cell(runs: Iterable[Run]) -> Iterator[tuple[Geometry, str, list[Run]]]:
+def by_cell(runs: Iterable[StudyRun]) -> Iterator[tuple[Geometry, str, list[StudyRun]]]:
     """Geometry, norm and the runs of both, which differ in nothing but their seed."""
-    groups: dict[tuple[Geometry, str], list[Run]] = {}
+    groups: dict[tuple[Geometry, str], list[StudyRun]] = {}
     for run in runs:
         groups.setdefault((run.geometry, run.norm), []).append(run)
     everything = [run for group in groups.values() for run in group]
@@ -89,8 +81,8 @@ def by_cell(runs: Iterable[Run]) -> Iterator[tuple[Geometry, str, list[Run]]]:
                 yield geometry, norm, groups[geometry, norm]
 
 
-def read_runs(folder: Path) -> list[Run]:
-    """The runs in a study's folder (or the one run that the folder is), smallest groups first.
+def read_runs(folder: Path) -> list[StudyRun]:
+    """Read the runs in a study's folder (or the one run that the folder is), smallest groups first.
 
     Raises:
         SnvideoError: if a file of a run cannot be read as what it should be.
@@ -100,7 +92,7 @@ def read_runs(folder: Path) -> list[Run]:
     return sorted(runs, key=lambda run: (run.clips_per_gpu, run.gpus, run.norm, run.seed))
 
 
-def _read_run(folder: Path) -> Run | None:
+def _read_run(folder: Path) -> StudyRun | None:
     """The run in a folder; None if there is none."""
     file = next((f for f in (folder / "config.yaml", folder / CELL_FILE) if f.exists()), None)
     if file is None:
@@ -112,50 +104,41 @@ def _read_run(folder: Path) -> Run | None:
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise SnvideoError(f"{file}: not the config of a run; move this folder away") from error
     results = read_results(folder)
-    status = "finished" if results else _unfinished(folder)
+    status = "finished" if results else _status(folder)
     environment = _environment(folder)
-    return Run(folder, norm, gpus, clips, seed, config, environment, results, status)
+    return StudyRun(folder, norm, gpus, clips, seed, config, environment, results, status)
 
 
-def _unfinished(folder: Path) -> str:
+def _status(folder: Path) -> str:
     failure = folder / FAILURE_FILE
     return failure.read_text(encoding="utf-8").strip() if failure.exists() else "unfinished"
 
 
 def _environment(folder: Path) -> dict[str, Any]:
-    """What is known of the machine; nothing if the run did not get so far as to write it."""
+    """environment.json without its sessions; nothing if the run did not get so far."""
     try:
         found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     if not isinstance(found, dict):
         return {}
-    found.pop("sessions", None)  # when and where a run went on is its own story
-    return flatten(found)
+    return flatten({key: value for key, value in found.items() if key != "sessions"})
 
 
-def read_metrics(folder: Path) -> Metrics:
-    """The metrics of a run; empty if there are none.
+def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lines of metrics.jsonl by kind (`train`, `validate`), in the order of their steps.
 
     A run that was resumed repeats the steps after its checkpoint: the later line counts.
     """
-    by_step: dict[tuple[str, int], dict[str, float]] = {}
-    for line in _metric_lines(folder / "metrics.jsonl"):
-        by_step[line["kind"], line["step"]] = line
-    ordered = [by_step[key] for key in sorted(by_step)]
-    return Metrics(
-        [line for line in ordered if line["kind"] == "train"],
-        [line for line in ordered if line["kind"] == "validate"],
-    )
-
-
-def _metric_lines(file: Path) -> Iterator[dict[str, Any]]:
-    if not file.exists():
-        return
-    for text in file.read_text(encoding="utf-8").splitlines():
+    file = folder / "metrics.jsonl"
+    by_step: dict[tuple[str, int], dict[str, Any]] = {}
+    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
             line = json.loads(text)
-        except ValueError:
+            by_step[line["kind"], line["step"]] = line
+        except (ValueError, KeyError, TypeError):
             continue  # the last line of a run that was killed while writing
-        if isinstance(line, dict) and "kind" in line and "step" in line:
-            yield line
+    lines: dict[str, list[dict[str, Any]]] = {"train": [], "validate": []}
+    for kind, step in sorted(by_step):
+        lines.setdefault(kind, []).append(by_step[kind, step])
+    return lines

@@ -1,15 +1,137 @@
-"""Means over seeds, differences paired by seed, and how sure they are."""
+"""Summary of a study: rows of runs, means over seeds, and differences paired by seed."""
 
+import csv
+import io
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import NamedTuple
 
-from snvideo.study.interval import Interval, student
-from snvideo.study.runs import Run, by_cell, finished
+from scipy.special import stdtrit
+
+from snvideo.engine.results import Results
+from snvideo.study.comparability import averages_statistics, statistics_text
+from snvideo.study.runs import Geometry, StudyRun, by_cell, finished, norms_of
 
 ACCURACIES = ("video_top1", "video_top5", "clip_top1", "clip_top5")
+LEVEL = 0.95
+
+Row = dict[str, str | int | float | None]
+"""A line of comparison.csv; accuracies are fractions, None where a run has no result."""
+
+COLUMNS = (
+    "norm", "gpus", "clips_per_gpu", "total_batch", "seed",
+    "clip_top1", "clip_top5", "video_top1", "video_top5", "train_seconds",
+    "replaced_samples", "failed_videos", "statistics", "index_hash", "status", "run",
+)  # fmt: skip
+
+
+def comparison_rows(runs: list[StudyRun]) -> list[Row]:
+    """One row for every run."""
+    rows = []
+    for run in runs:
+        row: Row = dict.fromkeys(COLUMNS)
+        row |= {name: getattr(run, name) for name in ("norm", "gpus", "clips_per_gpu", "seed")}
+        row |= {"total_batch": run.gpus * run.clips_per_gpu, "status": run.status, "run": run.name}
+        if run.results is not None:
+            same = (*ACCURACIES, "train_seconds", "replaced_samples", "failed_videos", "index_hash")
+            row |= {name: getattr(run.results, name) for name in same}
+            row["statistics"] = statistics_text(run.results) if averages_statistics(run) else "none"
+        rows.append(row)
+    return rows
+
+
+def comparison_csv(runs: list[StudyRun]) -> str:
+    """The rows as CSV, with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(comparison_rows(runs))
+    return text.getvalue()
 
 
 @dataclass(frozen=True)
-class Table:
+class Interval:
+    """A mean of n values and its 95 % confidence interval, mean - half to mean + half."""
+
+    mean: float
+    half: float | None
+    """Half the width of the interval; None for a single value, which has none."""
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True if the mean is further from zero than the interval reaches."""
+        return self.half is not None and abs(self.mean) > self.half
+
+    def percent(self, signed: bool = False) -> str:
+        """A fraction and its interval in percent, as in `64.0 ± 2.1`."""
+        mean = f"{100 * self.mean:{'+' if signed else ''}.1f}"
+        return mean if self.half is None else f"{mean} ± {100 * self.half:.1f}"
+
+
+def confidence_interval(values: Sequence[float]) -> Interval:
+    """Mean and 95 % confidence interval by Student's t: half = t(0.975, n - 1) s / sqrt(n).
+
+    Raises:
+        ValueError: for no values at all.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("an interval needs at least one value")
+    if n == 1:
+        return Interval(values[0], None, 1)
+    quantile = float(stdtrit(n - 1, (1 + LEVEL) / 2))
+    return Interval(fmean(values), quantile * stdev(values) / math.sqrt(n), n)
+
+
+def chance(results: Results) -> float:
+    """Top-1 accuracy of guessing, as a fraction."""
+    return 1 / len(results.classes)
+
+
+class PairedDifference(NamedTuple):
+    """Video top-1 of the reference norm minus that of another norm, paired by seed."""
+
+    geometry: Geometry
+    reference: str
+    norm: str
+    interval: Interval
+
+    @property
+    def reading(self) -> str:
+        """The difference in words; none that lies inside its interval is called one."""
+        if self.interval.half is None:
+            return "one seed: no interval can be given"
+        if not self.interval.excludes_zero:
+            return "inside its interval: no difference shown"
+        return f"{self.reference.upper()} {'higher' if self.interval.mean > 0 else 'lower'}"
+
+
+def paired_differences(runs: list[StudyRun]) -> list[PairedDifference]:
+    """SN (without it, the first norm) minus each other norm, for every geometry."""
+    done = finished(runs)
+    reference = next(iter(norms_of(run for run, _ in done)), "sn")
+    top1 = {
+        (run.geometry, run.seed): results.video_top1
+        for run, results in done
+        if run.norm == reference
+    }
+    found = []
+    for geometry, norm, group in by_cell(runs):
+        pairs = [
+            top1[geometry, run.seed] - results.video_top1
+            for run, results in finished(group)
+            if (geometry, run.seed) in top1
+        ]
+        if norm != reference and pairs:
+            found.append(PairedDifference(geometry, reference, norm, confidence_interval(pairs)))
+    return found
+
+
+@dataclass(frozen=True)
+class SummaryTable:
     """A table of texts, to be written as Markdown or HTML."""
 
     title: str
@@ -18,24 +140,27 @@ class Table:
     rows: list[tuple[str, ...]]
 
 
-def tables(runs: list[Run]) -> list[Table]:
-    """The tables of a study that have anything to say."""
-    return [table for table in (accuracies(runs), differences(runs)) if table.rows]
+def summary_tables(runs: list[StudyRun]) -> list[SummaryTable]:
+    """The tables of a study that have rows: accuracies, and differences between norms."""
+    return [table for table in (accuracy_table(runs), difference_table(runs)) if table.rows]
 
 
-def accuracies(runs: list[Run]) -> Table:
+def accuracy_table(runs: list[StudyRun]) -> SummaryTable:
     """Accuracies per geometry and norm: mean over seeds with its interval."""
     lines = []
     for geometry, norm, group in by_cell(runs):
         done = [results for _, results in finished(group)]
         values = ["-"] * len(ACCURACIES)
         if done:
-            values = [percent(student([getattr(r, name) for r in done])) for name in ACCURACIES]
+            values = [
+                confidence_interval([getattr(results, name) for results in done]).percent()
+                for name in ACCURACIES
+            ]
         seeds = f"n = {len(done)}" + (f" of {len(group)}" if len(done) < len(group) else "")
         total_batch = str(geometry[0] * geometry[1])
         lines.append((str(geometry), total_batch, norm.upper(), *values, seeds))
     columns = (name.replace("_top", " top-") for name in ACCURACIES)
-    return Table(
+    return SummaryTable(
         "Accuracy",
         "In percent: mean over seeds ± 95 % confidence interval (Student t). "
         "With n = 1, one seed, no interval can be given.",
@@ -44,43 +169,22 @@ def accuracies(runs: list[Run]) -> Table:
     )
 
 
-def differences(runs: list[Run]) -> Table:
-    """SN minus each other norm in video top-1, per geometry, paired by seed."""
-    sn = {
-        (run.geometry, run.seed): results.video_top1
-        for run, results in finished(runs)
-        if run.norm == "sn"
-    }
-    lines = []
-    for geometry, norm, group in by_cell(runs):
-        pairs = [
-            sn[geometry, run.seed] - results.video_top1
-            for run, results in finished(group)
-            if (geometry, run.seed) in sn
-        ]
-        if norm != "sn" and pairs:
-            gap = student(pairs)
-            values = (percent(gap, signed=True), f"n = {gap.n}", reading(gap))
-            lines.append((str(geometry), f"SN - {norm.upper()}", *values))
-    return Table(
-        "SN against the others",
+def difference_table(runs: list[StudyRun]) -> SummaryTable:
+    """Paired differences in video top-1 per geometry, with their reading."""
+    found = paired_differences(runs)
+    return SummaryTable(
+        f"{found[0].reference.upper() if found else 'SN'} against the others",
         "Difference in video top-1 in percentage points, paired by seed: mean ± 95 % confidence "
         "interval (Student t). A difference inside its interval is not called one.",
         ("(gpus, clips)", "difference", "video top-1", "seeds", "reading"),
-        lines,
+        [
+            (
+                str(one.geometry),
+                f"{one.reference.upper()} - {one.norm.upper()}",
+                one.interval.percent(signed=True),
+                f"n = {one.interval.n}",
+                one.reading,
+            )
+            for one in found
+        ],
     )
-
-
-def percent(interval: Interval, signed: bool = False) -> str:
-    """A fraction and its interval in percent, as in `64.0 ± 2.1`."""
-    mean = f"{100 * interval.mean:{'+' if signed else ''}.1f}"
-    return mean if interval.half is None else f"{mean} ± {100 * interval.half:.1f}"
-
-
-def reading(difference: Interval) -> str:
-    """What a difference SN minus another norm says, in words."""
-    if difference.half is None:
-        return "one seed: no interval can be given"
-    if not difference.excludes_zero:
-        return "inside its interval: no difference shown"
-    return "SN higher" if difference.mean > 0 else "SN lower"

@@ -1,4 +1,4 @@
-"""The table of backbones holds what is counted on them."""
+"""The table of backbones holds their sizes and costs."""
 
 import pytest
 
@@ -6,11 +6,11 @@ from snvideo.cli import app
 from snvideo.errors import SnvideoError
 from snvideo.models import BACKBONES, build_model
 from snvideo.models.cost import count_parameters, multiply_adds
-from snvideo.models.listing import listed
+from snvideo.models.listing import list_costs
 
 
 def test_a_row_is_what_a_real_network_has():
-    (row,) = listed(["i3d_tiny"], "sn", 7)
+    (row,) = list_costs(["i3d_tiny"], "sn", 7)
     model = build_model("i3d_tiny", 7, "sn")
     assert row.backbone is BACKBONES["i3d_tiny"]
     assert row.parameters == count_parameters(model)
@@ -18,21 +18,21 @@ def test_a_row_is_what_a_real_network_has():
 
 
 def test_all_are_listed_in_their_order_one_after_the_other():
-    rows = listed()
+    rows = list_costs()
     assert next(rows).name == next(iter(BACKBONES))
-    assert [row.name for row in listed(("x3d_xs", "c2d_tiny"))] == ["x3d_xs", "c2d_tiny"]
+    assert [row.name for row in list_costs(("x3d_xs", "c2d_tiny"))] == ["x3d_xs", "c2d_tiny"]
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         ((["i3d_tiny", "i3d"],), "unknown model 'i3d': expected one of c2d_r50_8x8"),
         ((["i3d_tiny"], "batch"), "unknown norm 'batch': expected one of sn, bn"),
     ],
 )
-def test_what_is_unknown_is_said_before_anything_is_counted(arguments, said):
-    with pytest.raises(SnvideoError, match=said):
-        listed(*arguments)
+def test_unknown_names_are_refused_before_anything_is_counted(arguments, message):
+    with pytest.raises(SnvideoError, match=message):
+        list_costs(*arguments)
 
 
 def test_the_command_prints_a_table(capsys):

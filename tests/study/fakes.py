@@ -1,4 +1,4 @@
-"""Run folders as the engine leaves them, without a network or a video."""
+"""Run directories as the engine writes them, without a network or a video."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,7 @@ from typing import Any
 import yaml
 
 from snvideo.engine.config import RunConfig
-from snvideo.study.config import StudyConfig
-from snvideo.study.grid import Cell
+from snvideo.study.config import Cell, StudyConfig
 
 CLASSES = ["growing", "shrinking", "rising", "falling"]
 

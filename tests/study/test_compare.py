@@ -1,8 +1,12 @@
-"""Which runs of a study are run, repeated, refused and reported; the child is a stub."""
+"""Runs of a study are started, repeated, refused and reported, with a stub for the child."""
 
 import csv
 import logging
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +15,11 @@ import yaml
 from snvideo.config import load_config
 from snvideo.engine.config import RunConfig
 from snvideo.errors import PreemptedError, SnvideoError
-from snvideo.study.compare import compare
-from snvideo.study.grid import Cell, cells
+from snvideo.study import compare as module
+from snvideo.study.compare import compare, launch, sigterm_exits
+from snvideo.study.config import Cell, cells
+from snvideo.study.runs import read_runs
+from snvideo.study.summary import comparison_csv
 from tests.study.fakes import run_config, study_config, write_begun, write_finished
 
 
@@ -48,6 +55,13 @@ class Child:
         return Path(next(word for word in command if word.endswith("cell.yaml")))
 
 
+def write_table(folder: Path) -> Path:
+    """The report of these tests."""
+    file = folder / "comparison.csv"
+    file.write_text(comparison_csv(read_runs(folder)))
+    return file
+
+
 def _table(folder: Path) -> dict[str, dict[str, str]]:
     with (folder / "comparison.csv").open() as file:
         return {row["run"]: row for row in csv.DictReader(file)}
@@ -55,7 +69,7 @@ def _table(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_every_cell_is_run_with_its_own_config(tmp_path: Path):
     child = Child()
-    rows = compare(run_config(tmp_path), study_config(norms=("sn", "bn")), child)
+    rows = compare(run_config(tmp_path), study_config(norms=("sn", "bn")), write_table, child)
     assert child.names == ["sn_2x8_seed0", "bn_2x8_seed0"]
     folder = tmp_path / "bn_2x8_seed0"
     expected = [sys.executable, "-m", "snvideo", "train", str(folder / "cell.yaml")]
@@ -66,20 +80,22 @@ def test_every_cell_is_run_with_its_own_config(tmp_path: Path):
         ("sn", "finished", 0.5),
         ("bn", "finished", 0.5),
     ]
-    assert (tmp_path / "report.html").exists()
 
 
 def test_the_command_line_reads_the_cell_as_it_was_meant(tmp_path: Path):
     config, study = run_config(tmp_path), study_config(norms=("sn",))
-    compare(config, study, Child())
+    compare(config, study, write_table, Child())
     cell = cells(config, study)[0]
     assert load_config(cell.folder / "cell.yaml").run() == cell.config
 
 
 def test_processes_go_through_torchrun(tmp_path: Path):
     child = Child()
-    compare(run_config(tmp_path), study_config(norms=("sn",), processes=2), child)
-    assert "torch.distributed.run" in child.commands[0]
+    compare(run_config(tmp_path), study_config(norms=("sn",), processes=2), write_table, child)
+    words = child.commands[0]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert words[1:6] == torchrun
+    assert words[6:] == ["-m", "snvideo", "train", str(tmp_path / "sn_2x8_seed0" / "cell.yaml")]
 
 
 def test_a_finished_run_is_skipped_and_its_result_told(
@@ -89,7 +105,7 @@ def test_a_finished_run_is_skipped_and_its_result_told(
     write_finished(cells(config, study)[1], 0.41)
     child = Child()
     with caplog.at_level(logging.INFO):
-        compare(config, study, child)
+        compare(config, study, write_table, child)
     assert child.names == ["sn_2x8_seed0"]
     assert "[2/2] bn (2, 8) seed 0: already finished, video top-1 0.41" in caplog.messages
 
@@ -98,7 +114,7 @@ def test_a_begun_run_is_resumed(tmp_path: Path):
     config, study = run_config(tmp_path), study_config(norms=("sn",))
     write_begun(cells(config, study)[0])
     child = Child()
-    compare(config, study, child)
+    compare(config, study, write_table, child)
     assert child.names == ["sn_2x8_seed0"]
 
 
@@ -109,7 +125,7 @@ def test_another_config_is_refused_before_anything_runs(tmp_path: Path, write):
     child = Child()
     changed = run_config(tmp_path, optim={"epochs": 12, "warmup_epochs": 1})
     with pytest.raises(SnvideoError, match=r"optim\.epochs: 8 there, 12 now") as caught:
-        compare(changed, study, child)
+        compare(changed, study, write_table, child)
     message = str(caught.value)
     assert "bn_2x8_seed0" in message and "warmup" not in message and "\n" not in message
     assert child.commands == []
@@ -120,26 +136,27 @@ def test_a_study_that_has_moved_is_the_same_study(tmp_path: Path):
     write_finished(cells(run_config(tmp_path / "old"), study)[0])
     (tmp_path / "old").rename(tmp_path / "new")
     child = Child()
-    compare(run_config(tmp_path / "new"), study, child)
+    compare(run_config(tmp_path / "new"), study, write_table, child)
     assert child.commands == []
 
 
 def test_a_failed_run_is_noted_and_the_others_go_on(tmp_path: Path):
     config, study = run_config(tmp_path), study_config()
-    rows = compare(config, study, Child(failing=("bn_2x8_seed0",)))
+    rows = compare(config, study, write_table, Child(failing=("bn_2x8_seed0",)))
     assert [row["status"] for row in rows] == ["finished", "failed (exit 3)", "finished"]
     assert rows[1]["video_top1"] is None
     assert _table(tmp_path)["bn_2x8_seed0"]["status"] == "failed (exit 3)"
-    assert "bn_2x8_seed0: failed (exit 3)" in (tmp_path / "comparison.md").read_text()
 
     again = Child()
-    rows = compare(config, study, again)
+    rows = compare(config, study, write_table, again)
     assert again.names == ["bn_2x8_seed0"]
     assert [row["status"] for row in rows] == ["finished"] * 3
 
 
 def test_a_child_that_ends_well_without_results_has_failed(tmp_path: Path):
-    rows = compare(run_config(tmp_path), study_config(norms=("sn",)), lambda command: 0)
+    rows = compare(
+        run_config(tmp_path), study_config(norms=("sn",)), write_table, lambda command: 0
+    )
     assert rows[0]["status"] == "failed (no results)"
 
 
@@ -152,7 +169,7 @@ def test_a_run_that_is_asked_to_stop_stops_the_study_and_has_not_failed(tmp_path
         return 75
 
     with pytest.raises(PreemptedError):
-        compare(run_config(tmp_path), study, preempted)
+        compare(run_config(tmp_path), study, write_table, preempted)
     assert len(called) == 1
 
     def under_torchrun(command: list[str]) -> int:  # which answers 1 whatever a worker's code
@@ -161,7 +178,7 @@ def test_a_run_that_is_asked_to_stop_stops_the_study_and_has_not_failed(tmp_path
         return 1
 
     with pytest.raises(PreemptedError):
-        compare(run_config(tmp_path), study, under_torchrun)
+        compare(run_config(tmp_path), study, write_table, under_torchrun)
     assert len(called) == 2
     assert not list(tmp_path.rglob("failure*"))
 
@@ -169,11 +186,60 @@ def test_a_run_that_is_asked_to_stop_stops_the_study_and_has_not_failed(tmp_path
 def test_an_interrupted_study_keeps_its_table_and_repeats_nothing(tmp_path: Path):
     config, study = run_config(tmp_path), study_config()
     with pytest.raises(KeyboardInterrupt):
-        compare(config, study, Child(stop_at="bn_2x8_seed0"))
+        compare(config, study, write_table, Child(stop_at="bn_2x8_seed0"))
     assert list(_table(tmp_path)) == ["sn_2x8_seed0"]
-    assert (tmp_path / "report.html").exists()
 
     again = Child()
-    compare(config, study, again)
+    compare(config, study, write_table, again)
     assert again.names == ["bn_2x8_seed0", "gn_2x8_seed0"]
     assert len(_table(tmp_path)) == 3
+
+
+def test_exit_status_is_returned():
+    assert launch([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+
+
+def _stop_after_start(marker: Path, signum: int) -> None:
+    while not marker.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signum)
+
+
+_CHILD = """
+import os, pathlib, signal, sys, time
+if sys.argv[2] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+path = pathlib.Path(sys.argv[1])
+path.with_suffix(".part").write_text(str(os.getpid()))
+path.with_suffix(".part").rename(path)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("signum", "error", "mode"),
+    [
+        (signal.SIGINT, KeyboardInterrupt, "polite"),
+        (signal.SIGTERM, SystemExit, "polite"),
+        (signal.SIGTERM, SystemExit, "stubborn"),
+    ],
+)
+def test_being_stopped_ends_the_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, error: type, mode: str
+):
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    marker = tmp_path / "pid"
+    stopper = threading.Thread(target=_stop_after_start, args=(marker, signum))
+    stopper.start()
+    with pytest.raises(error), sigterm_exits():
+        launch([sys.executable, "-c", _CHILD, str(marker), mode])
+    stopper.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(marker.read_text()), 0)
+
+
+def test_sigterm_handler_is_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with sigterm_exits():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -6,7 +6,7 @@ import pytest
 
 from snvideo.engine.run_dir import flatten
 from snvideo.errors import SnvideoError
-from snvideo.study.grid import cells
+from snvideo.study.config import cells
 from tests.study.fakes import run_config, study_config
 
 

@@ -1,42 +1,47 @@
-"""Accuracy against the number of clips on a GPU."""
+"""Figure of video accuracy against batch geometry."""
 
-from matplotlib.axes import Axes
+import math
+
 from matplotlib.figure import Figure
 
-from snvideo.report.figures.style import MARKERS, colour, new_figure
-from snvideo.report.study_table import chance
-from snvideo.report.style import MUTED
-from snvideo.study.interval import Interval, student
-from snvideo.study.runs import Geometry, Run, by_cell, finished, geometries_of, norms_of
-
-_LABEL_GAP = 5.0
-"""Least distance of two labels on the accuracy axis, in percentage points."""
+from snvideo.report.style import MUTED, NORM_MARKERS, new_figure, norm_colour
+from snvideo.study.runs import Geometry, StudyRun, by_cell, finished, geometries_of, norms_of
+from snvideo.study.summary import chance, confidence_interval
 
 
-def accuracy(runs: list[Run]) -> Figure | None:
+def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     """Video top-1 against clips per GPU: one line a norm, intervals over seeds, chance."""
-    done = finished(runs)
+    done = [run for run, _ in finished(runs)]
     if not done:
         return None
     figure = new_figure(4.6, "Video top-1 accuracy by norm and batch geometry")
     axes = figure.add_subplot()
-    places = _places(geometries_of(run for run, _ in done))
+    places = _places(geometries_of(done))
     means = {
-        (norm, geometry): student([results.video_top1 for _, results in finished(group)])
-        for geometry, norm, group in by_cell(run for run, _ in done)
+        (norm, geometry): confidence_interval([res.video_top1 for _, res in finished(group)])
+        for geometry, norm, group in by_cell(done)
     }
-    norms = norms_of(run for run, _ in done)
-    ends, most = {}, (len(norms) - 1) / 2
+    norms, texts = norms_of(done), []
     for number, norm in enumerate(norms):
-        shift = 2 ** (0.05 * (number - most))  # so that no bar hides another
-        line = [(places[g] * shift, means[norm, g]) for g in places if (norm, g) in means]
-        _line(axes, norm, line)
-        ends[norm] = 100 * line[-1][1].mean
-    _labels(axes, max(places.values()) * 2 ** (0.05 * most), ends)
-    level = 100 * min(chance(results) for _, results in done)
+        shift = 2 ** (0.05 * (number - (len(norms) - 1) / 2))  # so that no bar hides another
+        line = {geometry: means[norm, geometry] for geometry in places if (norm, geometry) in means}
+        axes.errorbar(
+            [places[geometry] * shift for geometry in line],
+            [100 * interval.mean for interval in line.values()],
+            [math.nan if i.half is None else 100 * i.half for i in line.values()],
+            color=norm_colour(norm),
+            marker=NORM_MARKERS.get(norm, "o"),
+            linewidth=1.8,
+            elinewidth=1.4,
+            capsize=4,
+            label=norm.upper(),
+        )
+        points = ", ".join(f"{i.percent()} % at {geometry}" for geometry, i in line.items())
+        texts.append(f"{norm.upper()}: {points}.")
+    level = 100 * min(chance(results) for _, results in finished(runs))
     axes.axhline(level, color=MUTED, linestyle=(0, (2, 2)), linewidth=1)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(min(places.values()) / 1.35, max(places.values()) * 1.6)
+    axes.set_xlim(min(places.values()) / 1.35, max(places.values()) * 1.35)
     right = axes.get_xlim()[1]
     axes.text(right, level + 1, f"chance {level:.3g} %", color=MUTED, fontsize=9, ha="right")
     axes.set_xticks(list(places.values()), [str(geometry) for geometry in places])
@@ -45,7 +50,9 @@ def accuracy(runs: list[Run]) -> Figure | None:
     axes.set_xlabel("batch geometry (gpus, clips per GPU); log scale in clips per GPU")
     axes.set_ylabel("video top-1 (%)")
     axes.set_title(_seeds([interval.n for interval in means.values()]), color=MUTED)
-    return figure
+    figure.legend(loc="outside lower left", ncols=8)
+    texts.append(f"Chance: {level:.3g} %.")
+    return figure, f"Line chart of video top-1 by batch geometry. {' '.join(texts)}"
 
 
 def _places(geometries: list[Geometry]) -> dict[Geometry, float]:
@@ -57,45 +64,8 @@ def _places(geometries: list[Geometry]) -> dict[Geometry, float]:
     return places
 
 
-def _line(axes: Axes, norm: str, line: list[tuple[float, Interval]]) -> None:
-    xs = [x for x, _ in line]
-    ys = [100 * interval.mean for _, interval in line]
-    style = {"color": colour(norm), "marker": MARKERS.get(norm, "o"), "markersize": 6}
-    axes.plot(xs, ys, linewidth=1.8, **style)
-    bars = [(x, y, 100 * i.half) for x, y, (_, i) in zip(xs, ys, line, strict=True) if i.half]
-    for x, y, half in bars:
-        axes.errorbar(x, y, yerr=half, color=colour(norm), capsize=4, linewidth=1.4)
-
-
-def _labels(axes: Axes, x: float, ends: dict[str, float]) -> None:
-    """The names of the norms to the right of the last point, at the height of their own last."""
-    for norm, y in _apart(ends).items():
-        axes.annotate(
-            norm.upper(),
-            (x, y),
-            xytext=(16, 0),
-            textcoords="offset points",
-            color=colour(norm),
-            fontweight="bold",
-            va="center",
-        )
-
-
-def _apart(ends: dict[str, float]) -> dict[str, float]:
-    """Heights at which labels do not overlap, near those that they stand for."""
-    names = sorted(ends, key=ends.__getitem__)
-    heights = [ends[name] for name in names]
-    for _ in range(100):
-        for below in range(len(heights) - 1):
-            overlap = _LABEL_GAP - (heights[below + 1] - heights[below])
-            if overlap > 0:
-                heights[below] -= overlap / 2
-                heights[below + 1] += overlap / 2
-    return dict(zip(names, heights, strict=True))
-
-
 def _seeds(counts: list[int]) -> str:
-    """What the bars mean, or why there are none."""
+    """The meaning of the bars, or why there are none."""
     if max(counts) == 1:
         return "one seed: no interval can be given"
     seeds = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"

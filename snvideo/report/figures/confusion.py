@@ -1,18 +1,16 @@
-"""Which classes are taken for which."""
+"""Figure of the confusion matrix."""
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from snvideo.report.figures.style import new_figure
-from snvideo.study.runs import Run, finished
+from snvideo.report.style import new_figure
+from snvideo.study.runs import StudyRun, finished
 
-_NAMED = 40
-"""More classes than this get no names on the axes."""
-_NUMBERED = 12
-"""More classes than this get no numbers in the cells."""
+_NAMED, _NUMBERED = 40, 12
+"""More classes than this get no names on the axes; and no numbers in the cells."""
 
 
-def confusion(runs: list[Run]) -> Figure | None:
+def confusion(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     """Confusion matrix of the best SN run, or of the best run if there is no SN."""
     done = finished(runs)
     if not done:
@@ -23,11 +21,9 @@ def confusion(runs: list[Run]) -> Figure | None:
         return None
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = results.classes
-    figure = new_figure(
-        7.2,
-        f"What {run.norm.upper()} at {run.geometry}, seed {run.seed}, takes for what: "
-        f"{100 * results.video_top1:.1f} % right",
-    )
+    right = f"{100 * results.video_top1:.1f} % right"
+    title = f"Confusion matrix of {run.norm.upper()} at {run.geometry}, seed {run.seed}: {right}"
+    figure = new_figure(7.2, title)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     axes.grid(False)
@@ -43,4 +39,8 @@ def confusion(runs: list[Run]) -> Figure | None:
     axes.set_ylabel("true class")
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("share of the true class's videos (%)")
-    return figure
+    wrong = shares - np.diag(np.diag(shares))
+    pairs = [np.unravel_index(k, wrong.shape) for k in np.argsort(-wrong, axis=None)[:3]]
+    mistakes = [f"{names[i]} as {names[j]} {wrong[i, j]:.0f} %" for i, j in pairs if wrong[i, j]]
+    text = f" Most frequent mistakes: {', '.join(mistakes)}." if mistakes else ""
+    return figure, f"{title}, over {len(names)} classes.{text}"

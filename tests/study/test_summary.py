@@ -1,4 +1,4 @@
-"""Numbers of the table: rows, means over seeds, paired differences, and what is not comparable."""
+"""Numbers of a study: rows, intervals, paired differences, and warnings about comparability."""
 
 import csv
 import io
@@ -8,17 +8,22 @@ from pathlib import Path
 import pytest
 
 from snvideo.errors import SnvideoError
-from snvideo.report.study_table import comparison_csv, comparison_md
-from snvideo.study.comparability import warnings
-from snvideo.study.grid import cells
+from snvideo.report.study_report import comparison_md
+from snvideo.study.comparability import comparison_warnings
+from snvideo.study.config import cells
 from snvideo.study.runs import read_metrics, read_runs
-from snvideo.study.summary import accuracies, differences
+from snvideo.study.summary import (
+    accuracy_table,
+    comparison_csv,
+    confidence_interval,
+    difference_table,
+)
 from tests.study.fakes import run_config, study_config, write_begun, write_finished
 
 ACCURACY = {"sn": (0.80, 0.82, 0.81), "bn": (0.60, 0.63, 0.60), "gn": (0.79, 0.84, 0.80)}
 
 
-def _three_seeds(folder: Path, **study):
+def three_seeds(folder: Path, **study):
     """SN, BN and GN at (2, 8) with the accuracies above for seeds 0, 1, 2."""
     for cell in cells(run_config(folder), study_config(seeds=(0, 1, 2), **study)):
         write_finished(cell, ACCURACY[cell.norm][cell.seed])
@@ -45,7 +50,7 @@ def test_csv_has_a_row_for_every_run(tmp_path: Path):
 def test_means_over_seeds_with_their_interval(tmp_path: Path):
     # SN: mean 81, s = 1, half = t(0.975, 2) / sqrt(3) = 4.302653 / 1.732051 = 2.484
     # BN: mean 61, s = sqrt(3) = 1.7320508, half = 4.302653
-    lines = accuracies(_three_seeds(tmp_path)).rows
+    lines = accuracy_table(three_seeds(tmp_path)).rows
     assert [(line[0], line[2], line[3], line[-1]) for line in lines] == [
         ("(2, 8)", "SN", "81.0 ± 2.5", "n = 3"),
         ("(2, 8)", "BN", "61.0 ± 4.3", "n = 3"),
@@ -56,48 +61,34 @@ def test_means_over_seeds_with_their_interval(tmp_path: Path):
 def test_differences_are_paired_by_seed(tmp_path: Path):
     # SN - BN: 20, 19, 21: mean 20, s = 1, half 2.484. Unpaired it would be far wider.
     # SN - GN: 1, -2, 1: mean 0, s = 1.732, half 4.303
-    assert differences(_three_seeds(tmp_path)).rows == [
+    assert difference_table(three_seeds(tmp_path)).rows == [
         ("(2, 8)", "SN - BN", "+20.0 ± 2.5", "n = 3", "SN higher"),
         ("(2, 8)", "SN - GN", "+0.0 ± 4.3", "n = 3", "inside its interval: no difference shown"),
     ]
 
 
 def test_only_seeds_that_both_have_are_paired(tmp_path: Path):
-    runs = [run for run in _three_seeds(tmp_path) if run.name != "bn_2x8_seed1"]
-    line = differences(runs).rows[0]
+    runs = [run for run in three_seeds(tmp_path) if run.name != "bn_2x8_seed1"]
+    line = difference_table(runs).rows[0]
     assert line[1:4] == ("SN - BN", "+20.5 ± 6.4", "n = 2")  # 20, 21; half 12.7062 * 0.5
-    assert any("unequal seeds at (2, 8): sn 0, 1, 2; bn 0, 2" in text for text in warnings(runs))
+    assert any(
+        "unequal seeds at (2, 8): sn 0, 1, 2; bn 0, 2" in text for text in comparison_warnings(runs)
+    )
 
 
 def test_one_seed_gives_no_interval_and_no_winner(tmp_path: Path):
     for cell in cells(run_config(tmp_path), study_config()):
         write_finished(cell, ACCURACY[cell.norm][0])
     runs = read_runs(tmp_path)
-    assert accuracies(runs).rows[0][3::4] == ("80.0", "n = 1")
-    for line in differences(runs).rows:
+    assert accuracy_table(runs).rows[0][3::4] == ("80.0", "n = 1")
+    for line in difference_table(runs).rows:
         assert line[3:] == ("n = 1", "one seed: no interval can be given")
     assert "higher" not in comparison_md(runs, "study")
 
 
 def test_geometries_are_kept_apart(tmp_path: Path):
-    runs = _three_seeds(tmp_path, batches=((2, 8), (16, 1)))
-    assert [line[0] for line in differences(runs).rows] == ["(16, 1)"] * 2 + ["(2, 8)"] * 2
-
-
-def test_markdown_states_the_conditions(tmp_path: Path):
-    text = comparison_md(_three_seeds(tmp_path), "toy")
-    for line in (
-        "# toy",
-        "- model: i3d_tiny",
-        "- epochs: 8",
-        "- classes: 4, chance 25 %",
-        "- views: 2 x 1 (clips x crops)",
-        "- statistics for evaluation: average of 200 batches",
-        "- total batch: 16 clips in every geometry: only the statistics differ",
-        "| (2, 8) | SN - BN | +20.0 ± 2.5 | n = 3 | SN higher |",
-    ):
-        assert line in text.splitlines()
-    assert "Warnings" not in text
+    runs = three_seeds(tmp_path, batches=((2, 8), (16, 1)))
+    assert [line[0] for line in difference_table(runs).rows] == ["(16, 1)"] * 2 + ["(2, 8)"] * 2
 
 
 @pytest.mark.parametrize(
@@ -113,13 +104,13 @@ def test_markdown_states_the_conditions(tmp_path: Path):
     ],
 )
 def test_runs_that_cannot_be_compared_are_named(tmp_path: Path, change: dict, told: str):
-    assert warnings(_three_seeds(tmp_path)) == []
+    assert comparison_warnings(three_seeds(tmp_path)) == []
     cell = next(c for c in cells(run_config(tmp_path), study_config()) if c.norm == "bn")
     write_finished(cell, 0.6, **change)
     runs = read_runs(tmp_path)
-    assert len(warnings(runs)) == 1
-    assert warnings(runs)[0].startswith("not comparable: runs differ in ")
-    assert told in warnings(runs)[0]
+    assert len(comparison_warnings(runs)) == 1
+    assert comparison_warnings(runs)[0].startswith("not comparable: runs differ in ")
+    assert told in comparison_warnings(runs)[0]
     assert told in comparison_md(runs, "study")
 
 
@@ -128,7 +119,7 @@ def test_norms_without_batch_statistics_may_state_any(tmp_path: Path):
     for cell in cells(run_config(tmp_path), study_config(((16, 1),))):
         kind = "average" if cell.norm == "bn" else "population"
         write_finished(cell, 0.5, statistics={"kind": kind, "batches": 200})
-    assert warnings(read_runs(tmp_path)) == []
+    assert comparison_warnings(read_runs(tmp_path)) == []
 
 
 def test_a_config_that_differs_in_more_than_the_grid_is_noticed(tmp_path: Path):
@@ -136,7 +127,7 @@ def test_a_config_that_differs_in_more_than_the_grid_is_noticed(tmp_path: Path):
     write_finished(sn)
     optim = bn.config.optim.model_copy(update={"lr": 0.2})
     write_finished(replace(bn, config=bn.config.model_copy(update={"optim": optim})))
-    told = warnings(read_runs(tmp_path))
+    told = comparison_warnings(read_runs(tmp_path))
     expected = "optim.lr (0.2 in bn_2x8_seed0; 0.1 in sn_2x8_seed0)"
     assert told == [f"not comparable: runs differ in {expected}"]
 
@@ -150,8 +141,8 @@ def test_metrics_of_a_resumed_and_killed_run(tmp_path: Path):
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     metrics = read_metrics(tmp_path)
-    assert [line["loss"] for line in metrics.train] == [2.0, 0.5]
-    assert metrics.validate == []
+    assert [line["loss"] for line in metrics["train"]] == [2.0, 0.5]
+    assert metrics["validate"] == []
 
 
 @pytest.mark.parametrize("text", ["{", '{"norm": "sn"}'])
@@ -161,3 +152,33 @@ def test_broken_results_are_one_clear_line(tmp_path: Path, text: str):
     (cell.folder / "results.json").write_text(text)
     with pytest.raises(SnvideoError, match=r"results\.json: .*delete it and resume"):
         read_runs(tmp_path)
+
+
+def test_five_values_by_hand():
+    # mean 0.72; deviations squared sum to 0.001, s = sqrt(0.001 / 4) = 0.0158114,
+    # t(0.975, 4) = 2.776445, half = 2.776445 * 0.0158114 / sqrt(5) = 0.0196324
+    interval = confidence_interval([0.70, 0.71, 0.72, 0.73, 0.74])
+    assert interval.mean == pytest.approx(0.72)
+    assert interval.half == pytest.approx(0.0196324, abs=1e-6)
+    assert interval.n == 5
+
+
+def test_two_values_by_hand():
+    # s = 0.1 / sqrt(2), t(0.975, 1) = 12.7062, half = 12.7062 * 0.1 / 2
+    assert confidence_interval([0.5, 0.6]).half == pytest.approx(0.635310, abs=1e-5)
+
+
+def test_one_value_has_no_interval():
+    interval = confidence_interval([0.4])
+    assert (interval.mean, interval.half, interval.n) == (0.4, None, 1)
+    assert not interval.excludes_zero
+
+
+def test_excludes_zero_only_beyond_the_interval():
+    assert confidence_interval([0.10, 0.11, 0.12]).excludes_zero
+    assert not confidence_interval([-0.10, 0.11, 0.12]).excludes_zero
+
+
+def test_no_values_are_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        confidence_interval([])

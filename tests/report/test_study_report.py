@@ -9,16 +9,17 @@ import pytest
 from matplotlib.image import imread
 
 from snvideo.errors import SnvideoError
-from snvideo.report.figures import PICTURES
-from snvideo.report.study import write_report
-from snvideo.study.grid import cells
+from snvideo.report.figures import FIGURES
+from snvideo.report.study_report import comparison_md, write_report
+from snvideo.study.config import cells
 from tests.study.fakes import run_config, study_config, write_begun, write_finished
+from tests.study.test_summary import three_seeds
 
-ALL = {picture.name for picture in PICTURES}
+ALL = set(FIGURES)
 IMPORTANCE = {"importance_by_depth.png", "importance_by_geometry.png"}
 
 
-def _pictures(folder: Path) -> set[str]:
+def _figures(folder: Path) -> set[str]:
     return {path.name for path in (folder / "figures").glob("*")}
 
 
@@ -35,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_is_written(study: Path):
     files = {path.name for path in study.iterdir() if path.is_file()}
     assert files == {"comparison.csv", "comparison.md", "report.html"}
-    assert _pictures(study) == ALL
+    assert _figures(study) == ALL
     for name in ALL:
         height, width = imread(study / "figures" / name).shape[:2]
         assert width == 1440 and height > 400
@@ -75,13 +76,13 @@ def test_runs_that_are_not_finished_are_in_the_report(tmp_path: Path):
     text = write_report(tmp_path).read_text()
     assert "bn_2x8_seed0: unfinished" in text
     assert "gn_2x8_seed0: failed (exit 1)" in text
-    assert _pictures(tmp_path) == ALL
+    assert _figures(tmp_path) == ALL
 
 
 def test_nothing_finished_draws_the_curves_alone(tmp_path: Path):
     write_begun(cells(run_config(tmp_path), study_config())[0])
     write_report(tmp_path)
-    assert _pictures(tmp_path) == {"curves.png"}
+    assert _figures(tmp_path) == {"curves.png"}
 
 
 def test_without_sn_and_metrics_the_rest_is_drawn(tmp_path: Path):
@@ -89,7 +90,7 @@ def test_without_sn_and_metrics_the_rest_is_drawn(tmp_path: Path):
         write_finished(cell)
         (cell.folder / "metrics.jsonl").unlink()
     write_report(tmp_path)
-    assert _pictures(tmp_path) == ALL - IMPORTANCE - {"curves.png"}
+    assert _figures(tmp_path) == ALL - IMPORTANCE - {"curves.png"}
 
 
 def test_a_figure_that_no_longer_holds_is_removed(tmp_path: Path):
@@ -98,7 +99,7 @@ def test_a_figure_that_no_longer_holds_is_removed(tmp_path: Path):
     write_report(tmp_path)
     write_finished(cell, importance=None)
     write_report(tmp_path)
-    assert _pictures(tmp_path) == ALL - IMPORTANCE
+    assert _figures(tmp_path) == ALL - IMPORTANCE
 
 
 def test_a_diverged_run_is_drawn(tmp_path: Path):
@@ -107,7 +108,7 @@ def test_a_diverged_run_is_drawn(tmp_path: Path):
     line = '{"kind": "train", "step": 1, "epoch": 0.1, "loss": NaN, "top1": 0.1, "lr": 0.1}\n'
     (cell.folder / "metrics.jsonl").write_text(line)
     write_report(tmp_path)
-    assert "curves.png" in _pictures(tmp_path)
+    assert "curves.png" in _figures(tmp_path)
 
 
 def test_a_single_run_can_be_reported(tmp_path: Path):
@@ -128,3 +129,19 @@ def test_the_users_matplotlib_is_left_alone(study: Path):
     before = dict(matplotlib.rcParams)
     write_report(study)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_markdown_states_the_conditions(tmp_path: Path):
+    text = comparison_md(three_seeds(tmp_path), "toy")
+    for line in (
+        "# toy",
+        "- model: i3d_tiny",
+        "- epochs: 8",
+        "- classes: 4, chance 25 %",
+        "- views: 2 x 1 (clips x crops)",
+        "- statistics for evaluation: average of 200 batches",
+        "- total batch: 16 clips in every geometry: only the statistics differ",
+        "| (2, 8) | SN - BN | +20.0 ± 2.5 | n = 3 | SN higher |",
+    ):
+        assert line in text.splitlines()
+    assert "Warnings" not in text

@@ -1,0 +1,113 @@
+"""The result of a study in sentences made from its numbers, and what limits it."""
+
+import math
+
+import numpy as np
+
+from snvideo.study.comparability import comparison_warnings
+from snvideo.study.runs import StudyRun, by_cell, finished
+from snvideo.study.summary import (
+    PairedDifference,
+    chance,
+    confidence_interval,
+    paired_differences,
+)
+
+_NAMED = 4
+"""Most runs, classes or warnings that a sentence names."""
+
+
+def answer(runs: list[StudyRun]) -> list[str]:
+    """A sentence for every norm that the first one is compared with, then the meaning of numbers.
+
+    A difference inside its interval, or of one seed alone, is never called higher or lower.
+    """
+    differences = paired_differences(runs)
+    if not differences:
+        cells = [
+            f"{norm.upper()} at {geometry} {confidence_interval(values).percent()} % "
+            f"(n = {len(values)})"
+            for geometry, norm, group in by_cell(runs)
+            if (values := [results.video_top1 for _, results in finished(group)])
+        ]
+        found = f"video top-1 of {', '.join(cells)}" if cells else "no run is finished"
+        return [f"There are no two norms to compare: {found}."]
+    norms = dict.fromkeys(one.norm for one in differences)
+    sentences = [_sentence([one for one in differences if one.norm == norm]) for norm in norms]
+    counts = sorted({one.interval.n for one in differences})
+    seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+    many = "one seed" if counts[-1] == 1 else f"{seeds} seeds, paired by seed, ± 95 % interval"
+    return [
+        *sentences,
+        f"Differences of video top-1 in percentage points at (gpus, clips per GPU); {many}.",
+    ]
+
+
+def _sentence(differences: list[PairedDifference]) -> str:
+    """The differences from one norm, those that are shown first."""
+    reference, norm = differences[0].reference.upper(), differences[0].norm.upper()
+    parts = []
+    for word, sign in (("higher", 1), ("lower", -1)):
+        shown = [
+            f"{one.interval.percent(signed=True)} at {one.geometry}"
+            for one in differences
+            if one.interval.excludes_zero and one.interval.mean * sign > 0
+        ]
+        if shown:
+            parts.append(f"{reference} is {word} ({', '.join(shown)})")
+    for words, single in (("no difference is shown", False), ("one seed shows nothing yet", True)):
+        others = [
+            f"{one.interval.percent(signed=True)} at {one.geometry}"
+            for one in differences
+            if not one.interval.excludes_zero and (one.interval.half is None) == single
+        ]
+        if others:
+            parts.append(f"{words} ({', '.join(others)})")
+    return f"{reference} against {norm}: {'; '.join(parts)}."
+
+
+def limits(runs: list[StudyRun]) -> list[str]:
+    """Sentences on what the answer leaves open: missing runs, seeds, chance, comparability."""
+    missing = [f"{run.name}: {run.status}" for run in runs if run.results is None]
+    warnings = [line for line in comparison_warnings(runs) if line not in missing]
+    differences = paired_differences(runs)
+    compared = {(one.geometry, one.norm) for one in differences}
+    single = [f"{one.norm.upper()} at {one.geometry}" for one in differences if one.interval.n == 1]
+    unpaired, guessed = [], []
+    for geometry, norm, group in by_cell(run for run, _ in finished(runs)):
+        name = f"{norm.upper()} at {geometry}"
+        if differences and norm != differences[0].reference and (geometry, norm) not in compared:
+            unpaired.append(name)
+        results = [results for _, results in finished(group)]
+        level, videos = chance(results[0]), max(1, results[0].videos)
+        top1 = confidence_interval([one.video_top1 for one in results]).mean
+        if top1 <= level + 2 * math.sqrt(level * (1 - level) / videos):
+            guessed.append(name)
+    found = {
+        f"{len(missing)} of {len(runs)} runs are not finished": missing,
+        "One seed, so no interval can be given and no difference counts as shown": single,
+        "No pair of runs with the same seed": unpaired,
+        "Video top-1 not above chance by two standard errors": guessed,
+        "Classes recognised no better than by chance, over all runs": _chance_classes(runs),
+    }
+    return [f"{text}: {_listed(names)}." for text, names in found.items() if names] + [
+        *warnings[:_NAMED],
+        *([f"and {len(warnings) - _NAMED} more warnings"] if len(warnings) > _NAMED else ()),
+    ]
+
+
+def _chance_classes(runs: list[StudyRun]) -> list[str]:
+    """Classes whose share of right videos is at most that of guessing."""
+    results = [results for _, results in finished(runs)]
+    alike = [one for one in results if one.classes == results[0].classes]
+    counts = np.array(sum(np.array(one.confusion) for one in alike), dtype=float)
+    if counts.ndim != 2:
+        return []
+    videos = counts.sum(axis=1)
+    low = (np.diag(counts) <= videos * chance(results[0])) & (videos > 0)
+    return [name for name, is_low in zip(results[0].classes, low, strict=True) if is_low]
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
