@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from snvideo.engine.config import RunConfig
 from snvideo.errors import SnvideoError
+from snvideo.shipped_configs import find_config
 from snvideo.study.config import StudyConfig
 
 
@@ -25,20 +26,21 @@ class Config(RunConfig):
         return RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields})
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config.
 
-    A file may name one other with `base:` (relative to itself), whose values it inherits section by
-    section. Paths inside a config are relative to the working directory.
+    A file may name one other with `base:`, a path relative to itself or the name of a shipped
+    config, whose values it inherits section by section. Paths inside a config are relative to the
+    working directory.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a shipped config, such as "toy/i3d_tiny".
         overrides: "key.sub=value" strings, values in YAML.
 
     Raises:
         SnvideoError: naming file, key, what was expected, and the nearest key that exists.
     """
-    values = _read(Path(path), [])
+    values = _read(find_config(path), [])
     for override in overrides:
         _override(values, override)
     try:
@@ -71,7 +73,11 @@ def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    return _merge(_read(path.parent / str(base), [*seen, path.resolve()]), values)
+    try:
+        file = find_config(str(base), path.parent)
+    except SnvideoError as error:
+        raise SnvideoError(f"{path}: 'base': {error}") from None
+    return _merge(_read(file, [*seen, path.resolve()]), values)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,10 @@ import sys
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from snvideo.cli import app
+from snvideo.shipped_configs import config_names
 from tests.engine.runs import run_config, start
 
 
@@ -42,7 +45,7 @@ def outside(lines: list[str], meta: dict) -> None:
     [
         (["optim.epoch=3"], "unknown key 'optim.epoch': did you mean 'epochs'?"),
         (["optim.epochs=many"], "'optim.epochs': input should be a valid integer"),
-        (["data.index=none.csv"], "no index at none.csv: build it with data_tools/build_index.py"),
+        (["data.index=none.csv"], "no index at none.csv: build it with 'snvideo index build'"),
         (["data.test_split=test"], "no split 'test'"),
         (["data.index=OUTSIDE"], "below 3, the number of classes"),
         (["batch.gpus=40"], "48 videos, less than one batch of 40 x 2 = 80"),
@@ -109,5 +112,24 @@ def test_help_names_the_commands():
     call = [sys.executable, "-m", "snvideo", "--help"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0
-    commands = ("train", "evaluate", "compare", "report", "predict", "export", "models")
+    commands = ("train", "evaluate", "compare", "report", "predict", "export", "models", "index")
     assert all(name in done.stdout for name in commands)
+
+
+def test_configs_are_listed_and_copied(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = CliRunner().invoke(app, ["configs"])
+    assert listed.exit_code == 0
+    names = [line.split()[0] for line in listed.output.splitlines()]
+    assert names == config_names()
+    assert "toy/i3d_tiny           " in listed.output and "A narrow I3D on toy" in listed.output
+    copied = CliRunner().invoke(app, ["configs", "copy", "toy/compare", "mine.yaml"])
+    assert copied.exit_code == 0 and "base: toy/i3d_tiny" in (tmp_path / "mine.yaml").read_text()
+
+
+def test_index_file_is_short_for_index_report(toy):
+    reports = [
+        CliRunner().invoke(app, ["index", *words, str(toy / "index.csv"), "--frames", "4"]).output
+        for words in ((), ("report",))
+    ]
+    assert reports[0] == reports[1] and "train" in reports[0]

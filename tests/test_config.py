@@ -10,6 +10,7 @@ from snvideo.engine.optim import learning_rate, lr_factor
 from snvideo.engine.run_dir import differences
 from snvideo.errors import SnvideoError
 from snvideo.models import BACKBONES
+from snvideo.shipped_configs import config_names, copy_config, description
 from snvideo.study.config import cells
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -192,7 +193,7 @@ def test_files_that_are_no_configs_are_one_line(tmp_path):
         with pytest.raises(SnvideoError) as error:
             load_config(tmp_path / name)
         assert message in str(error.value) and name in str(error.value)
-    with pytest.raises(SnvideoError, match=r"cannot read config .*none.yaml: No such file"):
+    with pytest.raises(SnvideoError, match=r"no config .*none.yaml: neither a file nor a name"):
         load_config(tmp_path / "none.yaml")
 
 
@@ -201,3 +202,32 @@ def test_config_survives_its_own_yaml(tmp_path):
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     assert load_config(again) == config
+
+
+def test_configs_are_found_by_name(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    shipped = load_config(CONFIGS / "toy/compare.yaml")
+    assert load_config("toy/compare") == load_config("toy/compare.yaml") == shipped
+    for name, message in (
+        ("toy/i3d_tyny", "neither a file nor a name; nearest names: toy/i3d_tiny, "),
+        ("?", "neither a file nor a name; 'snvideo configs' lists all"),
+    ):
+        with pytest.raises(SnvideoError) as error:
+            load_config(name)
+        assert message in str(error.value) and "\n" not in str(error.value)
+    (tmp_path / "toy").mkdir()
+    write(tmp_path / "toy/compare.yaml", base="toy/absent")
+    with caplog.at_level("INFO"), pytest.raises(SnvideoError, match=r"^toy/compare.yaml: 'base'"):
+        load_config("toy/compare.yaml")
+    assert "the file, not the config of that name" in caplog.text
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_copied_configs_mean_the_same(name, tmp_path):
+    copy = copy_config(name, tmp_path)
+    assert copy == tmp_path / f"{Path(name).name}.yaml"
+    part = ["output=runs/x"] if copy.stem in PARTS else []
+    assert load_config(copy, part) == load_config(name, part)
+    assert description(name)
+    with pytest.raises(SnvideoError, match="exists: name another file"):
+        copy_config(name, copy)

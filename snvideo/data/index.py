@@ -221,7 +221,7 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
     beside = path.with_suffix(".json")
     for file in (path, beside):
         if not file.is_file():
-            raise SnvideoError(f"no index at {file}: build it with data_tools/build_index.py")
+            raise SnvideoError(f"no index at {file}: build it with 'snvideo index build'")
     try:
         meta = json.loads(beside.read_text(encoding="utf-8"))
         root, labels = meta["root"], meta["labels"]
@@ -230,7 +230,7 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
     except (ValueError, KeyError, TypeError):
         raise SnvideoError(
             f'index {beside}: expected {{"root": folder, "labels": [names], ...}}: '
-            "build it again with data_tools/build_index.py"
+            "build it again with 'snvideo index build'"
         ) from None
     return root, labels
 
@@ -310,7 +310,7 @@ class _Reader:
         if missing:
             raise SnvideoError(
                 f"index {self._path} line 1: no column {', '.join(missing)}: "
-                "build it again with data_tools/build_index.py"
+                "build it again with 'snvideo index build'"
             )
         self._width = len(header)
         return {name: header.index(name) for name in COLUMNS}

@@ -355,7 +355,7 @@ def _if_cores_lack(needed: int) -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if needed <= (cores or needed):
         return ""
-    return f"; this machine has {cores} cores: data_tools/prepare_videos.py makes decoding cheap"
+    return f"; this machine has {cores} cores: 'snvideo prepare' makes decoding cheap"
 
 
 def _why(error: OSError) -> str:

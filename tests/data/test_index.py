@@ -101,7 +101,7 @@ def test_hash_tells_what_decides_a_run(tmp_path: Path) -> None:
 
 def test_missing_files_say_how_to_make_them(tmp_path: Path) -> None:
     path = tmp_path / "index.csv"
-    with pytest.raises(SnvideoError, match=r"no index at .*index\.csv: build it with data_tools/"):
+    with pytest.raises(SnvideoError, match=r"no index at .*index\.csv: build it with 'snvideo "):
         ClipIndex.load(path, "train")
     write(tmp_path).with_suffix(".json").unlink()
     with pytest.raises(SnvideoError, match=r"no index at .*index\.json: build it with"):

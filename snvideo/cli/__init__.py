@@ -1,0 +1,81 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from snvideo.cli import configs, index, runs, videos
+from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, ReportedError, SnvideoError
+
+# OpenMP's threads spin while they wait for one another. Beside the loader's workers, which need the
+# same cores, that was seen to make a training step on two cores ten times slower. It is read when
+# torch is first imported: here is the last chance.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Of pytorchvideo, at every start; nothing that a user could do about it.
+warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+
+app = typer.Typer(
+    help="Video action recognition on Kinetics with Switchable Normalization.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (runs.train, runs.evaluate, runs.compare, runs.report, runs.predict, runs.export):
+    app.command()(command)
+for command in (runs.clips, runs.models, videos.prepare, videos.toy):
+    app.command()(command)
+app.add_typer(index.app, name="index")
+app.add_typer(configs.app, name="configs")
+
+
+def main(
+    arguments: Sequence[str] | None = None, prefix: str = "snvideo", failure: int = 2
+) -> NoReturn:
+    """Run the command line and exit; see `run`."""
+    code = run(arguments, prefix, failure)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        sys.exit(code)
+    # Threads of a process group may still ask for the interpreter's lock when it shuts down, which
+    # aborts the process: it was seen in one of 45 runs on two processes, with all their work done.
+    atexit._run_exitfuncs()  # children of the loader end with us
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run(arguments: Sequence[str] | None = None, prefix: str = "snvideo", failure: int = 2) -> int:
+    """Run the command line and return its exit code.
+
+    An error that the user can mend is one line and exit code 2; a run that was asked to stop, and
+    can go on, is exit code 75 (under torchrun, which has codes of its own, a file `preempted` in
+    the run's folder).
+
+    Args:
+        arguments: instead of the process's own.
+        prefix: before an error message.
+        failure: exit code of an error that the user can mend.
+    """
+    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("snvideo").setLevel(logging.INFO)  # of libraries, warnings alone
+    try:
+        app(arguments, None if arguments is None else "snvideo")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except PreemptedError:
+        print(f"{prefix}: stopped as asked; the same command goes on", file=sys.stderr)
+        return TEMPORARY_FAILURE
+    except ReportedError:
+        return failure
+    except SnvideoError as error:
+        print(f"{prefix}: {error}", file=sys.stderr)
+        return failure
+    return 0

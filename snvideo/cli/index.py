@@ -1,0 +1,177 @@
+"""Commands on clip indexes: build one, report what one holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from snvideo.errors import SnvideoError
+
+if TYPE_CHECKING:
+    from snvideo.data.indexing.listing import Listing
+
+
+class _Index(TyperGroup):
+    """`snvideo index FILE` is short for `snvideo index report FILE`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["report", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(help="Build a clip index, or report what one holds.", cls=_Index)
+build_app = typer.Typer(
+    help="Build a clip index from Kinetics annotations, class folders, or lists of paths and "
+    "labels. Interrupted, the same command goes on where it stopped.",
+    no_args_is_help=True,
+)
+app.add_typer(build_app, name="build")
+
+Videos = Annotated[Path, typer.Argument(help="Folder of the videos; the index's paths start here.")]
+Out = Annotated[Path, typer.Option(help="The index to write, a .csv; a .json goes beside it.")]
+Labels = Annotated[
+    Path | None, typer.Option(help="Label names, one a line, in the order of their ids.")
+]
+Check = Annotated[
+    Literal["header", "packets", "decode"],
+    typer.Option(
+        help="header: believe the headers of MP4 files; quick. packets: read every file. decode: "
+        "also decode every frame and compare decoders; slow, and finds damage inside files."
+    ),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that look into files.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", "--limit", min=1, help="Seconds before a file is given up.")
+]
+_WORKERS = os.cpu_count() or 1
+
+
+@build_app.command()
+def kinetics(
+    videos: Videos,
+    csv: Annotated[list[Path], typer.Option(help="Annotation file; give all that you want.")],
+    out: Out,
+    labels: Labels = None,
+    check: Check = "packets",
+    workers: Workers = _WORKERS,
+    timeout: Timeout = 120.0,
+) -> None:
+    """Kinetics 400, 600 or 700: annotation CSVs and a folder of clips, flat or in folders."""
+    from snvideo.data.indexing import sources
+
+    listing = sources.kinetics(csv, videos, _names(labels))
+    _build(listing, videos, out, check, workers, timeout)
+
+
+@build_app.command()
+def folders(
+    videos: Videos,
+    out: Out,
+    split: Annotated[str, typer.Option(help="Split of folders that name none.")] = "train",
+    val_fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of these videos that becomes split val.")
+    ] = 0.0,
+    labels: Labels = None,
+    check: Check = "packets",
+    workers: Workers = _WORKERS,
+    timeout: Timeout = 120.0,
+) -> None:
+    """Class folders: VIDEOS/<split>/<class>/* or VIDEOS/<class>/*."""
+    from snvideo.data.indexing import sources
+
+    listing = sources.folders(videos, split, val_fraction, _names(labels))
+    _build(listing, videos, out, check, workers, timeout)
+
+
+@build_app.command("list")
+def lists(
+    videos: Videos,
+    out: Out,
+    train: Annotated[Path | None, typer.Option(help="List of the split train.")] = None,
+    val: Annotated[Path | None, typer.Option(help="List of the split val.")] = None,
+    test: Annotated[Path | None, typer.Option(help="List of the split test.")] = None,
+    labels: Labels = None,
+    check: Check = "packets",
+    workers: Workers = _WORKERS,
+    timeout: Timeout = 120.0,
+) -> None:
+    """Lists of PySlowFast and mmaction2: a path and a label id a line, space or comma between."""
+    from snvideo.data.indexing import sources
+
+    given = {"train": train, "val": val, "test": test}
+    files = {split: file for split, file in given.items() if file is not None}
+    if not files:
+        raise SnvideoError("no list given: add --train FILE, --val FILE or --test FILE")
+    listing = sources.lists(files, videos, _names(labels))
+    _build(listing, videos, out, check, workers, timeout)
+
+
+@app.command()
+def report(
+    index: Annotated[Path, typer.Argument(help="An index, a .csv.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="A figure to write, too: a .png.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 8,
+    stride: Annotated[int, typer.Option(min=1, help="And their stride.")] = 8,
+) -> None:
+    """Report what an index holds: classes, durations, sizes, what is broken and why."""
+    from snvideo.atomic import write_atomic
+    from snvideo.data.config import ClipConfig
+    from snvideo.data.indexing.summary import summarize_index
+    from snvideo.report.console import console
+    from snvideo.report.index_report import index_png, index_tables
+
+    found = summarize_index(index, ClipConfig(frames=frames, stride=stride))
+    for table in index_tables(found):
+        console().print(table)
+    if out is not None:
+        write_atomic(out, index_png(found))
+        typer.echo(out)
+
+
+def _names(labels: Path | None) -> list[str] | None:
+    from snvideo.data.indexing.listing import read_labels
+
+    return None if labels is None else read_labels(labels)
+
+
+def _build(
+    listing: Listing,
+    videos: Path,
+    out: Path,
+    check: Literal["header", "packets", "decode"],
+    workers: int,
+    timeout: float,
+) -> None:
+    from snvideo.data.indexing.build import build
+    from snvideo.report.console import console, new_table, progress
+
+    total = len(listing.rows)
+    with progress() as show:
+        summary = build(
+            listing,
+            videos,
+            out,
+            check=check,
+            workers=min(workers, total or 1),
+            limit=timeout,
+            progress=lambda done: show(check, done, total),
+        )
+    table = new_table("split", "ok", "missing", "broken")
+    for split, counts in summary.counts.items():
+        table.add_row(split, *(str(counts[status]) for status in ("ok", "missing", "broken")))
+    console().print(table)
+    reasons = new_table("status", "reason", "videos", text=2)
+    for status, found in (*summary.reasons.items(), ("skipped", summary.skipped)):
+        for reason, number in found.items():
+            reasons.add_row(status, reason, str(number))
+    if reasons.row_count:
+        console().print(reasons)
+    lost = summary.total("missing") + summary.total("broken")
+    warning = f"; warning: {lost} missing or broken, left out of training" if lost else ""
+    typer.echo(f"{out}: {summary.total('ok')} videos in {len(listing.labels)} classes{warning}")

@@ -1,0 +1,105 @@
+"""Configs that come with the package, by name: "toy/i3d_tiny" is configs/toy/i3d_tiny.yaml."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import textwrap
+from itertools import takewhile
+from pathlib import Path
+
+from snvideo.atomic import write_atomic
+from snvideo.errors import SnvideoError
+
+log = logging.getLogger(__name__)
+
+_BASE = re.compile(r"^base:[ \t]*([^#\s]+)", re.MULTILINE)
+
+
+def configs_folder() -> Path:
+    """The folder of shipped configs: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """Names of all shipped configs, sorted."""
+    folder = configs_folder()
+    files = folder.rglob("*.yaml")
+    return sorted(file.relative_to(folder).with_suffix("").as_posix() for file in files)
+
+
+def find_config(name: str | Path, folder: Path = Path()) -> Path:
+    """Find the file of a config.
+
+    Args:
+        name: path of a file, relative to `folder`; or the name of a shipped config, with or without
+            .yaml. A file that exists wins.
+        folder: the working directory, or that of the config whose `base` this is.
+
+    Raises:
+        SnvideoError: naming the nearest shipped configs, if there is neither.
+    """
+    path = folder / name
+    key = Path(name).as_posix().removesuffix(".yaml")
+    names = config_names()
+    if path.is_file():
+        if key in names and not path.resolve().is_relative_to(configs_folder().resolve()):
+            log.info("%s: the file, not the config of that name that comes with snvideo", path)
+        return path
+    if key in names:
+        return configs_folder() / f"{key}.yaml"
+    near = difflib.get_close_matches(key, names, n=3, cutoff=0.4)
+    hint = f"nearest names: {', '.join(near)}; " if near else ""
+    raise SnvideoError(
+        f"no config {name}: neither a file nor a name; {hint}'snvideo configs' lists all"
+    )
+
+
+def description(name: str) -> str:
+    """The first sentence of a shipped config, or of the config that it builds on."""
+    path = find_config(name, configs_folder())
+    text = path.read_text(encoding="utf-8")
+    if text.startswith("#"):
+        lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+        sentence, _, _ = " ".join(line.lstrip("# ") for line in lines).partition(". ")
+        return textwrap.shorten(sentence, 90, placeholder=" ...")
+    base = _BASE.search(text)
+    return description(_base_name(path, base[1])) if base else ""
+
+
+def copy_config(name: str, out: Path) -> Path:
+    """Copy a shipped config; a relative `base` becomes the name of the shipped config it means.
+
+    Args:
+        name: of the config.
+        out: file to write, or an existing folder for a file of the same name.
+
+    Returns:
+        the file written.
+
+    Raises:
+        SnvideoError: if there is no such config, or a file is there already.
+    """
+    names = config_names()
+    key = name.removesuffix(".yaml")
+    path = configs_folder() / f"{key}.yaml" if key in names else find_config(name, configs_folder())
+    if out.is_dir():
+        out = out / path.name
+    if out.exists():
+        raise SnvideoError(f"{out} exists: name another file, or delete it")
+    text = path.read_text(encoding="utf-8")
+    text = _BASE.sub(lambda base: f"base: {_base_name(path, base[1])}", text)
+    try:
+        write_atomic(out, text)
+    except OSError as error:
+        raise SnvideoError(f"cannot write {out}: {error.strerror}") from None
+    return out
+
+
+def _base_name(path: Path, base: str) -> str:
+    """Name of the shipped config that a shipped config at `path` calls `base`."""
+    file = find_config(base, path.parent).resolve()
+    return file.relative_to(configs_folder().resolve()).with_suffix("").as_posix()
