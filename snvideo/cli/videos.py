@@ -154,8 +154,8 @@ def _failures(failures: dict[str, str]) -> Table:
     from snvideo.report.console import new_table
 
     examples = {reason: path for path, reason in reversed(failures.items())}
-    table = new_table("not prepared because", "videos", "for example")
+    table = new_table("not prepared because", "for example", "videos", text=2)
     for reason, number in Counter(failures.values()).most_common():
         example = os.fsencode(examples[reason]).decode(errors="replace")  # may be no UTF-8
-        table.add_row(escape(reason), str(number), escape(example))
+        table.add_row(escape(reason), escape(example), str(number))
     return table
