@@ -27,9 +27,10 @@ from timing import bandwidth, keep_freed_blocks, ratio, seconds, take_turns
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from snvideo.models import build_model
+from snvideo.models import create_model
 from snvideo.models.registry import BACKBONES
-from snvideo.norm import SwitchNorm3d, cpu_kernels, create_norm
+from snvideo.norm import SwitchNorm3d, create_norm
+from snvideo.norm.kernels import cpu
 
 STAGES = {"res2": (64, 8, 56), "res3": (128, 4, 28), "res4": (256, 4, 14), "res5": (512, 4, 7)}
 """Channels within a block, frames, height and width; what a block returns has 4 times as many."""
@@ -201,7 +202,7 @@ def step_turn(
     name: str, norm: str, clips: Tensor, layout: torch.memory_format
 ) -> Callable[[], float]:
     """A whole training step of a network, to be timed again and again."""
-    model = build_model(name, CLASSES, norm, dropout=0.0)
+    model = create_model(name, CLASSES, norm, dropout=0.0)
     model = model.to(clips.device, memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     labels = torch.arange(len(clips), device=clips.device) % CLASSES
@@ -262,7 +263,7 @@ def machine(setting: Setting) -> Row:
         "device": processor() if setting.device.type == "cpu" else torch.cuda.get_device_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "cpu_kernels": cpu_kernels.available(),
+        "cpu_kernels": cpu.available(),
         "dtype": str(setting.dtype).removeprefix("torch."),
         "bandwidth": setting.bandwidth,
     }

@@ -72,7 +72,9 @@ def pieces(trainer: Trainer, batch: Batch, setting: Setting) -> dict[str, Callab
 
     def masks() -> None:
         for number, layer in enumerate(trainer.dropouts):
-            layer.draw(sampling.generator(0, sampling.DROPOUT, 0, number), len(losses)).to(device)
+            layer.sample_masks(sampling.generator(0, sampling.DROPOUT, 0, number), len(losses)).to(
+                device
+            )
 
     def switches() -> None:
         with algorithms(trainer.speed, device):

@@ -158,9 +158,9 @@ def export(
 ) -> None:
     """Write a network for other programs, and check that it gives the same logits."""
     from snvideo import load_model
-    from snvideo.models.export import export
+    from snvideo.models.export import export_model
 
-    written = export(load_model(model), out)
+    written = export_model(load_model(model), out)
     how = "" if written.difference is None else f": logits agree to {written.difference:.1e}"
     typer.echo(f"{written.path}{how}")
 
@@ -191,7 +191,7 @@ def models(
     classes: Annotated[int, typer.Option(min=1, help="Classes to tell apart.")] = 400,
 ) -> None:
     """List the backbones: the view of a video that each was published with, size and cost."""
-    from snvideo.models.listing import list_costs
+    from snvideo.models.cost import list_costs
     from snvideo.report.models import show_models
 
     show_models(list_costs(names or (), norm, classes))

@@ -29,7 +29,7 @@ from snvideo.engine.performance import DTYPES, Speed, choose, keep_freed_memory
 from snvideo.engine.setup import open_start, settled, start_from
 from snvideo.engine.trainer import Trainer, build
 from snvideo.errors import SnvideoError
-from snvideo.models.activation_checkpointing import recompute_blocks
+from snvideo.models.activation_checkpointing import enable_activation_checkpointing
 from snvideo.models.cost import Cost, cost, multiply_adds
 
 FILES = 5
@@ -198,7 +198,7 @@ def _outline(config: RunConfig, classes: int) -> nn.Module:
     for module in freeze(model, config.optim.freeze):
         module.eval()
     if config.speed.recompute:
-        recompute_blocks(model)
+        enable_activation_checkpointing(model)
     return model
 
 
@@ -279,7 +279,7 @@ def _memory(model: nn.Module, config: RunConfig, processes: Processes, spent: Co
         gradients=trained * (1 if processes.count == 1 else 2),
         optimizer=trained if config.optim.momentum else 0,
         average=weights if config.optim.ema else 0,
-        activations=spent.kept_bytes,
+        activations=spent.activation_bytes,
         available=available_memory(processes.device),
     )
 

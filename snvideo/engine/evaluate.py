@@ -117,14 +117,14 @@ def _load_start(
     if (config.output / "config.yaml").exists():
         raise SnvideoError(f"{config.output} holds a run: choose another output")
     config = settled(config, source, processes)
-    if source.about is not None and source.about.use_batch:
+    if source.metadata is not None and source.metadata.use_batch:
         # Keep SN's batch part: one clip per GPU, for which it is left out, counts in training only.
         clips = max(2, config.batch.clips_per_gpu)
         batch = config.batch.model_copy(update={"clips_per_gpu": clips})
         config = config.model_copy(update={"batch": batch})
     model = build(config, len(classes))
     report = start_from(model, source, config, classes, processes)
-    new = [f"{entry.name} ({entry.why})" for entry in report.entries if entry.fate == "reset"]
+    new = [f"{entry.name} ({entry.why})" for entry in report.entries if entry.status == "reset"]
     if report.new_classes:
         new.append(f"{report.new_classes} classes that it does not know")
     if new:

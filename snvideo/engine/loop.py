@@ -341,7 +341,7 @@ class Run:
             "index_hash": trainer.train_index.hash,
             "classes": list(trainer.train_index.labels),
             "progress": vars(trainer.progress),
-            **trainer.about().stated(),
+            **trainer.about().to_checkpoint(),
         }
         try:
             save_best(self.folder.checkpoints, state)

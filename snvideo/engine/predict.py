@@ -57,7 +57,7 @@ def predict(
         raise SnvideoError(f"workers is {workers}: expected 1 or more, for files can hang")
     chosen = find_device(device)
     network = load_model(weights, chosen)
-    seen = network.about.preprocessing
+    seen = network.metadata.preprocessing
     config = DataConfig(
         index=Path(),
         workers=workers,

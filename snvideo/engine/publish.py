@@ -11,11 +11,11 @@ from torch import nn
 from snvideo.engine.config import RunConfig
 from snvideo.engine.run_dir import RunFolder
 from snvideo.models.pretrained import (
-    MODEL,
-    About,
+    WEIGHTS_FILE,
     Preprocessing,
+    WeightsMetadata,
     has_batch_part,
-    strides,
+    layer_strides,
     write_weights,
 )
 from snvideo.models.pretrained.model_card import model_card
@@ -32,7 +32,7 @@ def describe_weights(
     statistics: str,
     started_from: dict[str, Any] | None = None,
     results: dict[str, Any] | None = None,
-) -> About:
+) -> WeightsMetadata:
     """What the weights of a run are of.
 
     Args:
@@ -44,9 +44,9 @@ def describe_weights(
         results: of the last test.
     """
     data = config.data
-    return About(
+    return WeightsMetadata(
         architecture=config.model.name,
-        strides=strides(model),
+        strides=layer_strides(model),
         norm=config.model.norm.name,
         use_batch=has_batch_part(model),
         statistics=statistics if tracking_layers(model) else None,
@@ -63,14 +63,14 @@ def describe_weights(
     )
 
 
-def publish(folder: RunFolder, model: nn.Module, about: About, config: RunConfig) -> None:
+def publish(folder: RunFolder, model: nn.Module, about: WeightsMetadata, config: RunConfig) -> None:
     """Write weights and card of a finished run.
 
     Raises:
         SnvideoError: if the disk does not take them.
     """
-    with folder.written(MODEL) as path:
+    with folder.written(WEIGHTS_FILE) as path:
         write_weights(path, model, about)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     with folder.written(CARD) as path:
-        path.write_text(model_card(about, MODEL, text), encoding="utf-8")
+        path.write_text(model_card(about, WEIGHTS_FILE, text), encoding="utf-8")

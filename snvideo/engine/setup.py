@@ -11,12 +11,12 @@ from snvideo.data.config import MEAN, STD, DataConfig
 from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import Processes
 from snvideo.errors import ReportedError, SnvideoError
-from snvideo.models.pretrained import Report, Source, open_weights, transfer
+from snvideo.models.pretrained import LoadReport, WeightsSource, load_weights_into, open_weights
 
 log = logging.getLogger(__name__)
 
 
-def open_start(config: RunConfig, processes: Processes) -> Source | None:
+def open_start(config: RunConfig, processes: Processes) -> WeightsSource | None:
     """The weights that a config names; None if it names none.
 
     The main process goes first: what has to be downloaded, it does alone.
@@ -27,7 +27,7 @@ def open_start(config: RunConfig, processes: Processes) -> Source | None:
     named = config.model.weights
     if named is None:
         return None
-    opened: list[Source] = []
+    opened: list[WeightsSource] = []
     processes.by_main(lambda: opened.append(open_weights(named.source)))
     error = None
     if not opened:
@@ -43,7 +43,7 @@ def open_start(config: RunConfig, processes: Processes) -> Source | None:
     return opened[0]
 
 
-def settled(config: RunConfig, source: Source | None, processes: Processes) -> RunConfig:
+def settled(config: RunConfig, source: WeightsSource | None, processes: Processes) -> RunConfig:
     """A config that leaves nothing open: the input is normalized as the weights are used to.
 
     Whatever else the weights say of their input, and the config otherwise, is a warning.
@@ -58,15 +58,15 @@ def settled(config: RunConfig, source: Source | None, processes: Processes) -> R
     return config.model_copy(update={"data": data})
 
 
-def _otherwise(data: DataConfig, source: Source) -> list[tuple[str, object, object]]:
+def _otherwise(data: DataConfig, source: WeightsSource) -> list[tuple[str, object, object]]:
     """Where a config and weights disagree on the input: key, value, theirs."""
     mean, std = source.mean_std
     pairs: list[tuple[str, object, object]] = [
         ("data.mean", data.mean, mean),
         ("data.std", data.std, std),
     ]
-    if source.about is not None:
-        seen = source.about.preprocessing
+    if source.metadata is not None:
+        seen = source.metadata.preprocessing
         for key in ("frames", "stride", "target_fps"):
             pairs.append((f"data.clip.{key}", getattr(data.clip, key), getattr(seen, key)))
         for key in ("short_side", "crop"):
@@ -76,11 +76,11 @@ def _otherwise(data: DataConfig, source: Source) -> list[tuple[str, object, obje
 
 def start_from(
     model: nn.Module,
-    source: Source,
+    source: WeightsSource,
     config: RunConfig,
     classes: Sequence[str],
     processes: Processes,
-) -> Report:
+) -> LoadReport:
     """Put weights into the network of a run, and say what became of them.
 
     Raises:
@@ -89,12 +89,12 @@ def start_from(
     weights = config.model.weights
     assert weights is not None
 
-    def put() -> Report:
-        return transfer(model, source, weights, classes, config.model.name)
+    def put() -> LoadReport:
+        return load_weights_into(model, source, weights, classes, config.model.name)
 
     report = processes.by_main(put)
     if not processes.main:
         put()
-    for line in report.lines():
+    for line in report.table():
         log.info(line)
     return report

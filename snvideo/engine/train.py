@@ -102,7 +102,7 @@ def _open(folder: RunFolder, trainer: Trainer, mark: int) -> None:
         check_room(folder.checkpoints, _checkpoint_bytes(trainer), keep)
     folder.open(config, mark, step)
     if trainer.report is not None:
-        folder.write_results(trainer.report.facts(), "weights")
+        folder.write_results(trainer.report.to_dict(), "weights")
     _announce(trainer)
 
 

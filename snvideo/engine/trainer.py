@@ -37,10 +37,10 @@ from snvideo.engine.replica import replicate
 from snvideo.engine.setup import settled, start_from
 from snvideo.engine.step_timer import StepClock
 from snvideo.errors import SnvideoError
-from snvideo.models import build_model
-from snvideo.models.activation_checkpointing import recompute_blocks
+from snvideo.models import create_model
+from snvideo.models.activation_checkpointing import enable_activation_checkpointing
 from snvideo.models.dropout import ClipDropout
-from snvideo.models.pretrained import About, Source
+from snvideo.models.pretrained import WeightsMetadata, WeightsSource
 from snvideo.norm import kept_statistics, one_update, tracking_layers
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Trainer:
     """Trains one network on one index, a step at a time, from wherever it was left."""
 
     def __init__(
-        self, config: RunConfig, processes: Processes, source: Source | None = None
+        self, config: RunConfig, processes: Processes, source: WeightsSource | None = None
     ) -> None:
         """Build all that a run needs, where it begins.
 
@@ -118,7 +118,7 @@ class Trainer:
         self.frozen = freeze(self.model, optim.freeze)
         self.average = WeightAverage(self.model, optim.ema) if optim.ema else None
         if self.speed.recompute:
-            recompute_blocks(self.model)
+            enable_activation_checkpointing(self.model)
         self.optimizer, self.schedule = build_optimizer(
             self.model,
             optim,
@@ -246,7 +246,7 @@ class Trainer:
         masks = {}
         for number, layer in enumerate(self.dropouts):
             place = (self.config.seed, sampling.DROPOUT, self.progress.step, number)
-            mask = layer.draw(sampling.generator(*place), self.geometry.total_batch)
+            mask = layer.sample_masks(sampling.generator(*place), self.geometry.total_batch)
             # Sent from pinned memory, it holds nobody up.
             masks[layer] = mask.pin_memory() if self.device.type == "cuda" else mask
         return masks
@@ -315,10 +315,10 @@ class Trainer:
             "index_hash": self.train_index.hash,
             "classes": list(self.train_index.labels),
             "started_from": self.started_from,
-            **self.about().stated(),
+            **self.about().to_checkpoint(),
         }
 
-    def about(self, results: dict[str, Any] | None = None) -> About:
+    def about(self, results: dict[str, Any] | None = None) -> WeightsMetadata:
         """What the weights are of; after a test, with its results."""
         kind = "moving"
         if results is not None and self.config.statistics.batches:
@@ -398,7 +398,7 @@ def build(config: RunConfig, classes: int) -> nn.Module:
     if norm.name in ("sn", "bn"):
         options["group_size"] = clips
     torch.manual_seed(config.seed)
-    return build_model(config.model.name, classes, norm.name, config.model.dropout, **options)
+    return create_model(config.model.name, classes, norm.name, config.model.dropout, **options)
 
 
 def read_quarantine(config: RunConfig, folder: Path | None = None) -> Quarantine:

@@ -1,5 +1,5 @@
-"""Backbones: names to networks, with any norm."""
+"""Backbones by name, with any norm."""
 
-from snvideo.models.registry import BACKBONES, build_model
+from snvideo.models.registry import BACKBONES, create_model, list_models
 
-__all__ = ["BACKBONES", "build_model"]
+__all__ = ["BACKBONES", "create_model", "list_models"]

@@ -6,15 +6,15 @@ from typing import Literal
 from pydantic import Field
 
 from snvideo.base_config import Section
-from snvideo.norm import NORMS
+from snvideo.norm.factory import NormName
 
 
 class NormConfig(Section):
-    """Which normalization every layer of the backbone gets."""
+    """Normalization layers of the backbone."""
 
-    name: Literal[NORMS] = "sn"
+    name: NormName = "sn"
     start: Literal["equal", "batch"] = "equal"
-    """Where SN's importance logits begin: all alike, or leaning towards batch statistics."""
+    """Initial importance logits of SN: all alike, or leaning towards batch statistics."""
 
 
 class WeightsConfig(Section):
@@ -23,12 +23,12 @@ class WeightsConfig(Section):
     source: str
     """A file, or a library's own download: `torchvision:NAME`, `timm:NAME`, `pytorchvideo:NAME`."""
     inflate: Literal["repeat", "centre"] = "repeat"
-    """How a 2D kernel becomes 3D: repeated over time and divided, or in the middle frame alone."""
+    """Inflation of 2D kernels to 3D: repeated over time and divided, or in the middle frame."""
     norms: Literal["keep", "new"] = "keep"
-    """Whether the source's norms are taken over, or start anew, as of another kind they must."""
+    """Norms of the source are loaded, or start anew, as of another kind they must."""
     head: Literal["match", "new"] = "match"
-    """Whether the classifier is taken over, class by class by name, or starts anew. That of an
-    image network always does."""
+    """The classifier is loaded, class by class by name, or starts anew. That of an image network
+    always does."""
     classes: Path | None = None
     """Names of the source's classes in their order, where the file does not say: a text file with
     one a line, or JSON (a list, names to numbers, or an index's)."""
@@ -41,4 +41,4 @@ class ModelConfig(Section):
     norm: NormConfig = NormConfig()
     dropout: float = Field(0.5, ge=0, lt=1)
     weights: WeightsConfig | None = None
-    """null: random ones, drawn from the run's seed."""
+    """null: random ones, from the run's seed."""

@@ -1,13 +1,13 @@
-"""What a network costs: parameters, arithmetic and memory, counted on the network itself.
+"""Parameters, arithmetic and activation memory of a network, counted on the network itself.
 
 Counting runs the network's own forward pass over tensors that have a shape but no memory, so it
-takes a second at most and does not depend on what the machine could hold.
+takes a second at most and does not depend on the machine's memory.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,27 +18,25 @@ from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from snvideo.errors import SnvideoError
 from snvideo.models.dropout import ClipDropout
-from snvideo.norm import SwitchNorm
-from snvideo.norm.distributed import members
+from snvideo.models.registry import Backbone, create_model, get_backbone, list_models
+from snvideo.norm import NORMS, SwitchNorm
+from snvideo.norm.distributed import resolve_process_group
 
 CPU = torch.device("cpu")
 
-UNCOUNTED = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
-"""Norms, whose arithmetic nobody counts."""
-
 
 class Cost(NamedTuple):
-    """What a network costs."""
+    """Parameters, arithmetic and activation memory of a network."""
 
     parameters: int
-    """All of them."""
-    trained: int
-    """Those that get a gradient."""
+    trainable: int
+    """Parameters that get a gradient."""
     multiply_adds: int
-    """Of one view, forward."""
-    kept_bytes: int
-    """What autograd keeps of one training pass, see `kept_bytes`."""
+    """Of the forward pass of one view."""
+    activation_bytes: int
+    """Kept by autograd in one training pass, see `activation_bytes`."""
 
 
 def cost(
@@ -47,46 +45,44 @@ def cost(
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
 ) -> Cost:
-    """What a network costs in training passes over clips of one shape.
-
-    Args:
-        model, clips, dtype, device: as for `kept_bytes`.
-    """
+    """Cost of a network in training passes over clips of one shape; arguments of
+    `activation_bytes`."""
     _, _, frames, _, crop = clips
     return Cost(
         count_parameters(model),
-        count_parameters(model, trained=True),
+        count_parameters(model, trainable=True),
         multiply_adds(model, frames, crop),
-        kept_bytes(model, clips, dtype, device),
+        activation_bytes(model, clips, dtype, device),
     )
 
 
-def count_parameters(model: nn.Module, trained: bool = False) -> int:
-    """Parameters of a network: all of them, or those that get a gradient."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained)
+def count_parameters(model: nn.Module, trainable: bool = False) -> int:
+    """Number of parameters: all of them, or those that get a gradient."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
 
 
 def multiply_adds(model: nn.Module, frames: int, crop: int) -> int:
-    """Multiplications, each with its addition, of the forward pass of one view.
+    """Multiply-adds of the forward pass of one view, which the literature often calls FLOPs.
 
-    Of convolutions and matrix products, as everywhere in the literature, which often calls them
-    FLOPs; norms, activations and pools are left out.
+    Those of convolutions and matrix products, as is usual; norms, activations and pools are left
+    out.
 
     Args:
-        model: in whatever mode, on whatever device; it is left alone.
+        model: in any mode, on any device; left unchanged.
         frames: of the view.
         crop: height and width, pixels.
     """
-    hollow = _hollow(model, torch.device("meta")).eval()
-    for layer in hollow.modules():
-        if isinstance(layer, UNCOUNTED):  # most operations of the network, and not one counted
-            layer.forward = torch.empty_like
+    model = _without_memory(model, torch.device("meta")).eval()
+    for layer in model.modules():
+        # Norms are most operations of the network, and not one is counted.
+        if isinstance(layer, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
+            setattr(layer, "forward", torch.empty_like)  # noqa: B010 - mypy: a method
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        hollow(torch.empty(1, 3, frames, crop, crop, device="meta"))
+        model(torch.empty(1, 3, frames, crop, crop, device="meta"))
     return counter.get_total_flops() // 2
 
 
-def kept_bytes(
+def activation_bytes(
     model: nn.Module,
     clips: Sequence[int],
     dtype: torch.dtype = torch.float32,
@@ -95,33 +91,32 @@ def kept_bytes(
     """Bytes that autograd keeps for backward between the two halves of a training pass.
 
     Each memory is counted once, however many operations keep it; parameters and buffers are left
-    out. Gradients, workspaces and what backward makes on its way come on top.
+    out. Gradients, workspaces and temporaries of the backward pass come on top.
 
-    Switchable Normalization, and Batch Normalization over ghost groups or processes, count as
-    `norm.kernels.autograd` has it: the input and some tables of one value per sample and channel.
-    Without the kernels of the device they keep a handful of tensors like their input, which is not
-    counted. torch.compile decides by itself what to keep, as a rule less.
+    Norms with kernels of their own are counted as `norm.kernels.autograd` has it: the input and
+    tables of one value per sample and channel. Without the kernels of the device they keep a
+    handful of tensors like their input. torch.compile decides by itself, as a rule for less.
 
     Args:
-        model: in whatever mode, on whatever device; it is left alone. What is frozen, and in
-            evaluation mode, is counted in evaluation mode.
+        model: in any mode, on any device; left unchanged. Parts that are frozen and in evaluation
+            mode are counted in evaluation mode.
         clips: shape of the input, (N, 3, T, H, W).
         dtype: that of autocast; float32 for none.
-        device: where training will be: autocast has rules for each kind.
+        device: of the training: autocast has rules for each kind.
     """
     with FakeTensorMode():
-        hollow = _hollow(model, device)
-        _training(hollow)
-        for layer in hollow.modules():
+        model = _without_memory(model, device)
+        _set_training(model)
+        for layer in model.modules():
             if isinstance(layer, ClipDropout):
                 layer.mask = torch.empty(clips[0], layer.features, device=device)
-            elif _by_hand(layer, clips[0]):
-                layer.forward = partial(_kept, layer)
-        own = {_memory(t) for t in (*hollow.parameters(), *hollow.buffers())}
-        kept: dict[int, torch.UntypedStorage] = {}  # held, so that no key is given out twice
+            elif _uses_kernels(layer, clips[0]):
+                setattr(layer, "forward", partial(_norm_forward, layer))  # noqa: B010
+        own = {_storage_id(t) for t in (*model.parameters(), *model.buffers())}
+        kept: dict[int, torch.UntypedStorage] = {}  # held, so that no id is given out twice
 
         def keep(tensor: Tensor) -> Tensor:
-            kept[_memory(tensor)] = tensor.untyped_storage()
+            kept[_storage_id(tensor)] = tensor.untyped_storage()
             return tensor
 
         half = dtype != torch.float32
@@ -130,13 +125,49 @@ def kept_bytes(
             torch.autocast(device.type, dtype=dtype if half else None, enabled=half),
         ):
             # Referred to until all is counted: memory that is freed could be given out again.
-            logits = hollow(torch.empty(tuple(clips), device=device))
-        total = sum(storage.nbytes() for memory, storage in kept.items() if memory not in own)
+            logits = model(torch.empty(tuple(clips), device=device))
+        total = sum(storage.nbytes() for key, storage in kept.items() if key not in own)
         del logits
     return total
 
 
-def _hollow(model: nn.Module, device: torch.device) -> nn.Module:
+class ListedModel(NamedTuple):
+    """A backbone with its size and cost."""
+
+    name: str
+    backbone: Backbone
+    parameters: int
+    multiply_adds: int
+    """Of one test view."""
+
+
+def list_costs(
+    names: Sequence[str] = (), norm: str = "bn", classes: int = 400
+) -> Iterator[ListedModel]:
+    """Sizes and costs of backbones, counted one after the other.
+
+    Args:
+        names: of `BACKBONES`; none for all.
+        norm: one of `NORMS`.
+        classes: size of the logits.
+
+    Raises:
+        SnvideoError: for an unknown name or norm, before anything is counted.
+    """
+    backbones = {name: get_backbone(name) for name in names or list_models()}
+    if norm not in NORMS:
+        raise SnvideoError(f"unknown norm '{norm}': expected one of {', '.join(NORMS)}")
+
+    def count(name: str, view: Backbone) -> ListedModel:
+        with torch.device("meta"):
+            model = create_model(name, classes, norm)
+        work = multiply_adds(model, view.frames, view.crop)
+        return ListedModel(name, view, count_parameters(model), work)
+
+    return (count(name, view) for name, view in backbones.items())
+
+
+def _without_memory(model: nn.Module, device: torch.device) -> nn.Module:
     """A copy of a network whose tensors are new, unset and on another device."""
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -152,46 +183,41 @@ def _hollow(model: nn.Module, device: torch.device) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _training(model: nn.Module) -> None:
-    """Training mode, but for what is frozen."""
-    frozen = [
-        module
-        for module in model.modules()
-        if not module.training and _all_frozen(list(module.parameters()))
-    ]
+def _set_training(model: nn.Module) -> None:
+    """Set training mode, but for modules in evaluation mode whose parameters are all frozen."""
+    frozen = []
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if not module.training and parameters and not any(p.requires_grad for p in parameters):
+            frozen.append(module)
     model.train()
     for module in frozen:
         module.eval()
 
 
-def _all_frozen(parameters: list[nn.Parameter]) -> bool:
-    return bool(parameters) and not any(p.requires_grad for p in parameters)
-
-
-def _memory(tensor: Tensor) -> int:
-    """What tensors have in common that share memory."""
+def _storage_id(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _by_hand(layer: nn.Module, samples: int) -> bool:
-    """Whether a layer goes through `norm.kernels` in a training pass over so many clips."""
+def _uses_kernels(layer: nn.Module, samples: int) -> bool:
+    """True for a layer that runs `norm.kernels` in a training pass over so many clips."""
     if isinstance(layer, SwitchNorm):
         return True
-    if members(getattr(layer, "process_group", None)) is not None:
+    if resolve_process_group(getattr(layer, "process_group", None)) is not None:
         return True
     return getattr(layer, "group_size", None) not in (None, samples)
 
 
-def _kept(layer: nn.Module, x: Tensor) -> Tensor:
-    """Stands for the forward pass of a norm of `snvideo.norm`."""
+def _norm_forward(layer: nn.Module, x: Tensor) -> Tensor:
+    """Stand-in for the forward pass of a norm of `snvideo.norm`."""
     batch_part = getattr(layer, "use_batch", True) and layer.training
     size = getattr(layer, "group_size", None) or len(x)
     groups = len(x) // size if batch_part else 0
-    return _Kept.apply(x, groups, *layer.parameters())
+    return _NormMemory.apply(x, groups, *layer.parameters())
 
 
-class _Kept(Function):
-    """Keeps what `snvideo.norm.kernels.autograd` keeps, and computes nothing."""
+class _NormMemory(Function):
+    """Keeps the tensors that `snvideo.norm.kernels.autograd` keeps, and computes nothing."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: int, *parameters: Tensor) -> Tensor:
@@ -203,7 +229,3 @@ class _Kept(Function):
         tables = x.new_empty(channels * (samples * row + groups * group), dtype=torch.uint8)
         ctx.save_for_backward(x, tables, *parameters)
         return torch.empty_like(x)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError("what is only counted has no gradient")

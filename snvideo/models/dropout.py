@@ -10,7 +10,7 @@ class ClipDropout(nn.Module):
     """Dropout whose masks can be given from outside, so that they depend on a clip's place in the
     batch alone: not on which clips share a pass, nor on process, device or compiler.
 
-    Without a mask it draws like nn.Dropout.
+    Without a mask it is nn.Dropout.
 
     Args:
         p: probability that a feature is zeroed.
@@ -25,7 +25,7 @@ class ClipDropout(nn.Module):
         super().__init__()
         self.p, self.features = p, features
         self.mask: Tensor | None = None
-        """Of the next pass: (N, features), with what is kept already scaled by 1 / (1 - p)."""
+        """Of the next pass: (N, features), with kept features scaled by 1 / (1 - p)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p:
@@ -34,7 +34,7 @@ class ClipDropout(nn.Module):
             return functional.dropout(x, self.p)
         return x * self.mask.to(x.dtype).reshape(*self.mask.shape, *(1 for _ in x.shape[2:]))
 
-    def draw(self, rng: np.random.Generator, clips: int) -> Tensor:
+    def sample_masks(self, rng: np.random.Generator, clips: int) -> Tensor:
         """Masks of all clips of an optimizer step, float32 (clips, features), on the CPU."""
         kept = rng.random((clips, self.features), dtype=np.float32) >= self.p
         return torch.from_numpy(kept).float() / (1 - self.p)
@@ -43,8 +43,9 @@ class ClipDropout(nn.Module):
         return f"p={self.p}, features={self.features}"
 
 
-def clip_dropout(model: nn.Module) -> None:
-    """Put it in the place of the dropout of every head of a network of the builders."""
+def replace_dropout(model: nn.Module) -> None:
+    """Put `ClipDropout` in the place of nn.Dropout in every head of pytorchvideo's builders."""
     for head in model.modules():
-        if isinstance(getattr(head, "dropout", None), nn.Dropout):
-            head.dropout = ClipDropout(head.dropout.p, head.proj.in_features)
+        old, classifier = getattr(head, "dropout", None), getattr(head, "proj", None)
+        if isinstance(old, nn.Dropout) and isinstance(classifier, nn.Linear):
+            head.dropout = ClipDropout(old.p, classifier.in_features)

@@ -1,4 +1,4 @@
-"""Networks for other programs: ONNX and torch.export, held against the network itself."""
+"""Export of networks to ONNX and torch.export, compared with the network itself."""
 
 from __future__ import annotations
 
@@ -7,33 +7,31 @@ import io
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
-from snvideo.models.pretrained.metadata import ABOUT, About
+from snvideo.models.pretrained.metadata import METADATA_KEY
 from snvideo.models.pretrained.model_card import model_card
 from snvideo.models.pretrained.native import LoadedModel, write_weights
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit from the network's own, as part of the largest logit."""
-_CLIPS = 2
-"""That both get; the file takes any number of them."""
+"""Largest difference of a logit from the network's own, relative to the largest logit."""
 
 
-class Exported(NamedTuple):
-    """A file that was written, and what it gives."""
+class ExportResult(NamedTuple):
+    """An exported file and its error."""
 
     path: Path
     difference: float | None
-    """Largest difference of its logits from the network's own, as part of the largest logit; None
+    """Largest difference of its logits from the network's own, relative to the largest logit; None
     for a file that holds the weights alone."""
 
 
-def export(loaded: LoadedModel, path: Path) -> Exported:
+def export_model(loaded: LoadedModel, path: Path) -> ExportResult:
     """Write a network in the format that a path's suffix names.
 
     - `.onnx`: ONNX, its metadata under the key `snvideo`; run here by onnxruntime.
@@ -45,7 +43,7 @@ def export(loaded: LoadedModel, path: Path) -> Exported:
 
     Args:
         loaded: from `snvideo.load_model`; on the CPU.
-        path: to write.
+        path: of the file.
 
     Raises:
         SnvideoError: for another suffix, a missing library, a file that cannot be written, or a
@@ -54,67 +52,63 @@ def export(loaded: LoadedModel, path: Path) -> Exported:
     write = _WRITERS.get(path.suffix)
     if write is None:
         raise SnvideoError(f"{path}: expected a name that ends in {', '.join(_WRITERS)}")
-    beside = path.with_name(f".{path.stem}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        difference = write(loaded, beside)
-        if difference is not None and not difference <= TOLERANCE:  # it may be no number
+        difference = write(loaded, temporary)
+        if difference is not None and not difference <= TOLERANCE:  # it may be NaN
             raise SnvideoError(
                 f"{path} was not written: its logits differ from the network's by {difference:.1e} "
                 f"of the largest one, more than {TOLERANCE:.0e}"
             )
-        beside.replace(path)
+        temporary.replace(path)
         if difference is None:
-            write_atomic(path.with_name(f"{path.name}.md"), model_card(loaded.about, path.name))
+            write_atomic(path.with_name(f"{path.name}.md"), model_card(loaded.metadata, path.name))
     except OSError as error:
         raise SnvideoError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
-    return Exported(path, difference)
+            temporary.unlink(missing_ok=True)
+    return ExportResult(path, difference)
 
 
-def _clips(about: About) -> Tensor:
-    seen = about.preprocessing
-    shape = (_CLIPS, 3, seen.frames, seen.crop, seen.crop)
+def _example(loaded: LoadedModel) -> Tensor:
+    """Two random clips, normalized."""
+    views = loaded.metadata.preprocessing
+    shape = (2, 3, views.frames, views.crop, views.crop)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _program(loaded: LoadedModel) -> torch.export.ExportedProgram:
+def _trace(loaded: LoadedModel) -> torch.export.ExportedProgram:
     batch = {0: torch.export.Dim("clips")}
-    return torch.export.export(loaded.model, (_clips(loaded.about),), dynamic_shapes=(batch,))
+    return torch.export.export(loaded.model, (_example(loaded),), dynamic_shapes=(batch,))
 
 
 def _difference(loaded: LoadedModel, run: Callable[[Tensor], Tensor]) -> float:
-    """Over another number of clips than the program was traced with."""
-    clips = torch.cat([_clips(loaded.about), _clips(loaded.about)[:1].flip(2)])
+    # Over another number of clips than the program was traced with.
+    clips = torch.cat([_example(loaded), _example(loaded)[:1].flip(2)])
     with torch.inference_mode():
-        own = loaded.model(clips)
-        return float((run(clips) - own).abs().max() / own.abs().max())
+        expected = loaded.model(clips)
+        return float((run(clips) - expected).abs().max() / expected.abs().max())
 
 
 def _write_pt2(loaded: LoadedModel, path: Path) -> float:
     content = io.BytesIO()  # torch's own writing explains no failure
-    about = loaded.about.model_dump_json()
-    torch.export.save(_program(loaded), content, extra_files={ABOUT: about})
+    metadata = loaded.metadata.model_dump_json()
+    torch.export.save(_trace(loaded), content, extra_files={METADATA_KEY: metadata})
     path.write_bytes(content.getbuffer())
-    program = torch.export.load(path).module()
-    return _difference(loaded, program)
+    return _difference(loaded, torch.export.load(path).module())
 
 
 def _write_onnx(loaded: LoadedModel, path: Path) -> float:
-    onnx, runtime = (_needed(name) for name in ("onnx", "onnxruntime"))
-    _needed("onnxscript")
+    onnx, runtime, _ = (_require(name) for name in ("onnx", "onnxruntime", "onnxscript"))
     program = torch.onnx.export(
-        _program(loaded),
-        input_names=["clips"],
-        output_names=["logits"],
-        dynamo=True,
-        verbose=False,
+        _trace(loaded), input_names=["clips"], output_names=["logits"], dynamo=True, verbose=False
     )
+    assert program is not None
     graph = program.model_proto
-    stated = graph.metadata_props.add()
-    stated.key, stated.value = ABOUT, loaded.about.model_dump_json()
+    entry = graph.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, loaded.metadata.model_dump_json()
     onnx.save(graph, path)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
@@ -126,15 +120,15 @@ def _write_onnx(loaded: LoadedModel, path: Path) -> float:
 
 
 def _write_safetensors(loaded: LoadedModel, path: Path) -> None:
-    write_weights(path, loaded.model, loaded.about)
+    write_weights(path, loaded.model, loaded.metadata)
 
 
-def _needed(name: str) -> object:
+def _require(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
         raise SnvideoError(
-            "export to ONNX needs more packages: pip install onnx onnxscript onnxruntime"
+            "export to ONNX needs more packages: pip install 'snvideo[export]'"
         ) from None
 
 

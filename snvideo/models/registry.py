@@ -1,20 +1,19 @@
-"""Backbones by name, finished alike for every norm."""
+"""Registry of backbones: published video networks by name, built with any norm."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from pytorchvideo.models.x3d import create_x3d
 from torch import nn
 from torchvision.models import video
+from torchvision.models.video.resnet import BasicBlock, VideoResNet
 
 from snvideo.errors import SnvideoError
-from snvideo.models.dropout import clip_dropout
-from snvideo.models.r2plus1d import r2plus1d, tiny_r2plus1d
-from snvideo.models.resnet import C2D, I3D, SLOW, resnet, tiny_resnet
+from snvideo.models.dropout import ClipDropout, replace_dropout
+from snvideo.models.resnet import C2D, I3D, SLOW, r2plus1d, resnet, tiny_r2plus1d, tiny_resnet
 from snvideo.models.slowfast import slowfast, tiny_slowfast
-from snvideo.models.video_resnet import video_resnet
-from snvideo.models.x3d import x3d
-from snvideo.norm import create_norm
+from snvideo.norm import convert_norm, create_norm
 from snvideo.norm.factory import NormLayer
 
 
@@ -22,13 +21,56 @@ class Backbone(NamedTuple):
     """A network, and the view of a video that it was published with."""
 
     build: Callable[[int, NormLayer, float], nn.Module]
-    """(classes, norm, dropout) -> the network, not yet finished: see `build_model`."""
+    """(classes, norm, dropout) -> the network, to be completed by `create_model`."""
     frames: int
-    """Of a clip."""
+    """Frames of a clip."""
     stride: int
     """From one frame of a clip to the next, in frames of the video."""
     crop: int
     """Height and width of a test view, pixels."""
+
+
+def x3d(classes: int, norm: NormLayer, dropout: float) -> nn.Module:
+    """X3D (Feichtenhofer, arXiv 2004.04730). XS, S and M are this one network in different views.
+
+    Args:
+        classes: size of the logits.
+        norm: makes every norm.
+        dropout: rate before the classifier.
+    """
+    net = create_x3d(
+        model_num_class=classes,
+        dropout_rate=dropout,
+        norm=norm,
+        inner_act=nn.SiLU,  # x * sigmoid(x) in one operation; the builder's own takes two
+        head_activation=None,  # a softmax otherwise
+    )
+    # The builder's pool has the size of one clip length and crop.
+    net.blocks[-1].pool.pool = nn.AdaptiveAvgPool3d(1)
+    return net
+
+
+def video_resnet(
+    create: Callable[..., VideoResNet], classes: int, norm: NormLayer, dropout: float
+) -> nn.Module:
+    """R3D, MC3 or R(2+1)D of 18 layers (Tran et al., arXiv 1711.11248).
+
+    Parameters and buffers have torchvision's names, so its own weights load into the form with
+    Batch Normalization.
+
+    Args:
+        create: a builder of torchvision, as `torchvision.models.video.r3d_18`.
+        classes, norm: as for `x3d`.
+        dropout: rate before the classifier; torchvision has none.
+    """
+    net = create(num_classes=classes)
+    convert_norm(net, norm)
+    for block in net.modules():
+        if isinstance(block, BasicBlock):
+            block.conv2[-1].block_final_bn = True  # as pytorchvideo marks it
+    # Behind the pool, which has no parameters that would get other names.
+    net.avgpool = nn.Sequential(net.avgpool, ClipDropout(dropout, net.fc.in_features))
+    return net
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -53,7 +95,7 @@ BACKBONES: dict[str, Backbone] = {
     "r3d_18": Backbone(partial(video_resnet, video.r3d_18), 16, 2, 112),
     "mc3_18": Backbone(partial(video_resnet, video.mc3_18), 16, 2, 112),
     "r2plus1d_18": Backbone(partial(video_resnet, video.r2plus1d_18), 16, 2, 112),
-    # Nobody published these: for CPUs, with the view of the toy videos.
+    # Unpublished, for CPUs, with the view of the toy videos.
     "c2d_tiny": Backbone(partial(tiny_resnet, C2D), 8, 4, 48),
     "i3d_tiny": Backbone(partial(tiny_resnet, I3D), 8, 4, 48),
     "slow_tiny": Backbone(partial(tiny_resnet, SLOW), 8, 4, 48),
@@ -62,7 +104,18 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-def backbone(name: str) -> Backbone:
+def list_models() -> list[str]:
+    """Names of all backbones.
+
+    Example::
+
+        >>> list_models()[:2]
+        ['c2d_r50_8x8', 'i3d_r50_8x8']
+    """
+    return list(BACKBONES)
+
+
+def get_backbone(name: str) -> Backbone:
     """One of `BACKBONES`.
 
     Raises:
@@ -73,7 +126,7 @@ def backbone(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def build_model(
+def create_model(
     name: str,
     num_classes: int,
     norm: str | NormLayer = "bn",
@@ -83,39 +136,34 @@ def build_model(
     """A backbone with any norm, randomly initialised.
 
     Args:
-        name: one of `BACKBONES`.
+        name: one of `list_models`.
         num_classes: size of the logits.
         norm: as for `snvideo.norm.create_norm`.
         dropout: rate before the classifier.
         norm_options: further keyword arguments for every norm layer.
 
-    Returns:
-        a module (N, 3, T, H, W) -> logits (N, num_classes); no softmax. Heads pool whatever is
-        left of time and space, so clip length and crop are free where strides allow it.
+    Shape:
+        (N, 3, T, H, W) -> logits (N, num_classes), without softmax. Heads pool over all of time and
+        space that is left, so clip length and crop are free where strides allow it.
 
     Raises:
         SnvideoError: for an unknown name.
+
+    Example::
+
+        >>> model = create_model("i3d_tiny", num_classes=10, norm="sn")
+        >>> model(torch.randn(2, 3, 8, 48, 48)).shape
+        torch.Size([2, 10])
     """
-    model = backbone(name).build(num_classes, create_norm(norm, **norm_options), dropout)
-    clip_dropout(model)
-    _zero_last_scale(model)
-    _plain_strides(model)
-    return model
-
-
-def _zero_last_scale(model: nn.Module) -> None:
-    """Start every residual branch at zero (Goyal et al., arXiv 1706.02677), whatever its norm.
-
-    The last norm of each branch is marked, but pytorchvideo zeroes it for Batch Normalization only,
-    which would give one norm a better start than the others, and torchvision for none.
-    """
+    model = get_backbone(name).build(num_classes, create_norm(norm, **norm_options), dropout)
+    replace_dropout(model)
     for module in model.modules():
+        # Every residual branch starts at zero (Goyal et al., arXiv 1706.02677), whatever its norm.
+        # pytorchvideo marks the last norm of each branch and zeroes it for Batch Normalization
+        # only, which would give one norm a better start than the others, and torchvision for none.
         if getattr(module, "block_final_bn", False):
-            nn.init.zeros_(module.weight)
-
-
-def _plain_strides(model: nn.Module) -> None:
-    """The builders compute strides with numpy, whose integers torch.compile cannot trace."""
-    for module in model.modules():
+            nn.init.zeros_(module.get_parameter("weight"))
+        # The builders compute strides with numpy, whose integers torch.compile cannot trace.
         if isinstance(module, nn.Conv3d):
             module.stride = tuple(int(stride) for stride in module.stride)
+    return model

@@ -1,15 +1,10 @@
-"""SlowFast: a slow pathway of few frames and a thin fast one of many, fused on the way."""
+"""SlowFast: a slow pathway of few frames and a thin fast one of many, with lateral connections."""
 
 from pytorchvideo.models.net import MultiPathWayWithFuse, Net
-from pytorchvideo.models.slowfast import (
-    FastToSlowFusionBuilder,
-    PoolConcatPathway,
-    create_slowfast,
-)
+from pytorchvideo.models.slowfast import FastToSlowFusionBuilder, PoolConcatPathway, create_slowfast
 from torch import Tensor, nn
 
-from snvideo.models import tiny
-from snvideo.models.resnet import SLOW
+from snvideo.models.resnet import SLOW, TINY_WIDTH, tiny_net, tiny_stage, tiny_stem
 from snvideo.norm.factory import NormLayer
 
 
@@ -47,9 +42,7 @@ def slowfast(
         depth: 50 or 101 layers.
         alpha: frames of the fast pathway per frame of the slow one.
         fusion: frames of the kernels that lead from the fast pathway to the slow one.
-        classes: size of the logits.
-        norm: makes every norm.
-        dropout: rate before the classifier.
+        classes, norm, dropout: as for `snvideo.models.resnet.resnet`.
     """
     net = create_slowfast(
         model_depth=depth,
@@ -67,7 +60,7 @@ def slowfast(
 def tiny_slowfast(
     classes: int, norm: NormLayer, dropout: float, alpha: int = 4, beta: int = 4
 ) -> nn.Module:
-    """The same of one block a stage and a quarter of the width.
+    """Tiny SlowFast, of one block a stage and a quarter of the width.
 
     Args:
         classes, norm, dropout, alpha: as for `slowfast`.
@@ -88,18 +81,18 @@ def tiny_slowfast(
             multipathway_fusion=fusion.create_module(channels, number),
         )
 
-    width = channels = tiny.WIDTH
-    stems = tiny.stem(width, norm, SLOW.stem), tiny.stem(width // beta, norm, 5)
+    width = channels = TINY_WIDTH
+    stems = tiny_stem(width, norm, SLOW.stem), tiny_stem(width // beta, norm, 5)
     blocks = [fused(0, channels, *stems)]
     for number, (kernel,) in enumerate(SLOW.stages):
         inner = width * 2**number
         stride = (1, 1, 1) if number == 0 else (1, 2, 2)
         joined = channels + 2 * channels // beta
-        slow = tiny.stage(joined, inner, norm, stride, kernel_a=kernel)
-        fast = tiny.stage(channels // beta, inner // beta, norm, stride, kernel_a=3)
+        slow = tiny_stage(joined, inner, norm, stride, kernel_a=kernel)
+        fast = tiny_stage(channels // beta, inner // beta, norm, stride, kernel_a=3)
         channels = 4 * inner
         blocks.append(fused(number + 1, channels, slow, fast))
     pools = nn.ModuleList([nn.AdaptiveAvgPool3d(1), nn.AdaptiveAvgPool3d(1)])
     blocks.append(PoolConcatPathway(pool=pools))
     features = channels + channels // beta
-    return SlowFast(tiny.net(blocks, features, classes, dropout, pool=None), alpha)
+    return SlowFast(tiny_net(blocks, features, classes, dropout, pool=None), alpha)

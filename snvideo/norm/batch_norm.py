@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from snvideo.norm.distributed import ProcessGroup, members
+from snvideo.norm.distributed import ProcessGroup, resolve_process_group
 from snvideo.norm.functional import switch_norm
 from snvideo.norm.switch_norm import check_values, spread, step_momentum
 
@@ -30,7 +30,7 @@ class _Spread:
         return super().extra_repr() + spread(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        process_group = members(self.process_group) if self.training else None
+        process_group = resolve_process_group(self.process_group) if self.training else None
         groups = self.training and self.group_size is not None and self.group_size != len(x)
         if process_group is None and not groups:
             return super().forward(x)

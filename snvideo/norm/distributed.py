@@ -10,7 +10,9 @@ from torch.autograd import Function
 ProcessGroup: TypeAlias = dist.ProcessGroup if dist.is_available() else Any
 
 
-def members(process_group: ProcessGroup | Literal["world"] | None) -> ProcessGroup | None:
+def resolve_process_group(
+    process_group: ProcessGroup | Literal["world"] | None,
+) -> ProcessGroup | None:
     """The process group that a layer asks for, or None where this process is the only one."""
     if process_group is None or not (dist.is_available() and dist.is_initialized()):
         return None

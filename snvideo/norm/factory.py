@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from math import gcd
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -13,7 +13,12 @@ from snvideo.norm.frozen_batch_norm import FrozenBatchNorm1d, FrozenBatchNorm2d,
 from snvideo.norm.switch_norm import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
 
 NormLayer = Callable[..., nn.Module]
-"""What a network builder wants: norm(num_features, eps=1e-5, momentum=0.1) -> layer."""
+"""Factory of norms for network builders: norm(num_features, eps=1e-5, momentum=0.1) -> layer."""
+
+NormName = Literal["sn", "bn", "gn", "in", "ln", "syncsn", "syncbn", "frozen_bn"]
+
+NORMS: tuple[str, ...] = get_args(NormName)
+"""Names of the norms of `create_norm`."""
 
 MAX_GROUPS = 32
 """Groups of Group Normalization where the width allows (Wu & He, ECCV 2018, arXiv 1803.08494)."""
@@ -46,9 +51,6 @@ _BY_DIMS: dict[str, tuple[NormLayer, NormLayer, NormLayer]] = {
     "syncbn": _over_processes(BatchNorm1d, BatchNorm2d, BatchNorm3d),
     "frozen_bn": (FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d),
 }
-
-NORMS: tuple[str, ...] = tuple(_BY_DIMS)
-"""The names that `create_norm` knows."""
 
 
 def create_norm(norm: str | NormLayer, dims: int = 3, **options: Any) -> NormLayer:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from snvideo.norm.distributed import members
+from snvideo.norm.distributed import resolve_process_group
 from snvideo.norm.functional import batch_statistics
 from snvideo.norm.reference import Batch
 
@@ -174,7 +174,7 @@ def average_statistics(
             return
         process_group = getattr(layer, "process_group", None)
         group_size = getattr(layer, "group_size", None)
-        batch = batch_statistics(inputs[0], group_size, members(process_group))
+        batch = batch_statistics(inputs[0], group_size, resolve_process_group(process_group))
         sums[layer].add(batch, batch.count if kind == "population" else 1)
 
     modes = [(module, module.training) for module in model.modules()]

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from snvideo.norm.distributed import ProcessGroup, members
+from snvideo.norm.distributed import ProcessGroup, resolve_process_group
 from snvideo.norm.functional import switch_norm
 
 
@@ -139,7 +139,7 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
             step_momentum(self),
             self.eps,
             group_size=self.group_size,
-            process_group=members(self.process_group),
+            process_group=resolve_process_group(self.process_group),
         )
 
 

@@ -70,7 +70,9 @@ def _of_network(found: DryRun) -> Rows:
     norm = config.model.norm
     start = f", start {norm.start}" if norm.name in ("sn", "syncsn") else ""
     yield "network", f"{config.model.name} with {norm.name}{start}"
-    trained = f", {spent.trained / 1e6:.2f} M trained" if spent.trained < spent.parameters else ""
+    trained = (
+        f", {spent.trainable / 1e6:.2f} M trained" if spent.trainable < spent.parameters else ""
+    )
     yield "parameters", f"{spent.parameters / 1e6:.2f} M{trained}"
     for name, crop, count in (
         ("training view", config.data.train.crop, spent.multiply_adds),

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from rich.live import Live
 from rich.text import Text
 
-from snvideo.models.listing import ListedModel
+from snvideo.models.cost import ListedModel
 from snvideo.report.console import console, new_table
 
 

@@ -26,7 +26,7 @@ from snvideo.engine.checkpoint import (
     save_checkpoint,
 )
 from snvideo.errors import SnvideoError
-from snvideo.models import build_model
+from snvideo.models import create_model
 
 
 def state(step: int, size: int = 500) -> dict:
@@ -453,8 +453,8 @@ def test_on_a_disk_that_is_really_full(small_disk):
     ],
 )
 def test_weights_must_fit(tmp_path, name, classes, norm, message):
-    state = {"model": build_model(name, classes, norm).state_dict()}
-    model = build_model("i3d_tiny", 5, "bn")
+    state = {"model": create_model(name, classes, norm).state_dict()}
+    model = create_model("i3d_tiny", 5, "bn")
     before = model.state_dict()["blocks.0.conv.weight"].clone()
     with pytest.raises(SnvideoError) as error:
         load_weights(model, state, tmp_path / "x.pt")

@@ -186,9 +186,9 @@ def test_clips_that_the_network_cannot_take(kinetics):
 def test_frozen_parts_cost_less(kinetics):
     whole = dry_run(kinetics_run(kinetics), timed_steps=0)
     part = dry_run(kinetics_run(kinetics, "optim.freeze=[blocks.0,blocks.1]"), timed_steps=0)
-    assert part.cost.trained < part.cost.parameters == whole.cost.parameters
+    assert part.cost.trainable < part.cost.parameters == whole.cost.parameters
     assert part.memory.activations < whole.memory.activations
-    assert part.memory.gradients == 4 * part.cost.trained
+    assert part.memory.gradients == 4 * part.cost.trainable
     assert " M trained" in printed(part)
 
 
@@ -212,7 +212,7 @@ def test_one_of_several_processes(kinetics, capsys):
     assert capsys.readouterr().out == ""
     assert "on 2 processes" in printed(found)
     assert "4 passes in each process, of 1 group of 4 clips" in printed(found)
-    assert found.memory.gradients == 8 * found.cost.trained
+    assert found.memory.gradients == 8 * found.cost.trainable
 
 
 @pytest.mark.slow

@@ -15,13 +15,13 @@ from snvideo.engine.optim import (
     norm_parameters,
 )
 from snvideo.errors import SnvideoError
-from snvideo.models import build_model
+from snvideo.models import create_model
 from snvideo.norm import SwitchNorm
 
 
 @pytest.mark.parametrize("norm", ["sn", "bn", "gn", "in", "ln"])
 def test_all_norms_alike_get_no_weight_decay(norm):
-    model = build_model("i3d_tiny", 5, norm)
+    model = create_model("i3d_tiny", 5, norm)
     named = dict(model.named_parameters())
     expected = {name for name in named if ".norm" in name or "_norm" in name}
     assert {name for name, p in named.items() if p in norm_parameters(model)} == expected
@@ -33,7 +33,7 @@ def test_all_norms_alike_get_no_weight_decay(norm):
 
 
 def test_logits_have_their_own_learning_rate():
-    model = build_model("i3d_tiny", 5, "sn")
+    model = create_model("i3d_tiny", 5, "sn")
     optimizer, _ = build_optimizer(model, OptimConfig(lr=0.1, logit_lr=3), 32, 10)
     groups = {group["name"]: group for group in optimizer.param_groups}
     layers = [module for module in model.modules() if isinstance(module, SwitchNorm)]
@@ -43,13 +43,13 @@ def test_logits_have_their_own_learning_rate():
 
 
 def test_frozen_parameters_are_left_out():
-    model = build_model("i3d_tiny", 5, "frozen_bn")
+    model = create_model("i3d_tiny", 5, "frozen_bn")
     optimizer, _ = build_optimizer(model, OptimConfig(), 64, 10)
     assert [group["name"] for group in optimizer.param_groups] == ["weights", "head"]
 
 
 def test_frozen_parts_have_no_gradient_and_the_rest_is_trained():
-    model = build_model("i3d_tiny", 5, "bn")
+    model = create_model("i3d_tiny", 5, "bn")
     frozen = freeze(model, ("blocks.0", "blocks.1"))
     assert frozen == [model.blocks[0], model.blocks[1]]
     optimizer, _ = build_optimizer(model, OptimConfig(), 64, 10)
@@ -67,12 +67,12 @@ def test_frozen_parts_have_no_gradient_and_the_rest_is_trained():
 )
 def test_what_cannot_be_frozen_is_one_line(names, message):
     with pytest.raises(SnvideoError) as error:
-        freeze(build_model("i3d_tiny", 5, "bn"), names)
+        freeze(create_model("i3d_tiny", 5, "bn"), names)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_classifier_has_its_own_learning_rate():
-    model = build_model("i3d_tiny", 5, "gn")
+    model = create_model("i3d_tiny", 5, "gn")
     optimizer, _ = build_optimizer(model, OptimConfig(lr=0.1, head_lr=10), 64, 10)
     groups = {group["name"]: group for group in optimizer.param_groups}
     assert {p.shape for p in groups["head"]["params"]} == {(5, 512), (5,)}

@@ -22,8 +22,14 @@ from snvideo.engine.evaluator import evaluate_views
 from snvideo.engine.predict import predict
 from snvideo.engine.predictor import Prediction
 from snvideo.errors import SnvideoError
-from snvideo.models.pretrained import About, Preprocessing, load_model, strides, write_weights
-from snvideo.models.registry import build_model
+from snvideo.models.pretrained import (
+    Preprocessing,
+    WeightsMetadata,
+    layer_strides,
+    load_model,
+    write_weights,
+)
+from snvideo.models.registry import create_model
 from snvideo.report.predictions import ContactSheets, as_lines, as_text, check_out, write
 from snvideo.report.strip import strip
 from tests.data.faults import sabotage
@@ -38,7 +44,7 @@ QUICK = {"clips": 2, "crops": 1, "workers": 1}
 def weights(tmp_path_factory) -> Path:
     """Random weights that tell videos apart, of a network that sees 4 frames at 10 a second."""
     torch.manual_seed(0)
-    model = build_model("i3d_tiny", len(CLASSES), "sn")
+    model = create_model("i3d_tiny", len(CLASSES), "sn")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1 and name.endswith("weight"):
@@ -54,9 +60,9 @@ def weights(tmp_path_factory) -> Path:
         short_side=36,
         crop=32,
     )
-    about = About(
+    about = WeightsMetadata(
         architecture="i3d_tiny",
-        strides=strides(model),
+        strides=layer_strides(model),
         norm="sn",
         statistics="moving",
         classes=CLASSES,

@@ -15,8 +15,8 @@ from snvideo.engine.evaluate import evaluate
 from snvideo.engine.train import train
 from snvideo.engine.trainer import build
 from snvideo.errors import SnvideoError
-from snvideo.models import build_model
-from snvideo.models.pretrained import MODEL, write_weights
+from snvideo.models import create_model
+from snvideo.models.pretrained import WEIGHTS_FILE, write_weights
 from tests.engine.runs import last_state, last_weights, run_config, start
 
 
@@ -29,7 +29,7 @@ def bn(toy, tmp_path_factory):
 
 
 def from_bn(bn, toy, output, *overrides):
-    source = f"model.weights.source={bn / MODEL}"
+    source = f"model.weights.source={bn / WEIGHTS_FILE}"
     return run_config(toy, output, "model.norm.start=batch", source, *overrides).run()
 
 
@@ -52,7 +52,7 @@ def test_a_run_leaves_a_network_that_says_what_it_is(bn):
 
 def test_what_it_leaves_is_what_was_tested(bn, toy, tmp_path):
     """With the statistics of the test, its answers are those that were counted."""
-    overrides = ("model.norm.name=bn", f"model.weights.source={bn / MODEL}")
+    overrides = ("model.norm.name=bn", f"model.weights.source={bn / WEIGHTS_FILE}")
     again = evaluate(run_config(toy, tmp_path / "again", *overrides).run())
     results = json.loads((bn / "results.json").read_text())
     assert again.video_top1 == results["video_top1"]
@@ -85,12 +85,12 @@ def test_sn_starts_from_bn_and_from_its_preprocessing(bn, toy, tmp_path, caplog)
     with caplog.at_level("INFO"):
         results = train(config)
     assert "all tensors" in caplog.text and "start at the batch part" in caplog.text
-    assert results.started_from["origin"] == str(bn / MODEL)
+    assert results.started_from["origin"] == str(bn / WEIGHTS_FILE)
     assert results.started_from["loaded"] == 87 and results.started_from["reset"] == 34
     report = json.loads((tmp_path / "sn" / "weights.json").read_text())
     assert {entry["fate"] for entry in report["tensors"]} == {"loaded", "reset"}
     assert "0.4" in (tmp_path / "sn" / "config.yaml").read_text()
-    about = snvideo.load_model(tmp_path / "sn").about
+    about = snvideo.load_model(tmp_path / "sn").metadata
     assert about.preprocessing.mean == (0.4, 0.5, 0.6)
     assert about.started_from["sha256"] == report["sha256"]
 
@@ -107,16 +107,16 @@ def test_the_classifier_is_matched_to_the_index_by_name(bn, toy, tmp_path):
 
 def test_a_run_goes_on_without_the_weights_it_started_from(bn, toy, tmp_path):
     copy = tmp_path / "weights.safetensors"
-    copy.write_bytes((bn / MODEL).read_bytes())
+    copy.write_bytes((bn / WEIGHTS_FILE).read_bytes())
     source = (f"model.weights.source={copy}", "model.norm.start=batch", "optim.epochs=2")
     run = tmp_path / "run"
     config = run_config(toy, run, *source).run()
     whole = train(config)
     copy.unlink()
     (run / "results.json").unlink()
-    (run / MODEL).unlink()
+    (run / WEIGHTS_FILE).unlink()
     assert train(config).started_from == whole.started_from
-    assert snvideo.load_model(run).about.started_from == whole.started_from
+    assert snvideo.load_model(run).metadata.started_from == whole.started_from
     assert last_state(run)["started_from"] == whole.started_from
 
 
@@ -157,7 +157,7 @@ def test_weights_of_more_classes_can_be_tested(bn, toy, tmp_path):
     assert len(kept) < len(lines)
     (folder / "index.csv").write_text("\n".join(kept) + "\n")
     (folder / "index.json").write_text(json.dumps(meta))
-    overrides = ("model.norm.name=bn", f"model.weights.source={bn / MODEL}")
+    overrides = ("model.norm.name=bn", f"model.weights.source={bn / WEIGHTS_FILE}")
     found = evaluate(run_config(folder, tmp_path / "run", *overrides).run())
     assert len(found.classes) == 7 and found.videos == 14
     with pytest.raises(SnvideoError, match="holds a run: choose another output"):
@@ -211,6 +211,6 @@ def test_a_network_of_other_strides_is_refused(bn, tmp_path):
     _, about = snvideo.load_model(bn)
     changed = about.model_copy(update={"strides": {**about.strides, "blocks.0.conv": (2, 2, 2)}})
     path = tmp_path / "odd.safetensors"
-    write_weights(path, build_model("i3d_tiny", len(about.classes)), changed)
+    write_weights(path, create_model("i3d_tiny", len(about.classes)), changed)
     with pytest.raises(SnvideoError, match=r"other strides: 2x2x2 in blocks\.0\.conv, here 1x2x2"):
         snvideo.load_model(path)

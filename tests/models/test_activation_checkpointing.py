@@ -9,9 +9,9 @@ from torch import nn
 from snvideo.engine.distributed import Processes
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
-from snvideo.models import build_model
-from snvideo.models.activation_checkpointing import recompute_blocks
-from snvideo.models.cost import kept_bytes
+from snvideo.models import create_model
+from snvideo.models.activation_checkpointing import enable_activation_checkpointing
+from snvideo.models.cost import activation_bytes
 from snvideo.norm import one_update, tracking_layers
 from tests.engine.runs import run_config
 from tests.models.test_registry import on_meta
@@ -25,7 +25,7 @@ OF_TORCHVISION = ("mc3_18", (2, 3, 4, 32, 32), 8)
 def network(name: str, norm: str) -> nn.Module:
     """One whose residual branches do something."""
     torch.manual_seed(0)
-    model = build_model(name, 5, norm, dropout=0.0)
+    model = create_model(name, 5, norm, dropout=0.0)
     for module in model.modules():
         if getattr(module, "block_final_bn", False):
             nn.init.ones_(module.weight)
@@ -47,7 +47,7 @@ def network(name: str, norm: str) -> nn.Module:
 def test_gradients_and_statistics_are_the_same_bits(norm, name, shape, blocks):
     plain = network(name, norm)
     again = copy.deepcopy(plain)
-    assert recompute_blocks(again) == blocks
+    assert enable_activation_checkpointing(again) == blocks
     clips = torch.randn(shape)
     for model in (plain, again):
         with one_update(tracking_layers(model)) as statistics:
@@ -76,7 +76,7 @@ def test_a_trainer_comes_to_the_same_weights_and_statistics(toy, tmp_path, norm)
 
 def test_blocks_are_computed_twice_in_training_alone():
     model = network("i3d_tiny", "bn")
-    assert recompute_blocks(model) == recompute_blocks(model) == 4
+    assert enable_activation_checkpointing(model) == enable_activation_checkpointing(model) == 4
     calls = []
     model.blocks[1].res_blocks[0].branch2.register_forward_hook(lambda *_: calls.append(1))
     clips = torch.randn(TINY[1])
@@ -91,7 +91,7 @@ def test_blocks_are_computed_twice_in_training_alone():
 
 def test_running_statistics_move_twice_where_nobody_sees_to_it():
     plain, again = network("i3d_tiny", "bn"), network("i3d_tiny", "bn")
-    recompute_blocks(again)
+    enable_activation_checkpointing(again)
     clips = torch.randn(TINY[1])
     for model in (plain, again):
         model(clips).sum().backward()
@@ -106,11 +106,13 @@ def test_running_statistics_move_twice_where_nobody_sees_to_it():
 def test_memory_of_long_clips(name, frames, blocks, less):
     clips = (4, 3, frames, 224, 224)
     model = on_meta(name, "sn")
-    before = kept_bytes(model, clips)
-    assert recompute_blocks(model) == blocks
-    assert before > less * kept_bytes(model, clips)
+    before = activation_bytes(model, clips)
+    assert enable_activation_checkpointing(model) == blocks
+    assert before > less * activation_bytes(model, clips)
 
 
 def test_a_network_without_known_blocks_is_said():
-    with pytest.raises(SnvideoError, match=r"speed\.recompute: Sequential has no residual blocks"):
-        recompute_blocks(nn.Sequential(nn.Conv3d(3, 4, 1), nn.ReLU()))
+    with pytest.raises(
+        SnvideoError, match=r"speed\.activation_checkpointing: Sequential has no residual blocks"
+    ):
+        enable_activation_checkpointing(nn.Sequential(nn.Conv3d(3, 4, 1), nn.ReLU()))

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from snvideo.models import build_model
-from snvideo.models.activation_checkpointing import recompute_blocks
-from snvideo.models.cost import Cost, cost, count_parameters, kept_bytes, multiply_adds
+from snvideo.models import create_model
+from snvideo.models.activation_checkpointing import enable_activation_checkpointing
+from snvideo.models.cost import Cost, activation_bytes, cost, count_parameters, multiply_adds
 from snvideo.norm import NORMS
 from snvideo.norm.kernels import cpu
 from tests.models.test_registry import SIZES, on_meta
@@ -42,12 +42,12 @@ def really_kept(model: nn.Module, clips: Tensor, dtype: torch.dtype = torch.floa
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("norm, options", GROUPS)
 def test_kept_bytes_are_those_of_a_real_pass(norm, options, recompute):
-    model = build_model("i3d_tiny", 5, norm, **options)
+    model = create_model("i3d_tiny", 5, norm, **options)
     if recompute:
-        recompute_blocks(model)
+        enable_activation_checkpointing(model)
     # Batch Normalization over groups hands its kernels three numbers a layer, not counted here.
     exact = 0 if options == {} or norm == "sn" else 1e-4
-    counted = kept_bytes(model, CLIPS)
+    counted = activation_bytes(model, CLIPS)
     assert counted == pytest.approx(really_kept(model, torch.randn(CLIPS)), rel=exact, abs=0)
     last = model.to(memory_format=torch.channels_last_3d)
     clips = torch.randn(CLIPS).to(memory_format=torch.channels_last_3d)
@@ -57,8 +57,8 @@ def test_kept_bytes_are_those_of_a_real_pass(norm, options, recompute):
 @needs_kernels
 @pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
 def test_kept_bytes_under_autocast(norm):
-    model = build_model("i3d_tiny", 5, norm)
-    counted = kept_bytes(model, CLIPS, torch.bfloat16)
+    model = create_model("i3d_tiny", 5, norm)
+    counted = activation_bytes(model, CLIPS, torch.bfloat16)
     # The CPU's own norms keep their small tables in a dtype that no other device has.
     real = really_kept(model, torch.randn(CLIPS), torch.bfloat16)
     assert counted == pytest.approx(real, rel=2e-3)
@@ -66,14 +66,16 @@ def test_kept_bytes_under_autocast(norm):
 
 @needs_kernels
 def test_kept_bytes_of_two_pathways_and_of_frozen_parts():
-    model = build_model("slowfast_r50_8x8", 5, "sn")
+    model = create_model("slowfast_r50_8x8", 5, "sn")
     clips = torch.randn(1, 3, 4, 32, 32)
-    assert kept_bytes(model, clips.shape) == really_kept(model, clips)
-    tiny = build_model("i3d_tiny", 5, "sn")
-    all_trained = kept_bytes(tiny, CLIPS)
+    assert activation_bytes(model, clips.shape) == really_kept(model, clips)
+    tiny = create_model("i3d_tiny", 5, "sn")
+    all_trained = activation_bytes(tiny, CLIPS)
     tiny.blocks[0].requires_grad_(False)
     tiny.blocks[1].requires_grad_(False)
-    assert kept_bytes(tiny, CLIPS) == really_kept(tiny, torch.randn(CLIPS)) < 0.6 * all_trained
+    assert (
+        activation_bytes(tiny, CLIPS) == really_kept(tiny, torch.randn(CLIPS)) < 0.6 * all_trained
+    )
 
 
 def test_multiply_adds_and_parameters_of_a_known_network():
@@ -81,17 +83,17 @@ def test_multiply_adds_and_parameters_of_a_known_network():
     model = on_meta("i3d_r50_8x8", "sn")
     found = multiply_adds(model, frames, 256)
     assert found / 1e9 == pytest.approx(gflops, rel=0.005)
-    recompute_blocks(model)
+    enable_activation_checkpointing(model)
     assert multiply_adds(model, frames, 256) == found
     # SN has six logits a layer more.
     assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
     model.blocks[-1].requires_grad_(False)
     head = 2048 * 400 + 400
-    assert count_parameters(model, trained=True) == count_parameters(model) - head
+    assert count_parameters(model, trainable=True) == count_parameters(model) - head
 
 
 def test_a_network_is_left_alone():
-    model = build_model("i3d_tiny", 5, "bn").eval()
+    model = create_model("i3d_tiny", 5, "bn").eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = cost(model, CLIPS)
     assert not any(module.training for module in model.modules())
@@ -101,6 +103,6 @@ def test_a_network_is_left_alone():
         count_parameters(model),
         count_parameters(model),
         multiply_adds(model, 8, 32),
-        kept_bytes(model, CLIPS),
+        activation_bytes(model, CLIPS),
     )
     assert model(torch.randn(CLIPS)).shape == (4, 5)

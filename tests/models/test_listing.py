@@ -4,14 +4,13 @@ import pytest
 
 from snvideo.cli import app
 from snvideo.errors import SnvideoError
-from snvideo.models import BACKBONES, build_model
-from snvideo.models.cost import count_parameters, multiply_adds
-from snvideo.models.listing import list_costs
+from snvideo.models import BACKBONES, create_model
+from snvideo.models.cost import count_parameters, list_costs, multiply_adds
 
 
 def test_a_row_is_what_a_real_network_has():
     (row,) = list_costs(["i3d_tiny"], "sn", 7)
-    model = build_model("i3d_tiny", 7, "sn")
+    model = create_model("i3d_tiny", 7, "sn")
     assert row.backbone is BACKBONES["i3d_tiny"]
     assert row.parameters == count_parameters(model)
     assert row.multiply_adds == multiply_adds(model, 8, 48)

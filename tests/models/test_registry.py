@@ -13,7 +13,7 @@ from torchvision.models import get_model_weights, video
 from torchvision.models.video.resnet import BasicBlock
 
 from snvideo.errors import SnvideoError
-from snvideo.models import BACKBONES, build_model
+from snvideo.models import BACKBONES, create_model
 from snvideo.models.cost import count_parameters, multiply_adds
 from snvideo.norm import NORMS
 
@@ -65,7 +65,7 @@ PUBLISHED = {
 
 def on_meta(name: str, norm: str = "bn", classes: int = 400) -> nn.Module:
     with torch.device("meta"):
-        return build_model(name, classes, norm)
+        return create_model(name, classes, norm)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -197,7 +197,7 @@ def test_every_network_takes_another_norm(name):
 @pytest.mark.parametrize("name", [*EVERY_NORM, "slowfast_r50_4x16", "r2plus1d_r50_16x4"])
 def test_options_reach_every_norm(name):
     with torch.device("meta"):
-        model = build_model(name, 7, "bn", group_size=2)
+        model = create_model(name, 7, "bn", group_size=2)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
     assert len(norms) > 10 and all(layer.group_size == 2 for layer in norms)
 
@@ -211,7 +211,7 @@ SEVERAL_NORMS = [("i3d_tiny", norm) for norm in ("sn", "bn", "gn", "in", "ln")] 
 
 @pytest.mark.parametrize("name, norm", SEVERAL_NORMS)
 def test_residual_branches_start_at_zero_for_every_norm(name, norm):
-    model = build_model(name, 5, norm)
+    model = create_model(name, 5, norm)
     last = [m for m in model.modules() if getattr(m, "block_final_bn", False)]
     branches = [m for m in model.modules() if isinstance(m, (ResBlock, BasicBlock))]
     assert len(last) == len(branches) > 0
@@ -228,7 +228,7 @@ def test_residual_branches_start_at_zero_for_every_norm(name, norm):
 def test_gradients_reach_everything(name, norm):
     """Through operations that work in place, too, as torchvision's do behind its norms."""
     torch.manual_seed(0)
-    model = build_model(name, 5, norm).train()
+    model = create_model(name, 5, norm).train()
     for module in model.modules():
         if getattr(module, "block_final_bn", False):
             nn.init.ones_(module.weight)
@@ -244,7 +244,7 @@ def test_the_norm_changes_nothing_else(name, kernels):
     states = []
     for norm in ("sn", "bn", "gn"):
         torch.manual_seed(3)
-        states.append(build_model(name, 5, norm).state_dict())
+        states.append(create_model(name, 5, norm).state_dict())
     drawn = [key for key, value in states[1].items() if value.dim() > 1]
     assert len(drawn) > kernels
     for key in drawn:
@@ -285,7 +285,7 @@ def test_time_is_halved_where_it_should_be():
 
 def test_slowfast_takes_one_clip_and_leaves_it():
     torch.manual_seed(0)
-    model = build_model("slowfast_tiny", 5, "bn").eval()
+    model = create_model("slowfast_tiny", 5, "bn").eval()
     clip = torch.randn(1, 3, 32, 64, 64)
     before = clip.clone()
     assert model(clip).shape == (1, 5)
@@ -302,7 +302,7 @@ def test_slow_pathways_get_as_many_frames_as_they_are_called_after():
 
 @pytest.mark.parametrize("name", [*TINY, "x3d_xs", "mc3_18"])
 def test_logits_come_without_softmax(name):
-    model = build_model(name, 5, "gn", dropout=0.0).eval()
+    model = create_model(name, 5, "gn", dropout=0.0).eval()
     (classifier,) = (module for module in model.modules() if isinstance(module, nn.Linear))
     nn.init.constant_(classifier.bias, 3.0)
     assert (model(torch.randn(1, 3, 8, 32, 32)).sum() - 15).abs() < 5
@@ -310,4 +310,4 @@ def test_logits_come_without_softmax(name):
 
 def test_unknown_backbone_is_one_line():
     with pytest.raises(SnvideoError, match="unknown model 'i3d': expected one of c2d_r50_8x8"):
-        build_model("i3d", 5)
+        create_model("i3d", 5)

@@ -1,23 +1,28 @@
-"""Weights in and out: whose they are, what of them is taken, and files that say what they are."""
+"""Weights in and out: formats of many libraries, and files with metadata."""
 
-from snvideo.models.pretrained.formats import Source
+from snvideo.models.pretrained.formats import WeightsSource
 from snvideo.models.pretrained.hub import open_weights
-from snvideo.models.pretrained.load import transfer
-from snvideo.models.pretrained.load_report import Report
-from snvideo.models.pretrained.metadata import About, Preprocessing, has_batch_part, strides
-from snvideo.models.pretrained.native import MODEL, LoadedModel, load_model, write_weights
+from snvideo.models.pretrained.load import load_weights_into
+from snvideo.models.pretrained.load_report import LoadReport
+from snvideo.models.pretrained.metadata import (
+    Preprocessing,
+    WeightsMetadata,
+    has_batch_part,
+    layer_strides,
+)
+from snvideo.models.pretrained.native import WEIGHTS_FILE, LoadedModel, load_model, write_weights
 
 __all__ = [
-    "MODEL",
-    "About",
+    "WEIGHTS_FILE",
+    "LoadReport",
     "LoadedModel",
     "Preprocessing",
-    "Report",
-    "Source",
+    "WeightsMetadata",
+    "WeightsSource",
     "has_batch_part",
+    "layer_strides",
     "load_model",
+    "load_weights_into",
     "open_weights",
-    "strides",
-    "transfer",
     "write_weights",
 ]

@@ -1,8 +1,8 @@
-"""Whose weights they are: each library's names for the same layers, and what it leaves unsaid.
+"""Weight formats of other libraries: their names for the same layers, and what they leave unsaid.
 
-A format is recognised by names that it alone has, or refused. Names are translated to the shared
-ones of `models.pretrained.name_mapping`; a tensor whose name a format does not know is kept under
-its own, so that nothing takes it and it is reported.
+A format is identified by names that it alone has, or refused. Names are translated to the canonical
+ones of `models.pretrained.name_mapping`; a tensor of unknown name keeps it, so that no layer loads
+it and it is reported.
 """
 
 from __future__ import annotations
@@ -16,61 +16,83 @@ import yaml
 from torch import Tensor
 
 from snvideo.errors import SnvideoError
-from snvideo.models.pretrained.metadata import RGB, About
-from snvideo.models.pretrained.native import about_of, tested_tensors
+from snvideo.models.pretrained.metadata import RGB, WeightsMetadata
+from snvideo.models.pretrained.native import evaluation_weights, read_metadata
 from snvideo.models.pretrained.reader import Contents
 
 IMAGENET: tuple[RGB, RGB] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 KINETICS: tuple[RGB, RGB] = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+TORCHVISION: tuple[RGB, RGB] = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 
 NormKind = Literal["sn", "bn", "gn", "ln", "in", "unknown"]
 
 
-class Source(NamedTuple):
-    """Weights of somebody, in words that a network of ours understands."""
+class WeightsSource(NamedTuple):
+    """Weights to start a network from, of a known format."""
 
     origin: str
     """The file, or the library and name that they come from."""
     format: str
-    """Whose: a few words."""
+    """Name of the format."""
     tensors: dict[str, Tensor]
-    shared_names: bool
-    """Whether the names are those of `layers`; otherwise they are the network's own."""
     norm: NormKind
     mean_std: tuple[RGB, RGB]
-    """What the input was normalized with, for values 0..1."""
+    """Normalization of the input, for values 0..1."""
     sha256: str | None
+    canonical_names: bool = False
+    """Names are those of `canonical_layers`; otherwise they are the network's own."""
     images: bool = False
-    """Whether they are of a network for images, whose classes are not those of videos."""
+    """Of a network for images, whose classes are not those of videos."""
     time_stride: int | None = None
     """Of the stem's convolution, where the format says; the tensors do not tell."""
     classes: tuple[str, ...] | None = None
     """Names in the order of the logits, where the file has them."""
-    about: About | None = None
-    """Of a file of ours."""
+    metadata: WeightsMetadata | None = None
+    """Of a file of snvideo."""
     notes: tuple[str, ...] = ()
-    """What was done to them on the way, and what else is to be known."""
+    """Changes made in translation, and caveats."""
     exact: bool = True
-    """Whether a network of ours computes what theirs does, where all is taken over."""
+    """With all tensors loaded, a network gives the logits of the original."""
 
 
-def recognise(contents: Contents, origin: str) -> Source:
-    """Tell whose weights a file holds, and translate their names.
+def identify(contents: Contents, origin: str) -> WeightsSource:
+    """Identify the format of weights, and translate their names.
 
     Args:
         contents: of the file.
         origin: for messages, and for the report.
 
     Raises:
-        SnvideoError: if no format, or one that cannot be used, is recognised.
+        SnvideoError: if no format, or one that cannot be used, is identified.
     """
-    about = about_of(contents, Path(origin))
-    if about is not None:
-        return _ours(contents, origin, about)
-    tensors = {_bare(name): tensor for name, tensor in contents.tensors.items()}
-    for marks, read in _FORMATS:
-        if any(re.search(marks, name) for name in tensors):
-            return read(tensors, contents, origin)
+    metadata = read_metadata(contents, Path(origin))
+    if metadata is not None:
+        return WeightsSource(
+            origin,
+            "snvideo",
+            evaluation_weights(contents, origin),
+            _KINDS.get(metadata.norm, "bn"),
+            (metadata.preprocessing.mean, metadata.preprocessing.std),
+            contents.sha256,
+            classes=metadata.classes,
+            metadata=metadata,
+        )
+    tensors = {
+        name.removeprefix("module.").removeprefix("_orig_mod."): tensor  # of wrappers
+        for name, tensor in contents.tensors.items()
+    }
+    for name, known in _FORMATS.items():
+        if any(re.search(known.pattern, tensor) for tensor in tensors):
+            source = WeightsSource(
+                origin,
+                name,
+                tensors,
+                _norm_kind(tensors),
+                known.mean_std,
+                contents.sha256,
+                canonical_names=known.canonical_names,
+            )
+            return known.translate(source, contents)
     some = ", ".join(list(contents.tensors)[:3])
     raise SnvideoError(
         f"{origin}: no known format has tensors such as {some}; known are ResNets of torchvision, "
@@ -79,11 +101,7 @@ def recognise(contents: Contents, origin: str) -> Source:
     )
 
 
-def _bare(name: str) -> str:
-    """Without what wrappers put before it."""
-    for wrapper in ("module.", "_orig_mod."):
-        name = name.removeprefix(wrapper)
-    return name
+_KINDS: dict[str, NormKind] = {"sn": "sn", "syncsn": "sn", "gn": "gn", "ln": "ln", "in": "in"}
 
 
 def _norm_kind(tensors: Mapping[str, Tensor]) -> NormKind:
@@ -91,22 +109,8 @@ def _norm_kind(tensors: Mapping[str, Tensor]) -> NormKind:
     return "sn" if "mean_logits" in fields else "bn" if "running_mean" in fields else "gn"
 
 
-_KINDS: dict[str, NormKind] = {"syncsn": "sn", "syncbn": "bn", "frozen_bn": "bn"}
-
-
-def _ours(contents: Contents, origin: str, about: About) -> Source:
-    seen = about.preprocessing
-    return Source(
-        origin,
-        "snvideo",
-        tested_tensors(contents, origin),
-        shared_names=False,
-        norm=_KINDS.get(about.norm, about.norm),
-        mean_std=(seen.mean, seen.std),
-        sha256=contents.sha256,
-        classes=about.classes,
-        about=about,
-    )
+def _rename(source: WeightsSource, translate: Callable[[str], str]) -> dict[str, Tensor]:
+    return {translate(name): tensor for name, tensor in source.tensors.items()}
 
 
 # ResNets for images ---------------------------------------------------------------------------
@@ -116,7 +120,7 @@ _LETTER = {"1": "a", "2": "b", "3": "c"}
 
 
 def _image_name(name: str) -> str:
-    """Of torchvision, timm and the official SwitchNorm; they differ in what norms are called."""
+    """Of torchvision, timm and the official SwitchNorm; they differ in the names of norms."""
     module, _, field = name.rpartition(".")
     if module in _STEM:
         return f"{_STEM[module]}.{field}"
@@ -131,87 +135,47 @@ def _image_name(name: str) -> str:
     return f"res{int(stage) + 1}.{block}.{layer}.{field}"
 
 
-def _image_resnet(tensors: dict[str, Tensor], contents: Contents, origin: str) -> Source:
-    translated = {_image_name(name): tensor for name, tensor in tensors.items()}
-    return Source(
-        origin,
-        "ResNet for images (torchvision, timm)",
-        translated,
-        shared_names=True,
-        norm=_norm_kind(translated),
-        mean_std=IMAGENET,
-        sha256=contents.sha256,
-        images=True,
-    )
+def _image_resnet(source: WeightsSource, contents: Contents) -> WeightsSource:
+    return source._replace(tensors=_rename(source, _image_name), images=True)
 
 
 _SN_FIELDS = {"mean_weight": "mean_logits", "var_weight": "var_logits"}
 
 
-def _switchnorm_resnet(tensors: dict[str, Tensor], contents: Contents, origin: str) -> Source:
+def _switchnorm_resnet(source: WeightsSource, contents: Contents) -> WeightsSource:
     """The SN paper's ImageNet models: norms are called sn, and hold (1, C, 1, 1) for (C,)."""
-    if any(name.startswith("sn_out") for name in tensors):
+    if any(name.startswith("sn_out") for name in source.tensors):
         raise SnvideoError(
-            f"{origin} is a ResNet v2 of SwitchNorm, whose norms come before the convolutions: "
-            "use its ResNet v1 (resnet50v1)"
+            f"{source.origin} is a ResNet v2 of SwitchNorm, whose norms come before the "
+            "convolutions: use its ResNet v1 (resnet50v1)"
         )
     translated = {}
-    for name, tensor in tensors.items():
+    for name, tensor in source.tensors.items():
         module, _, field = _image_name(name).rpartition(".")
         is_norm = "norm" in module.rpartition(".")[2]
         field = _SN_FIELDS.get(field, field) if is_norm else field
         translated[f"{module}.{field}"] = tensor.flatten() if is_norm else tensor
-    return Source(
-        origin,
-        "ResNet for images of SwitchNorm",
-        translated,
-        shared_names=True,
-        norm="sn",
-        mean_std=IMAGENET,
-        sha256=contents.sha256,
-        images=True,
-    )
+    return source._replace(tensors=translated, norm="sn", images=True)
 
 
 # Networks for videos --------------------------------------------------------------------------
 
 
-def _pytorchvideo(tensors: dict[str, Tensor], contents: Contents, origin: str) -> Source:
-    """Under the names that our networks have, too: theirs, or a bare state dict of ours."""
-    if {"index_hash", "classes"} <= contents.facts.keys():
+def _pytorchvideo(source: WeightsSource, contents: Contents) -> WeightsSource:
+    """Networks of pytorchvideo, and bare state dicts of snvideo, which have the same names."""
+    if {"index_hash", "classes"} <= contents.extra.keys():
         raise SnvideoError(
-            f"{origin} is a checkpoint of an older snvideo, which does not say what it is of: its "
-            "run writes model.safetensors when it ends with this one"
+            f"{source.origin} is a checkpoint of an older snvideo, without metadata: its run "
+            "writes model.safetensors when it ends with this one"
         )
-    published = contents.envelope == "model_state"
-    single = "blocks.0.conv.weight" in tensors
-    kind = _norm_kind(tensors)
-    notes: tuple[str, ...] = ()
-    if single and not published:
-        notes = ("the file does not say what strides its network had: see that they are these",)
-    return Source(
-        origin,
-        "pytorchvideo",
-        tensors,
-        shared_names=False,
-        norm="unknown" if kind == "gn" else kind,  # layer and instance norms look the same
-        mean_std=KINETICS,
-        sha256=contents.sha256,
-        time_stride=1 if single and published else None,  # of all of its published ones
-        notes=notes,
-    )
-
-
-def _torchvision_video(tensors: dict[str, Tensor], contents: Contents, origin: str) -> Source:
-    return Source(
-        origin,
-        "torchvision's video networks",
-        tensors,
-        shared_names=False,
-        norm=_norm_kind(tensors),
-        mean_std=((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
-        sha256=contents.sha256,
-    )
+    if source.norm == "gn":
+        source = source._replace(norm="unknown")  # layer and instance norms look the same
+    if "blocks.0.conv.weight" not in source.tensors:  # two pathways
+        return source
+    if contents.envelope == "model_state":  # all of its published ones
+        return source._replace(time_stride=1)
+    note = "the file does not say what strides its network had: see that they are these"
+    return source._replace(notes=(note,))
 
 
 def _pyslowfast_name(name: str) -> str:
@@ -234,40 +198,31 @@ def _pyslowfast_name(name: str) -> str:
     return f"pathway{pathway}.res{stage}.{block}.{layer}.{field}"
 
 
-def _pyslowfast(tensors: dict[str, Tensor], contents: Contents, origin: str) -> Source:
-    pathways = ("slow.", "fast.") if any("pathway1" in name for name in tensors) else ("", "")
+def _pyslowfast(source: WeightsSource, contents: Contents) -> WeightsSource:
+    two = any("pathway1" in name for name in source.tensors)
     translated = {}
-    for name, tensor in tensors.items():
-        known = _pyslowfast_name(name)
-        for number, pathway in enumerate(pathways):
-            known = known.replace(f"pathway{number}.", pathway)
-        translated[known] = tensor
-    data = _pyslowfast_data(contents.facts.get("cfg"))
+    for name, tensor in _rename(source, _pyslowfast_name).items():
+        for number, pathway in enumerate(("slow.", "fast.") if two else ("", "")):
+            name = name.replace(f"pathway{number}.", pathway)
+        translated[name] = tensor
+    data = _pyslowfast_data(contents.extra.get("cfg"))
     notes: tuple[str, ...] = ()
     if data.get("REVERSE_INPUT_CHANNEL") is True:
         for name, tensor in translated.items():
             if name.endswith("stem.conv.weight") and tensor.dim() == 5:
                 translated[name] = tensor.flip(1)
         notes = ("its input is BGR: the channels of the first convolution were turned round",)
-    mean, std = (
-        _rgb(data.get(key)) or default
-        for key, default in zip(("MEAN", "STD"), KINETICS, strict=True)
-    )
-    return Source(
-        origin,
-        "PySlowFast",
-        translated,
-        shared_names=True,
-        norm=_norm_kind(translated),
-        mean_std=(mean, std),
-        sha256=contents.sha256,
+    mean, std = (_rgb(data.get("MEAN")), _rgb(data.get("STD")))
+    return source._replace(
+        tensors=translated,
+        mean_std=(mean or source.mean_std[0], std or source.mean_std[1]),
         time_stride=1,  # of all its ResNets
         notes=notes,
     )
 
 
 def _pyslowfast_data(text: Any) -> Mapping[str, Any]:
-    """What the YAML config that its checkpoints hold says of data; empty if it cannot be read."""
+    """Section DATA of the YAML config in its checkpoints; empty if it cannot be read."""
     try:
         data = yaml.safe_load(text)["DATA"] if isinstance(text, str) else None
     except (yaml.YAMLError, ValueError, TypeError, KeyError):
@@ -305,65 +260,73 @@ def _mmaction_name(name: str) -> str:
     return name
 
 
-def _mmaction(tensors: dict[str, Tensor], contents: Contents, origin: str) -> Source:
-    translated = {_mmaction_name(name): tensor for name, tensor in tensors.items()}
+def _mmaction(source: WeightsSource, contents: Contents) -> WeightsSource:
+    translated = _rename(source, _mmaction_name)
     if "fuse1.conv.weight" in translated:
         if "fuse1.norm.weight" not in translated:
             raise SnvideoError(
-                f"{origin} is a SlowFast of mmaction2 whose lateral connections have no norm: "
-                "no network here computes that; take one with lateral_norm, or PySlowFast's"
+                f"{source.origin} is a SlowFast of mmaction2 whose lateral connections have no "
+                "norm: no network here computes that; take one with lateral_norm, or PySlowFast's"
             )
-        # Its classifier reads the fast pathway's features first, ours the slow one's.
+        # Its classifier reads the fast pathway's features first, that of pytorchvideo the slow's.
         weight, last = (translated.get(x) for x in ("head.weight", "fast.res5.0.conv_c.weight"))
         if weight is not None and last is not None and weight.dim() == 2 and last.dim() == 5:
             translated["head.weight"] = weight.roll(-len(last), 1)
-    meta = contents.facts.get("meta")
+    meta = contents.extra.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
     dataset = meta.get("dataset_meta")
     names = dataset.get("classes") if isinstance(dataset, Mapping) else None
+    config = meta.get("cfg")
+    stated = re.search(r"conv1_stride_t=(\d)", config) if isinstance(config, str) else None
     stem = translated.get("stem.conv.weight")
-    pools = _mmaction_pools(stem)
-    return Source(
-        origin,
-        "mmaction2",
-        translated,
-        shared_names=True,
-        norm=_norm_kind(translated),
-        mean_std=IMAGENET,
-        sha256=contents.sha256,
-        time_stride=_mmaction_stride(stem, meta.get("cfg")),
+    stride: int | None = None
+    notes: tuple[str, ...] = ()
+    if stem is not None and stem.dim() == 4:
+        notes = (f"the first pool of mmaction2's C2D is not padded, here it is: {_POOLS}",)
+    elif stem is not None and stem.dim() == 5:
+        is_i3d = stem.shape[2] == 5
+        stride = 2 if is_i3d else 1  # of all of its published ones
+        if is_i3d:
+            notes = (f"the first pool of mmaction2's I3D sees one frame, here three: {_POOLS}",)
+    return source._replace(
+        tensors=translated,
+        time_stride=int(stated[1]) if stated else stride,
         classes=tuple(map(str, names)) if isinstance(names, (list, tuple)) else None,
-        notes=pools,
-        exact=not pools,
+        notes=notes,
+        exact=not notes,
     )
 
 
-def _mmaction_pools(stem: Tensor | None) -> tuple[str, ...]:
-    """What its networks have that ours, with the pools of the papers, do not compute."""
-    until = "logits differ until it is trained on"
-    if stem is not None and stem.dim() == 4:
-        return (f"the first pool of mmaction2's C2D is not padded, here it is: {until}",)
-    if stem is not None and stem.dim() == 5 and stem.shape[2] == 5:
-        return (f"the first pool of mmaction2's I3D sees one frame, here three: {until}",)
-    return ()
+_POOLS = "logits differ until it is trained on"
+"""Of networks whose pools are not those of the papers, which the backbones here have."""
 
 
-def _mmaction_stride(stem: Tensor | None, config: Any) -> int | None:
-    """What its config says, or what all of its published I3Ds have: 2, and 1 for all others."""
-    stated = re.search(r"conv1_stride_t=(\d)", config) if isinstance(config, str) else None
-    if stated:
-        return int(stated[1])
-    if stem is None or stem.dim() != 5:
-        return None
-    return 2 if stem.shape[2] == 5 else 1
+class _Format(NamedTuple):
+    """A weight format."""
+
+    pattern: str
+    """Of tensor names that it alone has."""
+    mean_std: tuple[RGB, RGB]
+    canonical_names: bool
+    translate: Callable[[WeightsSource, Contents], WeightsSource]
 
 
-_FORMATS: tuple[tuple[str, Callable[[dict[str, Tensor], Contents, str], Source]], ...] = (
-    (r"^blocks\.\d+\.(multipathway_|res_blocks\.)", _pytorchvideo),
-    (r"^s\d\.pathway\d_", _pyslowfast),
-    (r"^backbone\.(slow_path\.|fast_path\.)?conv1\.conv\.", _mmaction),
-    (r"^(sn1|sn_out|layer\d\.\d+\.sn\d)\.", _switchnorm_resnet),
-    (r"^stem\.0\.weight$", _torchvision_video),
-    (r"^layer1\.0\.conv1\.weight$", _image_resnet),
-)
-"""What each format alone has, and how it is read; tried in order."""
+_FORMATS = {
+    "pytorchvideo": _Format(
+        r"^blocks\.\d+\.(multipathway_|res_blocks\.)", KINETICS, False, _pytorchvideo
+    ),
+    "PySlowFast": _Format(r"^s\d\.pathway\d_", KINETICS, True, _pyslowfast),
+    "mmaction2": _Format(
+        r"^backbone\.(slow_path\.|fast_path\.)?conv1\.conv\.", IMAGENET, True, _mmaction
+    ),
+    "ResNet for images of SwitchNorm": _Format(
+        r"^(sn1|sn_out|layer\d\.\d+\.sn\d)\.", IMAGENET, True, _switchnorm_resnet
+    ),
+    "torchvision's video networks": _Format(
+        r"^stem\.0\.weight$", TORCHVISION, False, lambda source, contents: source
+    ),
+    "ResNet for images (torchvision, timm)": _Format(
+        r"^layer1\.0\.conv1\.weight$", IMAGENET, True, _image_resnet
+    ),
+}
+"""Tried in this order."""

@@ -1,4 +1,4 @@
-"""Where weights come from: a file, or a library's own download."""
+"""Sources of weights: a file, or a library's own download."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from torch.hub import load_state_dict_from_url
 
 from snvideo.errors import SnvideoError
-from snvideo.models.pretrained.formats import Source, recognise
-from snvideo.models.pretrained.reader import Contents, checked, read
+from snvideo.models.pretrained.formats import WeightsSource, identify
+from snvideo.models.pretrained.reader import Contents, read_weights, validate_state_dict
 
 
-def open_weights(source: str) -> Source:
-    """Read weights and tell whose they are.
+def open_weights(source: str) -> WeightsSource:
+    """Read weights and identify their format.
 
     Args:
         source: a file; or `LIBRARY:NAME`, which the library downloads, or has downloaded before:
@@ -27,23 +27,23 @@ def open_weights(source: str) -> Source:
               the hub is run.
 
     Raises:
-        SnvideoError: if they cannot be had, or nobody's are recognised.
+        SnvideoError: if they cannot be read or downloaded, or are of no known format.
     """
     library, colon, name = source.partition(":")
     if not colon or library not in _LIBRARIES or os.path.lexists(source):
-        return recognise(read(Path(source)), source)
+        return identify(read_weights(Path(source)), source)
     try:
         return _LIBRARIES[library](name, source)
     except SnvideoError:
         raise
-    except Exception as error:  # of a network, a disk, a library: whatever keeps it from arriving
+    except Exception as error:  # of a network, a disk, a library
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise SnvideoError(
             f"cannot download {source}: {lines[0][:200]}; download it elsewhere and name the file"
         ) from None
 
 
-def _torchvision(name: str, origin: str) -> Source:
+def _torchvision(name: str, origin: str) -> WeightsSource:
     from torchvision import models
 
     network, _, variant = name.partition(":")
@@ -58,10 +58,11 @@ def _torchvision(name: str, origin: str) -> Source:
     tensors = weights.get_state_dict(
         progress=True, check_hash=True, map_location="cpu", weights_only=True
     )
-    found = recognise(Contents(checked(tensors, origin), {}, None), origin)
-    seen = weights.transforms()
+    found = identify(Contents(validate_state_dict(tensors, origin), {}, None), origin)
+    transforms = weights.transforms()
     return found._replace(
-        mean_std=(tuple(seen.mean), tuple(seen.std)), classes=tuple(weights.meta["categories"])
+        mean_std=(tuple(transforms.mean), tuple(transforms.std)),
+        classes=tuple(weights.meta["categories"]),
     )
 
 
@@ -69,11 +70,11 @@ _TIMM = ("resnet50", "resnet101", "resnet152", "resnet50_gn")
 """Of its ResNets, some of which have the same tensors as these and other strides or pools."""
 
 
-def _timm(name: str, origin: str) -> Source:
+def _timm(name: str, origin: str) -> WeightsSource:
     try:
         timm = importlib.import_module("timm")
     except ImportError:
-        raise SnvideoError(f"{origin} needs timm: pip install timm") from None
+        raise SnvideoError(f"{origin} needs timm: pip install 'snvideo[timm]'") from None
     if not timm.is_model(name):
         raise SnvideoError(f"timm has no network '{name}': see timm.list_pretrained('resnet50*')")
     if name.partition(".")[0] not in _TIMM:
@@ -82,24 +83,23 @@ def _timm(name: str, origin: str) -> Source:
             f"{', '.join(_TIMM)}, as in timm:resnet50.a1_in1k"
         )
     model = timm.create_model(name, pretrained=True)
-    found = recognise(Contents(model.state_dict(), {}, None), origin)
-    seen = model.pretrained_cfg
-    return found._replace(mean_std=(tuple(seen["mean"]), tuple(seen["std"])))
+    found = identify(Contents(model.state_dict(), {}, None), origin)
+    config = model.pretrained_cfg
+    return found._replace(mean_std=(tuple(config["mean"]), tuple(config["std"])))
 
 
-def _pytorchvideo(name: str, origin: str) -> Source:
-    hub = ("resnet", "slowfast", "r2plus1d", "x3d")
-    paths: dict[str, str] = {}
-    for family in hub:
-        paths |= importlib.import_module(f"pytorchvideo.models.hub.{family}").checkpoint_paths
-    if name not in paths:
-        raise SnvideoError(f"pytorchvideo's hub has no '{name}': it has {', '.join(sorted(paths))}")
-    state = load_state_dict_from_url(paths[name], map_location="cpu", weights_only=True)
-    tensors = checked(state["model_state"], origin)
-    return recognise(Contents(tensors, {}, None, "model_state"), origin)
+def _pytorchvideo(name: str, origin: str) -> WeightsSource:
+    urls: dict[str, str] = {}
+    for family in ("resnet", "slowfast", "r2plus1d", "x3d"):
+        urls |= importlib.import_module(f"pytorchvideo.models.hub.{family}").checkpoint_paths
+    if name not in urls:
+        raise SnvideoError(f"pytorchvideo's hub has no '{name}': it has {', '.join(sorted(urls))}")
+    state = load_state_dict_from_url(urls[name], map_location="cpu", weights_only=True)
+    tensors = validate_state_dict(state["model_state"], origin)
+    return identify(Contents(tensors, {}, None, "model_state"), origin)
 
 
-_LIBRARIES: dict[str, Callable[[str, str], Source]] = {
+_LIBRARIES: dict[str, Callable[[str, str], WeightsSource]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "pytorchvideo": _pytorchvideo,

@@ -1,20 +1,21 @@
-"""What a weight file means beside its tensors: network, norm, classes and what the network sees."""
+"""Metadata of weight files: network, norm, classes and preprocessing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
 from torch import nn
 
 from snvideo.base_config import Section
-from snvideo.norm import NORMS, SwitchNorm
+from snvideo.norm import SwitchNorm
+from snvideo.norm.factory import NormName
 
 RGB = tuple[float, float, float]
 
-ABOUT = "snvideo"
-"""The key under which a file says all this."""
+METADATA_KEY = "snvideo"
+"""The key of the metadata in a file."""
 
 
 class Preprocessing(Section):
@@ -24,7 +25,7 @@ class Preprocessing(Section):
     """Of the three channels, for values 0..1."""
     std: RGB
     frames: PositiveInt
-    """Of a clip."""
+    """Frames of a clip."""
     stride: PositiveInt
     """Frames of the video from one clip frame to the next."""
     target_fps: PositiveFloat | None = None
@@ -35,19 +36,19 @@ class Preprocessing(Section):
     """Side of a test view, pixels."""
 
 
-class About(Section):
-    """A network and its weights, in all that their tensors do not say."""
+class WeightsMetadata(Section):
+    """Everything about a network and its weights that the tensors do not say."""
 
     architecture: str
     """One of `snvideo.models.BACKBONES`."""
     strides: Mapping[str, tuple[int, ...]]
-    """As `strides` gives them. Networks of other strides may have the same tensors."""
-    norm: Literal[NORMS]
+    """As from `layer_strides`. Networks of other strides may have the same tensors."""
+    norm: NormName
     use_batch: bool = True
-    """Whether Switchable Normalization has its batch part."""
+    """Switchable Normalization has its batch part."""
     statistics: str | None
-    """What batch statistics are: `average` or `population`, taken of training batches, or `moving`
-    averages; null for norms that have none."""
+    """Kind of the batch statistics: `average` or `population`, taken of training batches, or
+    `moving` averages; null for norms that have none."""
     classes: tuple[str, ...]
     """Names, in the order of the logits."""
     preprocessing: Preprocessing
@@ -56,12 +57,12 @@ class About(Section):
     results: Mapping[str, Any] | None = None
     """Of the last test: accuracies, views, what was tested on."""
 
-    def stated(self) -> dict[str, Any]:
-        """As it stands in a checkpoint, in plain values."""
-        return {ABOUT: self.model_dump(mode="json")}
+    def to_checkpoint(self) -> dict[str, Any]:
+        """The entry of a checkpoint, in plain values."""
+        return {METADATA_KEY: self.model_dump(mode="json")}
 
 
-def strides(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def layer_strides(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Strides of the convolutions and pools of a network that have any: module -> (T, H, W).
 
     Two networks with equal parameters and unequal strides are two networks: the tensors of the 8x8

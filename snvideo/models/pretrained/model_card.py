@@ -1,43 +1,48 @@
-"""The card that goes with a weight file: what it is, how good it was, how to use it."""
+"""Model card of a weight file: the network, its results and its use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from snvideo.models.pretrained.metadata import About
+from snvideo.models.pretrained.metadata import WeightsMetadata
 
 _CLASSES = 20
 """Most classes that are listed by name."""
 
 
-def model_card(about: About, file: str, config: str | None = None) -> str:
+def model_card(metadata: WeightsMetadata, file: str, config: str | None = None) -> str:
     """A model card, in Markdown.
 
     Args:
-        about: what the file says of itself.
+        metadata: of the file.
         file: its name.
         config: of the run, YAML.
     """
-    seen = about.preprocessing
-    rate = f" at {seen.target_fps:g} frames a second" if seen.target_fps else ""
+    views, names, source = metadata.preprocessing, metadata.classes, metadata.started_from
+    rate = f" at {views.target_fps:g} frames a second" if views.target_fps else ""
+    mean, std = (" ".join(f"{x:g}" for x in values) for values in (views.mean, views.std))
+    shown = ", ".join(name.replace("|", "\\|") for name in names[:_CLASSES])
+    more = f", and {len(names) - _CLASSES} more" if len(names) > _CLASSES else ""
     facts = {
-        "network": f"`{about.architecture}`",
-        "normalization": _norm(about),
-        "classes": _classes(about),
-        "clip": f"{seen.frames} frames, every {_nth(seen.stride)} of the video{rate}",
-        "test views": f"short side {seen.short_side}, crops {seen.crop} x {seen.crop} pixels",
-        "input": f"RGB, (x / 255 - mean) / std; mean {_rgb(seen.mean)}, std {_rgb(seen.std)}",
-        "started from": _started(about.started_from),
+        "network": f"`{metadata.architecture}`",
+        "normalization": _norm(metadata),
+        "classes": f"{len(names)}: {shown}{more}",
+        "clip": f"{views.frames} frames, every {_ordinal(views.stride)} of the video{rate}",
+        "test views": f"short side {views.short_side}, crops {views.crop} x {views.crop} pixels",
+        "input": f"RGB, (x / 255 - mean) / std; mean {mean}, std {std}",
+        "started from": (
+            "random weights" if source is None else f"`{source['origin']}` ({source['format']})"
+        ),
     }
     parts = [
-        f"# {about.architecture} with {about.norm}",
+        f"# {metadata.architecture} with {metadata.norm}",
         "A network that recognises actions in videos, trained with snvideo.",
         _table(facts),
         "## Results",
-        _results(about.results),
+        _results(metadata.results),
         "## Use",
-        _USE.format(file=file, classes=f"(N, {len(about.classes)})"),
+        _USE.format(file=file, classes=f"(N, {len(names)})"),
     ]
     if config is not None:
         parts += ["## Config of the run", f"```yaml\n{config.strip()}\n```"]
@@ -63,39 +68,24 @@ def _table(facts: Mapping[str, str]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in facts.items())])
 
 
-def _norm(about: About) -> str:
-    if about.norm in ("sn", "syncsn") and not about.use_batch:
-        return f"`{about.norm}` without its batch part"
-    if about.statistics is None:
-        return f"`{about.norm}`"
+def _norm(metadata: WeightsMetadata) -> str:
+    if metadata.norm in ("sn", "syncsn") and not metadata.use_batch:
+        return f"`{metadata.norm}` without its batch part"
+    if metadata.statistics is None:
+        return f"`{metadata.norm}`"
     how = {
         "average": "averaged over training batches",
         "population": "of the population, estimated from training batches",
         "moving": "moving averages of training",
     }
-    return f"`{about.norm}`, batch statistics {how.get(about.statistics, about.statistics)}"
+    statistics = how.get(metadata.statistics, metadata.statistics)
+    return f"`{metadata.norm}`, batch statistics {statistics}"
 
 
-def _classes(about: About) -> str:
-    shown = ", ".join(name.replace("|", "\\|") for name in about.classes[:_CLASSES])
-    more = f", and {len(about.classes) - _CLASSES} more" if len(about.classes) > _CLASSES else ""
-    return f"{len(about.classes)}: {shown}{more}"
-
-
-def _nth(stride: int) -> str:
+def _ordinal(stride: int) -> str:
     ends = {1: "st", 2: "nd", 3: "rd"}
     end = "th" if stride % 100 in (11, 12, 13) else ends.get(stride % 10, "th")
     return "one" if stride == 1 else f"{stride}{end}"
-
-
-def _rgb(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:g}" for value in values)
-
-
-def _started(source: Mapping[str, Any] | None) -> str:
-    if source is None:
-        return "random weights"
-    return f"`{source['origin']}` ({source['format']})"
 
 
 def _results(results: Mapping[str, Any] | None) -> str:

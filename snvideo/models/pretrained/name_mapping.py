@@ -1,27 +1,37 @@
-"""The layers of a ResNet in words that all libraries share, and where they stand in a network.
+"""Mapping of layer names and class names between libraries.
+
+Canonical names of the layers of a ResNet, into which every format is translated:
 
     stem.conv  stem.norm  res2.0.conv_a  res2.0.norm_a ...  res5.2.norm_c  head
     res2.0.shortcut.conv  res2.0.shortcut.norm      the projection beside a stage's first block
 
 In a network of two pathways all but the head begin with `slow.` or `fast.`, and `fuse1` to `fuse4`
-(`.conv`, `.norm`) carry the fast one over after the stem and the first three stages.
+(`.conv`, `.norm`) are the lateral connections after the stem and the first three stages.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import nn
+
+from snvideo.errors import SnvideoError
 
 _PATHWAYS = ("slow.", "fast.")
 _INSIDE = re.compile(r"res_blocks\.(\d+)\.(branch1_conv|branch1_norm|branch2\.(?:conv|norm)_[abc])")
 _SHORTCUT = {"branch1_conv": "shortcut.conv", "branch1_norm": "shortcut.norm"}
+_SPELLING = str.maketrans("_-", "  ", "\"'`’")  # noqa: RUF001
+"""Ignored in class names: these for a space, those for nothing."""
 
 
-def layers(model: nn.Module) -> dict[str, str]:
-    """Where the layers of a network of pytorchvideo's builders stand: shared name -> module name.
+def canonical_layers(model: nn.Module) -> dict[str, str]:
+    """Layers of a network of pytorchvideo's builders: canonical name -> module name.
 
-    Layers that have no shared name, as those of X3D and R(2+1)D, are left out.
+    Layers without a canonical name, as those of X3D and R(2+1)D, are left out.
     """
     found: dict[str, str] = {}
     stages: list[str] = []
@@ -48,6 +58,74 @@ def layers(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def classifier(model: nn.Module) -> str:
-    """Name of the layer that gives the logits: the last, in all networks of ours, and linear."""
+def classifier_name(model: nn.Module) -> str:
+    """Name of the layer that gives the logits: in all backbones the last, and linear."""
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+
+
+def match_classes(
+    names: Sequence[str], source_names: Sequence[str], origin: Path | str
+) -> list[int | None]:
+    """For each class its number in the source; None for a name that the source does not have.
+
+    Classes are matched by name, as their order differs between authors of one data set. Case,
+    quotation marks, and `_` or `-` for a space do not count.
+
+    Args:
+        names: of the network's classes.
+        source_names: of the source's.
+        origin: of the source's names, for messages.
+
+    Raises:
+        SnvideoError: if two classes of the source have the same name.
+    """
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(source_names):
+        if numbers.setdefault(_normalize(name), number) != number:
+            raise SnvideoError(f"{origin} names the class '{name}' twice")
+    return [numbers.get(_normalize(name)) for name in names]
+
+
+def _normalize(name: str) -> str:
+    return " ".join(name.translate(_SPELLING).casefold().split())
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names in the order of the logits.
+
+    Args:
+        path: a text file with a name a line; or JSON: a list, an object of names and numbers, or
+            the metadata of an index, with its `labels`.
+
+    Raises:
+        SnvideoError: if the file is anything else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SnvideoError(f"cannot read class names {path}: {why}") from None
+    if text.lstrip().startswith(("{", "[")):
+        try:
+            names = _parse_json(json.loads(text))
+        except (ValueError, TypeError, KeyError):
+            raise SnvideoError(
+                f"class names {path}: expected a JSON list of names, or names and their numbers "
+                "from 0 without a gap"
+            ) from None
+    else:
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not names:
+        raise SnvideoError(f"class names {path}: there are none")
+    return names
+
+
+def _parse_json(value: Any) -> tuple[str, ...]:
+    if isinstance(value, dict) and isinstance(value.get("labels"), list):
+        value = value["labels"]
+    if isinstance(value, dict):
+        numbered = {int(number): str(name) for name, number in value.items()}
+        value = [numbered[number] for number in range(len(value))]
+    if not all(isinstance(name, str) for name in value):
+        raise TypeError
+    return tuple(value)

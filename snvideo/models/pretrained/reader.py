@@ -1,4 +1,4 @@
-"""Reading a weight file of any library, without ever running what may be in it."""
+"""Reading of weight files of any library, without ever running code that may be in them."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from torch import Tensor
 from snvideo.errors import SnvideoError
 
 _ENVELOPES = ("model_state", "state_dict", "model")
-"""Under which keys libraries put their tensors: PySlowFast and pytorchvideo; mmaction2 and many
-others; torchvision's training scripts and our own checkpoints."""
+"""Keys of the state dict: PySlowFast and pytorchvideo; mmaction2 and many others; torchvision's
+training scripts and checkpoints of snvideo."""
 
 
 class Contents(NamedTuple):
-    """What a weight file holds."""
+    """Contents of a weight file."""
 
     tensors: dict[str, Tensor]
     """On the CPU, by the names of the library that wrote them."""
-    facts: Mapping[str, Any]
+    extra: Mapping[str, Any]
     """All else at the top level of the file, or the metadata of a safetensors file."""
     sha256: str | None
-    """Of the file, hexadecimal; None for what a library has read."""
+    """Of the file, hexadecimal; None for weights that a library has read."""
     envelope: str | None = None
-    """The key that the tensors stood under."""
+    """The key of the state dict."""
 
 
-def read(path: Path) -> Contents:
-    """Read tensors and plain values: a file that asks for more is refused.
+def read_weights(path: Path) -> Contents:
+    """Read tensors and plain values.
 
-    Which kind of file it is shows in its first bytes; the name does not count.
+    The kind of file shows in its first bytes; the name does not count.
 
     Args:
-        path: safetensors, or what torch.save has written, of any version.
+        path: safetensors, or a file of torch.save, of any version.
 
     Raises:
         SnvideoError: if it is not there, is damaged, is something else, or holds anything that
@@ -53,30 +53,26 @@ def read(path: Path) -> Contents:
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         _check_digest(path, digest)
-    except (OSError, ValueError) as error:  # a name may hold what no name may
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        hint = ""
+        if os.path.isdir(path):  # noqa: PTH112 - which takes any name
+            hint = ": name a file of weights in it"
+        elif ":" in str(path):
+            hint = "; downloads begin with torchvision:, timm: or pytorchvideo:"
         why = getattr(error, "strerror", None) or error
-        raise SnvideoError(f"cannot read weights {str(path)[:200]}: {why}{_hint(path)}") from None
-    if _kind(path, head) == "safetensors":
-        tensors, facts = _read_safetensors(path)
-        return Contents(checked(tensors, path), facts, digest)
-    tensors, facts, envelope = _read_torch(path)
-    return Contents(checked(tensors, path), facts, digest, envelope)
+        raise SnvideoError(f"cannot read weights {str(path)[:200]}: {why}{hint}") from None
+    if _is_safetensors(path, head):
+        tensors, metadata = _read_safetensors(path)
+        return Contents(validate_state_dict(tensors, path), metadata, digest)
+    state, extra, envelope = _read_torch(path)
+    return Contents(validate_state_dict(state, path), extra, digest, envelope)
 
 
-def _hint(path: Path) -> str:
-    """What else might have been meant by a name that is no file's."""
-    if os.path.isdir(path):  # noqa: PTH112 - which takes any name
-        return ": name a file of weights in it"
-    if ":" in str(path):
-        return "; downloads begin with torchvision:, timm: or pytorchvideo:"
-    return ""
-
-
-def checked(tensors: Mapping[Any, Any], origin: Path | str) -> dict[str, Tensor]:
-    """A state dict that is one.
+def validate_state_dict(tensors: Mapping[Any, Any], origin: Path | str) -> dict[str, Tensor]:
+    """A state dict of names and tensors with values.
 
     Raises:
-        SnvideoError: if it is empty, or holds anything but names and tensors with values.
+        SnvideoError: if it is empty, or holds anything else.
     """
     if not tensors:
         raise SnvideoError(f"{origin} holds no tensors: expected the weights of a network")
@@ -94,7 +90,7 @@ def checked(tensors: Mapping[Any, Any], origin: Path | str) -> dict[str, Tensor]
 
 
 def _check_digest(path: Path, digest: str) -> None:
-    """Hold a file against the checksum beside it, if there is one."""
+    """Compare a file with the checksum file beside it, if there is one."""
     beside = path.with_name(f"{path.name}.sha256")
     if not beside.is_file():
         return
@@ -105,47 +101,41 @@ def _check_digest(path: Path, digest: str) -> None:
         )
 
 
-def _kind(path: Path, head: bytes) -> str:
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """True for safetensors, False for a file of torch.save."""
     size = path.stat().st_size
     if size >= 10 and int.from_bytes(head[:8], "little") >= 2 and head[8:9] == b"{":
-        return "safetensors"
+        return True
     if head.startswith((b"PK\x03\x04", b"\x80")):
-        return "torch"
+        return False
     if head.startswith(b"version https://git-lfs"):
         raise SnvideoError(f"{path} only points to weights: fetch them with `git lfs pull`")
     if not head:
         raise SnvideoError(f"{path} is empty: expected weights; copy it again")
-    if _is_text(head):
+    text = head.decode(errors="ignore")  # the last letter may be cut off
+    if len(text.encode()) > len(head) - 4 and all(c.isprintable() or c.isspace() for c in text):
         raise SnvideoError(f"{path} is a text file: expected weights (.safetensors, .pth, .pyth)")
     raise SnvideoError(f"{path} is neither a safetensors file nor one of torch.save")
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        text = head.decode()
-    except UnicodeDecodeError as error:
-        text = head[: error.start].decode() if error.start > len(head) - 4 else ""
-    return bool(text) and all(letter.isprintable() or letter.isspace() for letter in text)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, "pt") as file:
-            facts = dict(file.metadata() or {})
-        return load_file(path), facts
+            metadata = dict(file.metadata() or {})
+        return load_file(path), metadata
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise SnvideoError(
-            f"{path} is damaged or cut off ({_line(error)}): copy it again"
+            f"{path} is damaged or cut off ({_first_sentence(error)}): copy it again"
         ) from None
 
 
 def _read_torch(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], str | None]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is said below
+            warnings.simplefilter("ignore")  # the error below explains it
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a file can make an unpickler raise
-        raise SnvideoError(_why_unreadable(path, error)) from None
+    except Exception as error:  # an unpickler may raise anything
+        raise SnvideoError(_explain(path, error)) from None
     if not isinstance(loaded, Mapping):
         raise SnvideoError(f"{path} holds a {type(loaded).__name__}: expected names and tensors")
     for key in _ENVELOPES:
@@ -155,7 +145,8 @@ def _read_torch(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], str | No
     return loaded, {}, None
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
+def _explain(path: Path, error: Exception) -> str:
+    """An error of torch.load in one line."""
     text = str(error)
     asked = re.search(r"GLOBAL ([\w.]+)", text)
     if asked:
@@ -167,10 +158,11 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return f"{path} is a TorchScript program, which would have to be run: expected a state dict"
     if "magic number" in text or "Unsupported operand" in text or "UTF-8" in text:
         return f"{path} is a pickle, but not of torch.save: expected a state dict"
-    return f"{path} is damaged, cut off or not of torch.save ({_line(error)}): copy it again"
+    return (
+        f"{path} is damaged, cut off or not of torch.save ({_first_sentence(error)}): copy it again"
+    )
 
 
-def _line(error: Exception) -> str:
-    """The first sentence of an error."""
+def _first_sentence(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].split(". ")[0][:160] if lines else type(error).__name__

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snvideo.models import build_model
+from snvideo.models import create_model
 from snvideo.models.config import WeightsConfig
 from snvideo.models.pretrained import (
-    About,
+    LoadReport,
     Preprocessing,
-    Report,
-    Source,
+    WeightsMetadata,
+    WeightsSource,
     has_batch_part,
-    strides,
-    transfer,
+    layer_strides,
+    load_weights_into,
 )
-from snvideo.models.pretrained.formats import recognise
-from snvideo.models.pretrained.metadata import ABOUT
+from snvideo.models.pretrained.formats import identify
+from snvideo.models.pretrained.metadata import METADATA_KEY
 from snvideo.models.pretrained.reader import Contents
 
 Norm = nn.modules.batchnorm._NormBase
@@ -67,7 +67,7 @@ def lively(net: nn.Module, *inputs: Any, seed: int = 0) -> nn.Module:
 def blank(name: str, norm: str = "bn", classes: int = len(CLASSES), **options: Any) -> nn.Module:
     """A network of ours, in evaluation mode, that holds no number: what is not loaded shows."""
     with torch.device("meta"):
-        net = build_model(name, classes, norm, **options)
+        net = create_model(name, classes, norm, **options)
     net.to_empty(device="cpu")
     with torch.no_grad():
         for tensor in net.state_dict().values():
@@ -75,19 +75,19 @@ def blank(name: str, norm: str = "bn", classes: int = len(CLASSES), **options: A
     return net.eval()
 
 
-def source(state: Mapping[str, Tensor], **facts: Any) -> Source:
+def source(state: Mapping[str, Tensor], **facts: Any) -> WeightsSource:
     """Weights as if they had been read from a file."""
-    return recognise(Contents(dict(state), facts, None, "model_state"), "weights.pth")
+    return identify(Contents(dict(state), facts, None, "model_state"), "weights.pth")
 
 
-def own(net: nn.Module, name: str, norm: str, classes: Sequence[str] = CLASSES) -> About:
+def own(net: nn.Module, name: str, norm: str, classes: Sequence[str] = CLASSES) -> WeightsMetadata:
     """What a file of ours says of a network."""
     seen = Preprocessing(
         mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2), frames=8, stride=4, short_side=56, crop=48
     )
-    return About(
+    return WeightsMetadata(
         architecture=name,
-        strides=strides(net),
+        strides=layer_strides(net),
         norm=norm,
         use_batch=has_batch_part(net),
         statistics=None,
@@ -96,9 +96,9 @@ def own(net: nn.Module, name: str, norm: str, classes: Sequence[str] = CLASSES) 
     )
 
 
-def own_source(net: nn.Module, name: str, norm: str) -> Source:
+def own_source(net: nn.Module, name: str, norm: str) -> WeightsSource:
     """A network as if it had been read from a file of ours."""
-    return source(net.state_dict(), **{ABOUT: own(net, name, norm).model_dump_json()})
+    return source(net.state_dict(), **{METADATA_KEY: own(net, name, norm).model_dump_json()})
 
 
 def clips(count: int, seed: int, frames: int = 8, pixels: int = 48) -> Tensor:
@@ -110,11 +110,13 @@ def clips(count: int, seed: int, frames: int = 8, pixels: int = 48) -> Tensor:
     return smooth * contrast + 0.7 * torch.randn(count, 3, 1, 1, 1, generator=rng)
 
 
-def take(net: nn.Module, weights: Source, own: Sequence[str] = CLASSES, **options: Any) -> Report:
+def take(
+    net: nn.Module, weights: WeightsSource, own: Sequence[str] = CLASSES, **options: Any
+) -> LoadReport:
     """Start a network of these classes from weights; every tensor of both has to be reported."""
-    report = transfer(net, weights, WeightsConfig(source=weights.origin, **options), own)
+    report = load_weights_into(net, weights, WeightsConfig(source=weights.origin, **options), own)
     sizes = {name: t.numel() for name, t in net.state_dict().items() if not _counts(name)}
-    here = [entry for entry in report.entries if entry.fate != "dropped"]
+    here = [entry for entry in report.entries if entry.status != "dropped"]
     assert sorted((entry.name, entry.values) for entry in here) == sorted(sizes.items())
     there = sum(not _counts(name) for name in weights.tensors)
     assert len(report.entries) - report.count("reset") == there

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from snvideo.errors import SnvideoError
-from snvideo.models import build_model
-from snvideo.models.pretrained.classes import match, read_classes
+from snvideo.models import create_model
+from snvideo.models.pretrained.name_mapping import match_classes, read_classes
 from tests.models.pretrained.nets import CLASSES, blank, source, take
 
 NAME = "i3d_tiny"
-THEIRS = build_model(NAME, len(CLASSES)).state_dict()
+THEIRS = create_model(NAME, len(CLASSES)).state_dict()
 
 
 def rows(ours: torch.nn.Module) -> list[int | None]:
@@ -40,20 +40,20 @@ def file(tmp_path):
     [
         (CLASSES, [0, 1, 2, 3, 4], []),
         (CLASSES[::-1], [4, 3, 2, 1, 0], []),
-        (CLASSES[3:], [3, 4], ["3 of their 5 classes are not among ours"]),
+        (CLASSES[3:], [3, 4], ["3 of the source's 5 classes are not used"]),
         (
             ("abseiling", "yoga", "zumba"),
             [None, 4, None],
             [
-                "2 of 3 classes are not among theirs and start anew",
-                "4 of their 5 classes are not among ours",
+                "2 of 3 classes are new and start anew",
+                "4 of the source's 5 classes are not used",
             ],
         ),
-        ((*CLASSES, "zumba"), [0, 1, 2, 3, 4, None], ["1 of 6 classes are not among theirs"]),
+        ((*CLASSES, "zumba"), [0, 1, 2, 3, 4, None], ["1 of 6 classes are new"]),
         (
             ("Tap_Dancing", "'washing-dishes'", ' "yoga"\t', "Juggling  Balls"),
             [2, 3, 4, 1],
-            ["1 of their"],
+            ["1 of the source's"],
         ),
     ],
 )
@@ -61,7 +61,7 @@ def test_rows_go_by_name(file, own, expected, said):
     ours = blank(NAME, classes=len(own))
     report = take(ours, source(THEIRS), own, classes=file)
     assert rows(ours) == expected
-    text = "\n".join(report.lines())
+    text = "\n".join(report.table())
     assert all(words in text for words in said)
     assert said or "classes" not in text
 
@@ -76,18 +76,18 @@ def test_rows_go_by_name(file, own, expected, said):
     ],
 )
 def test_spellings_of_one_name(own, expected):
-    assert match([own], [expected], "there") == [0]
+    assert match_classes([own], [expected], "there") == [0]
 
 
 @pytest.mark.parametrize("theirs", [("yoga", "juggling", "yoga"), ("yoga", "'Yoga'")])
 def test_two_classes_of_one_name_are_refused(theirs):
     with pytest.raises(SnvideoError, match=r"^there names the class '.*' twice$"):
-        match(["yoga"], theirs, "there")
+        match_classes(["yoga"], theirs, "there")
 
 
 def test_a_classifier_of_which_nothing_is_known_is_refused(file):
     ours = blank(NAME, classes=2)
-    with pytest.raises(SnvideoError, match=r"knows none of the 2 classes .* such as 'abseiling'"):
+    with pytest.raises(SnvideoError, match=r"has none of the 2 classes .* such as 'abseiling'"):
         take(ours, source(THEIRS), ("abseiling", "zumba"), classes=file)
     assert all(tensor.isnan().all() for tensor in ours.parameters())
     report = take(ours, source(THEIRS), ("abseiling", "zumba"), head="new")

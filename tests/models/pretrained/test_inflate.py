@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet50
 
-from snvideo.models.pretrained.inflate import inflate
+from snvideo.models.pretrained.load import inflate
 from tests.models.pretrained.nets import blank, error, lively, output_of, source, take
 
 IMAGES = 2

@@ -7,55 +7,56 @@ import json
 
 import torch
 
-from snvideo.models import build_model
-from snvideo.models.pretrained.load_report import FATES
+from snvideo.models import create_model
+from snvideo.models.pretrained.load_report import STATUSES
 from tests.models.pretrained.nets import CLASSES, blank, own_source, source, take
 
 NAME = "i3d_tiny"
 
 
 def test_the_table_adds_up(tmp_path):
-    """A line for each part of the network, theirs alone last, then all of them."""
+    """A line for each part of the network, source only last, then all of them."""
     names = tmp_path / "names.txt"
     names.write_text("\n".join(CLASSES))
-    theirs = build_model(NAME, len(CLASSES), "bn")
+    theirs = create_model(NAME, len(CLASSES), "bn")
     ours = blank(NAME, "sn", classes=2)
     report = take(ours, source(theirs.state_dict()), ("zumba", "yoga"), classes=names, norms="new")
-    lines = report.lines()
+    lines = report.table()
     assert lines[0] == "weights from weights.pth (pytorchvideo):"
-    assert lines[1].split() == list(FATES)
+    assert lines[1].split() == list(STATUSES)
     rows = {line[:14].strip(): line[14:].split() for line in lines[2:]}
     parts = ["blocks.0", "blocks.1", "blocks.3", "blocks.4", "blocks.5", "blocks.6"]
-    assert list(rows)[:8] == [*parts, "(theirs alone)", "all tensors"]
+    assert list(rows)[:8] == [*parts, "(source only)", "all tensors"]
     assert rows["blocks.0"] == ["1", "-", "6", "-"]
     assert rows["blocks.1"] == ["4", "-", "24", "-"]
     assert rows["blocks.6"] == ["2", "-", "-", "-"]
-    assert rows["(theirs alone)"] == ["-", "-", "-", str(17 * 4)]
+    assert rows["(source only)"] == ["-", "-", "-", str(17 * 4)]
     assert rows["all tensors"] == [str(19), "-", str(17 * 6), str(17 * 4)]
     assert lines[10:] == [
         "102 reset: norms are to start anew",
         "68 dropped: norms are to start anew",
-        "2 loaded: 1 of 2 classes are not among theirs and start anew, "
-        "4 of their 5 classes are not among ours",
+        "2 loaded: 1 of 2 classes are new and start anew, 4 of the source's 5 classes are not used",
     ]
     assert len({len(line) for line in lines[1:10]}) == 1
 
 
 def test_a_batch_normalization_that_becomes_switchable_says_so():
-    theirs = build_model(NAME, len(CLASSES), "bn")
-    ours = build_model(NAME, len(CLASSES), "sn", start="batch")
+    theirs = create_model(NAME, len(CLASSES), "bn")
+    ours = create_model(NAME, len(CLASSES), "sn", start="batch")
     report = take(ours, source(theirs.state_dict()), head="new")
-    assert {entry.name.rpartition(".")[2] for entry in report.entries if entry.fate == "reset"} == {
+    assert {
+        entry.name.rpartition(".")[2] for entry in report.entries if entry.status == "reset"
+    } == {
         *("mean_logits", "var_logits"),
         *("weight", "bias"),  # of the classifier
     }
-    assert "34 reset: importance logits start at the batch part" in report.lines()
+    assert "34 reset: importance logits start at the batch part" in report.table()
 
 
 def test_its_facts_are_plain_values():
-    theirs = build_model(NAME, len(CLASSES))
+    theirs = create_model(NAME, len(CLASSES))
     report = take(blank(NAME), own_source(theirs, NAME, "bn")._replace(sha256="ab" * 32))
-    facts = json.loads(json.dumps(report.facts()))
+    facts = json.loads(json.dumps(report.to_dict()))
     count = len([name for name in theirs.state_dict() if "num_batches" not in name])
     assert {key: facts[key] for key in report.summary()} == {
         "origin": "weights.pth",

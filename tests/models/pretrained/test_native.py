@@ -14,14 +14,14 @@ from snvideo.data.config import TestViewConfig
 from snvideo.data.dataset import cut
 from snvideo.data.sampling import even_crops
 from snvideo.errors import SnvideoError
-from snvideo.models import build_model
-from snvideo.models.export import export
+from snvideo.models import create_model
+from snvideo.models.export import export_model
 from snvideo.models.pretrained import (
-    About,
     LoadedModel,
     Preprocessing,
+    WeightsMetadata,
     has_batch_part,
-    strides,
+    layer_strides,
     write_weights,
 )
 from snvideo.models.pretrained.model_card import model_card
@@ -34,7 +34,7 @@ CLASSES = ("clap", "jump", "wave | hand")
 
 def network(name="i3d_tiny", norm="sn", **options):
     torch.manual_seed(0)
-    model = build_model(name, len(CLASSES), norm, **options)
+    model = create_model(name, len(CLASSES), norm, **options)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     for buffer in model.buffers():
@@ -44,9 +44,9 @@ def network(name="i3d_tiny", norm="sn", **options):
 
 
 def about(model, name="i3d_tiny", norm="sn", **more):
-    return About(
+    return WeightsMetadata(
         architecture=name,
-        strides=strides(model),
+        strides=layer_strides(model),
         norm=norm,
         use_batch=has_batch_part(model),
         statistics="average",
@@ -81,7 +81,7 @@ def test_a_network_comes_back_as_it_was(tmp_path, name, norm, options):
     before = torch.random.get_rng_state()
     loaded = snvideo.load_model(tmp_path / "m.safetensors")
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert loaded.about == said and loaded.classes == CLASSES
+    assert loaded.metadata == said and loaded.classes == CLASSES
     assert not loaded.model.training
     clips = torch.randn(2, 3, 16, 32, 32)
     assert torch.equal(loaded.model(clips), model(clips))
@@ -114,15 +114,15 @@ def test_files_that_say_nothing_or_too_much(file, tmp_path):
     with pytest.raises(SnvideoError, match="does not say which network it is of"):
         snvideo.load_model(silent)
     for stated, message in (
-        ("{}", "another version of snvideo: cannot read what it says of architecture, "),
-        ("no JSON", "another version of snvideo: cannot read what it says of the whole"),
+        ("{}", r"another version of snvideo: cannot read its metadata \(architecture, "),
+        ("no JSON", r"another version of snvideo: cannot read its metadata \(the whole\)"),
     ):
         save_file(tensors, silent, {"snvideo": stated})
         with pytest.raises(SnvideoError, match=message):
             snvideo.load_model(silent)
-    said = snvideo.load_model(file).about
+    said = snvideo.load_model(file).metadata
     for change, message in (
-        ({"norm": "sm"}, "another version of snvideo: cannot read what it says of norm"),
+        ({"norm": "sm"}, r"another version of snvideo: cannot read its metadata \(norm\)"),
         ({"norm": "gn"}, "its tensors are not those of i3d_tiny with gn and 3 classes"),
         ({"classes": ("a",)}, "its tensors are not those of i3d_tiny with sn and 1 classes"),
         ({"architecture": "i3d_huge"}, "a network that this version does not know, 'i3d_huge'"),
@@ -160,7 +160,7 @@ def test_exported_programs_compute_what_the_network_does(tmp_path, suffix, norm)
     model = network(norm=norm)
     loaded = LoadedModel(model, about(model, norm=norm))
     path = tmp_path / f"net.{suffix}"
-    written = export(loaded, path)
+    written = export_model(loaded, path)
     assert written.path == path and written.difference < 1e-5
     clips = torch.randn(3, 3, 8, 32, 32)
     if suffix == "pt2":
@@ -173,14 +173,14 @@ def test_exported_programs_compute_what_the_network_does(tmp_path, suffix, norm)
         stated = {prop.key: prop.value for prop in onnx.load(path).metadata_props}
     with torch.inference_mode():
         torch.testing.assert_close(logits, loaded.model(clips), rtol=1e-4, atol=1e-5)
-    assert About.model_validate_json(stated["snvideo"]) == loaded.about
+    assert WeightsMetadata.model_validate_json(stated["snvideo"]) == loaded.metadata
     assert list(tmp_path.glob(".*")) == []
 
 
 def test_weights_are_exported_with_their_card(file, tmp_path):
     loaded = snvideo.load_model(file)
-    assert export(loaded, tmp_path / "to" / "net.safetensors").difference is None
-    assert snvideo.load_model(tmp_path / "to" / "net.safetensors").about == loaded.about
+    assert export_model(loaded, tmp_path / "to" / "net.safetensors").difference is None
+    assert snvideo.load_model(tmp_path / "to" / "net.safetensors").metadata == loaded.metadata
     assert "net.safetensors" in (tmp_path / "to" / "net.safetensors.md").read_text()
 
 
@@ -188,13 +188,13 @@ def test_exports_that_cannot_be_are_one_line_and_leave_nothing(file, tmp_path, m
     model = network(norm="bn")
     loaded = LoadedModel(model, about(model, norm="bn"))
     with pytest.raises(SnvideoError, match=r"expected a name that ends in \.onnx, \.pt2, "):
-        export(loaded, tmp_path / "net.txt")
+        export_model(loaded, tmp_path / "net.txt")
     with pytest.raises(SnvideoError, match="cannot write"):
-        export(loaded, file / "net.safetensors")
+        export_model(loaded, file / "net.safetensors")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(SnvideoError, match="pip install onnx onnxscript onnxruntime"):
-        export(loaded, tmp_path / "net.onnx")
+    with pytest.raises(SnvideoError, match=r"pip install 'snvideo\[export\]'"):
+        export_model(loaded, tmp_path / "net.onnx")
     monkeypatch.setattr("snvideo.models.export.TOLERANCE", -1.0)
     with pytest.raises(SnvideoError, match="was not written: its logits differ"):
-        export(loaded, tmp_path / "net.pt2")
+        export_model(loaded, tmp_path / "net.pt2")
     assert list(tmp_path.iterdir()) == [file]

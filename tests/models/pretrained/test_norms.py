@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from snvideo.errors import SnvideoError
-from snvideo.models import build_model
-from snvideo.models.pretrained.norms import kind
+from snvideo.models import create_model
+from snvideo.models.pretrained.load import norm_kind
 from snvideo.norm import SwitchNorm, average_statistics
 from tests.models.pretrained.nets import (
     CLASSES,
@@ -25,7 +25,7 @@ CLIPS = clips(4, seed=0)
 
 
 def trained(norm: str, **options: bool) -> nn.Module:
-    return lively(build_model(NAME, len(CLASSES), norm, dropout=0.0, **options), CLIPS)
+    return lively(create_model(NAME, len(CLASSES), norm, dropout=0.0, **options), CLIPS)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def trained(norm: str, **options: bool) -> nn.Module:
 def test_norms_of_one_kind_are_taken_over_exactly(there, here):
     theirs, ours = trained(there), blank(NAME, here)
     report = take(ours, own_source(theirs, NAME, there))
-    assert {entry.fate for entry in report.entries} == {"loaded"}
+    assert {entry.status for entry in report.entries} == {"loaded"}
     with torch.no_grad():
         assert torch.equal(ours(CLIPS), theirs(CLIPS))
 
@@ -74,19 +74,19 @@ def test_files_that_do_not_name_their_norm_show_it_or_are_refused(norm, shown):
 )
 def test_other_norms_are_refused_unless_they_start_anew(there, here, options, said):
     theirs = own_source(trained(there), NAME, there)
-    ours = build_model(NAME, len(CLASSES), here, **options)
+    ours = create_model(NAME, len(CLASSES), here, **options)
     before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
     with pytest.raises(SnvideoError, match=rf"{said}.* anew with model\.weights\.norms=new"):
         take(ours, theirs)
     assert all(torch.equal(before[name], t) for name, t in ours.state_dict().items())
 
     report = take(ours, theirs, norms="new")
-    norms = {name for name, module in ours.named_modules() if kind(module)}
+    norms = {name for name, module in ours.named_modules() if norm_kind(module)}
     for entry in report.entries:
         if entry.name.rpartition(".")[0] in norms:
-            assert entry.fate in ("reset", "dropped")
+            assert entry.status in ("reset", "dropped")
         else:
-            assert entry.fate == "loaded"
+            assert entry.status == "loaded"
     state = ours.state_dict()
     kept = [name for name in state if name.rpartition(".")[0] in norms]
     assert all(torch.equal(state[name], before[name]) for name in kept)
@@ -119,10 +119,10 @@ def test_switchable_norms_do_not_get_a_batch_part_from_nowhere():
 def measured(name: str, pixels: int) -> nn.Module:
     """A network with Batch Normalization and statistics that were measured."""
     torch.manual_seed(0)
-    net = build_model(name, len(CLASSES), "bn")
+    net = create_model(name, len(CLASSES), "bn")
     with torch.no_grad():
         for module in net.modules():
-            if kind(module):
+            if norm_kind(module):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.3)
     average_statistics(net, clips(16, 1, pixels=pixels).split(8), "population")
@@ -131,7 +131,7 @@ def measured(name: str, pixels: int) -> nn.Module:
 
 def leaning(weights: nn.Module, name: str) -> nn.Module:
     """The same with Switchable Normalization that leans to its batch part."""
-    net = build_model(name, len(CLASSES), "sn", start="batch").eval()
+    net = create_model(name, len(CLASSES), "sn", start="batch").eval()
     report = take(net, source(weights.state_dict()), classes=None, head="new")
     net.blocks[-1].proj.load_state_dict(weights.blocks[-1].proj.state_dict())
     layers = sum(isinstance(module, SwitchNorm) for module in net.modules())

@@ -9,7 +9,7 @@ from torchvision.models import video
 
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import open_weights
-from snvideo.models.pretrained.formats import KINETICS, recognise
+from snvideo.models.pretrained.formats import KINETICS, identify
 from snvideo.models.pretrained.reader import Contents
 from tests.models.pretrained import foreign
 from tests.models.pretrained.nets import CLASSES, blank, error, lively, source, take
@@ -51,7 +51,7 @@ def test_networks_of_the_hub(theirs, names, name, tmp_path):
     found = open_weights(str(file))
     report = take(ours, found, HERE, classes=names)
     assert found.format == "pytorchvideo" and found.mean_std == KINETICS
-    assert {entry.fate for entry in report.entries} == {"loaded"}
+    assert {entry.status for entry in report.entries} == {"loaded"}
     assert disagreement(ours, clip, logits) < 1e-5
 
 
@@ -98,12 +98,12 @@ def test_pyslowfast_of_blue_green_red(theirs, names, name, reverse):
     net, clip, logits = theirs(name)
     mean, std = [0.5, 0.4, 0.3], [0.25, 0.2, 1]
     data = {"MEAN": mean, "STD": std, "REVERSE_INPUT_CHANNEL": reverse, "NUM_FRAMES": 8}
-    cfg = yaml.safe_dump({"DATA": data, "MODEL": {"ARCH": name}})
+    cfg = yaml.safe_dump({"DATA": data, "WEIGHTS_FILE": {"ARCH": name}})
     found = source(foreign.pyslowfast(net), cfg=cfg, epoch=3)
     assert found.mean_std == (tuple(mean), tuple(std))
     ours = blank(OURS[name])
     report = take(ours, found, HERE, classes=names)
-    said = [line for line in report.lines() if "BGR" in line]
+    said = [line for line in report.table() if "BGR" in line]
     if reverse:
         assert len(said) == 1
         assert disagreement(ours, clip.flip(1), logits) < 1e-5
@@ -130,7 +130,7 @@ def test_a_network_that_keeps_all_frames_is_not_one_that_halves_them(theirs, wri
 
 def test_a_bare_state_dict_may_have_any_strides_and_says_so(theirs):
     """As torch.save writes it of a network of ours, of whichever of the two."""
-    found = recognise(Contents(theirs("i3d_r50").net.state_dict(), {}, None), "bare.pth")
+    found = identify(Contents(theirs("i3d_r50").net.state_dict(), {}, None), "bare.pth")
     report = take(blank("i3d_r50_32x2"), found, head="new")
     (note,) = report.notes
     assert note == "the file does not say what strides its network had: see that they are these"
@@ -140,4 +140,4 @@ def test_an_older_checkpoint_of_ours_is_not_taken_for_another(theirs):
     facts = {"index_hash": "0", "classes": ["a"], "ema": None}
     contents = Contents(theirs("i3d_r50").net.state_dict(), facts, None, "model")
     with pytest.raises(SnvideoError, match="a checkpoint of an older snvideo"):
-        recognise(contents, "step.pt")
+        identify(contents, "step.pt")

@@ -19,9 +19,9 @@ from safetensors.torch import save
 from torch import nn
 
 from snvideo.errors import SnvideoError
-from snvideo.models import BACKBONES, build_model
+from snvideo.models import BACKBONES, create_model
 from snvideo.models.pretrained import open_weights, write_weights
-from snvideo.models.pretrained.metadata import ABOUT
+from snvideo.models.pretrained.metadata import METADATA_KEY
 from tests.models.pretrained import foreign
 from tests.models.pretrained.nets import (
     CLASSES,
@@ -36,14 +36,14 @@ from tests.models.pretrained.nets import (
 )
 
 NAME = "i3d_tiny"
-THEIRS = lively(build_model(NAME, len(CLASSES)), clips(4, seed=0))
+THEIRS = lively(create_model(NAME, len(CLASSES)), clips(4, seed=0))
 STATE = THEIRS.state_dict()
 
 
 @pytest.fixture
 def ours() -> nn.Module:
     torch.manual_seed(1)
-    return build_model(NAME, len(CLASSES))
+    return create_model(NAME, len(CLASSES))
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("other", ["c2d_tiny", "slow_tiny", "slowfast_tiny", "r2plus1d_tiny"])
 def test_another_architecture_is_told(ours, file, other):
-    file.write_bytes(written(build_model(other, len(CLASSES)).state_dict()))
+    file.write_bytes(written(create_model(other, len(CLASSES)).state_dict()))
     said = refused(ours, file)
     assert said.startswith("FILE (pytorchvideo) is not this network: tensors ")
     assert said.endswith(f"; it fits {other}")
@@ -92,7 +92,7 @@ def test_another_depth_is_told(monkeypatch):
     few = {name: BACKBONES[name] for name in names}
     monkeypatch.setattr(sys.modules["snvideo.models.pretrained.load"], "BACKBONES", few)
     with torch.device("meta"):
-        shallow, deep = (build_model(name, len(CLASSES)) for name in ("i3d_r50_8x8", names[-1]))
+        shallow, deep = (create_model(name, len(CLASSES)) for name in ("i3d_r50_8x8", names[-1]))
     with pytest.raises(SnvideoError, match=r"[0-9]+ too many .*; it fits i3d_r101_8x8$"):
         take(shallow, source(deep.state_dict()))
     with pytest.raises(SnvideoError, match=r"[0-9]+ missing .*; it fits i3d_r50_8x8$"):
@@ -118,7 +118,7 @@ def test_a_norm_that_is_not_whole_is_told_as_such(ours, file):
 
 def test_our_own_of_other_strides_are_told():
     with torch.device("meta"):
-        short, long = (build_model(f"i3d_r50_{x}", len(CLASSES)) for x in ("8x8", "32x2"))
+        short, long = (create_model(f"i3d_r50_{x}", len(CLASSES)) for x in ("8x8", "32x2"))
     weights = own_source(short, "i3d_r50_8x8", "bn")
     with pytest.raises(SnvideoError, match=r"i3d_r50_8x8, .* other strides: 1x2x2 in .*, here 2x2"):
         take(long, weights)
@@ -128,7 +128,7 @@ def test_our_own_of_other_strides_are_told():
 
 def test_image_networks_start_networks_of_bottlenecks_alone():
     with torch.device("meta"):
-        net = build_model("x3d_xs", len(CLASSES))
+        net = create_model("x3d_xs", len(CLASSES))
     image = {"layer1.0.conv1.weight": torch.zeros(1), "conv1.weight": torch.zeros(1)}
     with pytest.raises(SnvideoError, match="can start C2D, I3D, Slow and SlowFast, not this"):
         take(net, source(image))
@@ -139,7 +139,7 @@ def test_image_networks_start_networks_of_bottlenecks_alone():
 KINDS = {
     "zip": lambda: written({"model_state": STATE, "epoch": 3}),
     "legacy": lambda: written(STATE, _use_new_zipfile_serialization=False),
-    "safetensors": lambda: save(STATE, {ABOUT: own(THEIRS, NAME, "bn").model_dump_json()}),
+    "safetensors": lambda: save(STATE, {METADATA_KEY: own(THEIRS, NAME, "bn").model_dump_json()}),
 }
 
 
@@ -234,7 +234,7 @@ def changed(state: foreign.State, dice: random.Random) -> foreign.State:
 @pytest.mark.parametrize("name", ["i3d_tiny", "slowfast_tiny"])
 def test_whatever_becomes_of_a_tensor_it_is_one_line(monkeypatch, tmp_path, name, writer, norm):
     monkeypatch.setattr(sys.modules["snvideo.models.pretrained.load"], "BACKBONES", {})
-    ours = build_model(name, len(CLASSES), norm)
+    ours = create_model(name, len(CLASSES), norm)
     names = tmp_path / "names.txt"
     names.write_text("\n".join(CLASSES))
     before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
@@ -389,7 +389,7 @@ def test_our_own_files_come_back_whole(tmp_path):
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "no JSON", '{"architecture": 3}'])
 def test_our_own_files_of_another_version_are_told(ours, file, text):
-    file.write_bytes(save(STATE, {ABOUT: text}))
+    file.write_bytes(save(STATE, {METADATA_KEY: text}))
     assert refused(ours, file).startswith("FILE was written by another version of snvideo")
 
 
