@@ -7,7 +7,6 @@ false and plain operations do the work.
 import ctypes
 import os
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import torch
@@ -32,11 +31,9 @@ _POINTERS = {"statistics": 4, "normalized": 12, "table_gradients": 15, "x_gradie
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_cpu{suffix}")
-        if path.exists():
-            break
-    else:
+    files = (Path(__file__).with_name(f"_cpu{suffix}") for suffix in (".so", ".dylib", ".dll"))
+    path = next((file for file in files if file.exists()), None)
+    if path is None:
         return None
     try:
         # All symbols now: OpenMP's are those of torch, whose threads it has to share.
