@@ -1,6 +1,5 @@
 """Build of the package: the compiled library, which ctypes loads, and configs/ as package data."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ class BuildLibrary(build_ext):
     """Compile a shared library whose file name has no Python ABI."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return os.path.join(*fullname.split(".")) + SUFFIX
+        return str(Path(*fullname.split("."))) + SUFFIX
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return list(ext.export_symbols)  # it has no PyInit function
@@ -34,6 +33,8 @@ class PlatformWheel(bdist_wheel):
             self.run_command("build_ext")
         build = self.get_finalized_command("build_ext")
         self.root_is_pure = not Path(build.get_ext_fullpath(NAME)).exists()
+        if self.root_is_pure:
+            self.distribution.ext_modules = []
         super().run()
 
     def get_tag(self) -> tuple[str, str, str]:
