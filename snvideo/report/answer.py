@@ -1,6 +1,7 @@
 """The result of a study in sentences made from its numbers, and what limits it."""
 
 import math
+from collections import defaultdict
 
 import numpy as np
 
@@ -35,35 +36,32 @@ def answer(runs: list[StudyRun]) -> list[str]:
     norms = dict.fromkeys(one.norm for one in differences)
     sentences = [_sentence([one for one in differences if one.norm == norm]) for norm in norms]
     counts = sorted({one.interval.n for one in differences})
-    seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
-    many = "one seed" if counts[-1] == 1 else f"{seeds} seeds, paired by seed, ± 95 % interval"
-    return [
-        *sentences,
-        f"Differences of video top-1 in percentage points at (gpus, clips per GPU); {many}.",
-    ]
+    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    intervals = (
+        f"means over {seeds} seeds, paired by seed, ± 95 % confidence interval, not corrected for "
+        "the number of comparisons"
+    )
+    meaning = intervals if counts[-1] > 1 else "n = 1, one seed: no interval can be given"
+    unit = "All in percentage points of video top-1 at (gpus, clips per GPU)"
+    return [*sentences, f"{unit}; {meaning}."]
 
 
 def _sentence(differences: list[PairedDifference]) -> str:
     """The differences from one norm, those that are shown first."""
     reference, norm = differences[0].reference.upper(), differences[0].norm.upper()
-    parts = []
-    for word, sign in (("higher", 1), ("lower", -1)):
-        shown = [
-            f"{one.interval.percent(signed=True)} at {one.geometry}"
-            for one in differences
-            if one.interval.excludes_zero and one.interval.mean * sign > 0
-        ]
-        if shown:
-            parts.append(f"{reference} is {word} ({', '.join(shown)})")
-    for words, single in (("no difference is shown", False), ("one seed shows nothing yet", True)):
-        others = [
-            f"{one.interval.percent(signed=True)} at {one.geometry}"
-            for one in differences
-            if not one.interval.excludes_zero and (one.interval.half is None) == single
-        ]
-        if others:
-            parts.append(f"{words} ({', '.join(others)})")
-    return f"{reference} against {norm}: {'; '.join(parts)}."
+    parts: dict[str, list[str]] = defaultdict(list)
+    for one in sorted(differences, key=lambda one: not one.interval.excludes_zero):
+        interval, text = one.interval, one.interval.percent(signed=True)
+        if interval.half is None:
+            words = "one seed shows nothing yet:"
+        elif not interval.excludes_zero:
+            words = "no difference is shown:"
+        else:
+            words = f"{reference} is {'higher' if interval.mean > 0 else 'lower'} by"
+            text = text[1:]  # without the sign
+        parts[words].append(f"{text} at {one.geometry}")
+    found = "; ".join(f"{words} {', '.join(points)}" for words, points in parts.items())
+    return f"{reference} against {norm}: {found}."
 
 
 def limits(runs: list[StudyRun]) -> list[str]:
@@ -84,8 +82,8 @@ def limits(runs: list[StudyRun]) -> list[str]:
         if top1 <= level + 2 * math.sqrt(level * (1 - level) / videos):
             guessed.append(name)
     found = {
-        f"{len(missing)} of {len(runs)} runs are not finished": missing,
-        "One seed, so no interval can be given and no difference counts as shown": single,
+        f"{len(missing)} of {len(runs)} runs not finished": missing,
+        "One seed, so no interval can be given and no difference is shown": single,
         "No pair of runs with the same seed": unpaired,
         "Video top-1 not above chance by two standard errors": guessed,
         "Classes recognised no better than by chance, over all runs": _chance_classes(runs),

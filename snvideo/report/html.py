@@ -27,18 +27,20 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
          white-space: nowrap; }
 th { color: #555; font-weight: 600; }
 figure { margin: 1.2rem 0; }
-img { display: block; width: 100%; min-width: 34rem; height: auto; }
+img { display: block; width: 100%; min-width: 30rem; height: auto; }
 footer { margin-top: 2.5rem; color: #555; font-size: .85rem; }
 @media (max-width: 34rem) {
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .4rem; }
 }
 @media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
+  html { font-size: 9.5pt; }
+  body { max-width: none; padding: 0; font-size: 1rem; }
   .wide { overflow: visible; }
+  .note { break-after: avoid; }
   img { min-width: 0; }
-  table { font-size: 7.5pt; }
-  th, td { white-space: normal; padding-right: .4rem; }
+  table { font-size: .75rem; }
+  th, td { white-space: normal; padding: .15rem .4rem .15rem 0; }
   figure, tr, .warnings { break-inside: avoid; }
 }
 """
@@ -71,7 +73,8 @@ def heading(text: str) -> str:
 
 def paragraph(text: str, kind: str = "note") -> str:
     """A paragraph of the kind `note` (small print) or `answer`."""
-    return f'<p class="{kind}">{escape(text)}</p>'
+    unbroken = escape(text).replace(" ± ", "\u00a0±\u00a0")
+    return f'<p class="{kind}">{unbroken}</p>'
 
 
 def definitions(values: dict[str, str]) -> str:

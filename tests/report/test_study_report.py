@@ -1,17 +1,23 @@
-"""The report: complete, self-contained, and drawn from whatever there is."""
+"""The report: its answer first, self-contained, readable on a phone, from whatever there is."""
 
+import html
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from snvideo.errors import SnvideoError
+from snvideo.report.answer import answer, limits
 from snvideo.report.figures import FIGURES
 from snvideo.report.study_report import comparison_md, write_report
 from snvideo.study.config import cells
+from snvideo.study.runs import read_runs
 from tests.study.fakes import run_config, study_config, write_begun, write_finished
 from tests.study.test_summary import three_seeds
 
@@ -145,3 +151,115 @@ def test_markdown_states_the_conditions(tmp_path: Path):
     ):
         assert line in text.splitlines()
     assert "Warnings" not in text
+
+
+def test_the_answer_is_what_the_intervals_show(tmp_path: Path):
+    # SN - BN: 20.0 ± 2.5, SN - GN: 0.0 ± 4.3, as worked out in tests/study/test_summary.py
+    runs = three_seeds(tmp_path)
+    assert answer(runs) == [
+        "SN against BN: SN is higher by 20.0 ± 2.5 at (2, 8).",
+        "SN against GN: no difference is shown: +0.0 ± 4.3 at (2, 8).",
+        "All in percentage points of video top-1 at (gpus, clips per GPU); means over 3 seeds, "
+        "paired by seed, ± 95 % confidence interval, not corrected for the number of comparisons.",
+    ]
+    assert limits(runs) == []
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    order = ("SN against BN", "<img", "<h2>Accuracy", "<h2>Conditions", "<h2>Figures", "<h2>Runs")
+    assert [page.index(part) for part in order] == sorted(page.index(part) for part in order)
+
+
+def test_one_seed_is_no_answer_and_a_lower_accuracy_is_told(tmp_path: Path):
+    for cell in cells(run_config(tmp_path), study_config(((2, 8), (16, 1)))):
+        write_finished(cell, {"sn": 0.6, "bn": 0.7, "gn": 0.3}[cell.norm])
+    text = " ".join(answer(read_runs(tmp_path)))
+    assert "one seed shows nothing yet: -10.0 at (16, 1), -10.0 at (2, 8)" in text
+    assert "higher" not in text and "lower" not in text and "n = 1" in text
+    for cell in cells(run_config(tmp_path), study_config(((2, 8),), seeds=(1, 2))):
+        write_finished(cell, {"sn": 0.6, "bn": 0.7, "gn": 0.3}[cell.norm] + 0.01 * cell.seed)
+    (bn, _) = answer(read_runs(tmp_path))[:2]
+    assert "SN is lower by 10.0 ± 0.0 at (2, 8); one seed shows nothing yet" in bn
+
+
+def test_the_limits_of_the_answer_are_named(tmp_path: Path):
+    confusion = [[0, 9, 1, 0], [0, 8, 1, 1], [2, 0, 8, 0], [0, 0, 0, 10]]
+    sn, bn, gn = cells(run_config(tmp_path), study_config())
+    write_finished(sn, 0.8, confusion=confusion)
+    write_finished(gn, 0.3, confusion=confusion, replaced_samples=1)
+    write_begun(bn)
+    told = limits(read_runs(tmp_path))
+    assert told[:4] == [
+        "1 of 3 runs not finished: bn_2x8_seed0: unfinished.",
+        "One seed, so no interval can be given and no difference is shown: GN at (2, 8).",
+        "Video top-1 not above chance by two standard errors: GN at (2, 8).",
+        "Classes recognised no better than by chance, over all runs: growing.",
+    ]
+    assert told[4].startswith("not comparable: runs differ in replaced samples")
+    write_finished(cells(run_config(tmp_path), study_config(norms=("bn",), seeds=(5,)))[0], 0.7)
+    assert "No pair of runs with the same seed: BN at (2, 8)." in limits(read_runs(tmp_path))
+
+
+def test_nothing_to_compare_is_said(tmp_path: Path):
+    sn = cells(run_config(tmp_path), study_config(norms=("sn",)))[0]
+    write_begun(sn)
+    nothing = "There are no two norms to compare: no run is finished."
+    assert answer(read_runs(tmp_path)) == [nothing]
+    write_finished(sn, 0.8)
+    (sentence,) = answer(read_runs(tmp_path))
+    assert sentence.endswith("video top-1 of SN at (2, 8) 80.0 % (n = 1).")
+
+
+def test_every_figure_has_its_numbers_in_words(study: Path):
+    images = re.findall(r'<img [^>]*alt="([^"]+)"', (study / "report.html").read_text())
+    texts = [html.unescape(text) for text in images]
+    assert len(texts) == len(ALL)
+    assert "SN: 55.0 ± 63.5 % at (16, 1)" in texts[0] and "Chance: 25 %." in texts[0]
+    for text, part in zip(
+        texts[1:],
+        (
+            "(16, 1): mean instance 75 % layer 25 %",
+            "first and last of 5 layers",
+            "BN at (2, 8), last loss 0.412, last validation top-1 64.0 %",
+            "rising as growing 20 %",
+        ),
+        strict=True,
+    ):
+        assert part in text
+
+
+_PROBE = """<script>
+addEventListener("load", () => {
+  const frame = document.querySelector("iframe").contentDocument;
+  const alts = [...frame.images].map((image) => image.alt.length > 0 && image.naturalWidth > 0);
+  document.title = `${frame.scrollingElement.scrollWidth} ${alts.filter(Boolean).length}`;
+});
+</script>"""
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, _NAMES)), "")
+
+
+def browse(page: Path, *arguments: str) -> str:
+    """Open a page in a headless browser with an empty profile; returns the output."""
+    options = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+        *("--allow-file-access-from-files", f"--user-data-dir={page.parent / 'profile'}"),
+    ]
+    command = [BROWSER, *options, *arguments, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium installed")
+def test_a_browser_shows_it_380_pixels_wide(study: Path, tmp_path: Path):
+    (cell,) = cells(run_config(tmp_path / "long"), study_config(norms=("sn",)))
+    write_finished(cell, model="m" * 300)
+    write_report(tmp_path / "long")
+    for report in (study / "report.html", tmp_path / "long" / "report.html"):
+        page = tmp_path / "narrow.html"  # an own window cannot be as narrow
+        frame = f'<iframe src="{report.as_uri()}" width="380" height="800" style="border:0">'
+        page.write_text(f"{frame}</iframe>{_PROBE}")
+        dom = browse(page, "--virtual-time-budget=10000", "--dump-dom")
+        width, images = map(int, re.search(r"<title>(\d+) (\d+)</title>", dom).groups())
+        assert width <= 380
+        assert images == len(ALL)
+    browse(page, f"--screenshot={tmp_path / 'narrow.png'}", "--window-size=500,820")
+    assert np.unique(imread(tmp_path / "narrow.png")).size > 20
