@@ -19,8 +19,7 @@ from rich.table import Table
 
 from snvideo.data.index import COLUMNS, ClipIndex, IndexRow
 from snvideo.data.indexing.listing import scan
-from snvideo.data.indexing.probe import Check
-from snvideo.data.indexing.probe_pool import probe_all
+from snvideo.data.indexing.probe import Check, probe_all
 
 CLASSES = 400
 LOOKS = 10_000

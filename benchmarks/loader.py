@@ -41,8 +41,8 @@ from videos import CORES, ORIGINALS, PREPARED, Videos, clip_config, collect, fin
 
 from snvideo.data import sampling
 from snvideo.data.config import ClipConfig, DataConfig
-from snvideo.data.dataset import Place
-from snvideo.data.loader import train_batches
+from snvideo.data.dataset import SampleKey
+from snvideo.data.loader import train_loader
 from snvideo.errors import SnvideoError
 
 BASES = (MMACTION, PYAV_VIDEO, DECORD_VIDEO, DECORD)
@@ -93,7 +93,7 @@ class Trial(NamedTuple):
                 self.videos.index,
                 self.config,
                 # The row has no part in what is drawn, so all encodings show the same clips.
-                Place(sampling.TRAIN, repeat, position, self.videos.rows[name]),
+                SampleKey(sampling.TRAIN, repeat, position, self.videos.rows[name]),
             )
             for position, name in enumerate(names)
         ]
@@ -206,7 +206,7 @@ def loader_turn(
 
     def take() -> float:
         passes = ((epoch, range(size)) for epoch in range(warm_up + measured))
-        batches = train_batches(videos.index, config, SEED, passes)
+        batches = train_loader(videos.index, config, SEED, passes)
         for _ in range(warm_up):
             next(batches)
         begun = time.perf_counter()

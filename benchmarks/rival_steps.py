@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from snvideo.data.augmentation import AugmentationParams, collate_augmentation, to_input
 from snvideo.data.config import MEAN, STD, ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.dataset import Batch
-from snvideo.data.prefetch import Prefetched
+from snvideo.data.loader import CudaPrefetcher
 from snvideo.engine.config import BatchConfig, OptimConfig, RunConfig, SpeedConfig
 from snvideo.engine.distributed import Processes
 from snvideo.engine.trainer import Trainer
@@ -174,7 +174,7 @@ def pinned(tensor: Tensor, setting: Setting) -> Tensor:
 def endless(trainer: Trainer, batches: list[Batch]) -> Iterator[Batch]:
     """The batches over and over, on their way to the device as the trainer's own would be."""
     found = cycle(batches)
-    return Prefetched(found, trainer.device) if trainer.speed.prefetch else found
+    return CudaPrefetcher(found, trainer.device) if trainer.speed.prefetch else found
 
 
 def trainer_turn(trainer: Trainer, batches: list[Batch], setting: Setting) -> Turn:

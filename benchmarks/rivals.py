@@ -4,7 +4,6 @@ All make the same clips: the same videos, and the same start wherever it can be 
 to 0..1 or normalizes, which snvideo and mmaction2 do on the device.
 """
 
-import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -14,10 +13,9 @@ import numpy as np
 
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
-from snvideo.data.dataset import Place, TrainClips
+from snvideo.data.dataset import SampleKey, TrainDataset
 from snvideo.data.decoding.decode import DecodeError
 from snvideo.data.index import ClipIndex, Video
-from snvideo.data.watch import Watch
 
 OURS, OURS_DECORD, DECORD = "snvideo", "snvideo (decord)", "bare decord"
 PYAV_VIDEO, DECORD_VIDEO = "pytorchvideo (pyav)", "pytorchvideo (decord)"
@@ -29,7 +27,7 @@ SEED = 0
 class Request(NamedTuple):
     """A training clip that every rival is asked for."""
 
-    place: Place
+    place: SampleKey
     video: Video
     numbers: np.ndarray
     """int64 (T,): its frames."""
@@ -39,7 +37,7 @@ Pipeline = Callable[[Sequence[Request]], Iterator[Any]]
 """Makes the clips asked for, in order. Raises anything if it cannot."""
 
 
-def request(index: ClipIndex, config: DataConfig, place: Place) -> Request:
+def request(index: ClipIndex, config: DataConfig, place: SampleKey) -> Request:
     """What snvideo shows at a place, as frame numbers for the others."""
     video, clip = index[place.video], config.clip
     rng = sampling.generator(SEED, *place[:3], 0)
@@ -62,12 +60,11 @@ def _snvideo(decoder: str) -> Callable[[ClipIndex, DataConfig], Pipeline]:
     def pipeline(index: ClipIndex, config: DataConfig) -> Pipeline:
         if decoder == "decord":
             import decord  # noqa: F401 (without it PyAV would decode unnoticed)
-        clips = TrainClips(index, config.model_copy(update={"decoder": decoder}), SEED)
-        watch = Watch(0, config.limit, multiprocessing.get_context())
+        clips = TrainDataset(index, config.model_copy(update={"decoder": decoder}), SEED)
 
         def make(requests: Sequence[Request]) -> Iterator[Any]:
             for place, _, numbers in requests:
-                sample = clips.sample(place, watch)
+                sample = clips[place]
                 if sample.unreadable:
                     raise DecodeError(sample.unreadable[0][1])
                 assert np.array_equal(sample.numbers, numbers), "others are asked for other frames"

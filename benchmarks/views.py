@@ -3,7 +3,7 @@
     python benchmarks/views.py [VIDEOS] [--clip 8x8] [--json FILE] [--markdown FILE]
 
 Ways to the same 10 clips x 3 crops of 256 pixels take turns on every video, with the same decoder:
-`TestVideos.sample`, with and without putting the views together, which is the device's work; to
+`EvalDataset`, with and without putting the views together, which is the device's work; to
 open the file, decode the frames and cut one crop for every view; and to open and decode for every
 clip. A video's ratio is the median over repeats; stated are the quartiles over videos. One process,
 one thread.
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -31,10 +30,9 @@ from videos import clip_config, find, index_videos, too_short
 
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
-from snvideo.data.dataset import Place, TestVideos, VideoViews, cut
+from snvideo.data.dataset import EvalDataset, VideoViews, cut
 from snvideo.data.decoding.decode import decode
 from snvideo.data.indexing.listing import scan
-from snvideo.data.watch import Watch
 from snvideo.errors import SnvideoError
 
 ONCE, SENT = "one decode", "one decode, until sent"
@@ -55,15 +53,14 @@ def decoders() -> tuple[str, ...]:
     return ("pyav", "decord") if find_spec("decord") else ("pyav",)
 
 
-def ways(videos: TestVideos, number: int) -> dict[str, Way]:
+def ways(videos: EvalDataset, number: int) -> dict[str, Way]:
     """The rivals at one video. All give the same views, except the one that leaves their pictures
     to be put together."""
     video, decoder, view = videos.index[number], videos.config.decoder, videos.view
-    place, watch = Place(sampling.TEST, 0, 0, number), Watch(0, 60, get_context())
     clips, sides = videos.numbers(video), range(view.crops)
 
     def sample() -> VideoViews:
-        found = videos.sample(place, watch)
+        found = videos[number]
         if found.views is None:
             raise SnvideoError(f"video {video.path}: {found.unreadable[0][1]}: leave it out")
         return found.views
@@ -85,7 +82,7 @@ def ways(videos: TestVideos, number: int) -> dict[str, Way]:
         return torch.stack(found)
 
     return {
-        ONCE: lambda: sample().put_together(torch.device("cpu")),
+        ONCE: lambda: sample().expand(torch.device("cpu")),
         SENT: lambda: sample().frames,
         BY_CLIP: by_clip,
         BY_VIEW: by_view,
@@ -104,7 +101,7 @@ def turn(way: Way) -> Callable[[], float]:
     return take
 
 
-def video_row(videos: TestVideos, number: int, repeats: int) -> Row:
+def video_row(videos: EvalDataset, number: int, repeats: int) -> Row:
     """Times of a video's views, and the ratios of one decode to the other ways."""
     turns = {name: turn(way) for name, way in ways(videos, number).items()}
     times = take_turns(turns, repeats, warm_up=1)
@@ -199,7 +196,7 @@ def main(
                 continue
             typer.echo(f"{decoder}: {name} ...", err=True)
             config = DataConfig(index=videos.path, clip=kind, decoder=decoder)
-            tests = TestVideos(videos.index, config, config.test.clips, config.test.crops)
+            tests = EvalDataset(videos.index, config, config.test.clips, config.test.crops)
             rows.append(video_row(tests, number, repeats))
     if not rows:
         raise SnvideoError(f"videos {folder}: all are too short for {clip}: give another --clip")

@@ -1,13 +1,18 @@
-"""Videos of an index as training clips and as test views, uint8 as they leave the decoder."""
+"""Datasets of training clips and of evaluation views, uint8 as they leave the decoder.
+
+They need no worker pool: give them to any `torch.utils.data.DataLoader`, with their `collate`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from snvideo.data import sampling
@@ -21,19 +26,19 @@ from snvideo.data.config import DataConfig
 from snvideo.data.decoding.decode import DecodeError, decode
 from snvideo.data.index import ClipIndex, Video
 from snvideo.data.quarantine import Quarantine
-from snvideo.data.watch import Watch
 from snvideo.errors import SnvideoError
 
 
-class Place(NamedTuple):
-    """Where in a run a training clip is used; it alone decides the clip."""
+class SampleKey(NamedTuple):
+    """Place of a sample in a run, which alone decides the sample."""
 
     stream: int
     epoch: int
     position: int
     video: int
-    dead: tuple[tuple[int, str], ...] = ()
-    """Attempts at it that ended a worker, and how."""
+    """Row of the index."""
+    failed: tuple[tuple[int, str], ...] = ()
+    """Attempts at it that ended a worker process, and why."""
 
 
 class TrainSample(NamedTuple):
@@ -52,7 +57,7 @@ class TrainSample(NamedTuple):
 
 
 class VideoViews(NamedTuple):
-    """All test views of one video, each of its frames once: they are put together on the device."""
+    """All evaluation views of one video, each of its frames once until they are expanded."""
 
     frames: Tensor
     """uint8 (F, 3, h, w): what any crop shows of any frame, resized."""
@@ -63,8 +68,8 @@ class VideoViews(NamedTuple):
     side: int
     """Of the crops."""
 
-    def put_together(self, device: torch.device) -> Tensor:
-        """The views on a device, all crops of the first clip first.
+    def expand(self, device: torch.device) -> Tensor:
+        """Views on a device, all crops of the first clip first.
 
         Returns:
             uint8 (clips * crops, T, 3, side, side).
@@ -81,10 +86,8 @@ class VideoViews(NamedTuple):
         return views.flatten(0, 1)
 
 
-class TestSample(NamedTuple):
-    """All views of one video."""
-
-    __test__ = False  # not a test case, whatever pytest makes of the name
+class EvalSample(NamedTuple):
+    """All evaluation views of one video."""
 
     views: VideoViews | None
     """None if it could not be read."""
@@ -108,8 +111,8 @@ class Batch(NamedTuple):
     """Of the index: the N videos that are shown."""
 
 
-class Views(NamedTuple):
-    """All test views of some videos, each video decoded once."""
+class EvalBatch(NamedTuple):
+    """All evaluation views of some videos, each video decoded once."""
 
     views: list[VideoViews]
     """Of N videos."""
@@ -139,50 +142,78 @@ def cut(frames: np.ndarray, crop: sampling.Crop, size: int) -> Tensor:
 
 def _resized(frames: np.ndarray, height: int, width: int) -> Tensor:
     """From uint8 (T, H, W, 3) to uint8 (T, 3, height, width)."""
-    pictures = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    return transforms.resize(pictures, [height, width], antialias=True)
+    return transforms.resize(
+        torch.from_numpy(frames).permute(0, 3, 1, 2), [height, width], antialias=True
+    )
 
 
-class Clips(ABC):
-    """What makes samples of places, reading files under watch."""
+T = TypeVar("T")
+
+
+class VideoDataset(Dataset[T], ABC, Generic[T]):
+    """Samples of an index's videos.
+
+    Args:
+        index: the videos.
+        config: clips, views and decoder.
+        quarantine: videos that are not opened.
+    """
 
     def __init__(self, index: ClipIndex, config: DataConfig, quarantine: Quarantine | None) -> None:
         self.index, self.config = index, config
         self.quarantine = quarantine or Quarantine()
 
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: SampleKey | int) -> T:
+        """Sample of a key or of a row of the index."""
+        *_, sample = self.steps(key if isinstance(key, SampleKey) else self.key(key))
+        return sample
+
     @abstractmethod
-    def sample(self, place: Place, watch: Watch) -> Any:
-        """The sample of a place, a function of the place and of what is in quarantine alone."""
+    def key(self, row: int) -> SampleKey:
+        """Key of a row of the index."""
 
-    def row(self, place: Place, attempt: int) -> int:
-        """The video that is read at the given attempt."""
-        return place.video
+    @abstractmethod
+    def steps(self, key: SampleKey) -> Iterator[Any]:
+        """Number of every attempt before its video is opened, then the sample."""
 
-    def name(self, place: Place, attempt: int) -> str:
-        """The name of that video."""
-        return self.index[self.row(place, attempt)].name
+    @staticmethod
+    @abstractmethod
+    def collate(samples: list[T]) -> Any:
+        """A batch of samples, with `unreadable`: names of videos and reasons."""
 
-    def read(
-        self, place: Place, attempt: int, video: Video, numbers: np.ndarray, watch: Watch
-    ) -> np.ndarray:
+    def row(self, key: SampleKey, attempt: int) -> int:
+        """Row of the video that is read at an attempt."""
+        return key.video
+
+    def name(self, key: SampleKey, attempt: int) -> str:
+        """Name of that video."""
+        return self.index[self.row(key, attempt)].name
+
+    def read(self, key: SampleKey, attempt: int, video: Video, numbers: np.ndarray) -> np.ndarray:
         """Frames of the video of an attempt, uint8 (len(numbers), H, W, 3).
 
-        The watch is told before the file is opened, and after.
-
         Raises:
-            DecodeError: if it cannot be read, is in quarantine, or has ended a worker before.
+            DecodeError: if it cannot be read, is in quarantine, or has ended a process before.
         """
-        reason = dict(place.dead).get(attempt) or self.quarantine.closed.get(video.name)
+        reason = dict(key.failed).get(attempt) or self.quarantine.closed.get(video.name)
         if reason is not None:
             raise DecodeError(reason)
-        with watch.reading(place.epoch, place.position, attempt):
-            return decode(video, numbers, self.config.decoder)
+        return decode(video, numbers, self.config.decoder)
 
 
-class TrainClips(Clips):
-    """Random clips of an index's videos, each a function of the seed and of its `Place` alone.
+class TrainDataset(VideoDataset[TrainSample]):
+    """Random clips of an index's videos, each a function of the seed and of its key alone.
 
     A video that cannot be read is replaced by another, drawn in the same stateless way.
+
+    Args:
+        index: videos of the training split.
+        config: clips, views and decoder.
+        seed: of the run.
+        quarantine: videos that are not opened.
     """
 
     ATTEMPTS = 10
@@ -196,23 +227,29 @@ class TrainClips(Clips):
     ) -> None:
         super().__init__(index, config, quarantine)
         self.seed = seed
+        self.epoch = 0
+        """Epoch of the samples that are asked for by row."""
 
-    def row(self, place: Place, attempt: int) -> int:
-        """The place's own video, then others drawn at random."""
+    def key(self, row: int) -> SampleKey:
+        return SampleKey(sampling.TRAIN, self.epoch, row, row)
+
+    def row(self, key: SampleKey, attempt: int) -> int:
+        """The key's own video, then others drawn at random."""
         if not attempt:
-            return place.video
-        rng = sampling.generator(self.seed, sampling.SUBSTITUTE, *place[:3], attempt - 1)
+            return key.video
+        rng = sampling.generator(self.seed, sampling.SUBSTITUTE, *key[:3], attempt - 1)
         return int(rng.integers(len(self.index)))
 
-    def sample(self, place: Place, watch: Watch) -> TrainSample:
+    def steps(self, key: SampleKey) -> Iterator[Any]:
         unreadable: list[tuple[str, str]] = []
         for attempt in range(self.ATTEMPTS):
-            rng = sampling.generator(self.seed, *place[:3], attempt)
-            row = self.row(place, attempt)
+            rng = sampling.generator(self.seed, *key[:3], attempt)
+            row = self.row(key, attempt)
             video = self.index[row]
             numbers = self._numbers(video, rng)
+            yield attempt
             try:
-                frames = self.read(place, attempt, video, numbers, watch)
+                frames = self.read(key, attempt, video, numbers)
             except DecodeError as error:
                 unreadable.append((video.name, str(error)))
                 continue
@@ -220,7 +257,8 @@ class TrainClips(Clips):
             crop = sampling.random_crop(rng, *frames.shape[1:3], view)
             clip = cut(frames, crop, view.crop)
             augmentation = sample_augmentation(rng, view)
-            return TrainSample(clip, augmentation, video.label, unreadable, row, numbers)
+            yield TrainSample(clip, augmentation, video.label, unreadable, row, numbers)
+            return
         raise SnvideoError(
             f"{self.ATTEMPTS} videos in a row could not be read, the last "
             f"{': '.join(unreadable[-1])}; "
@@ -232,22 +270,26 @@ class TrainClips(Clips):
         start = sampling.random_start(rng, sampling.last_start(clip, video.fps, video.frames))
         return sampling.clip_frames(clip, video.fps, video.frames, start)
 
+    @staticmethod
+    def collate(samples: list[TrainSample]) -> Batch:
+        return Batch(
+            torch.stack([sample.clip for sample in samples]),
+            collate_augmentation([sample.augmentation for sample in samples]),
+            torch.tensor([sample.label for sample in samples]),
+            [video for sample in samples for video in sample.unreadable],
+            [sample.row for sample in samples],
+        )
 
-def collate_clips(samples: list[TrainSample]) -> Batch:
-    """Put training clips together."""
-    return Batch(
-        torch.stack([sample.clip for sample in samples]),
-        collate_augmentation([sample.augmentation for sample in samples]),
-        torch.tensor([sample.label for sample in samples]),
-        [video for sample in samples for video in sample.unreadable],
-        [sample.row for sample in samples],
-    )
 
+class EvalDataset(VideoDataset[EvalSample]):
+    """All evaluation views of an index's videos; a video that cannot be read says so.
 
-class TestVideos(Clips):
-    """All test views of an index's videos; a video that cannot be read says so."""
-
-    __test__ = False  # not a test case, whatever pytest makes of the name
+    Args:
+        index: videos of the test split.
+        config: clips, views and decoder.
+        clips, crops: views of each video.
+        quarantine: videos that are not opened.
+    """
 
     def __init__(
         self,
@@ -260,16 +302,21 @@ class TestVideos(Clips):
         super().__init__(index, config, quarantine)
         self.view = config.test.model_copy(update={"clips": clips, "crops": crops})
 
-    def sample(self, place: Place, watch: Watch) -> TestSample:
-        video = self.index[place.video]
+    def key(self, row: int) -> SampleKey:
+        return SampleKey(sampling.TEST, 0, row, row)
+
+    def steps(self, key: SampleKey) -> Iterator[Any]:
+        video = self.index[key.video]
         numbers = self.numbers(video)
         wanted, inverse = np.unique(numbers, return_inverse=True)
+        yield 0
         try:
-            frames = self.read(place, 0, video, wanted, watch)
+            frames = self.read(key, 0, video, wanted)
         except DecodeError as error:
-            return TestSample(None, video.label, place.video, [(video.name, str(error))])
+            yield EvalSample(None, video.label, key.video, [(video.name, str(error))])
+            return
         views = self._views(frames, torch.from_numpy(inverse.reshape(numbers.shape)))
-        return TestSample(views, video.label, place.video, [])
+        yield EvalSample(views, video.label, key.video, [])
 
     def _views(self, frames: np.ndarray, clips: Tensor) -> VideoViews:
         """Cut out all that any crop shows, resize it once, and say where the crops lie in it."""
@@ -285,9 +332,8 @@ class TestVideos(Clips):
         corners = [
             (round((crop.top - top) * scale), round((crop.left - left) * scale)) for crop in crops
         ]
-        # Compact, for it is sent from the worker with all memory that it lies in.
-        pictures = _resized(shown, height, width).contiguous(memory_format=torch.channels_last)
-        return VideoViews(pictures, clips, corners, view.crop)
+        resized = _resized(shown, height, width).contiguous(memory_format=torch.channels_last)
+        return VideoViews(resized, clips, corners, view.crop)
 
     def numbers(self, video: Video) -> np.ndarray:
         """Frames of all clips of a video, int64 (clips, T)."""
@@ -298,13 +344,12 @@ class TestVideos(Clips):
             [sampling.clip_frames(clip, video.fps, video.frames, start) for start in starts]
         )
 
-
-def collate_views(samples: list[TestSample]) -> Views:
-    """Put the views of several videos together, leaving out those that could not be read."""
-    good = [sample for sample in samples if sample.views is not None]
-    return Views(
-        [sample.views for sample in good],
-        torch.tensor([sample.label for sample in good], dtype=torch.int64),
-        torch.tensor([sample.video for sample in good], dtype=torch.int64),
-        [video for sample in samples for video in sample.unreadable],
-    )
+    @staticmethod
+    def collate(samples: list[EvalSample]) -> EvalBatch:
+        """Views of several videos, leaving out those that could not be read."""
+        return EvalBatch(
+            [sample.views for sample in samples if sample.views is not None],
+            torch.tensor([s.label for s in samples if s.views is not None], dtype=torch.int64),
+            torch.tensor([s.video for s in samples if s.views is not None], dtype=torch.int64),
+            [video for sample in samples for video in sample.unreadable],
+        )

@@ -1,24 +1,46 @@
-"""DataLoaders whose state is a few numbers: where in the run, and nothing else."""
+"""Loaders of training and evaluation batches, whose state is a place in the run alone.
 
+A batch is a function of its keys, so what a lost worker process had begun is simply done again.
+First its video is dealt with: one that never came is given up at once, one whose process died is
+tried once more, for that may not have been the file's doing (memory ran out, somebody killed it).
+"""
+
+import logging
+import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
 
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import (
     Batch,
-    Place,
-    TestVideos,
-    TrainClips,
-    Views,
-    collate_clips,
-    collate_views,
+    EvalBatch,
+    EvalDataset,
+    SampleKey,
+    TrainDataset,
+    VideoDataset,
 )
 from snvideo.data.index import ClipIndex
 from snvideo.data.quarantine import Quarantine
-from snvideo.data.survive import Batches
+from snvideo.data.workers import PATIENCE, Death, Outcome, WorkerPool
+from snvideo.errors import SnvideoError
+
+log = logging.getLogger(__name__)
+
+AHEAD = 4
+"""Batches that each worker process prepares ahead."""
+
+Keys = list[SampleKey]
+B = TypeVar("B")
 
 
-def train_batches(
+def train_loader(
     index: ClipIndex,
     config: DataConfig,
     seed: int,
@@ -30,7 +52,7 @@ def train_batches(
 
     Args:
         index: videos of the training split.
-        config: clips, views and the number of workers.
+        config: clips, views and the number of worker processes.
         seed: of the run; order and augmentation depend on it and on the place in the run alone.
         passes: for every pass its epoch and the positions in that epoch's order.
         stream: `sampling.TRAIN`, or `sampling.STATISTICS` for clips that are not trained on.
@@ -40,18 +62,17 @@ def train_batches(
         an iterator of batches, one a pass.
     """
 
-    def places() -> Iterator[list[Place]]:
+    def keys() -> Iterator[Keys]:
         order_epoch, order = -1, None
         for epoch, positions in passes:
-            if epoch != order_epoch:
+            if order is None or epoch != order_epoch:
                 order_epoch, order = epoch, sampling.epoch_order(seed, epoch, len(index))
-            yield [Place(stream, epoch, position, int(order[position])) for position in positions]
+            yield [SampleKey(stream, epoch, place, int(order[place])) for place in positions]
 
-    clips = TrainClips(index, config, seed, quarantine)
-    return Batches(clips, places(), collate_clips, config, clips.quarantine)
+    return BatchLoader(TrainDataset(index, config, seed, quarantine), keys(), config)
 
 
-def test_batches(
+def test_loader(
     index: ClipIndex,
     config: DataConfig,
     videos: Sequence[int],
@@ -59,22 +80,177 @@ def test_batches(
     clips: int,
     crops: int,
     quarantine: Quarantine | None = None,
-) -> Iterator[Views]:
-    """Test views of the given videos, every video once and all its views together.
+) -> Iterator[EvalBatch]:
+    """Evaluation views of the given videos, every video once and all its views together.
 
     Args:
         index: videos of the test split.
-        config: clips, views and the number of workers.
+        config: clips, views and the number of worker processes.
         videos: rows of the index.
         batch: views that a batch should hold, if a video has no more.
         clips, crops: views of each video.
         quarantine: of the run: videos that are not opened; what proves unreadable is added to it.
     """
-    step = max(1, batch // (clips * crops))
-    places = [Place(sampling.TEST, 0, i, video) for i, video in enumerate(videos)]
-    batches = (places[begin : begin + step] for begin in range(0, len(places), step))
-    views = TestVideos(index, config, clips, crops, quarantine)
-    return Batches(views, batches, collate_views, config, views.quarantine)
+    size = max(1, batch // (clips * crops))
+    keys = [SampleKey(sampling.TEST, 0, i, video) for i, video in enumerate(videos)]
+    batches = (keys[begin : begin + size] for begin in range(0, len(keys), size))
+    return BatchLoader(EvalDataset(index, config, clips, crops, quarantine), batches, config)
 
 
-test_batches.__test__ = False  # not a test case, whatever pytest makes of the name
+class BatchLoader(Iterator[B], Generic[B]):
+    """Batches of a dataset in the order of their keys; with 0 workers of this process.
+
+    Args:
+        dataset: makes the samples. What a batch reports unreadable is added to its quarantine, and
+            when that is changed, all batches that were not taken are made anew.
+        keys: of each batch; may be endless.
+        config: number of worker processes, how they start, and their timeout.
+    """
+
+    def __init__(
+        self, dataset: VideoDataset[Any], keys: Iterator[Keys], config: DataConfig
+    ) -> None:
+        self._dataset, self._keys, self._config = dataset, keys, config
+        self._quarantine = dataset.quarantine
+        self._deaths: Counter[tuple[int, int, int]] = Counter()
+        self._idle_deaths = 0
+        self._pool: WorkerPool[Keys] | None = None
+        self._outcomes: Iterator[Outcome] = iter(())
+
+    def __next__(self) -> B:
+        if not self._config.workers:
+            *_, batch = _steps(self._dataset, next(self._keys))
+        else:
+            batch = self._next_from_pool()
+        for name, reason in batch.unreadable:
+            self._quarantine.add(name, reason)
+        return batch
+
+    def _next_from_pool(self) -> Any:
+        if self._pool is None or self._version != self._quarantine.version:
+            owed = self._pool.close() if self._pool is not None else []
+            self._start(chain(owed, self._keys))
+        assert self._pool is not None
+        try:
+            batch, failure = next(self._outcomes)
+            if failure is not None:
+                raise RuntimeError(f"a loader worker {failure}")
+            if isinstance(batch, Exception):
+                raise batch
+        except Exception:  # or there are no more
+            self._pool.close()
+            raise
+        self._idle_deaths = 0
+        return batch
+
+    def _start(self, keys: Iterator[Keys]) -> None:
+        self._version = self._quarantine.version
+        self._pool = WorkerPool(
+            partial(_steps_or_error, self._dataset),
+            self._config.workers,
+            self._config.limit,
+            start_method=self._config.start_method,
+            ahead=AHEAD,
+            pin_memory=torch.cuda.is_available(),
+            initializer=_use_one_thread,
+            on_death=self._on_death,
+        )
+        self._outcomes = self._pool.run(keys)
+
+    def _on_death(self, keys: Keys, death: Death) -> Keys:
+        """Keys of the batch that is read instead."""
+        if death.answer is None:
+            self._idle_deaths += 1
+            if self._idle_deaths == PATIENCE:
+                raise SnvideoError(
+                    f"loader workers: one {death.cause}, {PATIENCE} times without reading a video: "
+                    "lower data.workers, or look for what ends them (memory?)"
+                )
+            log.warning("a loader worker %s; its batch is read anew", death.cause)
+            return keys
+        number, attempt = death.answer
+        key = keys[number]
+        reason = f"no answer for {self._config.limit:g} s"
+        if not death.timed_out:
+            place = key.epoch, key.position, attempt
+            self._deaths[place] += 1
+            if self._deaths[place] == 1:
+                log.warning("a loader worker %s; its video is tried once more", death.cause)
+                return keys
+            reason = f"its reader {death.cause} twice"
+        name = self._dataset.name(key, attempt)
+        log.warning("%s: %s; it is in quarantine now", name, reason)
+        failed = key._replace(failed=(*key.failed, (attempt, reason)))
+        return [*keys[:number], failed, *keys[number + 1 :]]
+
+
+def _steps(dataset: VideoDataset[Any], keys: Keys) -> Iterator[Any]:
+    """Yield the number and attempt of every video before it is opened, None, and the batch."""
+    samples = []
+    for number, key in enumerate(keys):
+        for step in dataset.steps(key):
+            if isinstance(step, int):
+                yield number, step
+            else:
+                samples.append(step)
+    yield None
+    yield dataset.collate(samples)
+
+
+def _steps_or_error(dataset: VideoDataset[Any], keys: Keys) -> Iterator[Any]:
+    """Yield what `_steps` does, or the exception with its traceback."""
+    try:
+        yield from _steps(dataset, keys)
+    except Exception as error:
+        if not isinstance(error, SnvideoError):
+            error.add_note(f"in a loader worker:\n{traceback.format_exc()}")
+        yield error
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class CudaPrefetcher(Iterator[Batch]):
+    """Batches whose clips and labels are on a GPU, copied one ahead on a stream of their own.
+
+    Copies overlap with computation only from pinned memory, which the loader's batches are in.
+
+    Args:
+        batches: in pinned memory.
+        device: a GPU.
+    """
+
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        self._batches, self._device = batches, device
+        self._stream = torch.cuda.Stream(device)
+        self._ahead: tuple[Batch, torch.cuda.Event] | None = None
+
+    def __next__(self) -> Batch:
+        batch, copied = self._ahead or self._copy()
+        self._ahead = None
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(copied)
+        for tensor in (batch.clips, batch.labels):
+            tensor.record_stream(current)  # its memory is not handed out before that is done
+        return batch
+
+    def look_ahead(self) -> None:
+        """Fetch and copy the next batch, if there is one; to be called when the GPU has work."""
+        if self._ahead is None:
+            try:
+                self._ahead = self._copy()
+            except StopIteration:
+                return
+
+    def _copy(self) -> tuple[Batch, torch.cuda.Event]:
+        batch = next(self._batches)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(self._device, non_blocking=True)
+
+        with torch.cuda.stream(self._stream):
+            batch = batch._replace(clips=moved(batch.clips), labels=moved(batch.labels))
+            copied = torch.cuda.Event()
+            copied.record()
+        return batch, copied

@@ -1,188 +1,462 @@
-"""A function over many items, in processes that may crash or hang without stopping the rest.
-
-Each worker is a process of its own (`python -m snvideo.data.workers`) that reads items from its
-standard input and answers on its standard output, one JSON value a line. Whatever kills it costs
-one item, and the next item starts a new one.
-"""
+"""Worker pool of processes that may hang, crash or be killed, and are replaced."""
 
 import faulthandler
-import importlib
-import json
+import io
+import logging
+import multiprocessing
 import os
-import queue
+import pickle
 import signal
-import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from enum import Enum, auto
+from itertools import cycle
+from multiprocessing import reduction, util
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
-_READY, _ANSWER, _RAISED, _DONE = "ready", "answer", "raised", "done"
+from snvideo.errors import SnvideoError
+
+log = logging.getLogger(__name__)
+
+GRACE = 30.0
+"""Seconds beyond the timeout after which a process is killed whose watchdog did not end it."""
+PATIENCE = 3
+"""Deaths in a row of processes without a task, before the pool gives up."""
+_TICK = 1.0
+_PAUSE = 1.0
+"""Seconds by which a timer is late where the whole job was suspended for a while."""
+_INLINE = 4000
+"""Bytes of a message that a pipe takes whole or not at all, even of a process that is stopped."""
+
+Task = TypeVar("Task")
+
+
+class _Kind(Enum):
+    """Message of a process to its parent."""
+
+    STARTED = auto()
+    ANSWER = auto()
+    RAISED = auto()
+    DONE = auto()
 
 
 class Outcome(NamedTuple):
-    """What became of one item."""
+    """Result of one task."""
 
     answer: Any
-    """The last answer that arrived, a JSON value; None if there was none."""
+    """The last answer that arrived; None if there was none."""
     failure: str | None = None
     """Why no further answer came: `crashed`, `hangs` or `raised <Error>: <message>`; None if the
     function ended by itself."""
 
 
-def run_all(
-    function: str, items: Iterable[Any], workers: int, limit: float = 120.0, **options: Any
-) -> Iterator[Outcome]:
-    """Calls a function with every item, in parallel; yields outcomes in the order of the items.
+class Death(NamedTuple):
+    """End of a process that was working on a task."""
 
-    An item whose process crashed is tried once more, for that may not be the item's doing; one that
-    hangs or raises is not.
+    answer: Any
+    """The last answer before it; None if there was none."""
+    timed_out: bool
+    """The task has hung; else it may be innocent (out of memory, killed, the job suspended)."""
+    cause: str
+
+
+class WorkerPool(Generic[Task]):
+    """Processes that work on tasks, outcomes in the order of the tasks.
 
     Args:
-        function: `package.module:name` of a function that takes one item and the options, and
-            yields answers, each better than the one before. What it prints is lost.
-        items: JSON values.
-        workers: processes, at least 1.
-        limit: seconds without a further answer after which an item is given up.
-        options: JSON values, the same for all items.
-
-    Raises:
-        RuntimeError: if a process cannot start, for instance because there is no such function.
+        function: yields answers to a task, each better than the one before. NumPy arrays and
+            tensors may be large in the last one alone.
+        workers: processes, at least 1, started when needed.
+        timeout: seconds without a further answer after which a task is given up.
+        start_method: `fork`, `spawn` or `forkserver`; None: Python's default.
+        ahead: tasks that are handed to a process before it has done the first.
+        window: tasks at most between the first whose outcome was not taken and the last handed out.
+        quiet: discard what the processes print; native decoders do, about odd files.
+        pin_memory: put tensors into page-locked memory.
+        initializer: called in every process when it starts.
+        on_death: returns the task to do instead, or the outcome of the one that was being done. By
+            default a task whose process crashed is tried once more.
     """
-    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    pool = [_Worker(function, options, limit) for _ in range(workers)]
-    for worker in pool:
-        idle.put(worker)
 
-    def one(item: Any) -> Outcome:
-        worker = idle.get()
-        try:
-            return worker.call(item)
-        finally:
-            idle.put(worker)
+    def __init__(
+        self,
+        function: Callable[[Task], Iterator[Any]],
+        workers: int,
+        timeout: float,
+        *,
+        start_method: str | None = None,
+        ahead: int = 2,
+        window: int | None = None,
+        quiet: bool = False,
+        pin_memory: bool = False,
+        initializer: Callable[[], None] | None = None,
+        on_death: Callable[[Task, Death], Task | Outcome] | None = None,
+    ) -> None:
+        self._context = multiprocessing.get_context(start_method)
+        self._main = (function, timeout, quiet, initializer)
+        self._size, self._timeout, self._ahead, self._pin = workers, timeout, ahead, pin_memory
+        self._window = window or workers * ahead
+        self._on_death = on_death
+        self._jobs: deque[_Job[Task]] = deque()
+        """In order; their outcomes have not been taken."""
+        self._waiting: deque[_Job[Task]] = deque()
+        """Those that no process has."""
+        self._workers: list[_Worker[Task]] = []
+        self._idle_deaths = 0
+        # At the exit of the interpreter, before multiprocessing waits for its children.
+        self._finalize = util.Finalize(self, _kill_all, (self._workers,), exitpriority=10)
 
-    # An item that hangs holds up the order but not the work, as long as this many lie behind it.
-    ahead = max(1000, 100 * workers)
-    waiting: deque[Future[Outcome]] = deque()
-    threads = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            waiting.append(threads.submit(one, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # reached early if the caller stops or is interrupted
-        threads.shutdown(wait=False, cancel_futures=True)
-        for worker in pool:
-            worker.stop()
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Outcomes of tasks, which are taken from the iterable when processes are free.
 
+        Raises:
+            SnvideoError: if processes die again and again without having begun a task.
+        """
+        iterator = iter(tasks)
+        while True:
+            self._receive(0)
+            self._hand_out(iterator)
+            if not self._jobs:
+                return
+            since = time.monotonic()
+            while (outcome := self._jobs[0].outcome) is None:
+                before = time.monotonic()
+                self._receive(_TICK)
+                if time.monotonic() - before > _TICK + _PAUSE:  # the whole job was suspended
+                    since = time.monotonic()
+                self._kill_stuck(since)
+                self._hand_out(iterator)
+            self._jobs.popleft()
+            yield outcome
 
-class _Worker:
-    """A process as its parent sees it, started when first needed."""
+    def close(self) -> list[Task]:
+        """Kill all processes; returns the tasks whose outcomes were not taken."""
+        _kill_all(self._workers)
+        return [job.task for job in self._jobs]
 
-    def __init__(self, function: str, options: dict[str, Any], limit: float) -> None:
-        self._function, self._options, self._limit = function, json.dumps(options), limit
-        self._process: subprocess.Popen[str] | None = None
-        self._stopped = False
+    def _hand_out(self, tasks: Iterator[Task]) -> None:
+        """Give processes as many tasks as they may have, starting them if need be."""
+        while self._waiting or len(self._jobs) < self._window:
+            worker = min(self._workers, key=lambda worker: len(worker.jobs), default=None)
+            full = worker is None or len(worker.jobs) == self._ahead
+            if full and len(self._workers) == self._size:
+                return
+            if not self._waiting:
+                for task in tasks:
+                    self._waiting.append(_Job(task))
+                    self._jobs.append(self._waiting[-1])
+                    break
+                else:
+                    return
+            if (worker is None or worker.jobs) and len(self._workers) < self._size:
+                worker = _Worker(self._context, self._main, self._ahead)
+                self._workers.append(worker)
+            assert worker is not None
+            worker.begin(self._waiting.popleft())
 
-    def call(self, item: Any) -> Outcome:
-        """The item's outcome, after a second trial if the process crashed."""
-        outcome = self._ask(item)
-        return self._ask(item) if outcome.failure == "crashed" else outcome
+    def _receive(self, seconds: float) -> None:
+        """Take what processes have sent, after at most so many seconds."""
+        owners: dict[Any, _Worker[Task]] = {}
+        for worker in self._workers:
+            owners[worker.messages] = owners[worker.process.sentinel] = worker
+        for worker in {owners[one] for one in wait(list(owners), seconds)}:
+            try:
+                # A process that has ended may have sent something before.
+                while worker.messages.poll():
+                    if worker.take(self._pin):
+                        self._idle_deaths = 0
+            except (EOFError, OSError):
+                self._bury(worker)
+            else:
+                if not worker.process.is_alive() and not worker.messages.poll():
+                    self._bury(worker)
 
-    def _ask(self, item: Any) -> Outcome:
-        process = self._process or self._start()
-        asked = time.monotonic()
-        answer = None
-        try:
-            process.stdin.write(json.dumps(item) + "\n")
-            process.stdin.flush()
-            while (message := _receive(process))[0] == _ANSWER:
-                answer, asked = message[1], time.monotonic()
-        except (EOFError, BrokenPipeError):
-            self._end()
-            late = time.monotonic() - asked >= self._limit
-            return Outcome(answer, "hangs" if late else "crashed")
-        kind, what = message
-        return Outcome(answer, f"raised {what}" if kind == _RAISED else None)
-
-    def stop(self) -> None:
-        """Ends the process for good, whatever it is doing."""
-        self._stopped = True
-        self._end()
-
-    def _start(self) -> "subprocess.Popen[str]":
-        if self._stopped:
-            raise RuntimeError("the work has been stopped")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, self._function, self._options, str(self._limit)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        try:
-            _receive(self._process)
-        except EOFError:
-            raise RuntimeError(
-                f"a process of {self._function} could not start, see above"
-            ) from None
-        return self._process
-
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            with suppress(BrokenPipeError):  # an item it never read
-                process.stdin.close()
-
-
-def _receive(process: "subprocess.Popen[str]") -> list[Any]:
-    line = process.stdout.readline()
-    if not line.endswith("\n"):  # died, perhaps in the middle of an answer
-        raise EOFError
-    return json.loads(line)
-
-
-def _work(function: Callable[..., Iterator[Any]], options: dict[str, Any], limit: float) -> None:
-    """A worker's whole life: an item in, answers and `_DONE` or `_RAISED` out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (in use until the process ends)
-    # Decoders complain on both; what they say about a file must not mix with the answers.
-    os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    os.dup2(nowhere.fileno(), sys.stderr.fileno())
-
-    def send(kind: str, what: Any = None) -> None:
-        faulthandler.cancel_dump_traceback_later()
-        print(json.dumps([kind, what]), file=answers, flush=True)
-
-    send(_READY)
-    for line in sys.stdin:
-        # The watchdog is a thread in C: it ends the process even where native code never returns
-        # or holds the interpreter's lock.
-        faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
-        try:
-            for answer in function(json.loads(line), **options):
-                send(_ANSWER, answer)
-                faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
-        except Exception as error:  # whatever one item does, the others go on
-            send(_RAISED, f"{type(error).__name__}: {error}".splitlines()[0])
+    def _bury(self, worker: "_Worker[Task]") -> None:
+        """Find out of what a process died, and have its tasks done by others."""
+        self._workers.remove(worker)
+        worker.process.join(_TICK)
+        cause = worker.cause()
+        self._waiting.extendleft(reversed(worker.jobs))
+        if not worker.started or not worker.jobs:
+            self._idle_deaths += 1
+            if self._idle_deaths == PATIENCE:
+                raise SnvideoError(
+                    f"worker processes {cause}, {PATIENCE} times without having begun a task: "
+                    "use fewer of them, or look for what ends them (memory?)"
+                )
+            log.warning("a worker process %s; another one is started", cause)
+            return
+        job, timed_out = worker.jobs[0], worker.timed_out(self._timeout)
+        death = Death(job.answer, timed_out, cause)
+        on_death = self._on_death or job.on_death
+        found = on_death(job.task, death)
+        if isinstance(found, Outcome):
+            job.outcome = found
+            self._waiting.popleft()
         else:
-            send(_DONE)
+            job.task, job.answer = found, None
+
+    def _kill_stuck(self, since: float) -> None:
+        """Kill processes that stand still, say because they were stopped, while one waits."""
+        until = time.monotonic() - self._timeout - GRACE
+        for worker in self._workers:
+            if worker.jobs and max(worker.heard, since) < until:
+                worker.stuck = True
+                worker.process.kill()
 
 
-def _named(function: str) -> Callable[..., Iterator[Any]]:
-    module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)
+class _Job(Generic[Task]):
+    """A task on its way to an outcome."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.answer: Any = None
+        self.outcome: Outcome | None = None
+        self._deaths = 0
+
+    def on_death(self, task: Task, death: Death) -> Task | Outcome:
+        self._deaths += 1
+        if death.timed_out:
+            return Outcome(death.answer, "hangs")
+        return task if self._deaths == 1 else Outcome(death.answer, "crashed")
 
 
-if __name__ == "__main__":
-    _work(_named(sys.argv[1]), json.loads(sys.argv[2]), float(sys.argv[3]))
+class _Worker(Generic[Task]):
+    """A process as its parent sees it.
+
+    Tasks and large answers lie in files in memory, one for each task that the process may have;
+    messages say only that they are there. So the parent waits neither to send nor to receive, even
+    of a process that is stopped, and nothing is left behind when it is killed.
+    """
+
+    _starting = threading.Lock()
+
+    def __init__(self, context: Any, main: tuple[Any, ...], ahead: int) -> None:
+        self.jobs: deque[_Job[Task]] = deque()
+        self.started, self.stuck, self.heard = False, False, time.monotonic()
+        self._slots = [_MemoryFile() for _ in range(ahead)]
+        self._trace, self._begun = _MemoryFile(), 0
+        with self._starting:  # else another thread's process holds these ends of pipes, too
+            # In a forked process a timer that is armed here could never be armed again.
+            faulthandler.cancel_dump_traceback_later()
+            tasks, self._tasks = context.Pipe(duplex=False)
+            self.messages, messages = context.Pipe(duplex=False)
+            for ours in (self._tasks, self.messages):
+                util.register_after_fork(ours, Connection.close)
+            self.process = context.Process(
+                target=_work, args=(tasks, messages, self._slots, self._trace, *main), daemon=True
+            )
+            self.process.start()
+            tasks.close()
+            messages.close()
+        for file in (self._trace, *self._slots):
+            util.register_after_fork(file, _MemoryFile.close)
+
+    def begin(self, job: _Job[Task]) -> None:
+        """Hand out a task."""
+        number = self._begun % len(self._slots)
+        self._slots[number].write(*_dump(job.task))
+        if not self.jobs:
+            self.heard = time.monotonic()
+        self.jobs.append(job)
+        self._begun += 1
+        with suppress(OSError):  # it is dead, which shows when it is listened to
+            self._tasks.send_bytes(b"")
+
+    def take(self, pin: bool) -> bool:
+        """Take a message; true if a task is done."""
+        kind, content = pickle.loads(self.messages.recv_bytes())
+        self.heard = time.monotonic()
+        if kind == _Kind.STARTED:
+            self.started = True
+            return False
+        job = self.jobs[0]
+        if kind == _Kind.ANSWER:
+            number = (self._begun - len(self.jobs)) % len(self._slots)
+            job.answer = self._slots[number].read(pin) if content is None else pickle.loads(content)
+            return False
+        job.outcome = Outcome(job.answer, content if kind == _Kind.RAISED else None)
+        self.jobs.popleft()
+        return True
+
+    def cause(self) -> str:
+        """How the process died, in words."""
+        code = self.process.exitcode
+        if self.stuck:
+            return "stood still and was killed"
+        if os.fstat(self._trace.file.fileno()).st_size:
+            return "timed out, perhaps because the job was stopped for a while"
+        if code is None or code >= 0:
+            return f"ended with code {code}"
+        try:
+            return f"died of {signal.Signals(-code).name}"
+        except ValueError:
+            return f"died of signal {-code}"
+
+    def timed_out(self, timeout: float) -> bool:
+        """Tell a task that hung from a job that was suspended while the timer ran."""
+        trace = os.fstat(self._trace.file.fileno())
+        late = trace.st_mtime - trace.st_atime - timeout  # written at, armed at
+        return self.stuck or (trace.st_size > 0 and late < _PAUSE)
+
+
+class _MemoryFile:
+    """File in memory without a name, unlike those in /dev/shm neither scarce nor left behind."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self.file: Any
+        if descriptor is not None:
+            self.file = os.fdopen(descriptor, "r+b", buffering=0)
+        elif sys.platform == "linux":
+            self.file = os.fdopen(os.memfd_create("snvideo"), "r+b", buffering=0)
+        else:
+            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach, (reduction.DupFd(self.file.fileno()),)
+
+    def close(self) -> None:
+        self.file.close()
+
+    def write(self, data: bytes, tensors: list[Any]) -> None:
+        with open(self.file.fileno(), "wb", closefd=False) as file:
+            file.seek(0)
+            file.write(data)
+            for tensor in tensors:
+                file.write(_bytes_of(tensor))
+
+    def read(self, pin: bool = False) -> Any:
+        with open(self.file.fileno(), "rb", closefd=False) as file:
+            file.seek(0)
+            unpickler = _Unpickler(file, pin)
+            value = unpickler.load()
+            for tensor in unpickler.tensors:
+                file.readinto(_bytes_of(tensor))
+        return value
+
+
+def _attach(descriptor: Any) -> _MemoryFile:
+    return _MemoryFile(descriptor.detach())
+
+
+class _Pickler(pickle.Pickler):
+    """Pickler that leaves the values of tensors aside."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.tensors: list[Any] = []
+
+    def persistent_id(self, value: Any) -> Any:
+        torch = sys.modules.get("torch")  # imported by whoever has tensors; it takes seconds
+        if torch is None or type(value) is not torch.Tensor:
+            return None
+        # Dimensions as they lie in memory, so that a dense tensor of any format is not copied.
+        order = sorted(range(value.dim()), key=value.stride, reverse=True)
+        dense = value.permute(order).contiguous()
+        self.tensors.append(dense)
+        return dense.dtype, tuple(dense.shape), [order.index(i) for i in range(len(order))]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickler whose tensors are to be filled in order."""
+
+    def __init__(self, file: BinaryIO, pin: bool) -> None:
+        super().__init__(file)
+        self._pin = pin
+        self.tensors: list[Any] = []
+
+    def persistent_load(self, form: Any) -> Any:
+        import torch
+
+        dtype, shape, order = form
+        self.tensors.append(torch.empty(shape, dtype=dtype, pin_memory=self._pin))
+        return self.tensors[-1].permute(order)
+
+
+def _bytes_of(tensor: Any) -> Any:
+    """The values of a contiguous tensor, without a copy."""
+    import torch
+
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def _dump(value: Any) -> tuple[bytes, list[Any]]:
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(value)
+    return file.getvalue(), pickler.tensors
+
+
+def _kill_all(workers: list[_Worker[Any]]) -> None:
+    for worker in workers:
+        worker.process.kill()
+    until = time.monotonic() + _TICK
+    for worker in workers:
+        worker.process.join(max(0.0, until - time.monotonic()))
+    workers.clear()
+
+
+def _work(
+    tasks: Connection,
+    messages: Connection,
+    slots: list[_MemoryFile],
+    trace: _MemoryFile,
+    function: Callable[[Any], Iterator[Any]],
+    timeout: float,
+    quiet: bool,
+    initializer: Callable[[], None] | None,
+) -> None:
+    """Work on tasks until the parent is gone."""
+    # A signal that reaches the whole job asks the run to stop: until then it needs answers, and
+    # then it ends its workers itself.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    if initializer is not None:
+        initializer()
+    if quiet:
+        with Path(os.devnull).open("w") as null:
+            os.dup2(null.fileno(), 1)
+            os.dup2(null.fileno(), 2)
+
+    disarm = faulthandler.cancel_dump_traceback_later
+
+    def send(kind: _Kind, content: bytes | str | None = None) -> None:
+        messages.send_bytes(pickle.dumps((kind, content)))
+
+    def arm() -> None:
+        os.utime(trace.file.fileno())
+        # A thread in C: it ends the process even where native code never returns or holds the
+        # interpreter's lock.
+        faulthandler.dump_traceback_later(timeout, exit=True, file=trace.file)
+
+    with suppress(EOFError, BrokenPipeError):  # the parent has died
+        send(_Kind.STARTED)
+        for slot in cycle(slots):
+            tasks.recv_bytes()
+            answers = None
+            while True:
+                arm()
+                try:
+                    answers = answers or iter(function(slot.read()))
+                    answer = next(answers, _Kind.DONE)
+                    data, tensors = (b"", []) if answer is _Kind.DONE else _dump(answer)
+                    if tensors or len(data) > _INLINE:
+                        slot.write(data, tensors)
+                        data = None
+                except Exception as error:  # whatever one task does, the others go on
+                    disarm()
+                    why = f"raised {type(error).__name__}: {error}".splitlines()[0]
+                    send(_Kind.RAISED, why[:_INLINE])
+                    break
+                disarm()  # for the parent may not take it soon
+                if answer is _Kind.DONE:
+                    send(_Kind.DONE)
+                    break
+                send(_Kind.ANSWER, data)

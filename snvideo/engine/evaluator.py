@@ -18,7 +18,7 @@ from snvideo.data.augmentation import augment, to_input
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
-from snvideo.data.loader import test_batches, train_batches
+from snvideo.data.loader import test_loader, train_loader
 from snvideo.data.quarantine import Quarantine
 from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import Processes
@@ -87,7 +87,7 @@ def refresh_statistics(
     groups = geometry.statistics(len(index), config.statistics.batches)
     passes = ((epoch, group) for group in groups)
     stream = sampling.STATISTICS
-    batches = train_batches(index, config.data, config.seed, passes, stream, quarantine)
+    batches = train_loader(index, config.data, config.seed, passes, stream, quarantine)
 
     def inputs() -> Iterator[Tensor]:
         for batch in batches:
@@ -128,12 +128,12 @@ def evaluate_views(
     seen, labels, probabilities, failed = [], [], [], []
     mine = (range(len(index)) if rows is None else rows)[processes.rank :: processes.count]
     batch_size = config.test_batch
-    for batch in test_batches(index, config.data, mine, batch_size, clips, crops, quarantine):
+    for batch in test_loader(index, config.data, mine, batch_size, clips, crops, quarantine):
         failed += batch.unreadable
         if not len(batch.videos):
             continue
         truth = batch.labels.to(device)
-        views = torch.cat([views.put_together(device) for views in batch.views])
+        views = torch.cat([views.expand(device) for views in batch.views])
         logits = view_logits(model, views, config.data, config.speed, config.test_batch, device)
         softmax = logits.softmax(-1)
         video = softmax.unflatten(0, (len(truth), -1)).mean(1)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from snvideo.data.config import DataConfig
-from snvideo.data.dataset import TestVideos, VideoViews
+from snvideo.data.dataset import EvalDataset, VideoViews
 from snvideo.data.index import ClipIndex
-from snvideo.data.indexing.probe import Probe, index_row
-from snvideo.data.indexing.probe_pool import probe_all
-from snvideo.data.loader import test_batches
+from snvideo.data.indexing.probe import Probe, index_row, probe_all
+from snvideo.data.loader import test_loader
 from snvideo.engine.config import SpeedConfig
 from snvideo.engine.evaluator import view_logits
 from snvideo.engine.performance import algorithms, choose, memory_format
@@ -105,9 +104,9 @@ class Predictor:
         index = _index([(paths[place], probes[place]) for place in usable])
         clips, crops, rows = self._config.test.clips, self._config.test.crops, range(len(index))
         config = self._config.model_copy(update={"workers": min(workers, len(index))})
-        dataset = TestVideos(index, config, clips, crops)
+        dataset = EvalDataset(index, config, clips, crops)
         places = {str(paths[place]): place for place in usable}
-        for read in test_batches(index, config, rows, self._batch, clips, crops):
+        for read in test_loader(index, config, rows, self._batch, clips, crops):
             for name, reason in read.unreadable:
                 yield places[name], Prediction(videos[places[name]], reason=reason)
             for row, views in zip(read.videos.tolist(), read.views, strict=True):
@@ -133,7 +132,7 @@ class Predictor:
     def _probabilities(self, video: VideoViews) -> Tensor:
         """The softmax of a video averaged over its views, float32 (classes,), on the CPU."""
         device, batch = self._device, self._batch
-        views = video.put_together(device)
+        views = video.expand(device)
         with algorithms(choose(_SPEED, device, 1), device):
             try:
                 logits = view_logits(self._model, views, self._config, _SPEED, batch, device)

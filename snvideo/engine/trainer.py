@@ -19,8 +19,7 @@ from snvideo.data import sampling
 from snvideo.data.augmentation import mix
 from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
-from snvideo.data.loader import train_batches
-from snvideo.data.prefetch import Prefetched
+from snvideo.data.loader import CudaPrefetcher, train_loader
 from snvideo.data.quarantine import Quarantine
 from snvideo.engine.checkpoint import load_weights
 from snvideo.engine.config import RunConfig
@@ -160,10 +159,10 @@ class Trainer:
         """This process's batches from here to the end of the run, one a pass."""
         config, done = self.config, self.progress.step
         passes = self.geometry.run(len(self.train_index), config.optim.epochs, done)
-        batches = train_batches(
+        batches = train_loader(
             self.train_index, config.data, config.seed, passes, quarantine=self.quarantine
         )
-        return Prefetched(batches, self.device) if self.speed.prefetch else batches
+        return CudaPrefetcher(batches, self.device) if self.speed.prefetch else batches
 
     def step(self, batches: Iterator[Batch]) -> None:
         """Accumulate the gradients of this process's groups and update the weights once.
@@ -230,7 +229,7 @@ class Trainer:
         self.clock.lap("communication" if joined and last else "backward", "data")
         epoch_ends = (self.progress.step + 1) % self.steps_per_epoch == 0
         # The next epoch's batches may be others when videos go into quarantine.
-        if isinstance(batches, Prefetched) and not (last and epoch_ends):
+        if isinstance(batches, CudaPrefetcher) and not (last and epoch_ends):
             batches.look_ahead()
         self.clock.lap("data", "update" if last else "data")
         return _Pass(losses.detach(), logits.detach().argmax(1) == labels, batch)

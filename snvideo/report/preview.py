@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import multiprocessing
-
 import torch
 from torch import Tensor
 
 from snvideo.data import sampling
 from snvideo.data.augmentation import augment, mix, to_input
 from snvideo.data.config import MEAN, STD
-from snvideo.data.dataset import Place, TestVideos, TrainClips, TrainSample, collate_clips
+from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, TrainSample
 from snvideo.data.decoding.decode import DecodeError, decode
 from snvideo.data.index import ClipIndex
-from snvideo.data.watch import Watch
 from snvideo.engine.config import RunConfig
 from snvideo.errors import SnvideoError
 from snvideo.report.contact_sheet import CLIPS, train_sheet, view_sheet
-
-_NOBODY = Watch(0, 1.0, multiprocessing.get_context())
 
 
 def train_clips_png(config: RunConfig) -> bytes:
     """The first clips of a run, whole groups of them, after all that is done to them."""
     index = ClipIndex.load(config.data.index, config.data.train_split, config.data.root)
-    clips = TrainClips(index, config.data, config.seed)
+    clips = TrainDataset(index, config.data, config.seed)
     group = config.batch.clips_per_gpu
     shown = min(-(-CLIPS // group) * group, len(index) // group * group) or len(index)
     order = sampling.epoch_order(config.seed, 0, len(index))
-    places = [Place(sampling.TRAIN, 0, i, int(order[i])) for i in range(shown)]
-    samples = [clips.sample(place, _NOBODY) for place in places]
-    batch = collate_clips(samples)
+    samples = [clips[SampleKey(sampling.TRAIN, 0, i, int(order[i]))] for i in range(shown)]
+    batch = clips.collate(samples)
     mean, std = config.data.mean or MEAN, config.data.std or STD
     inputs = to_input(augment(batch.clips, batch.augmentation), mean, std)
     classes = len(index.labels)
@@ -60,9 +54,9 @@ def _label(target: Tensor, names: list[str]) -> str:
 
 
 def _note(sample: TrainSample) -> str:
-    changes = [change.operation.name.lower() for change in sample.draw.changes]
+    changes = [change.operation.name.lower() for change in sample.augmentation.changes]
     lost = [f"instead of {name}: {reason}" for name, reason in sample.unreadable]
-    return ", ".join(["mirrored"] * sample.draw.flip + changes + lost)
+    return ", ".join(["mirrored"] * sample.augmentation.flip + changes + lost)
 
 
 def test_views_png(config: RunConfig, number: int = 0) -> bytes:
@@ -79,8 +73,8 @@ def test_views_png(config: RunConfig, number: int = 0) -> bytes:
     if not 0 <= number < len(index):
         raise SnvideoError(f"no video {number} in split {index.split!r}: it has {len(index)}")
     view, video = config.data.test, index[number]
-    videos = TestVideos(index, config.data, view.clips, view.crops)
-    sample = videos.sample(Place(sampling.TEST, 0, 0, number), _NOBODY)
+    videos = EvalDataset(index, config.data, view.clips, view.crops)
+    sample = videos[number]
     if sample.views is None:
         raise SnvideoError(f"{video.path}: {sample.unreadable[0][1]}: choose another with --video")
     numbers = videos.numbers(video)
@@ -89,7 +83,7 @@ def test_views_png(config: RunConfig, number: int = 0) -> bytes:
     except DecodeError as error:
         raise SnvideoError(f"{video.path}: {error}: choose another with --video") from None
     crops = sampling.even_crops(*frame.shape[:2], videos.view)
-    views = sample.views.put_together(torch.device("cpu"))
+    views = sample.views.expand(torch.device("cpu"))
     return view_sheet(views, numbers, video, index.labels[video.label], crops, frame)
 
 

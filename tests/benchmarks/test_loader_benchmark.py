@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from snvideo.data.config import ClipConfig, DataConfig
-from snvideo.data.dataset import Place, TestVideos
+from snvideo.data.dataset import EvalDataset, SampleKey
 from snvideo.data.index import ClipIndex
 from snvideo.data.indexing.build import build
 from snvideo.data.indexing.listing import Listing, Row
@@ -164,7 +164,9 @@ def test_rivals_make_the_same_clip(tmp_path, monkeypatch):
 
     write_video(tmp_path / "a.mp4", frames=40)
     config, index = indexed(tmp_path, "a.mp4", tmp_path / "index.csv")
-    asked = [rivals.request(index, config, Place(TRAIN, 0, position, 0)) for position in range(4)]
+    asked = [
+        rivals.request(index, config, SampleKey(TRAIN, 0, position, 0)) for position in range(4)
+    ]
     assert len({int(request.numbers[0]) for request in asked}) > 1
     found, missing = rivals.pipelines(index, config)
     assert {"snvideo", "pytorchvideo (pyav)"} <= set(found) and set(found) | set(missing) == RIVALS
@@ -195,7 +197,7 @@ def test_all_ways_lead_to_the_same_views(videos, tmp_path, monkeypatch):
         config, index = indexed(videos, str(path.relative_to(videos)), tmp_path / "index.csv")
         if index[0].width != index[0].height:  # else its three crops are one
             break
-    found = {name: way().float() for name, way in ways(TestVideos(index, config, 3, 3), 0).items()}
+    found = {name: way().float() for name, way in ways(EvalDataset(index, config, 3, 3), 0).items()}
     views, by_clip, by_view = (found[name] for name in ("one decode", *OTHERS))
     assert views.shape == (9, 4, 3, 256, 256)
     assert torch.equal(by_clip, by_view)

@@ -45,17 +45,17 @@ def sabotage(fates: dict[str, str], folder: Path) -> None:
     dataset.decode = decode
 
 
-class Sabotaged(dataset.TrainClips):
+class Sabotaged(dataset.TrainDataset):
     """Training clips that bring their sabotage along, however their workers start."""
 
     def __init__(self, index, config, seed, quarantine, fates, folder):
         super().__init__(index, config, seed, quarantine)
         self.fates, self.folder = fates, folder
 
-    def sample(self, place, watch):
+    def steps(self, key):
         before = dataset.decode
         sabotage(self.fates, self.folder)
         try:
-            return super().sample(place, watch)
+            yield from super().steps(key)
         finally:
             dataset.decode = before

@@ -1,24 +1,20 @@
-"""Clips and views: functions of their place, uint8, with substitutes for what cannot be read."""
+"""Clips and views: functions of their key, uint8, with substitutes for what cannot be read."""
 
-import multiprocessing
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from snvideo.data import sampling
+from snvideo.data import loader, sampling
 from snvideo.data.augmentation import to_input
 from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig, TrainViewConfig
-from snvideo.data.dataset import Place, TestVideos, TrainClips, cut
+from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, cut
 from snvideo.data.decoding.decode import decode
 from snvideo.data.index import ClipIndex
-from snvideo.data.loader import test_batches as view_batches
-from snvideo.data.loader import train_batches
-from snvideo.data.watch import Watch
 from snvideo.engine.geometry import Geometry
 from snvideo.errors import SnvideoError
-
-WATCH = Watch(0, 60, multiprocessing.get_context())
 
 
 @pytest.fixture
@@ -37,24 +33,24 @@ def index(toy) -> ClipIndex:
     return ClipIndex.load(toy / "index.csv", "train")
 
 
-def test_a_clip_is_a_function_of_its_place(index, config):
-    clips = TrainClips(index, config, seed=1)
-    place = Place(sampling.TRAIN, 2, 5, 17)
-    clip, augmentation, label, replaced, row, numbers = clips.sample(place, WATCH)
+def test_a_clip_is_a_function_of_its_key(index, config):
+    clips = TrainDataset(index, config, seed=1)
+    key = SampleKey(sampling.TRAIN, 2, 5, 17)
+    clip, augmentation, label, replaced, row, numbers = clips[key]
     assert clip.shape == (4, 3, 32, 32) and clip.dtype == torch.uint8
     assert label == index[17].label and replaced == [] and row == 17
     assert np.diff(numbers).tolist() == [3, 3, 3]
-    again = TrainClips(index, config, seed=1).sample(place, WATCH)
+    again = TrainDataset(index, config, seed=1)[key]
     assert torch.equal(again[0], clip) and again[1] == augmentation
-    for other in (place._replace(epoch=3), place._replace(position=6), place._replace(stream=2)):
-        assert not torch.equal(clips.sample(other, WATCH)[0], clip)
+    for other in (key._replace(epoch=3), key._replace(position=6), key._replace(stream=2)):
+        assert not torch.equal(clips[other][0], clip)
 
 
 def test_flips_are_drawn_for_half_of_the_clips_and_can_be_switched_off(index, config):
     def flips(config):
-        clips = TrainClips(index, config, seed=0)
+        clips = TrainDataset(index, config, seed=0)
         return [
-            clips.sample(Place(sampling.TRAIN, 0, position, 0), WATCH).augmentation.flip
+            clips[SampleKey(sampling.TRAIN, 0, position, 0)].augmentation.flip
             for position in range(40)
         ]
 
@@ -67,7 +63,7 @@ def test_flips_are_drawn_for_half_of_the_clips_and_can_be_switched_off(index, co
 def test_the_number_of_workers_changes_nothing(index, config, workers):
     def batches(count):
         changed = config.model_copy(update={"workers": count})
-        return list(train_batches(index, changed, 3, Geometry(2, 4).run(len(index), 1)))
+        return list(loader.train_loader(index, changed, 3, Geometry(2, 4).run(len(index), 1)))
 
     alone, shared = batches(0), batches(workers)
     assert len(alone) == len(shared) == 12
@@ -80,10 +76,21 @@ def test_the_number_of_workers_changes_nothing(index, config, workers):
 
 def test_batches_go_on_in_mid_epoch(index, config):
     geometry = Geometry(2, 4)
-    whole = list(train_batches(index, config, 0, geometry.run(len(index), 2)))
-    rest = list(train_batches(index, config, 0, geometry.run(len(index), 2, done=7)))
+    whole = list(loader.train_loader(index, config, 0, geometry.run(len(index), 2)))
+    rest = list(loader.train_loader(index, config, 0, geometry.run(len(index), 2, done=7)))
     assert len(rest) == len(whole) - 14
     assert all(torch.equal(a.clips, b.clips) for a, b in zip(rest, whole[14:], strict=True))
+
+
+def test_any_data_loader_can_read_them(toy, index, config):
+    clips = TrainDataset(index, config, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forks, which are those of a library here
+        (batch, *_) = DataLoader(clips, 4, collate_fn=clips.collate, num_workers=1)
+    assert torch.equal(batch.clips[2], clips[2].clip) and batch.rows == [0, 1, 2, 3]
+    views = EvalDataset(ClipIndex.load(toy / "index.csv", "val"), config, 2, 1)
+    (batch, *_) = DataLoader(views, 3, collate_fn=views.collate)
+    assert batch.videos.tolist() == [0, 1, 2] and len(views) == len(views.index)
 
 
 def spoiled(toy, tmp_path, bad: int) -> ClipIndex:
@@ -99,28 +106,28 @@ def spoiled(toy, tmp_path, bad: int) -> ClipIndex:
 
 
 def test_a_broken_video_is_replaced_and_named(toy, config, tmp_path):
-    clips = TrainClips(spoiled(toy, tmp_path, 1), config, seed=0)
-    clip, _, _, replaced, *_ = clips.sample(Place(sampling.TRAIN, 0, 0, 0), WATCH)
+    clips = TrainDataset(spoiled(toy, tmp_path, 1), config, seed=0)
+    clip, _, _, replaced, *_ = clips[SampleKey(sampling.TRAIN, 0, 0, 0)]
     assert clip.shape == (4, 3, 32, 32)
     ((name, reason),) = replaced
     assert name.endswith("bad1.mp4") and reason
-    again = clips.sample(Place(sampling.TRAIN, 0, 0, 0), WATCH)
+    again = clips[SampleKey(sampling.TRAIN, 0, 0, 0)]
     assert torch.equal(again[0], clip)
-    assert not torch.equal(clips.sample(Place(sampling.TRAIN, 0, 1, 0), WATCH)[0], clip)
+    assert not torch.equal(clips[SampleKey(sampling.TRAIN, 0, 1, 0)][0], clip)
 
 
 def test_nothing_but_broken_videos_is_an_error_that_says_so(toy, config, tmp_path):
-    clips = TrainClips(spoiled(toy, tmp_path, 48), config, seed=0)
+    clips = TrainDataset(spoiled(toy, tmp_path, 48), config, seed=0)
     with pytest.raises(SnvideoError, match="10 videos in a row could not be read, the last"):
-        clips.sample(Place(sampling.TRAIN, 0, 0, 0), WATCH)
+        clips[SampleKey(sampling.TRAIN, 0, 0, 0)]
 
 
 def test_views_of_a_video_come_from_one_decode(toy, config):
     index = ClipIndex.load(toy / "index.csv", "val")
-    place = Place(sampling.TEST, 0, 0, 2)
-    views, label, number, unreadable = TestVideos(index, config, 3, 3).sample(place, WATCH)
+    key = SampleKey(sampling.TEST, 0, 0, 2)
+    views, label, number, unreadable = EvalDataset(index, config, 3, 3)[key]
     video = index[2]
-    together = views.put_together(torch.device("cpu"))
+    together = views.expand(torch.device("cpu"))
     assert together.shape == (9, 4, 3, 32, 32)
     assert (label, number, unreadable) == (video.label, 2, [])
     assert len(views.frames) == len(views.clips.unique()) <= 12
@@ -143,9 +150,9 @@ def test_crops_lie_where_they_should(toy, config, size, crops):
     for short_side, crop in ((min(size), min(size)), (2 * min(size), 48)):
         view = TestViewConfig(short_side=short_side, crop=min(crop, short_side), crops=crops)
         changed = config.model_copy(update={"test": view})
-        videos = TestVideos(ClipIndex.load(toy / "index.csv", "val"), changed, 1, crops)
+        videos = EvalDataset(ClipIndex.load(toy / "index.csv", "val"), changed, 1, crops)
         views = videos._views(frames, torch.zeros(1, 1, dtype=torch.int64))
-        together = views.put_together(torch.device("cpu")).float()
+        together = views.expand(torch.device("cpu")).float()
         assert together.shape == (crops, 1, 3, view.crop, view.crop)
         expected = sampling.even_crops(*size, view)
         for found, (top, left, side) in zip(together[:, 0], expected, strict=True):
@@ -155,7 +162,7 @@ def test_crops_lie_where_they_should(toy, config, size, crops):
 
 def test_an_unreadable_test_video_is_left_out_and_named(toy, config, tmp_path):
     index = spoiled(toy, tmp_path, 1)
-    batches = list(view_batches(index, config, range(5), batch=6, clips=3, crops=1))
+    batches = list(loader.test_loader(index, config, range(5), batch=6, clips=3, crops=1))
     assert [len(batch.videos) for batch in batches] == [1, 2, 1]
     assert sorted(int(v) for batch in batches for v in batch.videos) == [1, 2, 3, 4]
     assert [name for batch in batches for name, _ in batch.unreadable] == [index[0].name]

@@ -13,7 +13,7 @@ from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.index import ClipIndex
 from snvideo.data.indexing.build import build
 from snvideo.data.indexing.sources import folders
-from snvideo.data.loader import train_batches
+from snvideo.data.loader import train_loader
 
 CLIPS = 4
 """In a batch."""
@@ -47,7 +47,7 @@ def passes(videos: int) -> Iterator[tuple[int, range]]:
 def after(clips: list[int], index: ClipIndex, config: DataConfig) -> list[Memory]:
     """Memory of the only worker when it has delivered so many clips."""
     before = set(multiprocessing.active_children())
-    batches = train_batches(index, config, 0, passes(len(index)))
+    batches = train_loader(index, config, 0, passes(len(index)))
     found, worker, taken = [], None, 0
     for number in clips:
         for batch in islice(batches, number // CLIPS - taken):

@@ -13,13 +13,11 @@ import torch
 
 from snvideo.data import sampling
 from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
-from snvideo.data.dataset import Batch, Place, TrainClips
+from snvideo.data.dataset import Batch, SampleKey, TrainDataset
 from snvideo.data.index import COLUMNS, ClipIndex, IndexRow
-from snvideo.data.indexing.probe import Probe
-from snvideo.data.indexing.probe_pool import probe_all
-from snvideo.data.loader import train_batches
+from snvideo.data.indexing.probe import Probe, probe_all
+from snvideo.data.loader import train_loader
 from snvideo.data.quarantine import Quarantine
-from snvideo.data.watch import Watch
 from tests.data.mutations import MUTATIONS, Mutant, shorten, write_mutants, write_sources
 
 DATA = os.environ.get("SNVIDEO_TEST_DATA")
@@ -44,7 +42,7 @@ def make(folder: Path, count: int, every: int = 1) -> Broken:
         folders = (Path(DATA) / name for name in ("bench_videos", "odd_videos"))
         real = [path for one in folders for path in sorted(one.iterdir())]
         sources += [shorten(path, folder / "real") for path in real[::every]]
-    facts = dict(zip(sources, probe_all(sources, "decode", workers=2, limit=20), strict=True))
+    facts = dict(zip(sources, probe_all(sources, "decode", workers=2, timeout=20), strict=True))
     return Broken(write_mutants(sources, folder / "broken", count, seed=0), facts)
 
 
@@ -95,27 +93,26 @@ def passes(index: ClipIndex) -> list[tuple[int, range]]:
 
 def epoch(index: ClipIndex, config: DataConfig) -> tuple[list[Batch], Quarantine]:
     quarantine = Quarantine()
-    found = train_batches(index, config, SEED, iter(passes(index)), quarantine=quarantine)
+    found = train_loader(index, config, SEED, iter(passes(index)), quarantine=quarantine)
     return list(found), quarantine
 
 
 def assert_nothing_is_lost(index: ClipIndex, config: DataConfig, batches: list[Batch]) -> None:
-    """Every place shows its own video, or the first readable one of those that replace it, all
+    """Every key shows its own video, or the first readable one of those that replace it, all
     others being named; and sound videos show what they do where nothing is broken."""
-    clips = TrainClips(index, config, SEED)
+    clips = TrainDataset(index, config, SEED)
     order = sampling.epoch_order(SEED, 0, len(index))
     compared = 0
     for (_, positions), batch in zip(passes(index), batches, strict=True):
         assert batch.clips.shape == (CLIPS, 4, 3, 32, 32)
         named = deque(name for name, _ in batch.unreadable)
         for position, clip, label in zip(positions, batch.clips, batch.labels, strict=True):
-            place, attempt = Place(sampling.TRAIN, 0, position, int(order[position])), 0
-            while clips.row(place, attempt) != label:
-                assert named.popleft() == clips.name(place, attempt)
+            key, attempt = SampleKey(sampling.TRAIN, 0, position, int(order[position])), 0
+            while clips.row(key, attempt) != label:
+                assert named.popleft() == clips.name(key, attempt)
                 attempt += 1
             if attempt == 0 and label >= len(index) // 2:  # safe to read in this process
-                sample = clips.sample(place, Watch(0, 1.0, torch.multiprocessing))
-                assert torch.equal(clip, sample.clip)
+                assert torch.equal(clip, clips[key].clip)
                 compared += 1
         assert not named
     assert compared == len(index) // 2
@@ -169,7 +166,7 @@ def test_the_same_seed_breaks_the_same_files_alike(tmp_path: Path, broken: Broke
 @pytest.mark.parametrize("check", ["packets", "decode"])
 def test_every_broken_file_gets_a_verdict(broken: Broken, check: str) -> None:
     paths = [mutant.path for mutant in broken.mutants]
-    found = list(probe_all(paths, check, workers=2, limit=5))
+    found = list(probe_all(paths, check, workers=2, timeout=5))
     statuses = Counter(one.status for one in found)
     assert len(found) == 60 and statuses.keys() == {"ok", "broken"}
     assert min(statuses.values()) >= 10
@@ -189,7 +186,7 @@ def test_an_epoch_over_files_that_broke_after_indexing(
     assert quarantine.found.keys() == named and quarantine.closed == {}
     assert 10 <= len(named) <= 50 and named <= {str(m.path) for m in broken.mutants}
     # What cannot even be opened is certainly among them; other files may be broken in places.
-    verdicts = probe_all([m.path for m in broken.mutants], "packets", workers=2, limit=5)
+    verdicts = probe_all([m.path for m in broken.mutants], "packets", workers=2, timeout=5)
     pairs = zip(broken.mutants, verdicts, strict=True)
     hopeless = {str(m.path) for m, one in pairs if one.reason.startswith("no video header")}
     assert len(hopeless) >= 5 and hopeless <= named

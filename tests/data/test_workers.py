@@ -1,14 +1,20 @@
-"""Functions in processes that may die: order, and what each kind of death costs."""
+"""Worker pool: order, what each kind of death costs, and what is left behind."""
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
-from snvideo.data.workers import Outcome, run_all
+from snvideo.data.workers import Outcome, WorkerPool
+from snvideo.errors import SnvideoError
 
 
 def steps(item: dict, offset: int = 0) -> Iterator[int]:
@@ -26,12 +32,14 @@ def steps(item: dict, offset: int = 0) -> Iterator[int]:
             time.sleep(600)
         case "raise":
             raise ValueError("no such colour\nand more")
-        case "no JSON":
-            yield object()
+        case "no pickle":
+            yield lambda: None
 
 
-def outcomes(items: list[dict], workers: int = 2, **more) -> list[Outcome]:
-    return list(run_all(f"{__name__}:steps", items, workers, **more))
+def outcomes(items: list[dict], workers: int = 2, timeout: float = 120.0, **more) -> list[Outcome]:
+    function = partial(steps, **more)
+    with closing(WorkerPool(function, workers, timeout, start_method="fork", quiet=True)) as pool:
+        return list(pool.run(items))
 
 
 def test_last_answers_in_the_order_of_the_items() -> None:
@@ -52,15 +60,15 @@ def test_a_hang_costs_one_item_and_is_not_tried_again(tmp_path: Path) -> None:
     trials = tmp_path / "trials"
     hang = {"answers": 0, "end": "hang", "trials": str(trials)}
     begun = time.monotonic()
-    found = outcomes([hang, {}, {}], workers=1, limit=0.5)
+    found = outcomes([hang, {}, {}], workers=1, timeout=0.5)
     assert found == [Outcome(None, "hangs"), Outcome(0), Outcome(0)]
     assert trials.read_text() == "x"
     assert time.monotonic() - begun < 10
 
 
-def test_the_limit_is_for_one_answer_not_for_all() -> None:
-    function = f"{__name__}:slowly"
-    assert list(run_all(function, [4], 1, 0.5)) == [Outcome(3)]
+def test_the_timeout_is_for_one_answer_not_for_all() -> None:
+    with closing(WorkerPool(slowly, 1, 0.5)) as pool:
+        assert list(pool.run([4])) == [Outcome(3)]
 
 
 def slowly(item: int) -> Iterator[int]:
@@ -71,27 +79,103 @@ def slowly(item: int) -> Iterator[int]:
 
 def test_an_exception_is_told_in_one_line_and_the_process_goes_on(tmp_path: Path) -> None:
     trials = tmp_path / "trials"
-    items = [{"end": "raise", "trials": str(trials)}, {"end": "no JSON"}, {}]
+    items = [{"end": "raise", "trials": str(trials)}, {"end": "no pickle"}, {}]
     first, second, third = outcomes(items, workers=1)
     assert first == Outcome(0, "raised ValueError: no such colour")
-    assert second.answer == 0 and second.failure.startswith("raised TypeError: ")
+    assert second.answer == 0 and second.failure.startswith("raised ")
     assert third == Outcome(0)
     assert trials.read_text() == "x"
 
 
-def test_a_function_that_does_not_exist_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RuntimeError, match="math:nothing could not start"):
-        list(run_all("math:nothing", [1], 1))
-    assert "has no attribute 'nothing'" in capfd.readouterr().err
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_processes_that_cannot_start_are_an_error() -> None:
+    with (
+        closing(WorkerPool(slowly, 2, 60, initializer=die)) as pool,
+        pytest.raises(SnvideoError, match="died of SIGKILL, 3 times without having begun a task"),
+    ):
+        list(pool.run([1]))
 
 
 def test_a_caller_that_stops_leaves_no_process() -> None:
-    running = run_all(f"{__name__}:pid_then_hang", [{}, {}], 1, 60)
+    pool = WorkerPool(pid_then_hang, 1, 60)
+    running = pool.run([{}, {"hang": True}])
     first = next(running).answer
-    running.close()
+    assert pool.close() == [{"hang": True}]
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
 
 
 def pid_then_hang(item: dict) -> Iterator[int]:
     yield os.getpid()
+    if item.get("hang"):
+        time.sleep(600)
+
+
+def tensors(number: int) -> Iterator[dict]:
+    frames = torch.full((2, 3, 40, 50), number, dtype=torch.uint8)
+    yield {
+        "frames": frames.contiguous(memory_format=torch.channels_last),
+        "scalar": torch.tensor(1.5),
+        "none": torch.empty(0, 3),
+        "names": [str(number)] * 2000,
+    }
+
+
+@pytest.mark.parametrize(
+    "start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow), "forkserver"]
+)
+def test_tensors_keep_values_and_memory_format(start_method: str) -> None:
+    with closing(WorkerPool(tensors, 2, 60, start_method=start_method)) as pool:
+        for number, (answer, failure) in enumerate(pool.run(range(20))):
+            assert failure is None
+            frames = answer["frames"]
+            assert frames.is_contiguous(memory_format=torch.channels_last)
+            assert frames.unique().tolist() == [number] and frames.shape == (2, 3, 40, 50)
+            assert answer["scalar"] == 1.5 and answer["none"].shape == (0, 3)
+            assert answer["names"] == [str(number)] * 2000
+
+
+ORPHANS = """
+import sys
+from snvideo.data.workers import WorkerPool
+from tests.data.test_workers import pid_then_hang
+
+if __name__ == "__main__":
+    pool = WorkerPool(pid_then_hang, 2, 60, start_method=sys.argv[1])
+    outcomes = pool.run({} for _ in range(100))
+    print(*{next(outcomes).answer for _ in range(50)}, flush=True)
+    if sys.argv[2] == "wait":
+        input()
+"""
+
+
+@pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("end", ["kill", "exit"])
+def test_no_worker_outlives_its_parent(tmp_path: Path, start_method: str, end: str) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(ORPHANS)
+    call = [sys.executable, str(script), start_method, "wait" if end == "kill" else "end"]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(call, stdin=pipe, stdout=pipe, text=True, env=environment) as parent:
+        workers = [int(word) for word in parent.stdout.readline().split()]
+        assert workers
+        if end == "kill":
+            parent.kill()
+        else:
+            assert parent.wait(30) == 0
+    until = time.monotonic() + 10
+    while any(map(is_running, workers)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # whoever is to reap it may take a while

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from snvideo.data.dataset import Batch
-from snvideo.data.prefetch import Prefetched
+from snvideo.data.loader import CudaPrefetcher
 from snvideo.engine.distributed import Processes
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
@@ -43,7 +43,7 @@ def test_no_step_waits_for_the_gpu(toy, tmp_path, norm, prefetch):
     passes = one.geometry.passes
     batches = pinned(one.batches(), 5 * passes)
     if prefetch:
-        batches = Prefetched(batches, one.device)
+        batches = CudaPrefetcher(batches, one.device)
     for _ in range(3):
         one.step(batches)
     torch.cuda.synchronize()
@@ -63,7 +63,7 @@ def test_batches_that_were_copied_ahead_are_the_same(toy, tmp_path):
         batches = one.batches()
         for _ in range(2 * one.steps_per_epoch + 1):
             one.step(batches)
-        assert isinstance(batches, Prefetched) == (prefetch == "true")
+        assert isinstance(batches, CudaPrefetcher) == (prefetch == "true")
         weights.append(one.model.state_dict())
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-4, atol=1e-5)

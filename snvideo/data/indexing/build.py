@@ -13,8 +13,7 @@ from pathlib import Path
 from snvideo.atomic import write_atomic
 from snvideo.data.index import COLUMNS, STATUSES, IndexRow, read_rows
 from snvideo.data.indexing.listing import Listing
-from snvideo.data.indexing.probe import Check, index_row
-from snvideo.data.indexing.probe_pool import probe_all
+from snvideo.data.indexing.probe import Check, index_row, probe_all
 from snvideo.errors import SnvideoError
 
 

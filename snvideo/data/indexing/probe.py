@@ -4,7 +4,9 @@ File headers are not to be believed: downloads are cut off, edit lists hide fram
 packets that hold no picture. So the packets are read, and the frames decoded where packets lie.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,6 +20,7 @@ from av.video.stream import VideoStream
 from snvideo.data.decoding.pyav import open_video
 from snvideo.data.index import IndexRow
 from snvideo.data.indexing.packets import Track, Unusable
+from snvideo.data.workers import Outcome, WorkerPool
 
 Check = Literal["header", "packets", "decode"]
 
@@ -93,10 +96,41 @@ def index_row(
 def probe(path: Path, check: Check) -> Probe:
     """Looks into one video file; see `stages` for what the checks do. Never raises for bad files.
 
-    The decode check may crash or hang in native code: run it through `probe_pool.probe_all`.
+    The decode check may crash or hang in native code: run it through `probe_all`.
     """
     *_, found = stages(path, check)
     return found
+
+
+def probe_all(
+    paths: Iterable[Path], check: Check, workers: int, timeout: float = 120.0
+) -> Iterator[Probe]:
+    """Probe files in worker processes; yields verdicts in the order of the paths.
+
+    A file that PyAV had read before decord died is usable, by PyAV.
+
+    Args:
+        paths: files to look into.
+        check: how thoroughly, see `stages`.
+        workers: processes, at least 1.
+        timeout: seconds after which a file that gives no answer is given up.
+    """
+    # A file that hangs holds up the order but not the work, as long as this many lie behind it.
+    window = max(1000, 100 * workers)
+    function = partial(stages, check=check)
+    with closing(WorkerPool(function, workers, timeout, window=window, quiet=True)) as pool:
+        yield from map(_result, pool.run(paths))
+
+
+def _result(outcome: Outcome) -> Probe:
+    found: Probe | None = outcome.answer
+    if outcome.failure is None and found is not None:
+        return found
+    # Without the message: alike for all like cases.
+    failure = (outcome.failure or "crashed").partition(":")[0]
+    if found is None:
+        return Probe(status="broken", reason=f"decoder {failure}")
+    return found._replace(reason=f"{found.reason}; decord {failure}".removeprefix("; "))
 
 
 def stages(path: Path, check: Check) -> Iterator[Probe]:

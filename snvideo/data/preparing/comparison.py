@@ -1,8 +1,9 @@
 """Prepared videos against their sources, on a sample: what was lost, and what was gained."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,10 @@ import numpy as np
 
 from snvideo.data.index import IndexRow, Video
 from snvideo.data.preparing.prepare import Prepared, pairs
-from snvideo.data.workers import run_all
+from snvideo.data.workers import WorkerPool
 
 LIKENESS = ("psnr_luma", "psnr_rgb", "ssim")
 TIMES = ("milliseconds_before", "milliseconds_after")
-_ONE = "snvideo.data.preparing.quality:compare_one"  # not imported: torch takes seconds
 
 
 class Spread(NamedTuple):
@@ -75,8 +75,9 @@ def compare(
     found: dict[str, list[float]] = {}
     videos = 0
     # One process, so that no other takes the caches that the times depend on.
-    with closing(run_all(_ONE, items, 1, limit, short_side=short_side)) as outcomes:
-        for outcome in outcomes:
+    function = partial(_compare_one, short_side=short_side)
+    with closing(WorkerPool(function, 1, limit, quiet=True)) as pool:
+        for outcome in pool.run(items):
             if outcome.answer and outcome.failure is None:
                 videos += 1
                 for name, values in outcome.answer.items():
@@ -88,6 +89,14 @@ def compare(
     spreads = {name: Spread(*np.percentile(found[name], (50, 5)).round(4)) for name in LIKENESS}
     means = {name: float(np.mean(found[name]).round(3)) for name in TIMES}
     return Comparison(videos, **spreads, **means)
+
+
+def _compare_one(
+    pair: tuple[dict[str, Any], dict[str, Any]], short_side: int
+) -> Iterator[dict[str, list[float]]]:
+    from snvideo.data.preparing.quality import compare_one  # in the worker: torch takes seconds
+
+    return compare_one(pair, short_side)
 
 
 def _values(row: IndexRow, folder: Path) -> dict[str, Any]:

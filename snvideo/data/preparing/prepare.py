@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -18,7 +19,7 @@ from snvideo.data.index import IndexRow, read_meta, read_rows
 from snvideo.data.indexing.build import build
 from snvideo.data.indexing.listing import Listing, Row
 from snvideo.data.preparing.reencode import Job, Settings, Step, part_of, reencode
-from snvideo.data.workers import Outcome, run_all
+from snvideo.data.workers import Outcome, WorkerPool
 from snvideo.errors import SnvideoError
 
 OUTSIDE = "_outside"
@@ -207,12 +208,11 @@ def _reencode_all(
         SnvideoError: if nothing can be written.
     """
     left, run = deque(jobs), os.getpid()
-    function = f"{reencode.__module__}:{reencode.__name__}"
+    function = partial(reencode, settings=settings, run=run)
+    pool = WorkerPool(function, workers, limit, ahead=1, window=100 * workers, quiet=True)
     try:
-        with closing(
-            run_all(function, tuple(left), workers, limit, settings=settings, run=run)
-        ) as outcomes:
-            for outcome in outcomes:
+        with closing(pool):
+            for outcome in pool.run(tuple(left)):
                 step = _last_step(outcome)
                 if step.state == "unwritable":
                     raise SnvideoError(
@@ -237,7 +237,7 @@ def _remove(path: Path) -> None:
 def _last_step(outcome: Outcome) -> Step:
     if outcome.failure is not None:
         return Step("failed", outcome.failure)
-    return Step(*outcome.answer)
+    return outcome.answer
 
 
 def _listing(index: Path, names: dict[str, str], reasons: dict[str, str]) -> Listing:

@@ -8,8 +8,7 @@ import pytest
 from snvideo.data.decoding.decode import DecodeError, decode
 from snvideo.data.index import ClipIndex, Video
 from snvideo.data.indexing.build import build
-from snvideo.data.indexing.probe import TOLERANCE, probe
-from snvideo.data.indexing.probe_pool import probe_all
+from snvideo.data.indexing.probe import TOLERANCE, probe, probe_all
 from snvideo.data.indexing.sources import folders
 from tests.data.videos import frame_number, write_video
 
@@ -144,7 +143,7 @@ def test_every_real_file_agrees_or_says_why(real_videos):
     """Awkward files and web videos: three ways to the same frames, or a reason."""
     paths = [p for f in ("odd_videos", "bench_videos") for p in sorted((real_videos / f).iterdir())]
     decord_too = seekable = 0
-    for path, found in zip(paths, probe_all(paths, "decode", workers=2, limit=60), strict=True):
+    for path, found in zip(paths, probe_all(paths, "decode", workers=2, timeout=60), strict=True):
         if found.status != "ok":
             assert found.status == "broken" and found.reason, path.name
             continue

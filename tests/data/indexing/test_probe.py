@@ -8,8 +8,7 @@ import decord
 import numpy as np
 import pytest
 
-from snvideo.data.indexing.probe import Probe, probe
-from snvideo.data.indexing.probe_pool import probe_all
+from snvideo.data.indexing.probe import Probe, probe, probe_all
 from tests.data.videos import frame_number, write_video
 
 DATA = os.environ.get("SNVIDEO_TEST_DATA")
@@ -215,14 +214,14 @@ def test_decord_that_dies_costs_neither_the_file_nor_the_rest(
     monkeypatch.syspath_prepend(fake)  # workers inherit the path
     names = ["a", "hang", "b", "crash", "c"]
     paths = [write_video(tmp_path / f"{name}.mp4", frames=9) for name in names]
-    found = list(probe_all(paths, "decode", workers=2, limit=2.0))
+    found = list(probe_all(paths, "decode", workers=2, timeout=2.0))
     assert [(one.status, one.frames, one.decoder) for one in found] == [("ok", 9, "pyav")] * 5
     assert [one.reason for one in found] == ["", "decord hangs", "", "decord crashed", ""]
 
 
 def test_file_that_nobody_can_read_in_time(tmp_path: Path) -> None:
     slow = write_video(tmp_path / "a.mp4", frames=200, size=(640, 480))
-    found = list(probe_all([slow, tmp_path / "no.mp4"], "decode", workers=1, limit=0.005))
+    found = list(probe_all([slow, tmp_path / "no.mp4"], "decode", workers=1, timeout=0.005))
     assert (found[0].status, found[0].reason) == ("broken", "decoder hangs")
     assert found[1].status == "missing"
 
