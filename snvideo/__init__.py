@@ -1,18 +1,61 @@
-"""Video action recognition on Kinetics with Switchable Normalization."""
+"""Video action recognition on Kinetics with Switchable Normalization.
 
+What most users need is here and is imported when it is first used, so that `import snvideo.norm`
+needs torch alone:
+
+>>> import snvideo
+>>> "i3d_tiny" in snvideo.list_models()
+True
+>>> model = snvideo.create_model("i3d_tiny", num_classes=8, norm="sn")
+>>> config = snvideo.load_config("toy/i3d_tiny", ["data.index=toy/index.csv", "output=run"])
+>>> config.model.norm.name
+'sn'
+
+A config is trained with `train(config)` and a run evaluated with `evaluate(config, run)`; both
+return `Results`. `load_model(run)` gives the trained network with its classes and preprocessing,
+and `predict(videos, run)` the most probable classes of any video files. `snvideo.data` has the
+index, decoding and datasets, `snvideo.norm` the normalization layers.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from snvideo.config import load_config
+    from snvideo.engine.evaluate import evaluate
+    from snvideo.engine.predict import predict
+    from snvideo.engine.train import train
+    from snvideo.models import create_model, list_models
     from snvideo.models.pretrained import load_model
 
-__all__ = ["__version__", "load_model"]
+__all__ = [
+    "__version__",
+    "create_model",
+    "evaluate",
+    "list_models",
+    "load_config",
+    "load_model",
+    "predict",
+    "train",
+]
 __version__ = "0.1.0"
+
+_MODULES = {
+    "create_model": "snvideo.models",
+    "evaluate": "snvideo.engine.evaluate",
+    "list_models": "snvideo.models",
+    "load_config": "snvideo.config",
+    "load_model": "snvideo.models.pretrained",
+    "predict": "snvideo.engine.predict",
+    "train": "snvideo.engine.train",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`snvideo.load_model`, imported when it is asked for: `snvideo.norm` needs torch alone."""
-    if name == "load_model":
-        from snvideo.models.pretrained import load_model
+    if name not in _MODULES:
+        raise AttributeError(f"module 'snvideo' has no attribute '{name}'")
+    return getattr(import_module(_MODULES[name]), name)
 
-        return load_model
-    raise AttributeError(f"module 'snvideo' has no attribute '{name}'")
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]
