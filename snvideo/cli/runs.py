@@ -174,6 +174,9 @@ def clips(
     """Write what the network sees: train_clips.png and test_views.png."""
     from snvideo.atomic import write_atomic
     from snvideo.config import load_config
+    from snvideo.extras import require
+
+    require("report", "contact sheets")
     from snvideo.report.preview import test_views_png, train_clips_png
 
     run = load_config(config, overrides or ()).run()

@@ -1,11 +1,17 @@
 """TensorBoard's files, which a run writes as long as it can."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch.utils.tensorboard import SummaryWriter
+from snvideo.extras import MissingExtraError, require
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +29,13 @@ class Board:
     def __init__(self, path: Path, purge_step: int | None) -> None:
         self._path = path
         self._writer: SummaryWriter | None = None
+        try:
+            require("tensorboard", "TensorBoard's files")
+        except MissingExtraError as error:
+            log.info("%s", error)
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
         with self._dispensable():
             self._writer = SummaryWriter(str(path), purge_step=purge_step)
 

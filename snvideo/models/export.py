@@ -7,13 +7,14 @@ import io
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
+from snvideo.extras import require
 from snvideo.models.pretrained.metadata import METADATA_KEY
 from snvideo.models.pretrained.model_card import model_card
 from snvideo.models.pretrained.native import LoadedModel, write_weights
@@ -101,7 +102,8 @@ def _write_pt2(loaded: LoadedModel, path: Path) -> float:
 
 
 def _write_onnx(loaded: LoadedModel, path: Path) -> float:
-    onnx, runtime, _ = (_require(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+    require("export", "exports to ONNX")
+    onnx, runtime = (importlib.import_module(name) for name in ("onnx", "onnxruntime"))
     program = torch.onnx.export(
         _trace(loaded), input_names=["clips"], output_names=["logits"], dynamo=True, verbose=False
     )
@@ -121,15 +123,6 @@ def _write_onnx(loaded: LoadedModel, path: Path) -> float:
 
 def _write_safetensors(loaded: LoadedModel, path: Path) -> None:
     write_weights(path, loaded.model, loaded.metadata)
-
-
-def _require(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise SnvideoError(
-            "export to ONNX needs more packages: pip install 'snvideo[export]'"
-        ) from None
 
 
 _WRITERS: dict[str, Callable[[LoadedModel, Path], float | None]] = {

@@ -4,21 +4,13 @@ from collections.abc import Iterable, Sequence
 from itertools import compress
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich import box, filesize
 from rich.table import Table
 from rich.text import Text
 
 from snvideo.data.index import STATUSES
 from snvideo.data.indexing.summary import IndexSummary
-from snvideo.report.index_figure import (
-    draw_classes,
-    draw_durations,
-    draw_reasons,
-    draw_sizes,
-    draw_splits,
-)
-from snvideo.report.style import png, styled
+from snvideo.extras import require
 from snvideo.text import shorten
 
 
@@ -169,6 +161,12 @@ def index_png(summary: IndexSummary, most: int = 5) -> bytes:
         summary: of an index.
         most: reasons of each status that are drawn.
     """
+    require("report", "figures")
+    from matplotlib.figure import Figure
+
+    from snvideo.report import index_figure
+    from snvideo.report.style import png, styled
+
     reasons = summary.commonest_reasons(most)
     heights = [3.4, 3.0, 0.9 + 0.45 * len(summary.counts), 0.9 + 0.4 * len(reasons)]
     shown = [True, summary.usable > 0, True, bool(reasons)]
@@ -180,13 +178,13 @@ def index_png(summary: IndexSummary, most: int = 5) -> bytes:
         title = f"{shorten(str(summary.path), 60)}: {found}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         panels = iter(figure.subfigures(len(heights), 1, height_ratios=heights))
-        draw_classes(next(panels).subplots(), summary.labels, videos)
+        index_figure.draw_classes(next(panels).subplots(), summary.labels, videos)
         if summary.usable:
             left, right = next(panels).subplots(1, 2)
-            draw_durations(left, summary.numbers["seconds"])
-            draw_sizes(right, summary.sizes)
+            index_figure.draw_durations(left, summary.numbers["seconds"])
+            index_figure.draw_sizes(right, summary.sizes)
         splits = {split: n.sum(axis=0).tolist() for split, n in summary.counts.items()}
-        draw_splits(next(panels).subplots(), splits)
+        index_figure.draw_splits(next(panels).subplots(), splits)
         if reasons:
-            draw_reasons(next(panels).subplots(), reasons)
+            index_figure.draw_reasons(next(panels).subplots(), reasons)
         return png(figure)

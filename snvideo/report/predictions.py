@@ -17,8 +17,8 @@ from rich.text import Text
 from snvideo.atomic import write_atomic
 from snvideo.engine.predictor import Prediction
 from snvideo.errors import SnvideoError
+from snvideo.extras import require
 from snvideo.report.console import progress
-from snvideo.report.strip import strip
 from snvideo.text import shorten
 
 COLUMNS = ("video", "rank", "class", "probability", "reason", "remark")
@@ -112,6 +112,7 @@ class ContactSheets:
     """
 
     def __init__(self, folder: Path) -> None:
+        require("report", "contact sheets")
         self._folder = folder
         self._taken: set[str] = set()
         try:
@@ -131,6 +132,8 @@ class ContactSheets:
             number += 1
             name = f"{stem} ({number})"
         self._taken.add(name)
+        from snvideo.report.strip import strip
+
         assert prediction.frames is not None
         video, classes, probabilities, *_ = prediction
         content = strip(*prediction.frames, str(video), classes, probabilities)

@@ -1,14 +1,18 @@
 """The report of a study: comparison.csv, comparison.md, figures and report.html."""
 
+from __future__ import annotations
+
+import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from snvideo.atomic import write_atomic
 from snvideo.engine.results import Results
 from snvideo.errors import SnvideoError
+from snvideo.extras import MissingExtraError, require
 from snvideo.report.answer import answer, limits
-from snvideo.report.figures import SavedFigure, save_figures
 from snvideo.report.html import (
     definitions,
     heading,
@@ -27,6 +31,11 @@ from snvideo.study.comparability import (
 )
 from snvideo.study.runs import StudyRun, finished, read_runs
 from snvideo.study.summary import chance, comparison_csv, summary_tables
+
+if TYPE_CHECKING:
+    from snvideo.report.figures import SavedFigure
+
+log = logging.getLogger(__name__)
 
 _VALUES = 3
 """Values of one entry of the environment that are written out where runs differ."""
@@ -54,11 +63,23 @@ def write_report(folder: Path) -> Path:
     title = f"{folder.resolve().name}: norms compared"
     write_atomic(folder / "comparison.csv", comparison_csv(runs))
     write_atomic(folder / "comparison.md", comparison_md(runs, title))
-    figures = save_figures(runs, folder / "figures")
+    figures = _figures(runs, folder / "figures")
     path = folder / "report.html"
     made = f"Made by snvideo, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}."
     write_atomic(path, page(title, _parts(runs, figures), made))
     return path
+
+
+def _figures(runs: list[StudyRun], folder: Path) -> list[SavedFigure]:
+    """Figures, where they can be plotted."""
+    try:
+        require("report", "figures")
+    except MissingExtraError as error:
+        log.warning("%s", error)
+        return []
+    from snvideo.report.figures import save_figures
+
+    return save_figures(runs, folder)
 
 
 def _parts(runs: list[StudyRun], figures: list[SavedFigure]) -> Iterator[str]:

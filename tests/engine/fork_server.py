@@ -83,6 +83,12 @@ def command(*arguments: str) -> None:
     cli.main()
 
 
+def command_without(packages: list[str], *arguments: str) -> None:
+    """snvideo's command line where some packages are not installed."""
+    sys.modules.update(dict.fromkeys(packages))
+    command(*arguments)
+
+
 def torchrun(*arguments: str) -> None:
     """torchrun's, whose workers are new interpreters."""
     sys.argv = ["torchrun", *arguments]

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch.hub import load_state_dict_from_url
 
 from snvideo.errors import SnvideoError
+from snvideo.extras import require
 from snvideo.models.pretrained.formats import WeightsSource, identify
 from snvideo.models.pretrained.reader import Contents, read_weights, validate_state_dict
 
@@ -71,10 +72,8 @@ _TIMM = ("resnet50", "resnet101", "resnet152", "resnet50_gn")
 
 
 def _timm(name: str, origin: str) -> WeightsSource:
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError:
-        raise SnvideoError(f"{origin} needs timm: pip install 'snvideo[timm]'") from None
+    require("timm", f"weights {origin}")
+    timm = importlib.import_module("timm")
     if not timm.is_model(name):
         raise SnvideoError(f"timm has no network '{name}': see timm.list_pretrained('resnet50*')")
     if name.partition(".")[0] not in _TIMM:

@@ -1,0 +1,32 @@
+"""Optional packages, which `pip install 'snvideo[EXTRA]'` adds."""
+
+from importlib.util import find_spec
+
+from snvideo.errors import SnvideoError
+
+PACKAGES = {
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+    "report": ("matplotlib", "PIL"),
+    "tensorboard": ("tensorboard",),
+    "timm": ("timm",),
+}
+"""Extra -> what it lets import."""
+
+
+class MissingExtraError(SnvideoError):
+    """An optional package is not installed."""
+
+
+def require(extra: str, what: str) -> None:
+    """Check that the packages of an extra are installed.
+
+    Args:
+        extra: one of `PACKAGES`.
+        what: needs them; for the message, in the plural.
+
+    Raises:
+        MissingExtraError: naming the packages and how to install them.
+    """
+    missing = [name for name in PACKAGES[extra] if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"{what} need {', '.join(missing)}: pip install 'snvideo[{extra}]'")
