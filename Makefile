@@ -2,37 +2,51 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= runs/demo
 TOY ?= data/toy
+GPU_PYTHON ?= $(PYTHON)
 
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test lint format docs wheel gpu clean
 .DELETE_ON_ERROR:
 
 install: $(installed)
 
-$(installed): pyproject.toml $(wildcard snvideo/norm/kernels/cpp/*)
+$(installed): pyproject.toml setup.py $(wildcard snvideo/norm/kernels/cpp/*)
 	$(PYTHON) -m venv $(VENV)
 	$(bin)/pip install --quiet --editable '.[dev]'
 	touch $@
 
 # From nothing to a table: draw real videos, index them, train 3 norms at 2 batch sizes, report.
 demo: $(installed)
-	$(bin)/python data_tools/make_toy_kinetics.py $(TOY) --difficulty medium --train 960 --val 160
-	$(bin)/python data_tools/build_index.py kinetics $(TOY) --csv $(TOY)/train.csv --csv $(TOY)/val.csv --out $(TOY)/index.csv
-	$(bin)/snvideo compare configs/toy/compare.yaml output=$(DEMO) data.index=$(TOY)/index.csv
+	$(bin)/snvideo toy $(TOY) --difficulty medium --train 960 --val 160
+	$(bin)/snvideo index build kinetics $(TOY) --csv $(TOY)/train.csv --csv $(TOY)/val.csv --out $(TOY)/index.csv
+	$(bin)/snvideo compare toy/compare output=$(DEMO) data.index=$(TOY)/index.csv
 
 # Waiting threads that spin would starve the processes that some tests start.
 test: $(installed) lint
-	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m pytest -n auto --dist worksteal
 
 lint: $(installed)
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
+	$(bin)/mypy
 
 format: $(installed)
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
 
+docs: $(installed)
+	$(bin)/pdoc --docformat google --output-directory docs/api snvideo
+
+wheel: $(installed)
+	$(bin)/python -m build
+
+# On a machine with a GPU, with the packages of GPU_PYTHON and no network.
+gpu:
+	PYTHONPATH=. $(GPU_PYTHON) -m pytest tests/engine/test_cuda.py tests/norm/kernels/test_cuda.py tests/norm/kernels/test_triton.py
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/norm.py --json benchmarks/results/norm_gpu.json --markdown docs/results/norm_gpu.md
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/train_step.py --json benchmarks/results/train_step_gpu.json --markdown docs/results/train_step_gpu.md
+
 clean:
-	rm -rf data/toy runs/demo
+	rm -rf data/toy runs/demo build dist docs/api

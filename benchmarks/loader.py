@@ -4,7 +4,7 @@
         [--workers 1 --workers 2] [--json FILE] [--markdown FILE]
 
 The rivals (see `rivals.py`; those that cannot be imported are left out, and named) take turns on
-the same clips of the same videos, as they are and re-encoded by `data_tools/prepare_videos.py`. A
+the same clips of the same videos, as they are and re-encoded by `snvideo prepare`. A
 turn is one clip of every video, in one process on one thread; each ratio is the median over
 repeats, with its quartiles. Then the loader's clips a second, with one worker process and with
 more. Without VIDEOS, toy videos are drawn; these are tiny, so their figures mean little.
