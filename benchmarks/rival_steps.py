@@ -17,7 +17,7 @@ from snvideo.data.config import MEAN, STD, ClipConfig, DataConfig, TrainViewConf
 from snvideo.data.dataset import Batch
 from snvideo.data.loader import CudaPrefetcher
 from snvideo.engine.config import BatchConfig, OptimConfig, RunConfig, SpeedConfig
-from snvideo.engine.distributed import Processes
+from snvideo.engine.distributed import World
 from snvideo.engine.trainer import Trainer
 from snvideo.models.config import ModelConfig, NormConfig
 from snvideo.models.registry import BACKBONES
@@ -107,7 +107,7 @@ def variants(setting: Setting) -> dict[str, Variant]:
     switches += [("prefetch", True)] if setting.gpu else []
     switches += [("compile", True)] if setting.compiled else []
     switches += [("amp", "bf16")] if setting.amp else []
-    switches += [("recompute", True)]
+    switches += [("activation_checkpointing", True)]
     for name, value in switches:
         label = name if value is True else f"{name} {value}"
         found[label] = Variant(off | {name: value})
@@ -143,7 +143,7 @@ def make_trainer(
         optim=OptimConfig(lr=LR, lr_batch=work.clips, warmup_epochs=0, **own),
         speed=SpeedConfig(**variant.speed),
     )
-    return Trainer(config, Processes(0, 1, setting.device))
+    return Trainer(config, World(0, 1, setting.device))
 
 
 def make_batches(work: Work, setting: Setting, passes: int = 1) -> list[Batch]:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from snvideo.data import sampling
+from snvideo.data.augmentation import train_input
 from snvideo.data.dataset import Batch
-from snvideo.engine.evaluator import train_input
 from snvideo.engine.loop import Run
-from snvideo.engine.performance import algorithms, autocast
+from snvideo.engine.performance import algorithms, autocast, memory_format
 from snvideo.engine.preemption import Preemption
-from snvideo.engine.run_dir import RunFolder
+from snvideo.engine.run_dir import RunDir
 from snvideo.engine.trainer import Trainer
 from snvideo.norm import one_update
 
@@ -27,6 +27,12 @@ REST, LOG_LINE = "the rest", "log line"
 OVERHEAD_TARGET = 1.03
 LOG_STEPS = 10
 """Steps between two log lines, as by default."""
+
+
+def network_input(trainer: Trainer, batch: Batch) -> Tensor:
+    """A batch as the trainer's network takes it."""
+    layout = memory_format(trainer.config.speed)
+    return train_input(batch, trainer.config.data, trainer.device, layout)
 
 
 def bare_turn(trainer: Trainer, inputs: list[Tensor] | None, batches: list[Batch]) -> Callable:
@@ -42,7 +48,7 @@ def bare_turn(trainer: Trainer, inputs: list[Tensor] | None, batches: list[Batch
     def step() -> None:
         number = next(numbers)
         batch = batches[number]
-        clips = inputs[number] if inputs else train_input(batch, trainer.config, trainer.device)
+        clips = inputs[number] if inputs else network_input(trainer, batch)
         with autocast(trainer.config.speed, trainer.device):
             logits = trainer.replica(clips)
         cross_entropy(logits.float(), batch.labels).backward()
@@ -81,7 +87,7 @@ def pieces(trainer: Trainer, batch: Batch, setting: Setting) -> dict[str, Callab
             pass
 
     works = {
-        "input from bytes": lambda: train_input(batch, trainer.config, device),
+        "input from bytes": lambda: network_input(trainer, batch),
         "statistics": statistics,
         "gradient norm": lambda: nn.utils.get_total_norm(gradients),
         "guard": lambda: trainer.guard.sound(0, losses, batch.rows, norm),
@@ -97,7 +103,7 @@ def pieces(trainer: Trainer, batch: Batch, setting: Setting) -> dict[str, Callab
 
 def log_turn(trainer: Trainer, clock: Callable[[], None], setting: Setting) -> Callable[[], float]:
     """A step's part in a log line of a run, which reads the sums, writes and prints."""
-    folder = RunFolder(setting.folder / f"run{id(trainer)}")
+    folder = RunDir(setting.folder / f"run{id(trainer)}")
     folder.open(trainer.config, 0, 0)
     run = Run(trainer, folder, Preemption())
 
@@ -120,7 +126,7 @@ def overhead_rows(work: Work, norm: str, setting: Setting) -> list[Row]:
         batch._replace(clips=batch.clips.to(device), labels=batch.labels.to(device))
         for batch in batches
     ]
-    inputs = [train_input(batch, trainer.config, device) for batch in there]
+    inputs = [network_input(trainer, batch) for batch in there]
 
     def bare(inputs: list[Tensor] | None) -> Callable[[], float]:
         step = bare_turn(trainer, inputs, there)

@@ -1,18 +1,66 @@
-"""Files that are either the old or the new ones, never half of both."""
+"""Atomic file writes: a file is the old one or the new one, never half of both."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
+
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
+_numbers = count()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Temporary path, which becomes `path` at the end of the block.
+
+    It lies in the same folder, which is made if it is missing, and has the same suffix. If the
+    block or the disk fails, nothing is left behind, and a file that was there is as it was.
+
+    Args:
+        path: file to write or to replace.
+
+    Raises:
+        OSError: if the disk does not take the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Cut short, as a name may already be as long as the file system allows.
+    temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}-{next(_numbers)}{path.suffix}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        with suppress(OSError):  # it would hide the first one
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file beside its place and move it there, making the folder if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file through `atomic_path`; text is encoded as UTF-8, its line ends as they are.
+
+    Raises:
+        OSError: if the disk does not take the file.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sync(path: Path) -> None:
+    """Put a file's content on the disk, where it outlasts a loss of power."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Put renames in a folder on the disk, where the file system can."""
     try:
-        if isinstance(content, str):
-            beside.write_text(content, encoding="utf-8", newline="")
-        else:
-            beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise

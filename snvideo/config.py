@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from snvideo.engine.config import RunConfig
+from snvideo.engine.config import RENAMED, RunConfig
 from snvideo.errors import SnvideoError
 from snvideo.shipped_configs import find_config
 from snvideo.study.config import StudyConfig
@@ -34,13 +34,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     working directory.
 
     Args:
-        path: YAML file, or the name of a shipped config, such as "toy/i3d_tiny".
+        path: YAML file, the name of a shipped config, such as "toy/i3d_tiny", or a run directory,
+            whose config may be of an older version.
         overrides: "key.sub=value" strings, values in YAML.
 
     Raises:
         SnvideoError: naming file, key, what was expected, and the nearest key that exists.
     """
-    values = _read(find_config(path), [])
+    stored = Path(path, "config.yaml")
+    values = rename_keys(_read(stored, [])) if stored.exists() else _read(find_config(path), [])
     for override in overrides:
         _override(values, override)
     try:
@@ -109,6 +111,8 @@ def _explain(problem: dict[str, Any]) -> str:
     """One validation problem in the words of a config: key, what was expected, nearest key."""
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location) or "the config"
+    if key in RENAMED:
+        return f"'{key}' is called '{RENAMED[key]}' now"
     if problem["type"] == "extra_forbidden":
         known = _keys(location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)

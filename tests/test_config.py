@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from snvideo.config import Config, load_config
+from snvideo.engine.config import differences
 from snvideo.engine.optim import learning_rate, lr_factor
-from snvideo.engine.run_dir import differences
 from snvideo.errors import SnvideoError
 from snvideo.models import BACKBONES
 from snvideo.shipped_configs import config_names, copy_config, description

@@ -72,7 +72,7 @@ def evaluate(
         raise SnvideoError(f"{run} is neither the folder of a run nor a config")
     if any(override.startswith("model.weights") for override in overrides or ()):
         raise SnvideoError(f"{run} is tested with its own weights: name others by --checkpoint")
-    evaluate(load_config(run / "config.yaml", overrides or ()).run(), run, checkpoint)
+    evaluate(load_config(run, overrides or ()).run(), run, checkpoint)
 
 
 def compare(config: ConfigFile, overrides: Overrides = None) -> None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,17 @@ from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from snvideo.data.config import ColorConfig, RandAugmentConfig, TrainViewConfig
+from snvideo.data.config import (
+    MEAN,
+    STD,
+    ColorConfig,
+    DataConfig,
+    RandAugmentConfig,
+    TrainViewConfig,
+)
+
+if TYPE_CHECKING:
+    from snvideo.data.dataset import Batch
 
 
 class Operation(IntEnum):
@@ -268,6 +278,27 @@ _APPLY: dict[int, Callable[[Tensor, float], Tensor]] = {
     Operation.EQUALIZE: lambda clips, _: transforms.equalize(clips),
     Operation.HUE: transforms.adjust_hue,
 }
+
+
+def train_input(
+    batch: "Batch",
+    config: DataConfig,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Augment and normalize a training batch on a device; mixing is left to `mix`.
+
+    Args:
+        batch: from the training loader.
+        config: mean and std of the input.
+        device: of the network.
+        memory_format: of the result.
+
+    Returns:
+        float32 (N, 3, T, H, W).
+    """
+    clips = augment(batch.clips.to(device, non_blocking=True), batch.augmentation)
+    return to_input(clips, config.mean or MEAN, config.std or STD, memory_format)
 
 
 def to_input(

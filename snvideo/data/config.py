@@ -109,7 +109,7 @@ class DataConfig(Section):
     video that hangs."""
     start_method: Literal["fork", "spawn", "forkserver"] | None = None
     """How workers start; null: as Python does by itself."""
-    limit: float = Field(60.0, gt=0, le=300)
+    timeout: float = Field(60.0, gt=0, le=300)
     """Seconds that reading one video may take before it goes into quarantine."""
     quarantine: Path | None = None
     """Videos not to open: the `quarantine.csv` of another run."""

@@ -148,7 +148,7 @@ class BatchLoader(Iterator[B], Generic[B]):
         self._pool = WorkerPool(
             partial(_steps_or_error, self._dataset),
             self._config.workers,
-            self._config.limit,
+            self._config.timeout,
             start_method=self._config.start_method,
             ahead=AHEAD,
             pin_memory=torch.cuda.is_available(),
@@ -170,7 +170,7 @@ class BatchLoader(Iterator[B], Generic[B]):
             return keys
         number, attempt = death.answer
         key = keys[number]
-        reason = f"no answer for {self._config.limit:g} s"
+        reason = f"no answer for {self._config.timeout:g} s"
         if not death.timed_out:
             place = key.epoch, key.position, attempt
             self._deaths[place] += 1

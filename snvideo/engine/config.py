@@ -1,8 +1,9 @@
 """Configuration of one run: what is trained on what, how, and how it is judged."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from snvideo.base_config import Section
@@ -11,10 +12,13 @@ from snvideo.models.config import ModelConfig
 
 
 class BatchConfig(Section):
-    """The batch geometry of the experiment, whatever the hardware (see `engine.geometry`)."""
+    """Batch of one optimizer step, gpus x clips_per_gpu clips (see `engine.batch_plan`)."""
 
     gpus: PositiveInt = 8
+    """Number of groups whose batch statistics are separate, whatever the hardware: (gpus,
+    clips_per_gpu) is the papers' notation for a batch."""
     clips_per_gpu: PositiveInt = 8
+    """Clips of a group, over which its batch statistics are taken."""
     gpus_per_pass: PositiveInt = 1
     """At most so many groups in one forward pass, where memory allows; each keeps batch statistics
     of its own."""
@@ -59,7 +63,7 @@ class OptimConfig(Section):
 
 class SpeedConfig(Section):
     """How steps are made fast. Nothing here changes a result but by rounding; null is what pays on
-    the hardware at hand (see `engine.speed`)."""
+    the hardware at hand (see `engine.performance`)."""
 
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
     """Precision of convolutions."""
@@ -75,8 +79,8 @@ class SpeedConfig(Section):
     """Only algorithms that repeat bit for bit, as far as torch has them."""
     keep_memory: bool | None = None
     """Keep freed memory instead of returning it to the system and fetching it again every step."""
-    recompute: bool = False
-    """Activation checkpointing: keep the inputs of residual blocks alone, and compute their inside
+    activation_checkpointing: bool = False
+    """Keep the inputs of residual blocks alone, and compute their inside
     again for backward. Less memory for a third more work."""
 
 
@@ -125,3 +129,86 @@ class RunConfig(Section):
     log: LogConfig = LogConfig()
     test_batch: PositiveInt = 16
     """Views in one forward pass of an evaluation."""
+
+
+RENAMED = {
+    "data.limit": "data.timeout",
+    "speed.recompute": "speed.activation_checkpointing",
+}
+"""Old key -> new key. Stored configs are read through it; in a user's config an old key is an error
+that names the new one."""
+
+
+def rename_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """Copy of a stored config's values with `RENAMED` keys replaced."""
+    values = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in values.items()
+    }
+    for old, new in RENAMED.items():
+        (section, old_name), (_, new_name) = old.split("."), new.split(".")
+        keys = values.get(section)
+        if isinstance(keys, dict) and old_name in keys:
+            keys.setdefault(new_name, keys.pop(old_name))
+    return values
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """Values of the config.yaml of a run directory, under the keys of today.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it does not hold keys and values in YAML.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} does not hold keys and values")
+    return rename_keys(values)
+
+
+# Keys that say where and how a run is done, not what comes out of it.
+_FREE = (
+    "output",
+    "log",
+    "data.workers",
+    "data.start_method",
+    "data.timeout",
+    "data.root",
+    "speed",
+    "test_batch",
+)
+
+# Parts of these that are not free: another precision is more than another rounding.
+_BINDING = ("speed.amp",)
+
+# What a config may leave open; a run settles it by what it starts from.
+_OPEN = ("data.mean", "data.std")
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested sections under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted keys that decide results, and differ between two configs given as nested values."""
+    one, two = flatten(old), flatten(new)
+    return sorted(
+        key
+        for key in one.keys() | two.keys()
+        if one.get(key) != two.get(key)
+        and (_within(key, _BINDING) or not _within(key, _FREE))
+        and not (key in _OPEN and None in (one.get(key), two.get(key)))
+    )
+
+
+def _within(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)

@@ -1,15 +1,19 @@
-"""The processes of a run, as torchrun started them, or the only one."""
+"""Process group of a run, as torchrun describes it, and the network in it."""
 
 import gc
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from snvideo.errors import ReportedError, SnvideoError
 
@@ -17,115 +21,136 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among those of the run."""
+class World:
+    """All processes of a run, and which of them this one is."""
 
     rank: int
-    count: int
+    size: int
     device: torch.device
-    talk: Any = field(default=None, repr=False)
-    """Process group for words between steps. It is one of the CPU, whatever the network runs on:
-    nothing on a GPU is waited for."""
+    group: dist.ProcessGroup | None = field(default=None, repr=False)
+    """For messages between steps; of the CPU, so that nothing on a GPU is waited for."""
 
     @property
-    def main(self) -> bool:
-        """Whether this process writes files and log lines."""
+    def is_main(self) -> bool:
+        """True on the process that writes files and log lines."""
         return self.rank == 0
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """One picklable value of every process, in the order of their ranks, on all of them."""
-        if self.count == 1:
+        if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value, group=self.talk)
+        values = [value] * self.size
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def share(self, value: Any) -> Any:
-        """The main process's value, which is picklable, on all processes."""
-        if self.count == 1:
-            return value
-        values = [value]
-        dist.broadcast_object_list(values, src=0, group=self.talk)
-        return values[0]
-
-    def by_main(self, work: Callable[[], T]) -> T:
-        """Let the main process do something, and all know what came of it.
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Call a function on the main process, and return its picklable result on all.
 
         Raises:
-            SnvideoError: on all processes, if it did on the main one, which alone explains it.
+            SnvideoError: on all processes, if the call does; the main one alone explains it.
         """
-        value, error = None, None
-        if self.main:
+        results: list = [None, True]
+        error = None
+        if self.is_main:
             try:
-                value = work()
+                results = [work(), False]
             except SnvideoError as caught:
                 error = caught
-        value, failed = self.share((value, error is not None))
+        if self.size > 1:
+            dist.broadcast_object_list(results, src=0, group=self.group)
         if error is not None:
             raise error
+        value, failed = results
         if failed:
             raise ReportedError("the main process says why")
         return value
 
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.count > 1:
-            dist.barrier(group=self.talk)
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier(group=self.group)
 
 
-class Vote:
-    """Yes if any process says so, on all processes at the same step.
+class AsyncAny:
+    """Logical or of flags over all processes, reduced while a step is under way."""
 
-    The answer travels while the step is under way, so asking costs no time.
-    """
-
-    def __init__(self, processes: Processes, *opinions: bool) -> None:
-        self._votes = torch.tensor(opinions, dtype=torch.int32)
-        self._work = None
-        if processes.count > 1:
+    def __init__(self, world: World, *flags: bool) -> None:
+        self._flags = torch.tensor(flags, dtype=torch.int32)
+        self._work: dist.Work | None = None
+        if world.size > 1:
             self._work = dist.all_reduce(
-                self._votes, dist.ReduceOp.MAX, group=processes.talk, async_op=True
+                self._flags, dist.ReduceOp.MAX, group=world.group, async_op=True
             )
 
-    def result(self) -> list[bool]:
-        """The answers, in the order of the questions."""
+    def wait(self) -> list[bool]:
+        """The results, in the order of the flags."""
         if self._work is not None:
             self._work.wait()
-        return [bool(vote) for vote in self._votes.tolist()]
+        return [bool(flag) for flag in self._flags.tolist()]
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
-    """Join the process group that torchrun describes: nccl on GPUs, gloo elsewhere."""
-    rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+def init_world() -> Iterator[World]:
+    """Initialise the process group that torchrun describes: nccl on GPUs, gloo elsewhere."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
     logging.getLogger("snvideo").setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    if count == 1:
-        yield Processes(rank, count, device)
+    if size == 1:
+        yield World(rank, size, device)
         return
-    _join("nccl" if device.type == "cuda" else "gloo")
+    _init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(rank, count, device, dist.new_group(backend="gloo"))
+        yield World(rank, size, device, dist.new_group(backend="gloo"))
     finally:
-        # A network that was joined to its copies refers to itself, and holds threads that want the
-        # interpreter's lock; found only while the interpreter shuts down, they abort the process.
+        # A DistributedDataParallel network refers to itself, and holds threads that want the
+        # interpreter's lock; collected only while the interpreter shuts down, they abort it.
         gc.collect()
         dist.destroy_process_group()
 
 
-def _join(backend: str) -> None:
-    """Form the process group.
-
-    torchrun keeps its store when it starts processes again, with the addresses of those that are
-    gone: each attempt has names of its own there. Nodes may count attempts differently, so of
-    several nodes it is torchrun that has to take a new store, see docs/training.md.
-    """
-    store, rank, count = next(dist.rendezvous("env://"))
+def _init_process_group(backend: str) -> None:
+    # torchrun keeps its store when it starts processes again, with the addresses of those that are
+    # gone: each attempt has a prefix of its own there. Nodes may count attempts differently, so of
+    # several nodes it is torchrun that has to take a new store, see docs/training.md.
+    store, rank, size = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt{attempt}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=count)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+
+
+def parallelize(
+    model: nn.Module, world: World, compiled: bool, on_bucket: Callable[[], None]
+) -> nn.Module:
+    """Compile a network and wrap it in DistributedDataParallel, where there is a need.
+
+    Args:
+        model: on this process's device. It stays as it is, and is what is evaluated.
+        world: alone, nothing is wrapped.
+        compiled: by torch.compile.
+        on_bucket: called whenever a bucket of gradients is ready to be averaged; after the last,
+            backward waits for other processes.
+    """
+    network: nn.Module = torch.compile(model, dynamic=False) if compiled else model
+    if world.size == 1:
+        return network
+    device = world.device
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the newer name is not in older versions
+        wrapped = DistributedDataParallel(
+            network,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # statistics are averaged once a step instead
+        )
+
+    # DDP reads the annotations, so they may not be text.
+    def average(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        on_bucket()
+        return allreduce_hook(None, bucket)
+
+    wrapped.register_comm_hook(None, average)
+    return wrapped

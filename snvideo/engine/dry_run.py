@@ -21,12 +21,12 @@ from snvideo.data.config import ClipConfig
 from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.sampling import frame_step
+from snvideo.engine.batch_plan import SYNCHRONISED, BatchPlan, check_mixing, plan_batch
 from snvideo.engine.config import RunConfig
-from snvideo.engine.distributed import Processes, joined
-from snvideo.engine.geometry import SYNCHRONISED, Geometry, plan, refuse_lone_mixing
+from snvideo.engine.distributed import World, init_world
 from snvideo.engine.optim import freeze, learning_rate, lr_factor, parameter_groups
 from snvideo.engine.performance import DTYPES, Speed, choose, keep_freed_memory
-from snvideo.engine.setup import open_start, settled, start_from
+from snvideo.engine.setup import open_start, resolve_config, start_from
 from snvideo.engine.trainer import Trainer, build
 from snvideo.errors import SnvideoError
 from snvideo.models.activation_checkpointing import enable_activation_checkpointing
@@ -101,7 +101,7 @@ class DryRun:
     main: bool
     """Whether this process is the one to speak."""
     device: torch.device
-    geometry: Geometry
+    plan: BatchPlan
     speed: Speed
     classes: int
     splits: list[Split]
@@ -125,12 +125,12 @@ class DryRun:
     @property
     def forwards(self) -> int:
         """A training step in forward passes: backward is two, and computing again is one."""
-        return 4 if self.speed.recompute else 3
+        return 4 if self.speed.activation_checkpointing else 3
 
     @property
     def epoch_multiply_adds(self) -> int:
         """Of training, over all processes."""
-        clips = self.steps_per_epoch * self.geometry.total_batch
+        clips = self.steps_per_epoch * self.plan.total_batch
         return self.forwards * self.cost.multiply_adds * clips
 
 
@@ -146,14 +146,14 @@ def dry_run(config: RunConfig, timed_steps: int = 3) -> DryRun:
     Raises:
         SnvideoError: if config, index, videos, hardware and network do not fit together.
     """
-    with joined() as processes:
-        found = count(config, processes)
-        if not timed_steps or not all(processes.gather(found.memory.fits)):
+    with init_world() as world:
+        found = count(config, world)
+        if not timed_steps or not all(world.gather(found.memory.fits)):
             return found
-        return DryRun(**{**vars(found), "timing": _timed(config, processes, timed_steps)})
+        return DryRun(**{**vars(found), "timing": _timed(config, world, timed_steps)})
 
 
-def count(config: RunConfig, processes: Processes) -> DryRun:
+def count(config: RunConfig, world: World) -> DryRun:
     """What can be said of a run without computing anything.
 
     Raises:
@@ -162,22 +162,22 @@ def count(config: RunConfig, processes: Processes) -> DryRun:
     data, optim, norm = config.data, config.optim, config.model.norm.name
     train = ClipIndex.load(data.index, data.train_split, data.root)
     test = ClipIndex.load(data.index, data.test_split, data.root)
-    geometry = plan(config.batch, norm, processes.count, processes.rank, len(train))
-    refuse_lone_mixing(config, geometry)
-    steps_per_epoch = geometry.steps(len(train))
-    speed = choose(config.speed, processes.device, optim.epochs * steps_per_epoch)
-    source = open_start(config, processes)
+    plan = plan_batch(config.batch, norm, world.size, world.rank, len(train))
+    check_mixing(config, plan)
+    steps_per_epoch = plan.steps(len(train))
+    speed = choose(config.speed, world.device, optim.epochs * steps_per_epoch)
+    source = open_start(config, world)
     if source is not None:  # would they fit?
-        start_from(build(config, len(train.labels)), source, config, train.labels, processes)
-    config = settled(config, source, processes)
+        start_from(build(config, len(train.labels)), source, config, train.labels, world)
+    config = resolve_config(config, source, world)
     model = _outline(config, len(train.labels))
-    spent, test_multiply_adds = _costs(model, config, geometry, speed, processes.device)
-    groups = parameter_groups(model, optim, learning_rate(optim, geometry.total_batch))
+    spent, test_multiply_adds = _costs(model, config, plan, speed, world.device)
+    groups = parameter_groups(model, optim, learning_rate(optim, plan.total_batch))
     return DryRun(
         config=config,
-        main=processes.main,
-        device=processes.device,
-        geometry=geometry,
+        main=world.is_main,
+        device=world.device,
+        plan=plan,
         speed=speed,
         classes=len(train.labels),
         splits=[_split(index, data.clip) for index in (train, test)],
@@ -186,7 +186,7 @@ def count(config: RunConfig, processes: Processes) -> DryRun:
         steps_per_epoch=steps_per_epoch,
         peaks={group["name"]: group["lr"] for group in groups},
         factors=_factors(config, steps_per_epoch),
-        memory=_memory(model, config, processes, spent),
+        memory=_memory(model, config, world, spent),
         timing=None,
     )
 
@@ -197,17 +197,17 @@ def _outline(config: RunConfig, classes: int) -> nn.Module:
         model = build(config, classes)
     for module in freeze(model, config.optim.freeze):
         module.eval()
-    if config.speed.recompute:
+    if config.speed.activation_checkpointing:
         enable_activation_checkpointing(model)
     return model
 
 
 def _costs(
-    model: nn.Module, config: RunConfig, geometry: Geometry, speed: Speed, device: torch.device
+    model: nn.Module, config: RunConfig, plan: BatchPlan, speed: Speed, device: torch.device
 ) -> tuple[Cost, int]:
     """Cost of training, and multiply-adds of a test view."""
     frames, crop = config.data.clip.frames, config.data.train.crop
-    clips = (geometry.groups_per_pass * geometry.clips_per_gpu, 3, frames, crop, crop)
+    clips = (plan.groups_per_pass * plan.clips_per_gpu, 3, frames, crop, crop)
     try:
         spent = cost(model, clips, DTYPES[speed.amp], device)
         crop = config.data.test.crop
@@ -271,16 +271,16 @@ def _factors(config: RunConfig, steps_per_epoch: int) -> dict[int, float]:
     return {step: lr_factor(optim, steps_per_epoch, step) for step in sorted(steps)}
 
 
-def _memory(model: nn.Module, config: RunConfig, processes: Processes, spent: Cost) -> Memory:
+def _memory(model: nn.Module, config: RunConfig, world: World, spent: Cost) -> Memory:
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     return Memory(
         weights=weights,
-        gradients=trained * (1 if processes.count == 1 else 2),
+        gradients=trained * (1 if world.size == 1 else 2),
         optimizer=trained if config.optim.momentum else 0,
         average=weights if config.optim.ema else 0,
         activations=spent.activation_bytes,
-        available=available_memory(processes.device),
+        available=available_memory(world.device),
     )
 
 
@@ -303,11 +303,11 @@ def available_memory(device: torch.device) -> int | None:
 # Time -------------------------------------------------------------------------------------------
 
 
-def _timed(config: RunConfig, processes: Processes, steps: int) -> Timing:
+def _timed(config: RunConfig, world: World, steps: int) -> Timing:
     """Time real optimizer steps, and forget what they did."""
-    device = processes.device
+    device = world.device
     try:
-        trainer = Trainer(config, processes)
+        trainer = Trainer(config, world)
         if trainer.speed.keep_memory:
             keep_freed_memory()
         warm_up = min(WARM_UP, trainer.total_steps - 1)
@@ -344,8 +344,8 @@ def remedies(config: RunConfig) -> str:
     switches = []
     if config.batch.gpus_per_pass > 1 and config.model.norm.name not in SYNCHRONISED:
         switches.append(f"a batch.gpus_per_pass below {config.batch.gpus_per_pass}")
-    if not config.speed.recompute:
-        switches.append("speed.recompute=true")
+    if not config.speed.activation_checkpointing:
+        switches.append("speed.activation_checkpointing=true")
     if config.speed.amp == "none":
         switches.append("speed.amp=bf16")
     switches.append(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
+class EMA:
     """Exponential moving average of weights; statistics are those of the last step.
 
     torch's own AveragedModel keeps its count on the device and asks for it at every update, for

@@ -9,15 +9,15 @@ from pathlib import Path
 from torch import nn
 
 from snvideo.data.index import ClipIndex
+from snvideo.engine.batch_plan import plan_batch
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights
 from snvideo.engine.config import RunConfig
-from snvideo.engine.distributed import Processes, joined
+from snvideo.engine.distributed import World, init_world
 from snvideo.engine.evaluator import evaluate_views, refresh_statistics
-from snvideo.engine.geometry import plan
 from snvideo.engine.performance import algorithms, choose, memory_format
 from snvideo.engine.results import Results
-from snvideo.engine.run_dir import RunFolder
-from snvideo.engine.setup import open_start, settled, start_from
+from snvideo.engine.run_dir import RunDir
+from snvideo.engine.setup import open_start, resolve_config, start_from
 from snvideo.engine.trainer import build, read_quarantine
 from snvideo.errors import SnvideoError
 
@@ -38,28 +38,26 @@ def evaluate(config: RunConfig, run: Path | None = None, checkpoint: Path | None
         SnvideoError: if there are no weights, they do not fit, or lack some of the classes.
     """
     data = config.data
-    with joined() as processes:
+    with init_world() as world:
         index = ClipIndex.load(data.index, data.test_split, data.root)
         if run is None:
-            config, model, origin = _load_start(config, index.labels, processes)
+            config, model, origin = _load_start(config, index.labels, world)
         else:
-            config, model, origin = _load_run(config, run, checkpoint, index.labels, processes)
-        folder, device = RunFolder(run or config.output), processes.device
+            config, model, origin = _load_run(config, run, checkpoint, index.labels, world)
+        folder, device = RunDir(run or config.output), world.device
         quarantine = read_quarantine(config, folder.path)
         model.to(device, memory_format=memory_format(config.speed))
         with algorithms(choose(config.speed, device, 1), device):
             if run is not None:  # as at the end of the run
                 train_index = ClipIndex.load(data.index, data.train_split, data.root)
-                norm, world = config.model.norm.name, (processes.count, processes.rank)
-                geometry = plan(config.batch, norm, *world, len(train_index))
+                norm = config.model.norm.name
+                plan = plan_batch(config.batch, norm, world.size, world.rank, len(train_index))
                 epoch = config.optim.epochs - 1
-                refresh_statistics(
-                    model, train_index, config, geometry, epoch, processes, quarantine
-                )
+                refresh_statistics(model, train_index, config, plan, epoch, world, quarantine)
             clips, crops = data.test.clips, data.test.crops
-            found = evaluate_views(model, index, config, processes, clips, crops, quarantine)
+            found = evaluate_views(model, index, config, world, clips, crops, quarantine)
         results = Results.of(config, index, found, checkpoint=origin)
-        if processes.main:
+        if world.is_main:
             with folder.written("evaluation.npz") as path:
                 found.save_predictions(path, index)
             folder.write_results(results.stored(), "evaluation")
@@ -83,10 +81,10 @@ def _load_run(
     run: Path,
     checkpoint: Path | None,
     classes: Sequence[str],
-    processes: Processes,
+    world: World,
 ) -> tuple[RunConfig, nn.Module, str]:
     """The resolved config, the network of a checkpoint, and the checkpoint's name."""
-    config = settled(config, None, processes)
+    config = resolve_config(config, None, world)
     if checkpoint is None:
         found = checkpoints(run / "checkpoints")
         if not found:
@@ -104,10 +102,10 @@ def _load_run(
 
 
 def _load_start(
-    config: RunConfig, classes: Sequence[str], processes: Processes
+    config: RunConfig, classes: Sequence[str], world: World
 ) -> tuple[RunConfig, nn.Module, str]:
     """The resolved config, the network with the weights that it names, and their origin."""
-    source = open_start(config, processes)
+    source = open_start(config, world)
     if source is None:
         raise SnvideoError("nothing to test: name weights with model.weights.source")
     if not source.exact:
@@ -116,14 +114,14 @@ def _load_start(
         )
     if (config.output / "config.yaml").exists():
         raise SnvideoError(f"{config.output} holds a run: choose another output")
-    config = settled(config, source, processes)
+    config = resolve_config(config, source, world)
     if source.metadata is not None and source.metadata.use_batch:
         # Keep SN's batch part: one clip per GPU, for which it is left out, counts in training only.
         clips = max(2, config.batch.clips_per_gpu)
         batch = config.batch.model_copy(update={"clips_per_gpu": clips})
         config = config.model_copy(update={"batch": batch})
     model = build(config, len(classes))
-    report = start_from(model, source, config, classes, processes)
+    report = start_from(model, source, config, classes, world)
     new = [f"{entry.name} ({entry.why})" for entry in report.entries if entry.status == "reset"]
     if report.new_classes:
         new.append(f"{report.new_classes} classes that it does not know")

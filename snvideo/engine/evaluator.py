@@ -14,15 +14,14 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from snvideo.data import sampling
-from snvideo.data.augmentation import augment, to_input
+from snvideo.data.augmentation import to_input, train_input
 from snvideo.data.config import DataConfig
-from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_loader, train_loader
 from snvideo.data.quarantine import Quarantine
+from snvideo.engine.batch_plan import BatchPlan
 from snvideo.engine.config import RunConfig, SpeedConfig
-from snvideo.engine.distributed import Processes
-from snvideo.engine.geometry import Geometry
+from snvideo.engine.distributed import World
 from snvideo.engine.performance import autocast, memory_format
 from snvideo.norm import average_statistics, tracking_layers
 
@@ -62,19 +61,13 @@ class Evaluation:
         )
 
 
-def train_input(batch: Batch, config: RunConfig, device: torch.device) -> Tensor:
-    """Training clips as the network gets them, but not mixed: float32 (N, 3, T, H, W)."""
-    clips = augment(batch.clips.to(device, non_blocking=True), batch.augmentation)
-    return to_input(clips, config.data.mean, config.data.std, memory_format(config.speed))
-
-
 def refresh_statistics(
     model: nn.Module,
     index: ClipIndex,
     config: RunConfig,
-    geometry: Geometry,
+    plan: BatchPlan,
     epoch: int,
-    processes: Processes,
+    world: World,
     quarantine: Quarantine,
 ) -> int:
     """Batch-average statistics over training clips, in the groups of the run's geometry.
@@ -84,16 +77,16 @@ def refresh_statistics(
     """
     if not tracking_layers(model) or not config.statistics.batches:
         return 0
-    groups = geometry.statistics(len(index), config.statistics.batches)
+    groups = plan.statistics(len(index), config.statistics.batches)
     passes = ((epoch, group) for group in groups)
     stream = sampling.STATISTICS
     batches = train_loader(index, config.data, config.seed, passes, stream, quarantine)
 
     def inputs() -> Iterator[Tensor]:
         for batch in batches:
-            yield train_input(batch, config, processes.device)
+            yield train_input(batch, config.data, world.device, memory_format(config.speed))
 
-    with autocast(config.speed, processes.device):
+    with autocast(config.speed, world.device):
         return average_statistics(model, inputs(), config.statistics.kind)
 
 
@@ -102,7 +95,7 @@ def evaluate_views(
     model: nn.Module,
     index: ClipIndex,
     config: RunConfig,
-    processes: Processes,
+    world: World,
     clips: int,
     crops: int,
     quarantine: Quarantine,
@@ -117,16 +110,16 @@ def evaluate_views(
         model: in whatever mode; it is left in evaluation mode.
         index: videos of the test split.
         config: views, precision and batch size.
-        processes: those that share the work.
+        world: the processes that share the work.
         clips, crops: views of each video.
         quarantine: videos that are not opened; what proves unreadable is added to it.
         rows: of the index; None: all of them.
     """
     model.eval()
-    device, classes = processes.device, len(index.labels)
+    device, classes = world.device, len(index.labels)
     metrics = _metrics(classes).to(device)
     seen, labels, probabilities, failed = [], [], [], []
-    mine = (range(len(index)) if rows is None else rows)[processes.rank :: processes.count]
+    mine = (range(len(index)) if rows is None else rows)[world.rank :: world.size]
     batch_size = config.test_batch
     for batch in test_loader(index, config.data, mine, batch_size, clips, crops, quarantine):
         failed += batch.unreadable
@@ -146,7 +139,7 @@ def evaluate_views(
         seen.append(batch.videos.numpy())
         labels.append(batch.labels.numpy())
         probabilities.append(video.cpu().numpy())
-    return _join(metrics, seen, labels, probabilities, failed, classes, processes)
+    return _join(metrics, seen, labels, probabilities, failed, classes, world)
 
 
 def _metrics(classes: int) -> MetricCollection:
@@ -202,7 +195,7 @@ def _join(
     probabilities: list[np.ndarray],
     failed: list[tuple[str, str]],
     classes: int,
-    processes: Processes,
+    world: World,
 ) -> Evaluation:
     """Figures and predictions of all processes together."""
     mine = (
@@ -211,7 +204,7 @@ def _join(
         np.concatenate(probabilities) if probabilities else np.empty((0, classes), np.float32),
         failed,
     )
-    all_rows, all_labels, all_probabilities, all_failed = zip(*processes.gather(mine), strict=True)
+    all_rows, all_labels, all_probabilities, all_failed = zip(*world.gather(mine), strict=True)
     order = np.argsort(np.concatenate(all_rows))
     values = metrics.compute()
     confusion = values.pop("confusion").cpu()

@@ -32,7 +32,7 @@ class _Seen(NamedTuple):
     arrived: torch.cuda.Event | None
 
 
-class FiniteGuard:
+class FiniteCheck:
     """Looks at every step's gradient norm and losses.
 
     Processes share a gradient, and so its norm: they come to the same verdict without asking.

@@ -15,12 +15,12 @@ from datetime import timedelta
 import numpy as np
 
 from snvideo.engine.checkpoint import DISK_FULL, make_room, save_best, save_checkpoint
-from snvideo.engine.distributed import Vote
-from snvideo.engine.metrics import Counted, Tally
+from snvideo.engine.distributed import AsyncAny
+from snvideo.engine.metrics import MetricSums, TrainMetrics
 from snvideo.engine.preemption import Preemption
 from snvideo.engine.profiler import StepProfile
-from snvideo.engine.run_dir import RunFolder
-from snvideo.engine.step_timer import Step, shares, slowest, watched, workers_needed
+from snvideo.engine.run_dir import RunDir
+from snvideo.engine.step_timer import Step, shares, slowest, step_watchdog, workers_needed
 from snvideo.engine.trainer import QUARANTINE, Trainer
 from snvideo.errors import PreemptedError, SnvideoError
 from snvideo.norm import importance
@@ -44,12 +44,12 @@ class Run:
     def __init__(
         self,
         trainer: Trainer,
-        folder: RunFolder,
+        folder: RunDir,
         preemption: Preemption,
         profile: StepProfile | None = None,
     ) -> None:
         self.trainer, self.folder, self.preemption = trainer, folder, preemption
-        self.config, self.processes = trainer.config, trainer.processes
+        self.config, self.world = trainer.config, trainer.world
         self.profile = profile
         self.saved = time.monotonic()
         """When the last checkpoint was written, or the run began."""
@@ -70,20 +70,20 @@ class Run:
             PreemptedError: if the run was asked to stop, with a checkpoint written.
             SnvideoError: if it cannot go on.
         """
-        trainer, processes = self.trainer, self.processes
+        trainer, world = self.trainer, self.world
         progress, batches = trainer.progress, trainer.batches()
         self._restart_clocks()
-        with watched(trainer.clock, processes.rank):
+        with step_watchdog(trainer.clock, world.rank):
             while True:
                 if self._validation_due():
                     self._aside(self._validate)
                 if progress.step == trainer.total_steps:
                     return
-                vote = Vote(processes, self.preemption.asked, self._minutes_due())
+                due = AsyncAny(world, self.preemption.asked, self._minutes_due())
                 trainer.step(batches)
                 if self.profile is not None:
                     self._aside(self.profile.step)
-                stop, minutes = vote.result()
+                stop, minutes = due.wait()
                 self._after_step(stop, minutes)
                 if stop:
                     raise PreemptedError
@@ -129,13 +129,13 @@ class Run:
         trainer, progress = self.trainer, self.trainer.progress
         seconds = time.perf_counter() - self.since
         steps = trainer.clock.take()
-        parts = self.processes.gather(tuple(trainer.tally.read()))
-        counted = Counted.total([Counted(*part) for part in parts])
-        trainer.tally = Tally(trainer.device)
+        parts = self.world.gather(tuple(trainer.tally.read()))
+        counted = MetricSums.total([MetricSums(*part) for part in parts])
+        trainer.tally = TrainMetrics(trainer.device)
         self._count_time()
         progress.replaced += counted.replaced
         self.since = time.perf_counter()
-        if not self.processes.main:
+        if not self.world.is_main:
             return
         epoch, lr = progress.step / trainer.steps_per_epoch, trainer.optimizer.param_groups[0]["lr"]
         if not counted.clips:
@@ -147,7 +147,7 @@ class Run:
             "lr": lr,
             "gradient_norm": counted.norm / counted.steps,
         }
-        rate = len(steps) * trainer.geometry.total_batch / seconds  # of this session alone
+        rate = len(steps) * trainer.plan.total_batch / seconds  # of this session alone
         self.folder.log("train", progress.step, epoch=epoch, **values)
         self.folder.log("time", progress.step, clips_per_second=rate, **_mean(steps))
         done = (time.perf_counter() - self.begun) / (progress.step - self.first)
@@ -196,7 +196,7 @@ class Run:
 
     def _log_importance(self, epoch: int) -> None:
         """SN's ratios: their means over the layers as metrics, each layer's in TensorBoard."""
-        layers = importance(self.trainer.model) if self.processes.main else []
+        layers = importance(self.trainer.model) if self.world.is_main else []
         if not layers:
             return
         step, means, each = self.trainer.progress.step, {}, {}
@@ -213,10 +213,10 @@ class Run:
     def _close_quarantine(self, epoch: int) -> None:
         """What any process found unreadable in this epoch, none opens in the next."""
         trainer = self.trainer
-        parts = self.processes.gather((trainer.quarantine.found, trainer.replaced_in_epoch))
+        parts = self.world.gather((trainer.quarantine.found, trainer.replaced_in_epoch))
         new = trainer.quarantine.close(found for found, _ in parts)
         replaced, trainer.replaced_in_epoch = sum(number for _, number in parts), 0
-        if not self.processes.main or not (new or replaced):
+        if not self.world.is_main or not (new or replaced):
             return
         closed, path = len(trainer.quarantine.closed), self.folder.path / QUARANTINE
         if new:
@@ -264,7 +264,7 @@ class Run:
         best = not early and found.clip_top1 > progress.best_top1
         if best:
             progress.best_top1, progress.best_step = found.clip_top1, progress.step
-        if not self.processes.main:
+        if not self.world.is_main:
             return
         epoch = progress.step / trainer.steps_per_epoch
         values = {"loss": found.loss, "top1": found.clip_top1, "top5": found.clip_top5}
@@ -286,7 +286,7 @@ class Run:
     def _minutes_due(self) -> bool:
         minutes = self.config.log.checkpoint_minutes
         return (
-            self.processes.main
+            self.world.is_main
             and minutes is not None
             and time.monotonic() - self.saved >= 60 * minutes
         )
@@ -303,7 +303,7 @@ class Run:
         """
         state = self.trainer.state()
         self.saved = time.monotonic()
-        if not self.processes.main:
+        if not self.world.is_main:
             self.saved_step = self.trainer.progress.step  # as far as it can know
         else:
             try:
@@ -322,7 +322,7 @@ class Run:
                     log.error("%s; the run will go on from step %d", what, self.saved_step)
                 else:
                     log.error("%s; training goes on, the next checkpoint is tried in time", what)
-        self.processes.wait()
+        self.world.barrier()
 
     def _mark(self) -> int:
         """How far the metrics go; older checkpoints make room for lines that wait for some."""

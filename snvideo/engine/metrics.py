@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Counted(NamedTuple):
+class MetricSums(NamedTuple):
     """Sums over clips, as plain numbers."""
 
     loss: float = 0.0
@@ -21,7 +21,7 @@ class Counted(NamedTuple):
     """Clips whose video could not be read and was replaced by another."""
 
     @classmethod
-    def total(cls, parts: list[Counted]) -> Counted:
+    def total(cls, parts: list[MetricSums]) -> MetricSums:
         """Of several processes, in the order of their ranks, so that it is always the same sum.
 
         Steps and gradients are common to them: the main one counts, which has seen them all, also
@@ -31,10 +31,10 @@ class Counted(NamedTuple):
         return summed._replace(norm=parts[0].norm, steps=parts[0].steps)
 
 
-NOTHING = Counted()
+NOTHING = MetricSums()
 
 
-class Tally:
+class TrainMetrics:
     """Sums of this process, kept on the device so that no step waits for them.
 
     Args:
@@ -42,7 +42,7 @@ class Tally:
         counted: where a run goes on: what was counted before its checkpoint.
     """
 
-    def __init__(self, device: torch.device, counted: Counted = NOTHING) -> None:
+    def __init__(self, device: torch.device, counted: MetricSums = NOTHING) -> None:
         self._sums = torch.tensor(counted[:3], dtype=torch.float64, device=device)
         self.steps, self.clips, self.replaced = counted[3:]
 
@@ -60,6 +60,6 @@ class Tally:
         self.clips += len(losses)
         self.replaced += replaced
 
-    def read(self) -> Counted:
+    def read(self) -> MetricSums:
         """The sums so far; waits for the device."""
-        return Counted(*self._sums.tolist(), self.steps, self.clips, self.replaced)
+        return MetricSums(*self._sums.tolist(), self.steps, self.clips, self.replaced)

@@ -30,7 +30,7 @@ class Speed(NamedTuple):
     prefetch: bool
     deterministic: bool
     keep_memory: bool
-    recompute: bool
+    activation_checkpointing: bool
 
     def __str__(self) -> str:
         on = [name for name, value in self._asdict().items() if value is True]
@@ -60,7 +60,7 @@ def choose(config: SpeedConfig, device: torch.device, steps: int) -> Speed:
         # 3D pooling has no deterministic backward on a GPU, where the choice costs speed, too.
         deterministic=chosen(config.deterministic, not gpu),
         keep_memory=chosen(config.keep_memory, not gpu),
-        recompute=config.recompute,
+        activation_checkpointing=config.activation_checkpointing,
     )
 
 

@@ -61,7 +61,7 @@ def predict(
     config = DataConfig(
         index=Path(),
         workers=workers,
-        limit=timeout,
+        timeout=timeout,
         clip=ClipConfig(frames=seen.frames, stride=seen.stride, target_fps=seen.target_fps),
         test=TestViewConfig(short_side=seen.short_side, crop=seen.crop, clips=clips, crops=crops),
         mean=seen.mean,

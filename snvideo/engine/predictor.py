@@ -95,7 +95,7 @@ class Predictor:
         """Predictions with the places of their videos, those of unusable files first."""
         paths = [video.absolute() for video in videos]
         workers = min(self._config.workers, len(paths))
-        probes = list(probe_all(paths, "packets", workers, self._config.limit))
+        probes = list(probe_all(paths, "packets", workers, self._config.timeout))
         usable = [place for place, probe in enumerate(probes) if probe.status == "ok"]
         for place in sorted(set(range(len(videos))) - set(usable)):
             yield place, Prediction(videos[place], reason=probes[place].reason)

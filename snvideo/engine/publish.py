@@ -9,7 +9,7 @@ import yaml
 from torch import nn
 
 from snvideo.engine.config import RunConfig
-from snvideo.engine.run_dir import RunFolder
+from snvideo.engine.run_dir import RunDir
 from snvideo.models.pretrained import (
     WEIGHTS_FILE,
     Preprocessing,
@@ -63,7 +63,7 @@ def describe_weights(
     )
 
 
-def publish(folder: RunFolder, model: nn.Module, about: WeightsMetadata, config: RunConfig) -> None:
+def publish(folder: RunDir, model: nn.Module, about: WeightsMetadata, config: RunConfig) -> None:
     """Write weights and card of a finished run.
 
     Raises:

@@ -19,65 +19,20 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from snvideo.atomic import write_atomic
+from snvideo.atomic import atomic_path, write_atomic
 from snvideo.engine.checkpoint import DISK_FULL
-from snvideo.engine.config import RunConfig
+from snvideo.engine.config import RunConfig, differences, read_stored
 from snvideo.engine.metrics_file import Lines, cut_lines
 from snvideo.engine.tensorboard import Board
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
 
-# Keys that say where and how a run is done, not what comes out of it.
-_FREE = (
-    "output",
-    "log",
-    "data.workers",
-    "data.start_method",
-    "data.limit",
-    "data.root",
-    "speed",
-    "test_batch",
-)
-
-# Parts of these that are not free: another precision is more than another rounding.
-_BINDING = ("speed.amp",)
-
-# What a config may leave open; a run settles it by what it starts from.
-_OPEN = ("data.mean", "data.std")
-
 ENVIRONMENT = "environment.json"
 """In the run's folder."""
 
 PREEMPTED = "preempted"
 """In the run's folder: a file that says when the run was asked to stop, until it goes on."""
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one level of dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Dotted keys in which two configs would give different results, as far as they say."""
-    one, two = flatten(old), flatten(new)
-    return sorted(
-        key
-        for key in one.keys() | two.keys()
-        if one.get(key) != two.get(key)
-        and (_within(key, _BINDING) or not _within(key, _FREE))
-        and not (key in _OPEN and None in (one.get(key), two.get(key)))
-    )
-
-
-def _within(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def environment() -> dict[str, Any]:
@@ -125,7 +80,7 @@ def threads_before(folder: Path) -> int | None:
     return threads if isinstance(threads, int) else None
 
 
-class RunFolder:
+class RunDir:
     """Writes what a run leaves behind. Only the main process holds one open for writing.
 
     Args:
@@ -155,7 +110,7 @@ class RunFolder:
                 "choose another output"
             )
 
-    def settled(self, config: RunConfig) -> RunConfig:
+    def resolve_config(self, config: RunConfig) -> RunConfig:
         """A config whose open ends are what they were when the run here began.
 
         What the input is normalized with may come from the weights that a run starts from; these
@@ -236,22 +191,13 @@ class RunFolder:
 
     @contextmanager
     def written(self, name: str) -> Iterator[Path]:
-        """A path, of the same suffix, for a file that becomes `name` once it is all written.
+        """Temporary path, of the same suffix, which becomes the file `name` of the directory.
 
         Raises:
             SnvideoError: if the disk does not take it; a file of this name is then as it was.
         """
-        beside = self.path / f".{os.getpid()}.{name}"
-        with _explained(self.path / name):
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                yield beside
-                with beside.open("rb") as file:
-                    os.fsync(file.fileno())
-                beside.replace(self.path / name)
-            finally:
-                with suppress(OSError):  # it would hide the first one
-                    beside.unlink(missing_ok=True)
+        with _explained(self.path / name), atomic_path(self.path / name) as path:
+            yield path
 
     def close(self) -> None:
         """Flush and close logs."""
@@ -277,15 +223,14 @@ class RunFolder:
 def _stored_config(stored: Path) -> dict[str, Any]:
     """The config of a run; what one of an older version does not say is what the defaults say."""
     try:
-        values = yaml.safe_load(stored.read_text(encoding="utf-8"))
-        return RunConfig.model_validate(values).model_dump(mode="json")
+        return RunConfig.model_validate(read_stored(stored)).model_dump(mode="json")
     except ValidationError as error:
         keys = (".".join(map(str, one["loc"])) or "the whole" for one in error.errors())
         why = f"this version does not take: {', '.join(dict.fromkeys(keys))}"
     except OSError as error:
         why = error.strerror or str(error)
-    except (UnicodeDecodeError, yaml.YAMLError):
-        why = "it is not YAML"
+    except ValueError:
+        why = "it does not hold keys and values in YAML"
     raise SnvideoError(
         f"cannot read {stored}, the config of the run in this folder: {why}; choose another output"
     )

@@ -9,14 +9,14 @@ from torch import nn
 
 from snvideo.data.config import MEAN, STD, DataConfig
 from snvideo.engine.config import RunConfig
-from snvideo.engine.distributed import Processes
+from snvideo.engine.distributed import World
 from snvideo.errors import ReportedError, SnvideoError
 from snvideo.models.pretrained import LoadReport, WeightsSource, load_weights_into, open_weights
 
 log = logging.getLogger(__name__)
 
 
-def open_start(config: RunConfig, processes: Processes) -> WeightsSource | None:
+def open_start(config: RunConfig, world: World) -> WeightsSource | None:
     """The weights that a config names; None if it names none.
 
     The main process goes first: what has to be downloaded, it does alone.
@@ -28,14 +28,14 @@ def open_start(config: RunConfig, processes: Processes) -> WeightsSource | None:
     if named is None:
         return None
     opened: list[WeightsSource] = []
-    processes.by_main(lambda: opened.append(open_weights(named.source)))
+    world.on_main(lambda: opened.append(open_weights(named.source)))
     error = None
     if not opened:
         try:
             opened.append(open_weights(named.source))
         except SnvideoError as caught:  # as where folders are not shared
             error = caught
-    failed = any(processes.gather(error is not None))
+    failed = any(world.gather(error is not None))
     if error is not None:
         raise error
     if failed:
@@ -43,7 +43,7 @@ def open_start(config: RunConfig, processes: Processes) -> WeightsSource | None:
     return opened[0]
 
 
-def settled(config: RunConfig, source: WeightsSource | None, processes: Processes) -> RunConfig:
+def resolve_config(config: RunConfig, source: WeightsSource | None, world: World) -> RunConfig:
     """A config that leaves nothing open: the input is normalized as the weights are used to.
 
     Whatever else the weights say of their input, and the config otherwise, is a warning.
@@ -52,7 +52,7 @@ def settled(config: RunConfig, source: WeightsSource | None, processes: Processe
     data = config.data.model_copy(
         update={"mean": config.data.mean or mean, "std": config.data.std or std}
     )
-    if source is not None and processes.main:
+    if source is not None and world.is_main:
         for key, ours, theirs in _otherwise(data, source):
             log.warning("%s is %s, %s was trained with %s", key, ours, source.origin, theirs)
     return config.model_copy(update={"data": data})
@@ -79,7 +79,7 @@ def start_from(
     source: WeightsSource,
     config: RunConfig,
     classes: Sequence[str],
-    processes: Processes,
+    world: World,
 ) -> LoadReport:
     """Put weights into the network of a run, and say what became of them.
 
@@ -92,8 +92,8 @@ def start_from(
     def put() -> LoadReport:
         return load_weights_into(model, source, weights, classes, config.model.name)
 
-    report = processes.by_main(put)
-    if not processes.main:
+    report = world.on_main(put)
+    if not world.is_main:
         put()
     for line in report.table():
         log.info(line)

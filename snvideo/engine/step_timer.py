@@ -43,7 +43,7 @@ Step = dict[str, float]
 """Seconds by phase."""
 
 
-class StepClock:
+class StepTimer:
     """Times the phases of steps by the clock that does the work.
 
     On a GPU, events are recorded and read later, so that no step waits: a phase is what the GPU
@@ -149,7 +149,7 @@ ADVICE = {
 
 
 @contextmanager
-def watched(clock: StepClock, rank: int) -> Iterator[None]:
+def step_watchdog(clock: StepTimer, rank: int) -> Iterator[None]:
     """Within, a step that does not come to an end is reported, and where it stands."""
     done = threading.Event()
 

@@ -12,14 +12,14 @@ import torch
 from snvideo.engine.checkpoint import newest_checkpoint
 from snvideo.engine.config import RunConfig
 from snvideo.engine.disk_space import check_room
-from snvideo.engine.distributed import Processes, joined
+from snvideo.engine.distributed import World, init_world
 from snvideo.engine.loop import Run
 from snvideo.engine.performance import keep_freed_memory
 from snvideo.engine.preemption import Preemption, preemption
 from snvideo.engine.profiler import StepProfile
 from snvideo.engine.publish import publish
 from snvideo.engine.results import Results, read_results
-from snvideo.engine.run_dir import RunFolder, threads_before
+from snvideo.engine.run_dir import RunDir, threads_before
 from snvideo.engine.setup import open_start
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
@@ -47,19 +47,19 @@ def train(config: RunConfig, profile: bool = False) -> Results:
         PreemptedError: if the run was asked to stop, by SIGTERM or Ctrl-C, and has written a
             checkpoint.
     """
-    with joined() as processes, preemption() as asked:
-        return _train(config, processes, asked, profile)
+    with init_world() as world, preemption() as asked:
+        return _train(config, world, asked, profile)
 
 
-def _train(config: RunConfig, processes: Processes, asked: Preemption, profile: bool) -> Results:
-    folder = RunFolder(config.output)
-    finished = processes.by_main(lambda: _look(folder, config))
+def _train(config: RunConfig, world: World, asked: Preemption, profile: bool) -> Results:
+    folder = RunDir(config.output)
+    finished = world.on_main(lambda: _look(folder, config))
     if finished is not None:
         log.info("%s is finished already", config.output)
         return finished
-    trainer, mark = _begin(config, processes, folder)
-    processes.by_main(lambda: _open(folder, trainer, mark))
-    recorder = StepProfile(folder.path / "profile") if profile and processes.main else None
+    trainer, mark = _begin(config, world, folder)
+    world.on_main(lambda: _open(folder, trainer, mark))
+    recorder = StepProfile(folder.path / "profile") if profile and world.is_main else None
     run = Run(trainer, folder, asked, recorder)
     try:
         run.go()
@@ -73,28 +73,28 @@ def _train(config: RunConfig, processes: Processes, asked: Preemption, profile: 
         folder.close()
 
 
-def _begin(config: RunConfig, processes: Processes, folder: RunFolder) -> tuple[Trainer, int]:
+def _begin(config: RunConfig, world: World, folder: RunDir) -> tuple[Trainer, int]:
     """A trainer where the run stands, and how far the metrics of that moment went.
 
     What it was read from, a checkpoint or weights of others, is not kept while the run goes on.
     """
-    config = processes.by_main(lambda: folder.settled(config))
-    checkpoint = processes.by_main(lambda: newest_checkpoint(folder.checkpoints))
-    source = open_start(config, processes) if checkpoint is None else None
-    trainer = Trainer(config, processes, source)
+    config = world.on_main(lambda: folder.resolve_config(config))
+    checkpoint = world.on_main(lambda: newest_checkpoint(folder.checkpoints))
+    source = open_start(config, world) if checkpoint is None else None
+    trainer = Trainer(config, world, source)
     if trainer.speed.keep_memory:
         keep_freed_memory()
     return trainer, 0 if checkpoint is None else _restore(trainer, folder, checkpoint)
 
 
-def _look(folder: RunFolder, config: RunConfig) -> Results | None:
+def _look(folder: RunDir, config: RunConfig) -> Results | None:
     """Results, if the folder has them; raises if it holds another run."""
     folder.clear_preempted()
     folder.check(config)
     return read_results(folder.path)
 
 
-def _open(folder: RunFolder, trainer: Trainer, mark: int) -> None:
+def _open(folder: RunDir, trainer: Trainer, mark: int) -> None:
     """Begin to write, if what is to come has room."""
     config, step = trainer.config, trainer.progress.step
     if step < trainer.total_steps:
@@ -113,7 +113,7 @@ def _checkpoint_bytes(trainer: Trainer) -> int:
     return weights * (2 if trainer.config.optim.ema else 1) + momenta
 
 
-def _restore(trainer: Trainer, folder: RunFolder, checkpoint: tuple[Path, dict[str, Any]]) -> int:
+def _restore(trainer: Trainer, folder: RunDir, checkpoint: tuple[Path, dict[str, Any]]) -> int:
     """Go on from a checkpoint.
 
     Returns:
@@ -123,7 +123,7 @@ def _restore(trainer: Trainer, folder: RunFolder, checkpoint: tuple[Path, dict[s
     trainer.load_state(state, path)
     log.info("resuming %s at step %d", folder.path, trainer.progress.step)
     before = threads_before(folder.path)
-    if trainer.processes.main and before not in (None, torch.get_num_threads()):
+    if trainer.world.is_main and before not in (None, torch.get_num_threads()):
         log.warning(
             "the run had %d threads and goes on with %d: results are the same up to rounding only",
             before,
@@ -133,7 +133,7 @@ def _restore(trainer: Trainer, folder: RunFolder, checkpoint: tuple[Path, dict[s
 
 
 def _announce(trainer: Trainer) -> None:
-    config, geometry = trainer.config, trainer.geometry
+    config, plan = trainer.config, trainer.plan
     clip, view = config.data.clip, config.data.train
     log.info(
         "%s with %s, %.2f M parameters, %.2f GFLOPs a view; %d gpus x %d clips on %d process%s "
@@ -144,11 +144,11 @@ def _announce(trainer: Trainer) -> None:
         multiply_adds(trainer.model, clip.frames, view.crop) / 1e9,
         config.batch.gpus,
         config.batch.clips_per_gpu,
-        geometry.processes,
-        "" if geometry.processes == 1 else "es",
+        plan.processes,
+        "" if plan.processes == 1 else "es",
         trainer.device,
-        geometry.passes,
-        "" if geometry.passes == 1 else "es",
+        plan.passes,
+        "" if plan.passes == 1 else "es",
         len(trainer.train_index),
         len(trainer.test_index),
         trainer.classes,
@@ -157,7 +157,7 @@ def _announce(trainer: Trainer) -> None:
     log.info("speed: %s; %d threads", trainer.speed, torch.get_num_threads())
 
 
-def _finish(trainer: Trainer, folder: RunFolder, asked: Preemption) -> Results:
+def _finish(trainer: Trainer, folder: RunDir, asked: Preemption) -> Results:
     """Test over all views and write results and predictions."""
     config, progress = trainer.config, trainer.progress
     begun = time.perf_counter()
@@ -181,7 +181,7 @@ def _finish(trainer: Trainer, folder: RunFolder, asked: Preemption) -> Results:
         importance=[layer._asdict() for layer in importance(trainer.model)] or None,
         started_from=trainer.started_from,
     )
-    if trainer.processes.main:
+    if trainer.world.is_main:
         publish(folder, trainer.evaluated, trainer.about(results.published()), config)
         with folder.written("predictions.npz") as path:
             found.save_predictions(path, trainer.test_index)

@@ -16,25 +16,24 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from snvideo.data import sampling
-from snvideo.data.augmentation import mix
+from snvideo.data.augmentation import mix, train_input
 from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import CudaPrefetcher, train_loader
 from snvideo.data.quarantine import Quarantine
+from snvideo.engine.batch_plan import check_mixing, plan_batch
 from snvideo.engine.checkpoint import load_weights
-from snvideo.engine.config import RunConfig
-from snvideo.engine.distributed import Processes
-from snvideo.engine.ema import WeightAverage
-from snvideo.engine.evaluator import Evaluation, evaluate_views, refresh_statistics, train_input
-from snvideo.engine.finite_check import FiniteGuard
-from snvideo.engine.geometry import plan, refuse_lone_mixing
-from snvideo.engine.metrics import NOTHING, Counted, Tally
+from snvideo.engine.config import RunConfig, rename_keys
+from snvideo.engine.distributed import World, parallelize
+from snvideo.engine.ema import EMA
+from snvideo.engine.evaluator import Evaluation, evaluate_views, refresh_statistics
+from snvideo.engine.finite_check import FiniteCheck
+from snvideo.engine.metrics import NOTHING, MetricSums, TrainMetrics
 from snvideo.engine.optim import build_optimizer, freeze
 from snvideo.engine.performance import algorithms, autocast, choose, memory_format
 from snvideo.engine.publish import describe_weights
-from snvideo.engine.replica import replicate
-from snvideo.engine.setup import settled, start_from
-from snvideo.engine.step_timer import StepClock
+from snvideo.engine.setup import resolve_config, start_from
+from snvideo.engine.step_timer import StepTimer
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
 from snvideo.models.activation_checkpointing import enable_activation_checkpointing
@@ -79,55 +78,55 @@ class Trainer:
     """Trains one network on one index, a step at a time, from wherever it was left."""
 
     def __init__(
-        self, config: RunConfig, processes: Processes, source: WeightsSource | None = None
+        self, config: RunConfig, world: World, source: WeightsSource | None = None
     ) -> None:
         """Build all that a run needs, where it begins.
 
         Args:
             config: of the run; what it leaves open is settled.
-            processes: those that share it.
+            world: the processes that share it.
             source: weights to start from; those that the config names are not read here.
         """
-        config = settled(config, source, processes)
-        self.config, self.processes = config, processes
-        self.device = processes.device
+        config = resolve_config(config, source, world)
+        self.config, self.world = config, world
+        self.device = world.device
         data, optim = config.data, config.optim
         self.train_index = ClipIndex.load(data.index, data.train_split, data.root)
         self.test_index = ClipIndex.load(data.index, data.test_split, data.root)
         self.classes = len(self.train_index.labels)
-        self.geometry = plan(
+        self.plan = plan_batch(
             config.batch,
             config.model.norm.name,
-            processes.count,
-            processes.rank,
+            world.size,
+            world.rank,
             len(self.train_index),
         )
-        refuse_lone_mixing(config, self.geometry)
-        self.steps_per_epoch = self.geometry.steps(len(self.train_index))
+        check_mixing(config, self.plan)
+        self.steps_per_epoch = self.plan.steps(len(self.train_index))
         self.total_steps = optim.epochs * self.steps_per_epoch
         self.speed = choose(config.speed, self.device, self.total_steps)
-        self.clock = StepClock(self.device)
+        self.clock = StepTimer(self.device)
         self.model = build(config, self.classes)
         labels = self.train_index.labels
-        self.report = source and start_from(self.model, source, config, labels, processes)
+        self.report = source and start_from(self.model, source, config, labels, world)
         """What became of the weights that this session has started from."""
         self.started_from = self.report and self.report.summary()
         """The same in short, of the whole run."""
         self.model.to(self.device, memory_format=memory_format(config.speed))
         self.frozen = freeze(self.model, optim.freeze)
-        self.average = WeightAverage(self.model, optim.ema) if optim.ema else None
-        if self.speed.recompute:
+        self.average = EMA(self.model, optim.ema) if optim.ema else None
+        if self.speed.activation_checkpointing:
             enable_activation_checkpointing(self.model)
         self.optimizer, self.schedule = build_optimizer(
             self.model,
             optim,
-            self.geometry.total_batch,
+            self.plan.total_batch,
             self.steps_per_epoch,
             self.speed.optimizer,
         )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.speed.amp == "fp16")
-        self.guard = FiniteGuard(
+        self.guard = FiniteCheck(
             optim.non_finite,
             self.device,
             self.train_index,
@@ -138,12 +137,12 @@ class Trainer:
         self._train_mode()
         self.progress = Progress()
         self.quarantine = read_quarantine(config)
-        self.tally = Tally(self.device)
+        self.tally = TrainMetrics(self.device)
         self.replaced_in_epoch = 0
         """Of this process's clips."""
-        self.replica = replicate(
+        self.replica = parallelize(
             self.model,
-            processes,
+            world,
             self.speed.compile,
             on_bucket=partial(self.clock.lap, "backward", "backward"),
         )
@@ -158,7 +157,7 @@ class Trainer:
     def batches(self) -> Iterator[Batch]:
         """This process's batches from here to the end of the run, one a pass."""
         config, done = self.config, self.progress.step
-        passes = self.geometry.run(len(self.train_index), config.optim.epochs, done)
+        passes = self.plan.run(len(self.train_index), config.optim.epochs, done)
         batches = train_loader(
             self.train_index, config.data, config.seed, passes, quarantine=self.quarantine
         )
@@ -176,7 +175,7 @@ class Trainer:
         masks = self._dropout_masks()
         passes = []
         with algorithms(self.speed, self.device), one_update(self.tracking) as statistics:
-            for group in self.geometry.groups():
+            for group in self.plan.groups():
                 passes.append(self._pass(batches, group, masks))
                 statistics.collect()
             losses = torch.cat([done.losses for done in passes])
@@ -204,16 +203,17 @@ class Trainer:
         self, batches: Iterator[Batch], group: int, masks: dict[ClipDropout, Tensor]
     ) -> _Pass:
         """Forward and backward over the groups that share a pass, the first of them given."""
-        last = group == self.geometry.groups()[-1]
+        last = group == self.plan.groups()[-1]
         batch = next(batches)
         self.clock.lap("data", "forward")
-        clips = self.geometry.positions(0, group)
+        clips = self.plan.positions(0, group)
         for layer, mask in masks.items():
             layer.mask = mask[clips.start : clips.stop].to(self.device, non_blocking=True)
-        joined = isinstance(self.replica, DistributedDataParallel)
-        with self.replica.no_sync() if joined and not last else nullcontext():
+        parallel = isinstance(self.replica, DistributedDataParallel)
+        with self.replica.no_sync() if parallel and not last else nullcontext():
             labels = batch.labels.to(self.device, non_blocking=True)
-            inputs = train_input(batch, self.config, self.device)
+            layout = memory_format(self.config.speed)
+            inputs = train_input(batch, self.config.data, self.device, layout)
             group_size = self.config.batch.clips_per_gpu
             inputs, targets = mix(inputs, labels, batch.augmentation, self.classes, group_size)
             with autocast(self.config.speed, self.device):
@@ -225,8 +225,8 @@ class Trainer:
                 label_smoothing=self.config.optim.label_smoothing,
             )
             self.clock.lap("forward", "backward")
-            self.scaler.scale(losses.mean() / self.geometry.passes).backward()
-        self.clock.lap("communication" if joined and last else "backward", "data")
+            self.scaler.scale(losses.mean() / self.plan.passes).backward()
+        self.clock.lap("communication" if parallel and last else "backward", "data")
         epoch_ends = (self.progress.step + 1) % self.steps_per_epoch == 0
         # The next epoch's batches may be others when videos go into quarantine.
         if isinstance(batches, CudaPrefetcher) and not (last and epoch_ends):
@@ -245,7 +245,7 @@ class Trainer:
         masks = {}
         for number, layer in enumerate(self.dropouts):
             place = (self.config.seed, sampling.DROPOUT, self.progress.step, number)
-            mask = layer.sample_masks(sampling.generator(*place), self.geometry.total_batch)
+            mask = layer.sample_masks(sampling.generator(*place), self.plan.total_batch)
             # Sent from pinned memory, it holds nobody up.
             masks[layer] = mask.pin_memory() if self.device.type == "cuda" else mask
         return masks
@@ -272,13 +272,13 @@ class Trainer:
         """
         # The clips of the epoch under way, or of the last one when the run is done.
         epoch = min(self.progress.step // self.steps_per_epoch, self.config.optim.epochs - 1)
-        model, config, processes = self.evaluated, self.config, self.processes
+        model, config, world = self.evaluated, self.config, self.world
         with algorithms(self.speed, self.device):
             refresh_statistics(
-                model, self.train_index, config, self.geometry, epoch, processes, self.quarantine
+                model, self.train_index, config, self.plan, epoch, world, self.quarantine
             )
             return evaluate_views(
-                model, self.test_index, config, processes, clips, crops, self.quarantine, rows
+                model, self.test_index, config, world, clips, crops, self.quarantine, rows
             )
 
     def validate(self, rows: list[int] | None = None) -> Evaluation:
@@ -309,7 +309,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "progress": vars(self.progress),
             "quarantine": self.quarantine.closed,
-            "processes": self.processes.gather(own),
+            "processes": self.world.gather(own),
             "speed": self.speed._asdict(),
             "index_hash": self.train_index.hash,
             "classes": list(self.train_index.labels),
@@ -348,9 +348,10 @@ class Trainer:
         self.started_from = state.get("started_from")
         self.quarantine = Quarantine(state["quarantine"])
         self._load_own(state["processes"])
-        before, now = state["speed"], self.speed._asdict()
+        before = rename_keys({"speed": state["speed"]})["speed"]
+        now = self.speed._asdict()
         changed = [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
-        if changed and self.processes.main:
+        if changed and self.world.is_main:
             log.warning(
                 "goes on with other speed settings (%s): results are the same up to rounding only",
                 ", ".join(changed),
@@ -370,12 +371,12 @@ class Trainer:
 
     def _load_own(self, parts: list[dict[str, Any]]) -> None:
         """What processes had counted. If they were others, the main one takes it all over."""
-        rank, same = self.processes.rank, len(parts) == self.processes.count
+        rank, same = self.world.rank, len(parts) == self.world.size
         mine = [parts[rank]] if same else parts if rank == 0 else []
         for part in reversed(mine):
             self.quarantine.found |= part["found"]
-        counted = [Counted(*part["tally"]) for part in mine]
-        self.tally = Tally(self.device, Counted.total(counted) if counted else NOTHING)
+        counted = [MetricSums(*part["tally"]) for part in mine]
+        self.tally = TrainMetrics(self.device, MetricSums.total(counted) if counted else NOTHING)
         self.replaced_in_epoch = sum(part["replaced_in_epoch"] for part in mine)
 
 

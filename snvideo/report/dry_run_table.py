@@ -92,17 +92,17 @@ def _of_data(found: DryRun) -> Rows:
 
 
 def _of_steps(found: DryRun) -> Rows:
-    geometry, batch, epochs = found.geometry, found.config.batch, found.config.optim.epochs
+    plan, batch, epochs = found.plan, found.config.batch, found.config.optim.epochs
     yield (
         "batch",
-        f"{batch.gpus} gpus x {batch.clips_per_gpu} clips = {geometry.total_batch} on "
-        f"{_number(geometry.processes, 'process')} ({found.device})",
+        f"{batch.gpus} gpus x {batch.clips_per_gpu} clips = {plan.total_batch} on "
+        f"{_number(plan.processes, 'process')} ({found.device})",
     )
-    groups = _number(geometry.groups_per_pass, "group")
+    groups = _number(plan.groups_per_pass, "group")
     yield (
         "a step",
-        f"{_number(geometry.passes, 'pass')} in each process, of {groups} of "
-        f"{geometry.clips_per_gpu} clips",
+        f"{_number(plan.passes, 'pass')} in each process, of {groups} of "
+        f"{plan.clips_per_gpu} clips",
     )
     steps = f"{found.steps_per_epoch:,} an epoch, {found.total_steps:,} in {epochs} epochs"
     yield "steps", steps
@@ -139,8 +139,8 @@ def _of_time(found: DryRun) -> Rows:
     timing = found.timing
     if timing is None:
         return
-    rate = found.geometry.total_batch / timing.seconds
-    on = f"on {_number(found.geometry.processes, 'process')}"
+    rate = found.plan.total_batch / timing.seconds
+    on = f"on {_number(found.plan.processes, 'process')}"
     yield (
         f"{timing.steps} steps timed" if timing.steps > 1 else "1 step timed",
         f"{timing.seconds:.3g} s a step, {rate:.3g} clips/s {on}, "

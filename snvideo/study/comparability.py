@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from snvideo.engine.geometry import uses_batch_statistics
+from snvideo.engine.batch_plan import uses_batch_statistics
+from snvideo.engine.config import differences
 from snvideo.engine.results import Results
-from snvideo.engine.run_dir import differences
 from snvideo.study.runs import Geometry, StudyRun, by_cell, finished
 
 _EXPECTED = ("seed", "model.norm.name", "batch.", "data.index")

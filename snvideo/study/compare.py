@@ -13,9 +13,9 @@ from types import FrameType
 import yaml
 
 from snvideo.atomic import write_atomic
-from snvideo.engine.config import RunConfig
+from snvideo.engine.config import RunConfig, differences, flatten, read_stored
 from snvideo.engine.results import read_results
-from snvideo.engine.run_dir import PREEMPTED, differences, flatten
+from snvideo.engine.run_dir import PREEMPTED
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
 from snvideo.study.comparability import config_text
 from snvideo.study.config import Cell, StudyConfig, cells
@@ -98,8 +98,8 @@ def _check(cell: Cell) -> None:
     if not file.exists():
         return
     try:
-        old = flatten(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, AttributeError) as error:
+        old = flatten(read_stored(file))
+    except ValueError as error:
         raise SnvideoError(f"{file} is not a config: delete {cell.folder}") from error
     new = flatten(cell.config.model_dump(mode="json"))
     if changed := differences(old, new):

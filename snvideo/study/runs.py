@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from snvideo.engine.config import flatten, read_stored
 from snvideo.engine.results import Results, read_results
-from snvideo.engine.run_dir import flatten
 from snvideo.errors import SnvideoError
 
 CELL_FILE = "cell.yaml"
@@ -98,10 +96,10 @@ def _read_run(folder: Path) -> StudyRun | None:
     if file is None:
         return None
     try:
-        config = flatten(yaml.safe_load(file.read_text(encoding="utf-8")))
+        config = flatten(read_stored(file))
         norm, seed = str(config["model.norm.name"]), int(config["seed"])
         gpus, clips = int(config["batch.gpus"]), int(config["batch.clips_per_gpu"])
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SnvideoError(f"{file}: not the config of a run; move this folder away") from error
     results = read_results(folder)
     status = "finished" if results else _status(folder)

@@ -13,7 +13,7 @@ from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig, TrainVie
 from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, cut
 from snvideo.data.decoding.decode import decode
 from snvideo.data.index import ClipIndex
-from snvideo.engine.geometry import Geometry
+from snvideo.engine.batch_plan import BatchPlan
 from snvideo.errors import SnvideoError
 
 
@@ -63,7 +63,7 @@ def test_flips_are_drawn_for_half_of_the_clips_and_can_be_switched_off(index, co
 def test_the_number_of_workers_changes_nothing(index, config, workers):
     def batches(count):
         changed = config.model_copy(update={"workers": count})
-        return list(loader.train_loader(index, changed, 3, Geometry(2, 4).run(len(index), 1)))
+        return list(loader.train_loader(index, changed, 3, BatchPlan(2, 4).run(len(index), 1)))
 
     alone, shared = batches(0), batches(workers)
     assert len(alone) == len(shared) == 12
@@ -75,7 +75,7 @@ def test_the_number_of_workers_changes_nothing(index, config, workers):
 
 
 def test_batches_go_on_in_mid_epoch(index, config):
-    geometry = Geometry(2, 4)
+    geometry = BatchPlan(2, 4)
     whole = list(loader.train_loader(index, config, 0, geometry.run(len(index), 2)))
     rest = list(loader.train_loader(index, config, 0, geometry.run(len(index), 2, done=7)))
     assert len(rest) == len(whole) - 14

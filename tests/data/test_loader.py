@@ -19,7 +19,7 @@ from snvideo.data.dataset import EvalDataset, SampleKey
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import BatchLoader
 from snvideo.data.quarantine import Quarantine
-from snvideo.engine.geometry import Geometry
+from snvideo.engine.batch_plan import BatchPlan
 from snvideo.errors import SnvideoError
 from tests.data.faults import Sabotaged
 
@@ -31,7 +31,7 @@ def config(toy) -> DataConfig:
     return DataConfig(
         index=toy / "index.csv",
         workers=2,
-        limit=LIMIT,
+        timeout=LIMIT,
         start_method="fork",
         clip=ClipConfig(frames=4, stride=3),
         train=TrainViewConfig(short_side=(32, 40), crop=32),
@@ -45,7 +45,7 @@ def index(toy) -> ClipIndex:
 
 
 def keys(index, epochs=1, seed=0):
-    for epoch, positions in Geometry(2, 4).run(len(index), epochs):
+    for epoch, positions in BatchPlan(2, 4).run(len(index), epochs):
         order = sampling.epoch_order(seed, epoch, len(index))
         yield [SampleKey(sampling.TRAIN, epoch, p, int(order[p])) for p in positions]
 
@@ -104,7 +104,7 @@ def test_hang_crash_and_kill(index, config, tmp_path, start_method, workers, fat
         quarantine,
         workers=workers,
         start_method=start_method,
-        limit=LIMIT if start_method == "fork" else 3.0,  # a spawned worker first imports decoders
+        timeout=LIMIT if start_method == "fork" else 3.0,  # a spawned worker first imports decoders
     )
     lost = [name for name, fate in fates.items() if fate != "kill once"]
     epoch = [next(found) for _ in range(12)]
@@ -255,7 +255,7 @@ path, folder = map(Path, sys.argv[1:])
 index = ClipIndex.load(path, "train")
 view = TrainViewConfig(short_side=(32, 40), crop=32)
 config = DataConfig(
-    index=path, workers=2, limit=2, start_method="fork", clip=ClipConfig(frames=4), train=view
+    index=path, workers=2, timeout=2, start_method="fork", clip=ClipConfig(frames=4), train=view
 )
 quarantine = Quarantine()
 fates = {index[int(row)].name: "slow" for row in epoch_order(0, 0, len(index))[:16]}
@@ -301,7 +301,7 @@ def test_an_abandoned_loader_ends_its_workers(index, config, tmp_path):
 
 def test_an_exit_is_no_timeout(index, config, tmp_path):
     (name,) = names_of(index, 5)
-    found = batches(index, config, {name: "exit"}, tmp_path, epochs=1, limit=30)
+    found = batches(index, config, {name: "exit"}, tmp_path, epochs=1, timeout=30)
     assert equal(found, unharmed(index, config, [name], tmp_path, epochs=1)) == [
         (name, "its reader ended with code 1 twice")
     ]

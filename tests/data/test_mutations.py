@@ -79,7 +79,7 @@ def configuration(folder: Path, decoder: str) -> DataConfig:
     return DataConfig(
         index=folder / "index.csv",
         workers=2,
-        limit=5.0,
+        timeout=5.0,
         start_method="fork",
         decoder=decoder,
         clip=ClipConfig(frames=4, stride=3),

@@ -25,7 +25,7 @@ import torch.utils.tensorboard
 from snvideo import cli
 from snvideo.config import load_config
 from snvideo.data.decoding import decode
-from snvideo.engine.distributed import joined
+from snvideo.engine.distributed import init_world
 from snvideo.engine.trainer import Trainer
 from tests.engine.runs import values
 
@@ -121,17 +121,17 @@ def weights(paths: list[str], steps: int) -> None:
 
     All processes have to come to the same.
     """
-    with joined() as processes:
+    with init_world() as world:
         for path in paths:
             config = load_config(Path(path)).run()
-            trainer = Trainer(config, processes)
+            trainer = Trainer(config, world)
             batches = trainer.batches()
             for _ in range(steps):
                 trainer.step(batches)
             state = values(trainer)
-            for other in processes.gather(state):
+            for other in world.gather(state):
                 assert all(torch.equal(state[name], other[name]) for name in state)
-            if processes.main:
+            if world.is_main:
                 torch.save(state, config.output)
 
 

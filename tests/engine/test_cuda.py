@@ -7,7 +7,7 @@ import torch
 
 from snvideo.data.dataset import Batch
 from snvideo.data.loader import CudaPrefetcher
-from snvideo.engine.distributed import Processes
+from snvideo.engine.distributed import World
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from tests.engine.runs import run_config
@@ -28,7 +28,7 @@ OPTIONS = (
 
 def trainer(toy, folder, *overrides: str) -> Trainer:
     config = run_config(toy, folder, *OPTIONS, *overrides).run()
-    return Trainer(config, Processes(0, 1, torch.device("cuda", 0)))
+    return Trainer(config, World(0, 1, torch.device("cuda", 0)))
 
 
 def pinned(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
@@ -40,7 +40,7 @@ def pinned(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_no_step_waits_for_the_gpu(toy, tmp_path, norm, prefetch):
     one = trainer(toy, tmp_path / "run", f"model.norm.name={norm}", "speed.prefetch=false")
-    passes = one.geometry.passes
+    passes = one.plan.passes
     batches = pinned(one.batches(), 5 * passes)
     if prefetch:
         batches = CudaPrefetcher(batches, one.device)
@@ -85,7 +85,7 @@ def test_a_cpu_and_a_gpu_agree(toy, tmp_path):
     options = ("speed.amp=none", "speed.channels_last=false", "optim.lr=0.01")
     gpu = trainer(toy, tmp_path / "gpu", *options)
     config = run_config(toy, tmp_path / "cpu", *OPTIONS, *options).run()
-    cpu = Trainer(config, Processes(0, 1, torch.device("cpu")))
+    cpu = Trainer(config, World(0, 1, torch.device("cpu")))
     for one in (gpu, cpu):
         batches = one.batches()
         for _ in range(3):

@@ -12,12 +12,13 @@ from rich.console import Console
 from snvideo.config import load_config
 from snvideo.data.index import COLUMNS
 from snvideo.engine.config import RunConfig
-from snvideo.engine.distributed import Processes
+from snvideo.engine.distributed import World
 from snvideo.engine.dry_run import DryRun, count, dry_run
 from snvideo.errors import SnvideoError
 from snvideo.report.dry_run_table import show, table, warnings
 from tests.engine.runs import run_config
 
+CHECKPOINTED = "speed.activation_checkpointing=true"
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROW = {
     "path": "video.mp4",
@@ -156,10 +157,13 @@ def test_memory_that_does_not_fit_is_said_and_not_tried(kinetics, monkeypatch):
     # Weights and their average, gradients and momenta, and four times what four clips keep.
     assert found.memory.needed == pytest.approx(4 * 112.4e6 + 4 * 2.198e9, rel=0.01)
     (line,) = warnings(found)
-    assert "try a batch.gpus_per_pass below 4, speed.recompute=true, speed.amp=bf16" in line
-    less = dry_run(kinetics_run(kinetics, *overrides, "speed.recompute=true"), timed_steps=0)
+    assert (
+        "try a batch.gpus_per_pass below 4, speed.activation_checkpointing=true, speed.amp=bf16"
+        in line
+    )
+    less = dry_run(kinetics_run(kinetics, *overrides, CHECKPOINTED), timed_steps=0)
     assert less.memory.activations < found.memory.activations / 2
-    assert less.forwards == 4 and "speed.recompute" not in warnings(less)[0]
+    assert less.forwards == 4 and CHECKPOINTED not in warnings(less)[0]
 
 
 def test_videos_that_are_not_there(kinetics, tmp_path):
@@ -206,7 +210,7 @@ def test_real_steps_are_timed_and_leave_nothing_behind(toy, tmp_path, capsys):
 
 
 def test_one_of_several_processes(kinetics, capsys):
-    second = Processes(1, 2, torch.device("cpu"))
+    second = World(1, 2, torch.device("cpu"))
     found = count(kinetics_run(kinetics), second)
     show(found)
     assert capsys.readouterr().out == ""

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from snvideo.engine import finite_check as module
-from snvideo.engine.distributed import Processes
-from snvideo.engine.finite_check import FiniteGuard
+from snvideo.engine.distributed import World
+from snvideo.engine.finite_check import FiniteCheck
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
@@ -22,8 +22,8 @@ NAN, INF = torch.tensor(float("nan")), torch.tensor(float("inf"))
 INDEX = [SimpleNamespace(name=f"video{row}.mp4") for row in range(10)]
 
 
-def guard(policy: str, scaled: bool = False) -> FiniteGuard:
-    return FiniteGuard(policy, CPU, INDEX, scaled)
+def guard(policy: str, scaled: bool = False) -> FiniteCheck:
+    return FiniteCheck(policy, CPU, INDEX, scaled)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_clips():
@@ -85,10 +85,10 @@ def injected(monkeypatch):
 def test_a_run_stops_at_the_step_and_keeps_its_checkpoint(toy, tmp_path, injected):
     overrides = ("optim.epochs=2", "log.checkpoint_minutes=0.00001")
     config = run_config(toy, tmp_path / "run", *overrides).run()
-    trainer = Trainer(config, Processes(0, 1, CPU))
+    trainer = Trainer(config, World(0, 1, CPU))
     with pytest.raises(SnvideoError) as error:
         train(config)
-    passes = [p for e, p in trainer.geometry.run(48, 1)][12:16]  # of step 3, 4 passes a step
+    passes = [p for e, p in trainer.plan.run(48, 1)][12:16]  # of step 3, 4 passes a step
     from snvideo.data.sampling import epoch_order
 
     order = epoch_order(config.seed, 0, 48)
@@ -102,7 +102,7 @@ def test_a_run_stops_at_the_step_and_keeps_its_checkpoint(toy, tmp_path, injecte
 def test_a_skipped_step_changes_nothing(toy, tmp_path, injected, norm):
     overrides = (f"model.norm.name={norm}", "optim.non_finite=skip", "optim.ema=0.9")
     config = run_config(toy, tmp_path / "run", *overrides).run()
-    trainer = Trainer(config, Processes(0, 1, CPU))
+    trainer = Trainer(config, World(0, 1, CPU))
     batches = trainer.batches()
     for _ in range(3):
         trainer.step(batches)

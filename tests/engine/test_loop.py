@@ -12,14 +12,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from snvideo.config import load_config
 from snvideo.engine import step_timer
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
-from snvideo.engine.distributed import Processes
+from snvideo.engine.distributed import World
 from snvideo.engine.evaluate import evaluate
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from tests.engine.runs import run_config
 
-CPU = Processes(0, 1, torch.device("cpu"))
+CPU = World(0, 1, torch.device("cpu"))
 
 
 def metrics(run: Path, kind: str) -> list[dict]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from snvideo.engine.config import SpeedConfig
-from snvideo.engine.distributed import Processes
+from snvideo.engine.distributed import World
 from snvideo.engine.performance import LONG_RUN, algorithms, autocast, choose
 from snvideo.engine.trainer import Trainer
 from tests.engine.runs import run_config
@@ -54,9 +54,7 @@ def test_algorithms_are_put_back():
 
 
 def weights(toy, folder, *overrides: str) -> dict[str, torch.Tensor]:
-    trainer = Trainer(
-        run_config(toy, folder, "optim.lr=0.02", *overrides).run(), Processes(0, 1, CPU)
-    )
+    trainer = Trainer(run_config(toy, folder, "optim.lr=0.02", *overrides).run(), World(0, 1, CPU))
     batches = trainer.batches()
     for _ in range(3):
         trainer.step(batches)
@@ -66,9 +64,14 @@ def weights(toy, folder, *overrides: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
 def test_switches_change_nothing_but_rounding(toy, tmp_path, norm):
     norm = f"model.norm.name={norm}"
-    off = [f"speed.{name}={value}" for name, value in OFF.model_dump(exclude={"recompute"}).items()]
+    off = [
+        f"speed.{name}={value}"
+        for name, value in OFF.model_dump(exclude={"activation_checkpointing"}).items()
+    ]
     plain = weights(toy, tmp_path / "off", norm, *off)
-    for number, more in enumerate(((), ("speed.recompute=true", "speed.optimizer=foreach"))):
+    for number, more in enumerate(
+        ((), ("speed.activation_checkpointing=true", "speed.optimizer=foreach"))
+    ):
         fast = weights(toy, tmp_path / f"on{number}", norm, *more)
         assert fast["blocks.0.conv.weight"].is_contiguous(memory_format=torch.channels_last_3d)
         for name in plain:
@@ -84,14 +87,12 @@ def test_a_run_goes_on_with_other_switches(toy, tmp_path, optimizer, caplog):
     options = ("optim.lr=0.02", f"speed.optimizer={optimizer}", "optim.epochs=2")
     ends = []
     for switched in (False, True):
-        first = Trainer(run_config(toy, tmp_path / "a", *options).run(), Processes(0, 1, CPU))
+        first = Trainer(run_config(toy, tmp_path / "a", *options).run(), World(0, 1, CPU))
         batches = first.batches()
         for _ in range(4):
             first.step(batches)
         more = SWITCHED if switched else ()
-        second = Trainer(
-            run_config(toy, tmp_path / "b", *options, *more).run(), Processes(0, 1, CPU)
-        )
+        second = Trainer(run_config(toy, tmp_path / "b", *options, *more).run(), World(0, 1, CPU))
         second.load_state(first.state(), tmp_path)
         group = second.optimizer.param_groups[0]
         assert group["fused"] == (optimizer == "fused" and not switched)

@@ -17,7 +17,7 @@ from snvideo.data import dataset
 from snvideo.data.files import find_videos
 from snvideo.data.index import ClipIndex
 from snvideo.data.quarantine import Quarantine
-from snvideo.engine.distributed import Processes
+from snvideo.engine.distributed import World
 from snvideo.engine.evaluator import evaluate_views
 from snvideo.engine.predict import predict
 from snvideo.engine.predictor import Prediction
@@ -92,7 +92,7 @@ def test_the_numbers_are_those_of_an_evaluation(toy, tmp_path, weights):
         }
     )
     config = config.model_copy(update={"data": data})
-    alone = Processes(0, 1, torch.device("cpu"))
+    alone = World(0, 1, torch.device("cpu"))
     index = ClipIndex.load(toy / "index.csv", "val")
     expected = evaluate_views(
         model, index, config, alone, 2, 3, Quarantine(), range(6)

@@ -28,7 +28,7 @@ def fates_of(toy: Path) -> dict[str, str]:
 
 
 def options(*more: str) -> tuple[str, ...]:
-    return ("data.limit=2", f"optim.epochs={EPOCHS}", "statistics.batches=2", *more)
+    return ("data.timeout=2", f"optim.epochs={EPOCHS}", "statistics.batches=2", *more)
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -82,7 +82,7 @@ def test_alone(toy, tmp_path, harmless, monkeypatch):
 def test_two_processes(toy, tmp_path, harmless, start_method):
     output = tmp_path / "run"
     more = (f"data.start_method={start_method}", "data.workers=1")
-    limit = () if start_method == "fork" else ("data.limit=10",)  # spawned ones import decoders
+    limit = () if start_method == "fork" else ("data.timeout=10",)  # spawned ones import decoders
     run_config(toy, output)
     script = str(Path(__file__).with_name("sabotaged.py"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from snvideo.engine.distributed import Processes
+from snvideo.engine.distributed import World
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import TEMPORARY_FAILURE
 from tests.engine.runs import (
@@ -35,7 +35,7 @@ from tests.engine.runs import (
     start,
 )
 
-CPU = Processes(0, 1, torch.device("cpu"))
+CPU = World(0, 1, torch.device("cpu"))
 
 EPOCHS, STEPS = 3, 18
 """Of all runs here."""

@@ -22,25 +22,25 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from snvideo.engine import metrics_file as line_files
 from snvideo.engine.checkpoint import save_best, save_checkpoint
-from snvideo.engine.config import RunConfig
+from snvideo.engine.config import RunConfig, differences
 from snvideo.engine.disk_space import check_room, in_words
-from snvideo.engine.run_dir import RunFolder, differences, sessions, threads_before
+from snvideo.engine.run_dir import RunDir, sessions, threads_before
 from snvideo.errors import SnvideoError
 from snvideo.study.runs import read_runs
 
 CONFIG = RunConfig.model_validate({"output": "run", "data": {"index": "index.csv"}})
 
 
-def lines(run: RunFolder) -> list[dict]:
+def lines(run: RunDir) -> list[dict]:
     return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
 
 
-def steps(run: RunFolder) -> list[int]:
+def steps(run: RunDir) -> list[int]:
     return [line["step"] for line in lines(run)]
 
 
-def opened(path: Path, mark: int = 0, step: int = 0) -> RunFolder:
-    run = RunFolder(path)
+def opened(path: Path, mark: int = 0, step: int = 0) -> RunDir:
+    run = RunDir(path)
     run.open(CONFIG, mark, step)
     return run
 
@@ -368,7 +368,7 @@ def test_a_preempted_run_says_so_until_it_goes_on(tmp_path, caplog):
     run.clear_preempted()
     assert not (tmp_path / "preempted").exists()
     run.clear_preempted()  # there is none
-    RunFolder(tmp_path / "config.yaml" / "x").mark_preempted(1)
+    RunDir(tmp_path / "config.yaml" / "x").mark_preempted(1)
     assert "cannot write" in caplog.text
 
 
@@ -382,7 +382,7 @@ def changed(**sections: dict) -> RunConfig:
 @pytest.mark.parametrize(
     ("sections", "keys"),
     [
-        ({"speed": {"compile": True, "prefetch": False, "recompute": True}}, []),
+        ({"speed": {"compile": True, "prefetch": False, "activation_checkpointing": True}}, []),
         ({"log": {"every_steps": 3}, "data": {"workers": 0}}, []),
         ({"speed": {"amp": "bf16", "compile": True}}, ["speed.amp"]),
         ({"optim": {"lr": 0.5}}, ["optim.lr"]),
@@ -395,10 +395,10 @@ def test_what_may_change_when_a_run_goes_on(tmp_path, sections, keys):
     assert differences(old, new) == keys
     if keys:
         with pytest.raises(SnvideoError, match=rf"differs in {', '.join(keys)}\)"):
-            RunFolder(tmp_path).check(config)
+            RunDir(tmp_path).check(config)
     else:
-        RunFolder(tmp_path).check(config)
-    RunFolder(tmp_path / "new").check(config)
+        RunDir(tmp_path).check(config)
+    RunDir(tmp_path / "new").check(config)
 
 
 def test_an_old_config_is_read_or_refused_in_one_line(tmp_path):
@@ -407,23 +407,23 @@ def test_an_old_config_is_read_or_refused_in_one_line(tmp_path):
     values = yaml.safe_load(stored.read_text())
     del values["speed"], values["log"]
     stored.write_text(yaml.safe_dump(values))
-    RunFolder(tmp_path).check(CONFIG)
+    RunDir(tmp_path).check(CONFIG)
     values["optim"] |= {"amp": "bf16", "nest": 1}
     for text, part in (
         (yaml.safe_dump(values), "does not take: optim.amp, optim.nest;"),
-        ("", "does not take: the whole;"),
-        ("a: [", "it is not YAML;"),
-        ("\x00", "it is not YAML;"),
+        ("", "keys and values in YAML;"),
+        ("a: [", "keys and values in YAML;"),
+        ("\x00", "keys and values in YAML;"),
     ):
         stored.write_text(text)
         with pytest.raises(SnvideoError) as error:
-            RunFolder(tmp_path).check(CONFIG)
+            RunDir(tmp_path).check(CONFIG)
         assert part in str(error.value) and str(stored) in str(error.value)
         assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path):
-    run = RunFolder(tmp_path)
+    run = RunDir(tmp_path)
     run.write_results({"a": 1})
     with pytest.raises(KeyboardInterrupt), run.written("results.json") as path:
         path.write_text("half")

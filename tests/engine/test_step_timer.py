@@ -8,10 +8,10 @@ import torch
 from snvideo.engine import step_timer as module
 from snvideo.engine.step_timer import (
     PHASES,
-    StepClock,
+    StepTimer,
     shares,
     slowest,
-    watched,
+    step_watchdog,
     workers_needed,
 )
 
@@ -25,7 +25,7 @@ def step(**seconds: float) -> dict[str, float]:
 def test_laps_are_added_up_by_phase(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 7.0, 8.0, 10.0, 15.0])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(now))
-    clock = StepClock(CPU)
+    clock = StepTimer(CPU)
     clock.begin()
     for phase in ("data", "forward", "backward", "data", "forward"):
         clock.lap(phase, "update")
@@ -62,8 +62,8 @@ def impatient(monkeypatch):
 
 
 def test_a_step_that_does_not_end_is_reported_while_it_lasts(caplog, impatient):
-    clock = StepClock(CPU)
-    with watched(clock, rank=3):
+    clock = StepTimer(CPU)
+    with step_watchdog(clock, rank=3):
         clock.begin()
         clock.lap("data", "communication")
         time.sleep(1.0)
@@ -75,8 +75,8 @@ def test_a_step_that_does_not_end_is_reported_while_it_lasts(caplog, impatient):
 
 
 def test_time_between_steps_is_no_step(caplog, impatient):
-    clock = StepClock(CPU)
-    with watched(clock, rank=0):
+    clock = StepTimer(CPU)
+    with step_watchdog(clock, rank=0):
         clock.begin()
         clock.end("update")
         time.sleep(0.5)
@@ -85,7 +85,7 @@ def test_time_between_steps_is_no_step(caplog, impatient):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_timed_by_its_own_clock():
-    clock = StepClock(torch.device("cuda"))
+    clock = StepTimer(torch.device("cuda"))
     clock.begin()
     torch.cuda._sleep(50_000_000)
     clock.lap("forward", "update")

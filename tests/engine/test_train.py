@@ -8,14 +8,14 @@ import pytest
 import torch
 import yaml
 
-from snvideo.engine.distributed import Processes
+from snvideo.engine.distributed import World
 from snvideo.engine.evaluate import evaluate
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from tests.engine.runs import assert_close, last_weights, run_config, start, values
 
-CPU = Processes(0, 1, torch.device("cpu"))
+CPU = World(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_a_lone_clip_cannot_be_mixed(toy, tmp_path):
     overrides = ("model.norm.name=syncbn", "batch.clips_per_gpu=8", "data.train.cutmix=1.0")
     config = run_config(toy, tmp_path / "run", *overrides, "batch.gpus=1").run()
     with pytest.raises(SnvideoError, match="each of 2 processes has 4: start fewer"):
-        Trainer(config, Processes(0, 2, torch.device("cpu")))
+        Trainer(config, World(0, 2, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])

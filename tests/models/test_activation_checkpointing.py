@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from snvideo.engine.distributed import Processes
+from snvideo.engine.distributed import World
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
@@ -63,9 +63,13 @@ def test_gradients_and_statistics_are_the_same_bits(norm, name, shape, blocks):
 def test_a_trainer_comes_to_the_same_weights_and_statistics(toy, tmp_path, norm):
     states = []
     for recompute in (False, True):
-        overrides = (f"model.norm.name={norm}", f"speed.recompute={recompute}", "model.dropout=0.5")
+        overrides = (
+            f"model.norm.name={norm}",
+            f"speed.activation_checkpointing={recompute}",
+            "model.dropout=0.5",
+        )
         config = run_config(toy, tmp_path / "run", *overrides, "batch.gpus=2").run()
-        trainer = Trainer(config, Processes(0, 1, torch.device("cpu")))
+        trainer = Trainer(config, World(0, 1, torch.device("cpu")))
         batches = trainer.batches()
         for _ in range(2):
             trainer.step(batches)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from snvideo.engine.run_dir import flatten
+from snvideo.engine.config import flatten
 from snvideo.errors import SnvideoError
 from snvideo.study.config import cells
 from tests.study.fakes import run_config, study_config

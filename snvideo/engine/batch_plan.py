@@ -23,7 +23,7 @@ def uses_batch_statistics(norm: str, clips_per_gpu: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class BatchPlan:
     """Which clips make a group, and which process passes which groups.
 
     An experiment (gpus, clips_per_gpu) averages gradients over gpus x clips_per_gpu clips and takes
@@ -84,7 +84,7 @@ class Geometry:
         ]
 
 
-def plan(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) -> Geometry:
+def plan_batch(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) -> BatchPlan:
     """The geometry of a run, or the reason why this hardware cannot honour it.
 
     Args:
@@ -113,17 +113,17 @@ def plan(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) 
         )
     share = gpus // processes
     packed = gcd(share, min(share, batch.gpus_per_pass))
-    geometry = Geometry(gpus, clips, processes, rank, packed, norm in SYNCHRONISED)
-    if not geometry.steps(videos):
+    plan = BatchPlan(gpus, clips, processes, rank, packed, norm in SYNCHRONISED)
+    if not plan.steps(videos):
         raise SnvideoError(
             f"the training split has {videos} videos, less than one batch of "
-            f"{batch.gpus} x {batch.clips_per_gpu} = {geometry.total_batch}: "
+            f"{batch.gpus} x {batch.clips_per_gpu} = {plan.total_batch}: "
             "make batch.gpus or batch.clips_per_gpu smaller"
         )
-    return geometry
+    return plan
 
 
-def refuse_lone_mixing(config: RunConfig, geometry: Geometry) -> None:
+def check_mixing(config: RunConfig, plan: BatchPlan) -> None:
     """See that mixup and CutMix find partners: clips are mixed within the experiment's groups.
 
     Raises:
@@ -137,8 +137,8 @@ def refuse_lone_mixing(config: RunConfig, geometry: Geometry) -> None:
             "data.train.mixup and cutmix mix clips of one GPU, and batch.clips_per_gpu is 1: "
             "set both to 0, or give each GPU more clips"
         )
-    if geometry.clips_per_gpu % group:
+    if plan.clips_per_gpu % group:
         raise SnvideoError(
             f"data.train.mixup and cutmix mix {group} clips (batch.clips_per_gpu), and each of "
-            f"{geometry.processes} processes has {geometry.clips_per_gpu}: start fewer processes"
+            f"{plan.processes} processes has {plan.clips_per_gpu}: start fewer processes"
         )

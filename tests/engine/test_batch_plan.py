@@ -2,16 +2,16 @@
 
 import pytest
 
+from snvideo.engine.batch_plan import BatchPlan, plan_batch
 from snvideo.engine.config import BatchConfig
-from snvideo.engine.geometry import Geometry, plan
 from snvideo.errors import SnvideoError
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
 def test_groups_depend_on_the_experiment_alone(processes):
     """However many processes play it, each step has the same groups of the same clips."""
-    alone = [list(p) for _, p in Geometry(8, 3).run(videos=100, epochs=2)]
-    shared = {rank: list(Geometry(8, 3, processes, rank).run(100, 2)) for rank in range(processes)}
+    alone = [list(p) for _, p in BatchPlan(8, 3).run(videos=100, epochs=2)]
+    shared = {rank: list(BatchPlan(8, 3, processes, rank).run(100, 2)) for rank in range(processes)}
     passes = 8 // processes
     together = []
     for step in range(2 * (100 // 24)):
@@ -23,26 +23,26 @@ def test_groups_depend_on_the_experiment_alone(processes):
 
 
 def test_a_run_goes_on_where_it_was_left():
-    geometry = Geometry(4, 2, 2, 1)
-    whole = list(geometry.run(videos=41, epochs=3))
-    assert list(geometry.run(41, 3, done=7)) == whole[7 * geometry.passes :]
+    plan = BatchPlan(4, 2, 2, 1)
+    whole = list(plan.run(videos=41, epochs=3))
+    assert list(plan.run(41, 3, done=7)) == whole[7 * plan.passes :]
     assert len(whole) == 3 * (41 // 8) * 2
     assert {epoch for epoch, _ in whole} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_statistics_groups_are_shared_out_once(processes):
-    shares = [Geometry(6, 4, processes, rank).statistics(50, 200) for rank in range(processes)]
+    shares = [BatchPlan(6, 4, processes, rank).statistics(50, 200) for rank in range(processes)]
     positions = sorted(p for share in shares for group in share for p in group)
     assert positions == list(range(48))
     assert all(len(group) == 4 for share in shares for group in share)
-    assert len(Geometry(6, 4).statistics(50, 5)) == 5
+    assert len(BatchPlan(6, 4).statistics(50, 5)) == 5
 
 
 def test_synchronised_norms_take_the_whole_batch():
-    geometry = plan(BatchConfig(gpus=8, clips_per_gpu=4), "syncbn", 1, 0, videos=100)
-    assert geometry.passes == 1 and len(geometry.positions(0, 0)) == 32
-    pair = plan(BatchConfig(gpus=8, clips_per_gpu=4), "syncbn", 2, 1, videos=100)
+    plan = plan_batch(BatchConfig(gpus=8, clips_per_gpu=4), "syncbn", 1, 0, videos=100)
+    assert plan.passes == 1 and len(plan.positions(0, 0)) == 32
+    pair = plan_batch(BatchConfig(gpus=8, clips_per_gpu=4), "syncbn", 2, 1, videos=100)
     assert pair.passes == 1 and list(pair.positions(0, 1)) == list(range(16, 32))
 
 
@@ -56,7 +56,7 @@ def test_synchronised_norms_take_the_whole_batch():
 )
 def test_what_cannot_be_honoured_is_refused(norm, processes, videos, message):
     with pytest.raises(SnvideoError) as error:
-        plan(BatchConfig(gpus=8, clips_per_gpu=4), norm, processes, 0, videos)
+        plan_batch(BatchConfig(gpus=8, clips_per_gpu=4), norm, processes, 0, videos)
     assert message in str(error.value)
 
 
@@ -64,19 +64,19 @@ def test_what_cannot_be_honoured_is_refused(norm, processes, videos, message):
 def test_groups_share_passes(norm):
     """Same clips in the same order, in as few passes as divide the groups evenly."""
     batch = BatchConfig(gpus=8, clips_per_gpu=1, gpus_per_pass=6)
-    one_by_one = [p for _, positions in Geometry(8, 1).run(20, 2) for p in positions]
-    geometry = plan(batch, norm, 1, 0, videos=20)
-    assert geometry.passes == len(geometry.groups()) == 4
-    assert [p for _, positions in geometry.run(20, 2) for p in positions] == one_by_one
+    one_by_one = [p for _, positions in BatchPlan(8, 1).run(20, 2) for p in positions]
+    plan = plan_batch(batch, norm, 1, 0, videos=20)
+    assert plan.passes == len(plan.groups()) == 4
+    assert [p for _, positions in plan.run(20, 2) for p in positions] == one_by_one
     pair = BatchConfig(gpus=4, clips_per_gpu=2, gpus_per_pass=4)
-    second = plan(pair, norm, 2, 1, videos=20)
+    second = plan_batch(pair, norm, 2, 1, videos=20)
     assert list(second.run(20, 1)) == [(0, range(4, 8)), (0, range(12, 16))]
 
 
 def test_passes_for_statistics_hold_whole_groups_once_each():
-    shares = [Geometry(6, 4, 3, rank, groups_per_pass=2) for rank in range(3)]
+    shares = [BatchPlan(6, 4, 3, rank, groups_per_pass=2) for rank in range(3)]
     passes = [positions for share in shares for positions in share.statistics(50, 11)]
     assert all(len(positions) % 4 == 0 for positions in passes)
     assert sorted(p for positions in passes for p in positions) == list(range(44))
-    joint = [Geometry(3, 4, 3, rank, joint=True).statistics(50, 11) for rank in range(3)]
+    joint = [BatchPlan(3, 4, 3, rank, joint=True).statistics(50, 11) for rank in range(3)]
     assert [len(share) for share in joint] == [4, 4, 4]  # 12 parts are 4 joint groups of 48 clips
