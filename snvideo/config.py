@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from snvideo.engine.config import RENAMED, RunConfig
+from snvideo.engine.config import RENAMED, RunConfig, rename_keys
 from snvideo.errors import SnvideoError
 from snvideo.shipped_configs import find_config
 from snvideo.study.config import StudyConfig

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from snvideo.config import Config, load_config
-from snvideo.engine.config import differences
+from snvideo.engine.config import differences, read_stored
 from snvideo.engine.optim import learning_rate, lr_factor
 from snvideo.errors import SnvideoError
 from snvideo.models import BACKBONES
@@ -231,3 +231,26 @@ def test_copied_configs_mean_the_same(name, tmp_path):
     assert description(name)
     with pytest.raises(SnvideoError, match="exists: name another file"):
         copy_config(name, copy)
+
+
+OLD_KEYS = {"data": {"index": "i.csv", "limit": 7}, "speed": {"recompute": True}}
+
+
+def test_a_key_of_old_is_answered_with_its_new_name(tmp_path):
+    path = write(tmp_path / "old.yaml", output="o", **OLD_KEYS)
+    with pytest.raises(SnvideoError) as error:
+        load_config(path)
+    assert "'data.limit' is called 'data.timeout' now" in str(error.value)
+    assert "'speed.recompute' is called 'speed.activation_checkpointing' now" in str(error.value)
+    new = write(tmp_path / "new.yaml", output="o", data={"index": "i.csv"})
+    with pytest.raises(SnvideoError, match=r"'data\.limit' is called 'data\.timeout' now"):
+        load_config(new, ["data.limit=7"])
+
+
+def test_the_config_of_an_old_run_is_read_by_its_new_keys(tmp_path):
+    write(tmp_path / "config.yaml", output="o", **OLD_KEYS)
+    config = load_config(tmp_path, ["seed=3"])
+    assert config.data.timeout == 7 and config.speed.activation_checkpointing and config.seed == 3
+    assert read_stored(tmp_path / "config.yaml")["data"] == {"index": "i.csv", "timeout": 7}
+    with pytest.raises(SnvideoError, match=r"'data\.limit' is called"):
+        load_config(tmp_path, ["data.limit=7"])
