@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from snvideo.data.files import scan_videos
 from snvideo.data.index import COLUMNS, ClipIndex, IndexRow
-from snvideo.data.indexing.listing import scan
 from snvideo.data.indexing.probe import Check, probe_all
 
 CLASSES = 400
@@ -83,7 +83,7 @@ def load(rows: int) -> dict[str, Any]:
 
 def checks(videos: Path, repeats: int) -> list[dict[str, Any]]:
     """Files a second that one worker looks into, from the page cache."""
-    paths = [videos / name for name in scan(videos)]
+    paths = [videos / name for name in scan_videos(videos)]
     figures = []
     for check in get_args(Check):
         spent = []

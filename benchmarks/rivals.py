@@ -14,7 +14,7 @@ import numpy as np
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import SampleKey, TrainDataset
-from snvideo.data.decoding.decode import DecodeError
+from snvideo.data.decoding import DecodeError
 from snvideo.data.index import ClipIndex, Video
 
 OURS, OURS_DECORD, DECORD = "snvideo", "snvideo (decord)", "bare decord"

@@ -7,10 +7,11 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from snvideo.data.config import ClipConfig
+from snvideo.data.files import scan_videos
 from snvideo.data.index import ClipIndex, read_rows
-from snvideo.data.indexing.build import build
-from snvideo.data.indexing.listing import Listing, Row, scan
-from snvideo.data.preparing.prepare import prepare
+from snvideo.data.indexing.build import build_index
+from snvideo.data.indexing.sources import ListedVideo, Listing
+from snvideo.data.preparing.prepare import prepare_videos
 from snvideo.data.toy import make_toy_kinetics
 from snvideo.errors import SnvideoError
 
@@ -56,8 +57,10 @@ def index_videos(folder: Path, names: dict[str, str], out: Path) -> tuple[Videos
         names: path in the folder by the original's name.
         out: the index to write.
     """
-    listing = Listing([Row(path, 0, "train") for path in names.values()], ["any"], "a folder")
-    build(listing, folder, out, check="decode", workers=CORES)
+    listing = Listing(
+        [ListedVideo(path, 0, "train") for path in names.values()], ["any"], "a folder"
+    )
+    build_index(listing, folder, out, check="decode", workers=CORES)
     index, useless = ClipIndex.load(out, "train"), {}
     for name, row in zip(names, read_rows(out), strict=True):
         if row.status != "ok":
@@ -68,7 +71,7 @@ def index_videos(folder: Path, names: dict[str, str], out: Path) -> tuple[Videos
 
 def same_videos(names: Iterable[str], folder: Path) -> dict[str, str]:
     """The file of a folder for each name, whatever its extension."""
-    files = {PurePosixPath(file).with_suffix(""): file for file in scan(folder)}
+    files = {PurePosixPath(file).with_suffix(""): file for file in scan_videos(folder)}
     found = {}
     for path in map(PurePosixPath, names):
         # Under its whole name if two differ by their extensions alone.
@@ -82,11 +85,11 @@ def collect(
     folder: Path, prepared: Path | None, scratch: Path
 ) -> tuple[dict[str, Videos], dict[str, str]]:
     """Index the videos as they are and prepared; also why some are left out."""
-    names = {name: name for name in scan(folder)}
+    names = {name: name for name in scan_videos(folder)}
     originals, left_out = index_videos(folder, names, scratch / "originals.csv")
     if prepared is None:
         prepared = scratch / "prepared"
-        prepare(originals.path, prepared, workers=CORES)
+        prepare_videos(originals.path, prepared, workers=CORES)
     twins = same_videos(originals.rows, prepared)
     others, useless = index_videos(prepared, twins, scratch / "prepared.csv")
     left_out |= {name: f"{PREPARED}: {why}" for name, why in useless.items()}

@@ -31,8 +31,8 @@ from videos import clip_config, find, index_videos, too_short
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import EvalDataset, VideoViews, cut
-from snvideo.data.decoding.decode import decode
-from snvideo.data.indexing.listing import scan
+from snvideo.data.decoding import decode_frames
+from snvideo.data.files import scan_videos
 from snvideo.errors import SnvideoError
 
 ONCE, SENT = "one decode", "one decode, until sent"
@@ -68,7 +68,7 @@ def ways(videos: EvalDataset, number: int) -> dict[str, Way]:
     def by_view() -> Tensor:
         found = []
         for clip, side in product(clips, sides):
-            frames = decode(video, clip, decoder)
+            frames = decode_frames(video, clip, decoder)
             crops = sampling.even_crops(*frames.shape[1:3], view)
             found.append(cut(frames, crops[side], view.crop))
         return torch.stack(found)
@@ -76,7 +76,7 @@ def ways(videos: EvalDataset, number: int) -> dict[str, Way]:
     def by_clip() -> Tensor:
         found = []
         for clip in clips:
-            frames = decode(video, clip, decoder)
+            frames = decode_frames(video, clip, decoder)
             crops = sampling.even_crops(*frames.shape[1:3], view)
             found += [cut(frames, crop, view.crop) for crop in crops]
         return torch.stack(found)
@@ -185,7 +185,7 @@ def main(
     with TemporaryDirectory() as scratch:
         typer.echo("indexing ...", err=True)
         folder = find(folder, Path(scratch))
-        names = {name: name for name in scan(folder)}
+        names = {name: name for name in scan_videos(folder)}
         videos, left_out = index_videos(folder, names, Path(scratch) / "index.csv")
         left_out |= too_short({"": videos}, kind)
         for decoder, (name, number) in product(decoders(), videos.rows.items()):

@@ -32,11 +32,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _make_toy(folder: Path) -> None:
     from snvideo.data.indexing import sources
-    from snvideo.data.indexing.build import build
+    from snvideo.data.indexing.build import build_index
 
     make_toy_kinetics(folder, train=48, val=16, difficulty="easy", seed=0, workers=2)
     listing = sources.kinetics([folder / "train.csv", folder / "val.csv"], folder)
-    build(listing, folder, folder / "index.csv", workers=2)
+    build_index(listing, folder, folder / "index.csv", workers=2)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
-    from snvideo.data.indexing.listing import Listing
+    from snvideo.data.indexing.sources import Listing
 
 
 class _Index(TyperGroup):
@@ -134,7 +134,7 @@ def report(
 
 
 def _names(labels: Path | None) -> list[str] | None:
-    from snvideo.data.indexing.listing import read_labels
+    from snvideo.data.indexing.sources import read_labels
 
     return None if labels is None else read_labels(labels)
 
@@ -147,18 +147,18 @@ def _build(
     workers: int,
     timeout: float,
 ) -> None:
-    from snvideo.data.indexing.build import build
+    from snvideo.data.indexing.build import build_index
     from snvideo.report.console import console, new_table, progress
 
     total = len(listing.rows)
     with progress() as show:
-        summary = build(
+        summary = build_index(
             listing,
             videos,
             out,
             check=check,
             workers=min(workers, total or 1),
-            limit=timeout,
+            timeout=timeout,
             progress=lambda done: show(check, done, total),
         )
     table = new_table("split", "ok", "missing", "broken")

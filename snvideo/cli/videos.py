@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from snvideo.data.preparing.comparison import Comparison
-    from snvideo.data.preparing.prepare import Prepared
+    from snvideo.data.preparing.prepare import PrepareSummary
 
 Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"]
 
@@ -52,26 +52,26 @@ def prepare(
 
     from snvideo.data.preparing import comparison
     from snvideo.data.preparing import prepare as preparing
-    from snvideo.data.preparing.reencode import Settings
+    from snvideo.data.preparing.reencode import EncoderSettings
     from snvideo.report.console import progress
 
     begun = time.monotonic()
-    settings = Settings(short_side, keyframes, crf, preset)
+    settings = EncoderSettings(short_side, keyframes, crf, preset)
     with progress() as show:
-        prepared = preparing.prepare(
-            index, out, settings, workers=workers, limit=timeout, progress=show
+        prepared = preparing.prepare_videos(
+            index, out, settings, workers=workers, timeout=timeout, progress=show
         )
-        chosen = comparison.spread_evenly(prepared, index, sample)
+        chosen = comparison.sample_pairs(prepared, index, sample)
         done = count(1)
-        compared = comparison.compare(
+        compared = comparison.compare_videos(
             chosen,
-            preparing.root_of(index),
+            preparing.video_root(index),
             out,
             short_side,
-            limit=timeout,
+            timeout=timeout,
             progress=lambda: show("compare", next(done), len(chosen)),
         )
-    preparing.record(prepared, compared and asdict(compared))
+    preparing.write_record(prepared, compared and asdict(compared))
     _report(prepared, compared, time.monotonic() - begun)
 
 
@@ -110,7 +110,7 @@ def toy(
     )
 
 
-def _report(prepared: Prepared, compared: Comparison | None, seconds: float) -> None:
+def _report(prepared: PrepareSummary, compared: Comparison | None, seconds: float) -> None:
     from rich.filesize import decimal
 
     from snvideo.report.console import console, new_table

@@ -23,7 +23,7 @@ from snvideo.data.augmentation import (
     sample_augmentation,
 )
 from snvideo.data.config import DataConfig
-from snvideo.data.decoding.decode import DecodeError, decode
+from snvideo.data.decoding import DecodeError, decode_frames
 from snvideo.data.index import ClipIndex, Video
 from snvideo.data.quarantine import Quarantine
 from snvideo.errors import SnvideoError
@@ -201,7 +201,7 @@ class VideoDataset(Dataset[T], ABC, Generic[T]):
         reason = dict(key.failed).get(attempt) or self.quarantine.closed.get(video.name)
         if reason is not None:
             raise DecodeError(reason)
-        return decode(video, numbers, self.config.decoder)
+        return decode_frames(video, numbers, self.config.decoder)
 
 
 class TrainDataset(VideoDataset[TrainSample]):

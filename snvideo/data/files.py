@@ -1,6 +1,4 @@
-"""Video files that a user means: files, folders and patterns, as they are typed."""
-
-from __future__ import annotations
+"""Video files named by files, folders and patterns."""
 
 import glob
 import logging
@@ -8,15 +6,54 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from snvideo.data.indexing.listing import scan
 from snvideo.errors import SnvideoError
 from snvideo.text import shorten
 
 log = logging.getLogger(__name__)
 
+# fmt: off
+EXTENSIONS = (
+    ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp",
+)
+# fmt: on
+
+
+def scan_videos(folder: Path) -> list[str]:
+    """All video files below a folder, by extension: POSIX paths relative to it, sorted.
+
+    Links are followed; hidden files and folders are not looked at.
+
+    Raises:
+        SnvideoError: if a folder cannot be read, or there is no video.
+    """
+
+    def fail(error: OSError) -> None:
+        raise SnvideoError(f"videos {error.filename}: {error.strerror}") from None
+
+    found: list[str] = []
+    for here, subfolders, names in os.walk(folder, onerror=fail, followlinks=True):
+        inside = Path(here).relative_to(folder)
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not name.startswith(".") and not _is_circular(Path(here, name))
+        )
+        found += [
+            (inside / name).as_posix()
+            for name in names
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        ]
+    if not found:
+        raise SnvideoError(f"videos {folder}: no video file in it: give the folder of the videos")
+    return sorted(found)
+
+
+def _is_circular(folder: Path) -> bool:
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
 
 def find_videos(arguments: Sequence[str]) -> list[Path]:
-    """The files that arguments name, in their order, each file once.
+    """Files that arguments name, in their order, each file once.
 
     Args:
         arguments: of files, which are taken whatever they are called and whatever is in them;
@@ -29,7 +66,7 @@ def find_videos(arguments: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for argument in arguments:
         if os.path.isdir(argument):  # noqa: PTH112 - which takes any name, however long
-            inside = [Path(argument, name) for name in scan(Path(argument))]
+            inside = [Path(argument, name) for name in scan_videos(Path(argument))]
         elif os.path.lexists(argument):  # a dangling link is named, with its reason, like a file
             found.append(Path(argument))
             continue
@@ -37,10 +74,10 @@ def find_videos(arguments: Sequence[str]) -> list[Path]:
             inside = _matching(argument)
         log.info("%s: %d video%s", shorten(argument, 200), len(inside), "s" * (len(inside) != 1))
         found += inside
-    return unique(found)
+    return unique_files(found)
 
 
-def unique(videos: Iterable[Path]) -> list[Path]:
+def unique_files(videos: Iterable[Path]) -> list[Path]:
     """Paths without those that name a file again, by another way to its folder."""
     first: dict[str, Path] = {}
     for video in videos:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig
-from snvideo.data.files import unique
+from snvideo.data.files import unique_files
 from snvideo.engine.predictor import Prediction, Predictor
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import load_model
@@ -70,7 +70,7 @@ def predict(
     predictor = Predictor(
         network, config, batch=batch, top=top, device=chosen, keep_frames=keep_frames
     )
-    files = unique(videos)
+    files = unique_files(videos)
     for begin in range(0, len(files), _PROBED_AT_ONCE):
         yield from predictor.predict(files[begin : begin + _PROBED_AT_ONCE])
 

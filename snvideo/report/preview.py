@@ -9,7 +9,7 @@ from snvideo.data import sampling
 from snvideo.data.augmentation import augment, mix, to_input
 from snvideo.data.config import MEAN, STD
 from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, TrainSample
-from snvideo.data.decoding.decode import DecodeError, decode
+from snvideo.data.decoding import DecodeError, decode_frames
 from snvideo.data.index import ClipIndex
 from snvideo.engine.config import RunConfig
 from snvideo.errors import SnvideoError
@@ -79,7 +79,7 @@ def test_views_png(config: RunConfig, number: int = 0) -> bytes:
         raise SnvideoError(f"{video.path}: {sample.unreadable[0][1]}: choose another with --video")
     numbers = videos.numbers(video)
     try:
-        (frame,) = decode(video, numbers[len(numbers) // 2, :1], config.data.decoder)
+        (frame,) = decode_frames(video, numbers[len(numbers) // 2, :1], config.data.decoder)
     except DecodeError as error:
         raise SnvideoError(f"{video.path}: {error}: choose another with --video") from None
     crops = sampling.even_crops(*frame.shape[:2], videos.view)

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from snvideo.data import dataset
-from snvideo.data.decoding.decode import DecodeError
-from snvideo.data.decoding.decode import decode as real_decode
+from snvideo.data.decoding import DecodeError
+from snvideo.data.decoding import decode_frames as real_decode
 
 
 def sabotage(fates: dict[str, str], folder: Path) -> None:
@@ -19,7 +19,7 @@ def sabotage(fates: dict[str, str], folder: Path) -> None:
         folder: where it is noted what has happened once already.
     """
 
-    def decode(video, numbers, decoder="pyav"):
+    def decode_frames(video, numbers, decoder="pyav"):
         fate = fates.get(video.name)
         if fate == "hang":  # in native code, and with the interpreter's lock held
             ctypes.PyDLL(None).sleep(600)
@@ -42,7 +42,7 @@ def sabotage(fates: dict[str, str], folder: Path) -> None:
             video = video._replace(path=folder / "vanished.mp4")
         return real_decode(video, numbers, decoder)
 
-    dataset.decode = decode
+    dataset.decode_frames = decode_frames
 
 
 class Sabotaged(dataset.TrainDataset):
@@ -53,9 +53,9 @@ class Sabotaged(dataset.TrainDataset):
         self.fates, self.folder = fates, folder
 
     def steps(self, key):
-        before = dataset.decode
+        before = dataset.decode_frames
         sabotage(self.fates, self.folder)
         try:
             yield from super().steps(key)
         finally:
-            dataset.decode = before
+            dataset.decode_frames = before

@@ -11,7 +11,7 @@ from snvideo.data import loader, sampling
 from snvideo.data.augmentation import to_input
 from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig, TrainViewConfig
 from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, cut
-from snvideo.data.decoding.decode import decode
+from snvideo.data.decoding import decode_frames
 from snvideo.data.index import ClipIndex
 from snvideo.engine.batch_plan import BatchPlan
 from snvideo.errors import SnvideoError
@@ -133,7 +133,9 @@ def test_views_of_a_video_come_from_one_decode(toy, config):
     assert len(views.frames) == len(views.clips.unique()) <= 12
     latest = sampling.last_start(config.clip, video.fps, video.frames)
     for clip, start in enumerate(sampling.even_starts(3, latest)):
-        frames = decode(video, sampling.clip_frames(config.clip, video.fps, video.frames, start))
+        frames = decode_frames(
+            video, sampling.clip_frames(config.clip, video.fps, video.frames, start)
+        )
         for number, crop in enumerate(sampling.even_crops(*frames.shape[1:3], config.test)):
             view = together[3 * clip + number].int()
             # Resized with its surroundings, so crops lie on whole pixels of the result.

@@ -130,7 +130,7 @@ def test_odd_files_cost_themselves_alone(toy, tmp_path, weights, monkeypatch):
     write_video(tmp_path / "rotated.mp4", rotation=90)
     given = sorted(path for path in tmp_path.iterdir())
     fates = {str(tmp_path / "short.mp4"): "hang", str(tmp_path / "one.mp4"): "raise"}
-    monkeypatch.setattr(dataset, "decode", dataset.decode)  # put back afterwards
+    monkeypatch.setattr(dataset, "decode_frames", dataset.decode_frames)  # put back afterwards
     sabotage(fates, tmp_path)
 
     answers = list(predict([*given, good], weights, timeout=2, **QUICK))

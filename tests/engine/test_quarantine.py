@@ -40,7 +40,7 @@ def harmless(toy, tmp_path_factory) -> Path:
     """The run that all must come to: in one process, of videos that simply cannot be read."""
     folder = tmp_path_factory.mktemp("harmless") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "decode", dataset.decode)  # put back afterwards
+        patch.setattr(dataset, "decode_frames", dataset.decode_frames)  # put back afterwards
         sabotage(dict.fromkeys(fates_of(toy), "raise"), folder.parent)
         results = train(run_config(toy, folder, *options()).run())
     assert results.quarantined_videos == 3
@@ -64,7 +64,7 @@ def check(run: Path, toy: Path, harmless: Path) -> None:
 
 
 def test_alone(toy, tmp_path, harmless, monkeypatch):
-    monkeypatch.setattr(dataset, "decode", dataset.decode)  # put back afterwards
+    monkeypatch.setattr(dataset, "decode_frames", dataset.decode_frames)  # put back afterwards
     sabotage(fates_of(toy), tmp_path)
     config = run_config(toy, tmp_path / "run", *options("data.workers=2")).run()
     train(config)

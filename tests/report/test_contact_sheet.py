@@ -13,7 +13,7 @@ from snvideo.data import sampling
 from snvideo.data.augmentation import to_input
 from snvideo.data.config import ClipConfig
 from snvideo.data.dataset import cut
-from snvideo.data.decoding.decode import decode
+from snvideo.data.decoding import decode_frames
 from snvideo.data.index import Video
 from snvideo.report.contact_sheet import train_sheet, view_sheet
 from tests.data.videos import frame_number, write_video
@@ -225,7 +225,7 @@ def test_frames_of_a_decoded_video_are_those_that_are_named(tmp_path):
     video = VIDEO._replace(path=path, frames=40, decoder="pyav")
     numbers = sampling.clip_frames(ClipConfig(frames=6, stride=7), video.fps, video.frames, 2.0)
     assert numbers.tolist() == [2, 9, 16, 23, 30, 37]
-    clip = cut(decode(video, numbers), sampling.Crop(0, 16, 64), 32)[None]
+    clip = cut(decode_frames(video, numbers), sampling.Crop(0, 16, 64), 32)[None]
     sheet = train(clip, frames=[numbers])
     line = sheet[sheet.shape[0] // 2, 256:-20]  # through the row of frames
     tiles = [frame_number(line[80 + 166 * k : 90 + 166 * k]) for k in range(6)]

@@ -1,4 +1,4 @@
-"""Frames by number with PyAV, decoding no picture that nobody asked for."""
+"""Decoding of frames by number with PyAV, leaving out what nobody asked for."""
 
 from __future__ import annotations
 
@@ -28,29 +28,35 @@ def open_video(path: Path) -> InputContainer:
 
 
 def is_shown(frame: VideoFrame) -> bool:
-    """Whether a decoded frame is one to be seen: an edit list hides those before time 0."""
+    """False for frames before time 0, which an edit list hides."""
     return frame.pts is None or frame.pts >= 0
 
 
-def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """Shown frames of a video, from one pass over its packets.
+def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
+    """Decode shown frames of a video in one pass over its packets.
 
     Args:
         video: a row of the index. If it is `seekable`, only groups of pictures that hold wanted
-            frames are decoded, and of these no picture that neither is wanted nor has others
+            frames are decoded, and of these no frame that neither is wanted nor has others
             depend on it; otherwise all frames up to the last one wanted.
         wanted: frame numbers, ascending, int64.
 
     Returns:
-        pictures uint8 (H, W, 3), as many of the first ones as there are, as they are stored (not
-        turned); and how many shown frames were counted on the way to the last of them.
+        uint8 RGB (frames, H, W, 3), upright, as many of the first ones as there are; and how many
+        shown frames were counted on the way to the last of them.
     """
     if video.seekable:
         try:
-            return list(_from_key_frames(video, wanted)), 0
+            frames, counted = list(_from_key_frames(video, wanted)), 0
         except (_NotAsIndexed, FFmpegError):
-            pass  # damaged or replaced since it was indexed: counting frames needs no trust
-    return _from_start(video, wanted)
+            # damaged or replaced since it was indexed: counting frames needs no trust
+            frames, counted = _from_start(video, wanted)
+    else:
+        frames, counted = _from_start(video, wanted)
+    if not frames:
+        return np.empty((0, 0, 0, 3), np.uint8), counted
+    upright = np.rot90(np.stack(frames), k=video.rotation // 90, axes=(1, 2))
+    return np.ascontiguousarray(upright), counted  # torch takes no array that runs backwards
 
 
 def _stream(container: InputContainer) -> VideoStream:
@@ -60,18 +66,19 @@ def _stream(container: InputContainer) -> VideoStream:
 
 
 def _from_start(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int]:
-    pictures, number = [], -1
+    frames: list[np.ndarray] = []
+    number = -1
     with open_video(video.path) as container:
         # Frames are counted, not found by their times: those of AVI files are not monotonic.
         for frame in container.decode(_stream(container)):
             if not is_shown(frame):
                 continue
             number += 1
-            if number == wanted[len(pictures)]:
-                pictures.append(frame.to_ndarray(format="rgb24"))
-                if len(pictures) == len(wanted):
+            if number == wanted[len(frames)]:
+                frames.append(frame.to_ndarray(format="rgb24"))
+                if len(frames) == len(wanted):
                     break
-    return pictures, number + 1
+    return frames, number + 1
 
 
 class _NotAsIndexed(Exception):
@@ -79,7 +86,7 @@ class _NotAsIndexed(Exception):
 
 
 def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """The pictures asked for, found by their packets' times."""
+    """Frames found by their packets' times."""
     first, latest = 0, -1  # number of the group's first shown frame; latest time before the group
     with open_video(video.path) as container:
         stream = _stream(container)
@@ -94,7 +101,7 @@ def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
             here = here[: np.searchsorted(here, len(shown))]
             first += len(shown)
             if len(here):
-                yield from _pictures(stream, group, [shown[number] for number in here])
+                yield from _decode_group(stream, group, [shown[number] for number in here])
             if first > wanted[-1]:
                 return
     raise _NotAsIndexed  # it ends early
@@ -116,23 +123,25 @@ def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[Pac
         yield group
 
 
-def _pictures(stream: VideoStream, group: list[Packet], times: Sequence[int]) -> list[np.ndarray]:
-    """Pictures of a group of packets at certain times."""
+def _decode_group(
+    stream: VideoStream, group: list[Packet], times: Sequence[int]
+) -> list[np.ndarray]:
+    """Frames of a group of packets at certain times."""
     decoder = stream.codec_context
-    pictures: dict[int, np.ndarray] = {}
+    found: dict[int, np.ndarray] = {}
     last = max(number for number, packet in enumerate(group) if packet.pts in times)
 
-    def frames() -> Iterator[VideoFrame]:
+    def decoded() -> Iterator[VideoFrame]:
         for packet in group[: last + 1]:
-            # What no other picture refers to is not decoded unless it is wanted itself.
+            # What no other frame refers to is not decoded unless it is wanted itself.
             decoder.skip_frame = "DEFAULT" if packet.pts in times else "NONREF"
             yield from decoder.decode(packet)
-        yield from decoder.decode(None)  # what it holds back to put in order
+        yield from decoder.decode(None)  # frames held back for reordering
 
-    for frame in frames():
+    for frame in decoded():
         if frame.pts in times:
-            pictures[frame.pts] = frame.to_ndarray(format="rgb24")
+            found[frame.pts] = frame.to_ndarray(format="rgb24")
     decoder.flush_buffers()
-    if len(pictures) < len(times):
+    if len(found) < len(times):
         raise _NotAsIndexed
-    return [pictures[time] for time in times]
+    return [found[time] for time in times]

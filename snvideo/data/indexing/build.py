@@ -1,4 +1,4 @@
-"""Building a clip index: what the sources list, joined with what the files really hold."""
+"""Building of a clip index: a source's listing joined with probes of its files."""
 
 import csv
 import hashlib
@@ -7,43 +7,53 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from snvideo.atomic import write_atomic
 from snvideo.data.index import COLUMNS, STATUSES, IndexRow, read_rows
-from snvideo.data.indexing.listing import Listing
 from snvideo.data.indexing.probe import Check, index_row, probe_all
+from snvideo.data.indexing.sources import Listing
 from snvideo.errors import SnvideoError
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What an index holds, counted."""
+@dataclass
+class BuildSummary:
+    """Counts of an index's rows."""
 
-    counts: dict[str, dict[str, int]]
-    """Split -> status -> videos."""
-    reasons: dict[str, dict[str, int]]
-    """Status -> reason -> videos, the commonest first. An `ok` video's reason is a remark."""
     skipped: dict[str, int]
     """Why entries of the source gave no row -> how many."""
+    rows: int = 0
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Split -> status -> videos."""
+    reasons: dict[str, Counter[str]] = field(
+        default_factory=lambda: {status: Counter() for status in STATUSES}
+    )
+    """Status -> reason -> videos, the commonest first. An `ok` video's reason is a remark."""
+
+    def add(self, row: IndexRow) -> None:
+        """Count a row."""
+        self.rows += 1
+        self.counts.setdefault(row.split, dict.fromkeys(STATUSES, 0))[row.status] += 1
+        if row.reason:
+            self.reasons[row.status][row.reason] += 1
 
     def total(self, status: str) -> int:
         """Videos of a status, in all splits."""
         return sum(counts[status] for counts in self.counts.values())
 
 
-def build(
+def build_index(
     listing: Listing,
     videos: Path,
     out: Path,
     *,
     check: Check = "packets",
     workers: int = 1,
-    limit: float = 120.0,
+    timeout: float = 120.0,
     progress: Callable[[int], None] | None = None,
-) -> Summary:
-    """Probes the files of a listing and writes their index, `out` and the JSON file beside it.
+) -> BuildSummary:
+    """Probe the files of a listing and write their index, `out` and the JSON file beside it.
 
     A build that is interrupted goes on from there when it is called again with the same listing
     and check; until all is done, the rows lie in a hidden file beside `out`.
@@ -55,46 +65,46 @@ def build(
         out: the CSV file; its folder is made if need be. Both files appear whole or not at all.
         check: `header`, `packets` or `decode`, see `snvideo.data.indexing.probe.stages`.
         workers: processes that probe.
-        limit: seconds after which a file that gives no answer counts as broken.
+        timeout: seconds after which a file that gives no answer counts as broken.
         progress: called with the number of videos done, at the start and after each one.
 
     Raises:
         SnvideoError: if no video is usable, or the index cannot be written.
+
+    Example:
+        >>> from snvideo.data.indexing import sources
+        >>> listing = sources.folders(videos)
+        >>> build_index(listing, videos, videos / "index.csv").total("ok") > 0
+        True
     """
     if out.suffix != ".csv":
         raise SnvideoError(f"index {out}: call it something.csv")
-    tally, part = None, _part_of(out, listing, videos, check)
+    summary, part = None, _partial_path(out, listing, videos, check)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        tally = _taken_up(part, listing)
-        done = tally.rows
+        summary = _resume(part, listing)
+        done = summary.rows
         left = listing.rows[done:]
         report = progress or (lambda number: None)
         report(done)
         paths = (videos / row.path for row in left)
         with (
             part.open("a", newline="", encoding="utf-8", errors="surrogateescape") as table,
-            closing(probe_all(paths, check, workers, limit)) as probes,
+            closing(probe_all(paths, check, workers, timeout)) as probes,
         ):
             writer = csv.writer(table, lineterminator="\n")
             if not done:
                 writer.writerow(COLUMNS)
             for number, (row, found) in enumerate(zip(left, probes, strict=True), done + 1):
-                entry = index_row(
-                    found,
-                    row.path,
-                    label=row.label,
-                    label_name=listing.labels[row.label],
-                    split=row.split,
-                    start=row.start,
-                    end=row.end,
-                    note=row.note,
-                )
+                label_name = listing.labels[row.label]
+                entry = index_row(found, **row._asdict(), label_name=label_name)
                 writer.writerow(entry)
                 table.flush()
-                tally.add(entry)
+                summary.add(entry)
                 report(number)
-        summary = tally.summary()
+        summary.reasons = {
+            status: Counter(dict(found.most_common())) for status, found in summary.reasons.items()
+        }
         if not summary.total("ok"):
             raise SnvideoError(_why_useless(summary, videos))
         facts = {
@@ -110,39 +120,13 @@ def build(
     except OSError as error:
         raise SnvideoError(f"index {out}: cannot be written: {error.strerror}") from None
     finally:
-        if tally is not None and tally.rows == len(listing.rows):
+        if summary is not None and summary.rows == len(listing.rows):
             part.unlink(missing_ok=True)
     return summary
 
 
-class _Tally:
-    """What is in the rows so far."""
-
-    def __init__(self, skipped: dict[str, int]) -> None:
-        self.rows = 0
-        self._counts: dict[str, Counter[str]] = {}
-        self._reasons: dict[str, Counter[str]] = {status: Counter() for status in STATUSES}
-        self._skipped = skipped
-
-    def add(self, row: IndexRow) -> None:
-        self.rows += 1
-        self._counts.setdefault(row.split, Counter())[row.status] += 1
-        if row.reason:
-            self._reasons[row.status][row.reason] += 1
-
-    def summary(self) -> Summary:
-        return Summary(
-            {
-                split: {name: found[name] for name in STATUSES}
-                for split, found in self._counts.items()
-            },
-            {status: dict(found.most_common()) for status, found in self._reasons.items()},
-            self._skipped,
-        )
-
-
-def _part_of(out: Path, listing: Listing, videos: Path, check: Check) -> Path:
-    """Where an index lies while it is being built; another one for other rows or another check."""
+def _partial_path(out: Path, listing: Listing, videos: Path, check: Check) -> Path:
+    """Path of an index that is being built; another one for other rows or another check."""
     digest = hashlib.sha256(
         f"{videos.absolute()}\0{check}\0{listing.labels}".encode("utf-8", "surrogateescape")
     )
@@ -151,11 +135,11 @@ def _part_of(out: Path, listing: Listing, videos: Path, check: Check) -> Path:
     return out.with_name(f".{out.name}.{digest.hexdigest()[:12]}.part")
 
 
-def _taken_up(part: Path, listing: Listing) -> _Tally:
-    """The rows that an interrupted build has left whole, counted."""
-    tally = _Tally(listing.skipped)
+def _resume(part: Path, listing: Listing) -> BuildSummary:
+    """Counts of the rows that an interrupted build has left whole."""
+    summary = BuildSummary(listing.skipped)
     if not part.exists():
-        return tally
+        return summary
     with part.open("r+b") as file:  # the last row may have been cut off
         text = file.read()
         file.truncate(text.rfind(b"\n") + 1)
@@ -163,11 +147,11 @@ def _taken_up(part: Path, listing: Listing) -> _Tally:
         for row, listed in zip(read_rows(part), listing.rows, strict=False):
             if row.path != listed.path:
                 raise SnvideoError(f"{part}: of other videos")
-            tally.add(row)
+            summary.add(row)
     except SnvideoError:  # as good as none
         part.unlink()
-        return _Tally(listing.skipped)
-    return tally
+        return BuildSummary(listing.skipped)
+    return summary
 
 
 def _portable(root: Path, folder: Path) -> str:
@@ -176,7 +160,7 @@ def _portable(root: Path, folder: Path) -> str:
     return (root.relative_to(folder) if root.is_relative_to(folder) else root).as_posix()
 
 
-def _why_useless(summary: Summary, videos: Path) -> str:
+def _why_useless(summary: BuildSummary, videos: Path) -> str:
     found = [
         f"{number} {status}: {reason}"
         for status, reasons in summary.reasons.items()

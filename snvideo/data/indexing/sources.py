@@ -1,26 +1,76 @@
-"""Where an index's rows come from: annotation files, class folders, lists of paths and labels."""
+"""Sources of an index's rows: annotation files, class folders, lists of paths and labels."""
 
 import csv
 import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from snvideo.data.indexing.listing import (
-    SPLITS,
-    Ids,
-    Listing,
-    Row,
-    note_repeats,
-    plain,
-    read_text,
-    scan,
-    split_name,
-)
+from snvideo.data.files import scan_videos
 from snvideo.errors import SnvideoError
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validate": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Usual names of splits -> the names that an index has."""
+
+
+class ListedVideo(NamedTuple):
+    """A video that a source lists, be the file there or not."""
+
+    path: str
+    """POSIX, relative to the video folder; absolute if outside it."""
+    label: int
+    split: str
+    start: float | None = None
+    """Seconds into the source video, where it was cut out."""
+    end: float | None = None
+    note: str = ""
+    """Remark for the column `reason`."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Videos and labels that a source lists."""
+
+    rows: list[ListedVideo]
+    labels: list[str]
+    """Names in the order of their ids."""
+    source: str
+    """Description of the source."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Why entries gave no row -> number of entries."""
+
+
+def read_labels(path: Path) -> list[str]:
+    """Label names from a file with one name a line, in the order of their ids.
+
+    Raises:
+        SnvideoError: if the file cannot be read, or a name is empty or comes twice.
+    """
+    names = [line.strip() for line in _read_text(path).rstrip().splitlines()]
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise SnvideoError(f"labels {path} line {number}: empty: give one label name a line")
+        if name in names[: number - 1]:
+            raise SnvideoError(f"labels {path} line {number}: {name!r} comes twice")
+    if not names:
+        raise SnvideoError(f"labels {path}: no names: give one label name a line")
+    return names
+
+
+# Kinetics ---------------------------------------------------------------------------------------
 
 
 def kinetics(csvs: Sequence[Path], videos: Path, labels: Sequence[str] | None = None) -> Listing:
@@ -40,31 +90,30 @@ def kinetics(csvs: Sequence[Path], videos: Path, labels: Sequence[str] | None = 
         SnvideoError: if a file or folder cannot be read, or a row makes no sense.
     """
     files: dict[str, list[str]] = {}
-    for path in scan(videos):
+    for path in scan_videos(videos):
         files.setdefault(PurePosixPath(path).stem, []).append(path)
-    entries: list[tuple[str, _Clip]] = []
+    entries = [entry for file in csvs for entry in _kinetics_entries(file)]
     skipped = Counter[str]()
-    for file in csvs:
-        for where, clip in _clips(file):
-            if clip.label:
-                entries.append((where, clip))
-            else:
-                skipped["without a label"] += 1
-    ids = Ids({clip.label for _, clip in entries}, labels)
-    rows = (
-        Row(clip.find(files), ids(clip.label, where), clip.split, clip.start, clip.end)
-        for where, clip in entries
+    if unlabelled := sum(not clip.label for _, clip in entries):
+        skipped["without a label"] = unlabelled
+    entries = [(where, clip) for where, clip in entries if clip.label]
+    ids = _LabelIds({clip.label for _, clip in entries}, labels)
+    rows = _note_repeats(
+        (
+            ListedVideo(clip.find(files), ids(clip.label, where), clip.split, clip.start, clip.end)
+            for where, clip in entries
+        ),
+        skipped,
+        key=lambda path: PurePosixPath(path).stem,
     )
-    rows = note_repeats(rows, skipped, key=lambda path: PurePosixPath(path).stem)
     listed = {row.path for row in rows}
-    unlisted = sum(path not in listed for paths in files.values() for path in paths)
-    if unlisted:
+    if unlisted := sum(path not in listed for paths in files.values() for path in paths):
         skipped["files that no row names"] = unlisted
     source = f"kinetics {' '.join(file.name for file in csvs)}"
     return Listing(rows, ids.names, source, dict(skipped))
 
 
-class _Clip(NamedTuple):
+class _KineticsClip(NamedTuple):
     label: str
     youtube_id: str
     start: float
@@ -81,18 +130,21 @@ class _Clip(NamedTuple):
     def _fit(self, path: str) -> int:
         folders = PurePosixPath(path).parts[:-1]
         splits = [SPLITS.get(folder.lower()) for folder in folders]
-        return 2 * (self.split in splits) + (plain(self.label) in map(plain, folders))
+        label = _as_in_folders(self.label)
+        return 2 * (self.split in splits) + (label in map(_as_in_folders, folders))
 
 
-def _clips(path: Path) -> Iterator[tuple[str, _Clip]]:
+def _kinetics_entries(path: Path) -> Iterator[tuple[str, _KineticsClip]]:
     """Rows of an annotation file, each with its place for error messages."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
     missing = {"youtube_id", "time_start", "time_end"} - set(reader.fieldnames or ())
     if missing:
         raise SnvideoError(
             f"annotations {path} line 1: no column {', '.join(sorted(missing))}: expected "
             "label,youtube_id,time_start,time_end,split"
         )
+    words = re.split("[^a-z]+", path.stem.lower())  # as in kinetics400_val.csv
+    split = next((word for word in words if word in SPLITS), path.stem)
     for row in reader:
         where = f"annotations {path} line {reader.line_num}"
         try:
@@ -102,15 +154,11 @@ def _clips(path: Path) -> Iterator[tuple[str, _Clip]]:
             raise SnvideoError(
                 f"{where}: times {row['time_start']!r} to {row['time_end']!r}: expected seconds"
             ) from None
-        split = split_name(row.get("split") or _split_of(path))
-        label = (row.get("label") or "").strip()
-        yield where, _Clip(label, row["youtube_id"].strip(), start, end, split)
+        label, split_here = (row.get("label") or "").strip(), _split_name(row.get("split") or split)
+        yield where, _KineticsClip(label, row["youtube_id"].strip(), start, end, split_here)
 
 
-def _split_of(path: Path) -> str:
-    """The split that a file's name tells, as in kinetics400_val.csv; else the name."""
-    words = re.split("[^a-z]+", path.stem.lower())
-    return next((word for word in words if word in SPLITS), path.stem)
+# Class folders ----------------------------------------------------------------------------------
 
 
 def folders(
@@ -124,7 +172,7 @@ def folders(
     Args:
         videos: its subfolders are splits if all are called train, val, test or the like (those
             without a video do not count); else they are classes.
-        split: what class folders without split folders are.
+        split: of class folders without split folders.
         val_fraction: part (0 to 1) of these that becomes the split `val` instead. Each file's
             path alone decides, so that new files move no others.
         labels: names in the order of their ids; by default all class folders, sorted.
@@ -134,7 +182,7 @@ def folders(
             is not in `labels`.
     """
     skipped = Counter[str]()
-    paths = [PurePosixPath(path) for path in scan(videos)]
+    paths = [PurePosixPath(path) for path in scan_videos(videos)]
     tops = {path.parts[0] for path in paths if len(path.parts) > 1}
     splits = {top for top in tops if top.lower() in SPLITS}
     if splits and splits != tops:
@@ -150,16 +198,25 @@ def folders(
     inside = [path for path in paths if len(path.parts) > depth + 1]
     if len(inside) < len(paths):
         skipped["files outside class folders"] = len(paths) - len(inside)
-    ids = Ids({path.parts[depth] for path in inside}, labels)
+    ids = _LabelIds({path.parts[depth] for path in inside}, labels)
     rows = []
     for path in inside:
         if splits:
             chosen = SPLITS[path.parts[0].lower()]
         else:
-            chosen = "val" if _fraction(str(path)) < val_fraction else split_name(split)
-        where = f"videos {videos / path}"
-        rows.append(Row(str(path), ids(path.parts[depth], where), chosen))
+            chosen = "val" if _path_fraction(str(path)) < val_fraction else _split_name(split)
+        label = ids(path.parts[depth], f"videos {videos / path}")
+        rows.append(ListedVideo(str(path), label, chosen))
     return Listing(rows, ids.names, "class folders", dict(skipped))
+
+
+def _path_fraction(path: str) -> float:
+    """A number from 0 to 1 that depends on a path alone."""
+    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+# Lists ------------------------------------------------------------------------------------------
 
 
 def lists(files: Mapping[str, Path], videos: Path, labels: Sequence[str] | None = None) -> Listing:
@@ -176,17 +233,18 @@ def lists(files: Mapping[str, Path], videos: Path, labels: Sequence[str] | None 
         SnvideoError: if a list cannot be read, or a line is not a path and a known label.
     """
     skipped = Counter[str]()
-    found: list[Row] = []
+    found: list[ListedVideo] = []
+    root = videos.absolute()
     for split, file in files.items():
-        for number, line in enumerate(read_text(file).split("\n"), 1):
+        for number, line in enumerate(_read_text(file).split("\n"), 1):
             if not line.strip():
                 continue
             where = f"list {file} line {number}"
             match = re.fullmatch(r"\s*(.*[^\s,])\s*[\s,]\s*(-?\d+)\s*", line)
             if match is None:
                 raise SnvideoError(f"{where}: {line.strip()[:80]!r}: expected path and label id")
-            label = int(match[2])
-            if label < 0:  # how test lists say that nobody knows
+            path, label = Path(match[1]), int(match[2])
+            if label < 0:  # test lists whose labels are secret
                 skipped["without a label"] += 1
                 continue
             if labels is not None and label >= len(labels):
@@ -194,19 +252,71 @@ def lists(files: Mapping[str, Path], videos: Path, labels: Sequence[str] | None 
                     f"{where}: label {label}, but the label file has {len(labels)} names (0 to "
                     f"{len(labels) - 1})"
                 )
-            found.append(Row(_relative(match[1], videos), label, split_name(split)))
+            path = path.relative_to(root) if path.is_relative_to(root) else path
+            found.append(ListedVideo(path.as_posix(), label, _split_name(split)))
     if labels is None:
         labels = [str(label) for label in range(max((row.label for row in found), default=-1) + 1)]
     source = f"lists {' '.join(file.name for file in files.values())}"
-    return Listing(note_repeats(found, skipped), list(labels), source, dict(skipped))
+    return Listing(_note_repeats(found, skipped), list(labels), source, dict(skipped))
 
 
-def _fraction(path: str) -> float:
-    """A number from 0 to 1 that depends on a path alone."""
-    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+# Shared by the sources --------------------------------------------------------------------------
 
 
-def _relative(path: str, videos: Path) -> str:
-    given, root = Path(path), videos.absolute()
-    return (given.relative_to(root) if given.is_relative_to(root) else given).as_posix()
+class _LabelIds:
+    """Label names to ids: of a label file, or of the names found, sorted."""
+
+    def __init__(self, found: Iterable[str], labels: Sequence[str] | None) -> None:
+        self.names = sorted(found) if labels is None else list(labels)
+        self._loose = {_as_in_folders(name): number for number, name in enumerate(self.names)}
+        self._exact = {name: number for number, name in enumerate(self.names)}
+
+    def __call__(self, name: str, where: str) -> int:
+        """Raises `SnvideoError`, which begins with `where`, if the name is not among them."""
+        number = self._exact.get(name, self._loose.get(_as_in_folders(name)))
+        if number is None:
+            raise SnvideoError(
+                f"{where}: label {name!r} is not one of the {len(self.names)} in the label file"
+            )
+        return number
+
+
+def _note_repeats(
+    rows: Iterable[ListedVideo], skipped: Counter[str], key: Callable[[str], str] = str
+) -> list[ListedVideo]:
+    """Drop and count repeated rows; note one video's other labels and splits.
+
+    Args:
+        rows: in the order of the source.
+        skipped: counts what is dropped.
+        key: from a path to a string that two paths of one video share.
+    """
+    first: dict[str, ListedVideo] = {}
+    kept: list[ListedVideo] = []
+    for row in rows:
+        other = first.setdefault(key(row.path), row)
+        if other is not row:
+            if (other.split, other.label) == (row.split, row.label):
+                skipped["repeated rows"] += 1
+                continue
+            split = f"also in {other.split}" if other.split != row.split else ""
+            label = "also has another label" if other.label != row.label else ""
+            row = row._replace(note="; ".join(filter(None, (split, label))))
+        kept.append(row)
+    return kept
+
+
+def _as_in_folders(name: str) -> str:
+    """A label as it may be spelled in a folder name."""
+    return name.replace("_", " ").strip().casefold()
+
+
+def _split_name(name: str) -> str:
+    return SPLITS.get(name.strip().lower(), name.strip())
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise SnvideoError(f"cannot read {path}: {error.strerror}") from None

@@ -11,7 +11,7 @@ import numpy as np
 
 from snvideo.data.config import ClipConfig
 from snvideo.data.index import STATUSES, IndexRow, read_meta, read_rows
-from snvideo.data.indexing.listing import SPLITS
+from snvideo.data.indexing.sources import SPLITS
 from snvideo.data.sampling import frame_step
 from snvideo.errors import SnvideoError
 

@@ -1,1 +1,1 @@
-"""Re-encoding videos for training, and what that costs and gains."""
+"""Re-encoding of videos for training, and its cost and gain."""

@@ -1,24 +1,47 @@
-"""Prepared videos against their sources, on a sample: what was lost, and what was gained."""
+"""Comparison of prepared videos with their sources: frame quality and decoding time."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from av.video.frame import VideoFrame
+from torch import Tensor
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
 
+from snvideo.data import sampling
+from snvideo.data.config import ClipConfig, TrainViewConfig
+from snvideo.data.dataset import cut
+from snvideo.data.decoding import decode_frames
 from snvideo.data.index import IndexRow, Video
-from snvideo.data.preparing.prepare import Prepared, pairs
+from snvideo.data.preparing.prepare import PrepareSummary, row_pairs
+from snvideo.data.preparing.reencode import scaled_frames, shown_frames
 from snvideo.data.workers import WorkerPool
 
-LIKENESS = ("psnr_luma", "psnr_rgb", "ssim")
+QUALITY = ("psnr_luma", "psnr_rgb", "ssim")
 TIMES = ("milliseconds_before", "milliseconds_after")
+FRAMES = 16
+"""Frames of a video that are compared, drawn from its first `_WITHIN`."""
+CLIPS = 3
+"""Clips of a video that are timed, besides one before them that is not."""
+EQUAL = 100.0
+"""PSNR in decibels of equal frames, which has no bound."""
+_WITHIN = 1000
+_WINDOW = 11
+"""Side in pixels of SSIM's window."""
 
 
-class Spread(NamedTuple):
-    """Of many values, the middle and what 5 % stay below."""
+class Percentiles(NamedTuple):
+    """Median and 5 % quantile of many values."""
 
     median: float
     low: float
@@ -30,10 +53,10 @@ class Comparison:
 
     videos: int
     """That were compared."""
-    psnr_luma: Spread
+    psnr_luma: Percentiles
     """Decibels, of single frames against the scaled ones that were encoded."""
-    psnr_rgb: Spread
-    ssim: Spread
+    psnr_rgb: Percentiles
+    ssim: Percentiles
     """Of luma: Wang et al., Image Quality Assessment: From Error Visibility to Structural
     Similarity, 2004."""
     milliseconds_before: float
@@ -41,42 +64,44 @@ class Comparison:
     milliseconds_after: float
 
 
-def spread_evenly(prepared: Prepared, index: Path, number: int) -> list[tuple[IndexRow, IndexRow]]:
-    """Old and new row of some of the videos that were prepared, from all over the index."""
+def sample_pairs(
+    prepared: PrepareSummary, index: Path, number: int
+) -> list[tuple[IndexRow, IndexRow]]:
+    """Old and new rows of some prepared videos, spread evenly over the index."""
     made = prepared.videos - len(prepared.failures)
     chosen = np.linspace(0, made - 1, min(number, made)).round().astype(int)
-    both = (pair for pair in pairs(index, prepared.index) if pair[1].status == "ok")
+    both = (pair for pair in row_pairs(index, prepared.index) if pair[1].status == "ok")
     return [pair for place, pair in enumerate(both) if place in chosen]
 
 
-def compare(
+def compare_videos(
     sample: Iterable[tuple[IndexRow, IndexRow]],
     root: Path,
     out: Path,
     short_side: int,
     *,
-    limit: float = 120.0,
+    timeout: float = 120.0,
     progress: Callable[[], None] | None = None,
 ) -> Comparison | None:
-    """Compares prepared videos with their sources, one at a time in a process of its own.
+    """Compare prepared videos with their sources, one at a time in a worker process.
 
     Args:
         sample: rows of the old and of the new index.
         root: folder that the old paths start from.
         out: folder that the new ones start from.
         short_side: that the videos were prepared with.
-        limit: seconds after which a video is given up, and left out.
+        timeout: seconds after which a video is given up, and left out.
         progress: called after each video.
 
     Returns:
         None if no video could be compared.
     """
-    items = [(_values(old, root), _values(new, out)) for old, new in sample]
+    items = [(_video(old, root), _video(new, out)) for old, new in sample]
     found: dict[str, list[float]] = {}
     videos = 0
     # One process, so that no other takes the caches that the times depend on.
-    function = partial(_compare_one, short_side=short_side)
-    with closing(WorkerPool(function, 1, limit, quiet=True)) as pool:
+    function = partial(compare_pair, short_side=short_side)
+    with closing(WorkerPool(function, 1, timeout, quiet=True)) as pool:
         for outcome in pool.run(items):
             if outcome.answer and outcome.failure is None:
                 videos += 1
@@ -86,20 +111,76 @@ def compare(
                 progress()
     if not videos:
         return None
-    spreads = {name: Spread(*np.percentile(found[name], (50, 5)).round(4)) for name in LIKENESS}
+    quality = {name: Percentiles(*np.percentile(found[name], (50, 5)).round(4)) for name in QUALITY}
     means = {name: float(np.mean(found[name]).round(3)) for name in TIMES}
-    return Comparison(videos, **spreads, **means)
+    return Comparison(videos, **quality, **means)
 
 
-def _compare_one(
-    pair: tuple[dict[str, Any], dict[str, Any]], short_side: int
-) -> Iterator[dict[str, list[float]]]:
-    from snvideo.data.preparing.quality import compare_one  # in the worker: torch takes seconds
-
-    return compare_one(pair, short_side)
-
-
-def _values(row: IndexRow, folder: Path) -> dict[str, Any]:
-    """A row as a `Video` in JSON values."""
+def _video(row: IndexRow, folder: Path) -> Video:
     values = {name: value for name, value in row._asdict().items() if name in Video._fields}
-    return {**values, "path": str(folder / row.path), "name": row.path}
+    return Video(**{**values, "path": folder / row.path, "name": row.path})
+
+
+def compare_pair(pair: tuple[Video, Video], short_side: int) -> Iterator[dict[str, list[float]]]:
+    """Quality and times of one video, as a worker process calls it; nothing for tiny videos."""
+    torch.set_num_threads(1)  # as in a loader's worker
+    old, new = pair
+    if min(new.width, new.height) <= _WINDOW:
+        return
+    yield {**_frame_quality(old, new, short_side), **_clip_times(old, new)}
+
+
+def _frame_quality(old: Video, new: Video, short_side: int) -> dict[str, list[float]]:
+    within = min(old.frames, new.frames, _WITHIN)
+    # At random, so that key frames, which look best, get no more than their part.
+    chosen = sampling.generator(0, 0).choice(within, min(FRAMES, within), replace=False)
+    values: dict[str, list[float]] = {name: [] for name in QUALITY}
+    frames = zip(
+        scaled_frames(old.path, old.rotation, short_side), shown_frames(new.path), strict=False
+    )
+    for number, (before, after) in enumerate(islice(frames, int(chosen.max()) + 1)):
+        if number in chosen:
+            for name, value in zip(QUALITY, frame_quality(before, after), strict=True):
+                values[name].append(min(float(value), EQUAL))
+    return values
+
+
+def frame_quality(before: VideoFrame, after: VideoFrame) -> tuple[Tensor, Tensor, Tensor]:
+    """PSNR of luma, PSNR of RGB and SSIM of luma of two frames in 4:2:0."""
+    lumas = [_tensor(frame.to_ndarray()[None, : frame.height]) for frame in (after, before)]
+    colours = [
+        _tensor(frame.to_ndarray(format="rgb24").transpose(2, 0, 1)) for frame in (after, before)
+    ]
+    return (
+        peak_signal_noise_ratio(*lumas, data_range=255.0),
+        peak_signal_noise_ratio(*colours, data_range=255.0),
+        structural_similarity_index_measure(*lumas, data_range=255.0),
+    )
+
+
+def _tensor(frame: np.ndarray) -> Tensor:
+    """From (C, H, W) bytes to float32 (1, C, H, W), still 0 to 255."""
+    return torch.from_numpy(np.ascontiguousarray(frame)).float()[None]
+
+
+def _clip_times(old: Video, new: Video) -> dict[str, list[float]]:
+    """Times of the same clips, old and new in turn."""
+    spent: dict[str, list[float]] = {name: [] for name in TIMES}
+    for number in range(1 + CLIPS):
+        turns = list(zip(TIMES, (old, new), strict=True))
+        for name, video in turns[:: -1 if number % 2 else 1]:
+            milliseconds = _clip_time(video, number)
+            if number:  # the first is slower: libraries load
+                spent[name].append(milliseconds)
+    return spent
+
+
+def _clip_time(video: Video, number: int) -> float:
+    """Milliseconds of processor time from a file to a training clip."""
+    clip, view = ClipConfig(), TrainViewConfig()
+    rng = sampling.generator(0, sampling.TRAIN, number)
+    start = sampling.random_start(rng, sampling.last_start(clip, video.fps, video.frames))
+    begun = time.process_time()
+    frames = decode_frames(video, sampling.clip_frames(clip, video.fps, video.frames, start))
+    cut(frames, sampling.random_crop(rng, *frames.shape[1:3], view), view.crop)
+    return 1e3 * (time.process_time() - begun)

@@ -1,4 +1,4 @@
-"""Re-encoding one video for training: small upright pictures with key frames close together.
+"""Re-encoding of one video for training: small upright frames with key frames close together.
 
 A random clip then costs few decoded frames besides its own, and these are no larger than training
 needs. Frame k of the new file is shown frame k of the old one.
@@ -29,14 +29,14 @@ from snvideo.data.indexing.packets import Unusable
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
 """Of x264, from little work and large files to much work and small ones."""
 
-# What every other video would meet, too.
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-_SHARP = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# Errors that every other video would meet, too.
+_FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_INTERPOLATION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _COLOURS = ("colorspace", "color_range", "color_primaries", "color_trc")
 
 
-class Settings(NamedTuple):
-    """How videos are encoded."""
+class EncoderSettings(NamedTuple):
+    """Settings of the encoder."""
 
     short_side: int = 256
     """Pixels at most; smaller videos stay as small as they are."""
@@ -48,25 +48,25 @@ class Settings(NamedTuple):
     """One of `PRESETS`."""
 
 
-class Job(NamedTuple):
+class EncodeJob(NamedTuple):
     """A video to re-encode."""
 
     source: str
     output: str
     rotation: int
-    """Degrees to turn PyAV's pictures counter-clockwise."""
+    """Degrees to turn PyAV's frames counter-clockwise."""
     fps: float
 
 
-class Step(NamedTuple):
-    """How far a job is; `failed` concerns this video alone, `unwritable` all that are to come."""
+class EncodeState(NamedTuple):
+    """State of a job; `failed` concerns this video alone, `unwritable` all that are to come."""
 
     state: Literal["encoding", "done", "failed", "unwritable"]
     reason: str = ""
 
 
 class _Unwritable(Exception):
-    """Why nothing can be written."""
+    """Nothing can be written; the message is the reason."""
 
 
 def shown_frames(path: Path) -> Iterator[VideoFrame]:
@@ -84,7 +84,7 @@ def shown_frames(path: Path) -> Iterator[VideoFrame]:
             return  # damaged from here on: the index counts no further either
 
 
-def small_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoFrame]:
+def scaled_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoFrame]:
     """Shown frames as they are to be encoded: upright, scaled, 8-bit 4:2:0 of limited range.
 
     Colours keep their matrix, and the frames say which it is, so that they decode as before.
@@ -97,7 +97,7 @@ def small_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoFr
     for frame in shown_frames(path):
         if size is None:
             size = (frame.width, frame.height)
-            small = small_size(*size, short_side)
+            small = scaled_size(*size, short_side)
         if (frame.width, frame.height) != size:
             raise Unusable("frames of different sizes")
         yield _turned(
@@ -107,14 +107,14 @@ def small_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoFr
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU601 if frame.format.is_rgb else None,
                 dst_color_range=ColorRange.MPEG,
-                interpolation=_SHARP,
+                interpolation=_INTERPOLATION,
                 threads=1,
             ),
             rotation,
         )
 
 
-def small_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Width and height in even numbers, no larger than before, the shorter at most `short_side`."""
     scale = min(1.0, short_side / min(width, height))
 
@@ -142,45 +142,45 @@ def _turned(frame: VideoFrame, degrees: int) -> VideoFrame:
     return turned
 
 
-def part_of(output: Path, run: int) -> Path:
-    """What a file is called until it is whole, hidden in the same folder."""
+def partial_path(output: Path, run: int) -> Path:
+    """Path of a file until it is whole, hidden in the same folder."""
     short = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:16]  # names may be at their limit
     return output.with_name(f".{short}.{run}.part")
 
 
-def reencode(job: list[str | int | float], settings: list[int | str], run: int) -> Iterator[Step]:
-    """Re-encodes one video, as a worker process of `snvideo.data.workers` calls it.
+def reencode(job: EncodeJob, settings: EncoderSettings, run: int) -> Iterator[EncodeState]:
+    """Re-encode one video, as a worker process calls it.
 
     Args:
-        job: a `Job`'s values.
-        settings: a `Settings`' values.
+        job: the video.
+        settings: of the encoder.
         run: number that tells this run's unfinished files from those of others.
 
     Yields:
-        signs of life about every second, then `done`, `failed` or `unwritable`.
+        `encoding` about every second, then `done`, `failed` or `unwritable`.
     """
-    job, settings = Job(*job), Settings(*settings)
-    part = part_of(Path(job.output), run)
+    output = Path(job.output)
+    part = partial_path(output, run)
     try:
         yield from _encode(job, settings, part)
-        _publish(part, Path(job.output))
+        _publish(part, output)
     except _Unwritable as error:
-        yield Step("unwritable", str(error))
+        yield EncodeState("unwritable", str(error))
     except (Unusable, FFmpegError, OSError) as error:
-        yield Step("failed", getattr(error, "strerror", None) or str(error))
+        yield EncodeState("failed", getattr(error, "strerror", None) or str(error))
     else:
-        yield Step("done")
+        yield EncodeState("done")
     finally:
         part.unlink(missing_ok=True)
 
 
-def _encode(job: Job, settings: Settings, part: Path) -> Iterator[Step]:
-    """Writes the new video under its passing name."""
-    frames = small_frames(Path(job.source), job.rotation, settings.short_side)
+def _encode(job: EncodeJob, settings: EncoderSettings, part: Path) -> Iterator[EncodeState]:
+    """Write the new video under its temporary name."""
+    frames = scaled_frames(Path(job.source), job.rotation, settings.short_side)
     first = next(frames, None)
     if first is None:
         raise Unusable("no frame can be decoded")
-    spoken = time.monotonic()
+    reported = time.monotonic()
     with _writing():
         part.parent.mkdir(parents=True, exist_ok=True)
         container = av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"})
@@ -191,9 +191,9 @@ def _encode(job: Job, settings: Settings, part: Path) -> Iterator[Step]:
             frame.pict_type = PictureType.NONE  # else its old key frames become new ones
             with _writing():
                 container.mux(stream.encode(frame))
-            if time.monotonic() - spoken >= 1:
-                spoken = time.monotonic()
-                yield Step("encoding")
+            if time.monotonic() - reported >= 1:
+                reported = time.monotonic()
+                yield EncodeState("encoding")
         with _writing():
             container.mux(stream.encode())
     finally:
@@ -202,7 +202,7 @@ def _encode(job: Job, settings: Settings, part: Path) -> Iterator[Step]:
 
 
 def _new_stream(
-    container: OutputContainer, like: VideoFrame, fps: float, settings: Settings
+    container: OutputContainer, like: VideoFrame, fps: float, settings: EncoderSettings
 ) -> VideoStream:
     rate = Fraction(fps).limit_denominator(10_000)  # exact: an index has four decimals
     stream = container.add_stream("libx264", rate=rate)
@@ -222,7 +222,7 @@ def _new_stream(
 
 
 def _publish(part: Path, output: Path) -> None:
-    """Gives a written file its name, by which all know that it is whole, after a power cut too."""
+    """Give a written file its name, whole after a power cut too."""
     with _writing():
         with part.open("rb") as file:
             os.fsync(file.fileno())
@@ -231,10 +231,10 @@ def _publish(part: Path, output: Path) -> None:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Within, errors that every other video would meet too become `_Unwritable`."""
+    """Turn errors that every other video would meet too into `_Unwritable`."""
     try:
         yield
     except OSError as error:
-        if error.errno in _HOPELESS:
+        if error.errno in _FATAL:
             raise _Unwritable(error.strerror) from None
         raise

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snvideo.data.decoding.decode import DecodeError, decode
+from snvideo.data.decoding import DecodeError, decode_frames
 from snvideo.data.index import ClipIndex, Video
-from snvideo.data.indexing.build import build
+from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.probe import TOLERANCE, probe, probe_all
 from snvideo.data.indexing.sources import folders
 from tests.data.videos import frame_number, write_video
@@ -30,14 +30,16 @@ def numbered(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
 def test_frames_come_in_the_order_asked_for(numbered, decoder):
     wanted = [30, 0, 7, 7, 39]
-    frames = decode(video(numbered, decoder, 40), wanted, decoder)
+    frames = decode_frames(video(numbered, decoder, 40), wanted, decoder)
     assert frames.shape == (5, 64, 96, 3) and frames.dtype == np.uint8
     assert [frame_number(frame) for frame in frames] == wanted
 
 
 def test_decoders_agree_to_the_bit(numbered):
     wanted = list(range(0, 40, 3))
-    one, other = (decode(video(numbered, "decord", 40), wanted, d) for d in ("decord", "pyav"))
+    one, other = (
+        decode_frames(video(numbered, "decord", 40), wanted, d) for d in ("decord", "pyav")
+    )
     np.testing.assert_array_equal(one, other)
 
 
@@ -47,16 +49,16 @@ def test_what_is_no_video_is_a_reason(tmp_path, decoder, content):
     path = tmp_path / "bad.mp4"
     path.write_bytes(content)
     with pytest.raises(DecodeError) as error:
-        decode(video(path, decoder, 10), [0], decoder)
+        decode_frames(video(path, decoder, 10), [0], decoder)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
 def test_a_missing_file_and_a_frame_too_far_are_reasons(numbered, tmp_path, decoder):
     with pytest.raises(DecodeError):
-        decode(video(tmp_path / "none.mp4", decoder, 10), [0], decoder)
+        decode_frames(video(tmp_path / "none.mp4", decoder, 10), [0], decoder)
     with pytest.raises(DecodeError, match="frame 40 asked for, the file has 40"):
-        decode(video(numbered, decoder, 41), [3, 40], decoder)
+        decode_frames(video(numbered, decoder, 41), [3, 40], decoder)
 
 
 def test_pyav_takes_over_without_decord(numbered, monkeypatch, caplog):
@@ -65,7 +67,7 @@ def test_pyav_takes_over_without_decord(numbered, monkeypatch, caplog):
     monkeypatch.setitem(__import__("sys").modules, "decord", None)
     module._has_decord.cache_clear()
     caplog.set_level("INFO")
-    frames = decode(video(numbered, "decord", 40), [5], "decord")
+    frames = decode_frames(video(numbered, "decord", 40), [5], "decord")
     module._has_decord.cache_clear()
     assert frame_number(frames[0]) == 5
     assert "PyAV decodes every video" in caplog.text
@@ -94,12 +96,12 @@ def test_skipping_changes_no_pixel(tmp_path, name):
     found = probe(path, "decode")
     assert found.seekable
     row = video(path, "pyav", found.frames, rotation=found.rotation)
-    everything = decode(row._replace(seekable=False), range(found.frames))
+    everything = decode_frames(row._replace(seekable=False), range(found.frames))
     assert everything.flags.c_contiguous  # of rotated videos too: torch takes no other
     rng = np.random.default_rng(0)
     for _ in range(8):
         wanted = rng.integers(0, found.frames, rng.integers(1, 9))
-        np.testing.assert_array_equal(decode(row, wanted), everything[wanted])
+        np.testing.assert_array_equal(decode_frames(row, wanted), everything[wanted])
 
 
 def test_groups_without_wanted_frames_are_not_decoded(tmp_path, monkeypatch):
@@ -111,7 +113,7 @@ def test_groups_without_wanted_frames_are_not_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(
         pyav, "_pictures", lambda *a: counted.append([p.pts for p in a[1]]) or pictures(*a)
     )
-    frames = decode(video(path, "pyav", 60), [33, 35, 52])
+    frames = decode_frames(video(path, "pyav", 60), [33, 35, 52])
     assert [frame_number(frame) for frame in frames] == [33, 35, 52]
     assert len(counted) == 2 and all(len(times) == 10 for times in counted)
 
@@ -129,14 +131,14 @@ def test_an_index_that_errs_costs_time_but_no_truth(tmp_path, kind):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     row = video(path, "pyav", 60)
     if kind == "not seekable":
-        frames = decode(row, [11, 28, 41])
+        frames = decode_frames(row, [11, 28, 41])
         assert [frame_number(frame) for frame in frames] == [11, 28, 41]
     elif kind == "too many frames":
         with pytest.raises(DecodeError, match="frame 60 asked for, the file has 60"):
-            decode(row, [3, 60])
+            decode_frames(row, [3, 60])
     else:
         with pytest.raises(DecodeError):
-            decode(row, [3, 59])
+            decode_frames(row, [3, 59])
 
 
 def test_every_real_file_agrees_or_says_why(real_videos):
@@ -150,14 +152,14 @@ def test_every_real_file_agrees_or_says_why(real_videos):
         facts = {name: getattr(found, name) for name in ("first_frame", "rotation", "seekable")}
         row = video(path, found.decoder, found.frames, **facts)
         wanted = np.unique(np.linspace(0, found.frames - 1, 7).round().astype(int))
-        frames = decode(row, wanted)
+        frames = decode_frames(row, wanted)
         assert frames.shape == (len(wanted), found.height, found.width, 3), path.name
-        counted = decode(row._replace(seekable=False), wanted)
+        counted = decode_frames(row._replace(seekable=False), wanted)
         np.testing.assert_array_equal(frames, counted, path.name)
         seekable += found.seekable
         if found.decoder == "decord":
             decord_too += 1
-            difference = np.abs(decode(row, wanted, "decord") - frames.astype(np.int16))
+            difference = np.abs(decode_frames(row, wanted, "decord") - frames.astype(np.int16))
             # Equal to the bit but for the colours of odd sizes, the only ones within tolerance.
             odd = found.width % 2 or found.height % 2
             assert difference.mean() <= (TOLERANCE if odd else 0), path.name
@@ -167,13 +169,13 @@ def test_every_real_file_agrees_or_says_why(real_videos):
 def test_real_clips_decode_as_their_index_says(real_videos, tmp_path):
     """XviD AVIs, of which decord repeats frames: first and last frame exist, none beyond."""
     clips = real_videos / "ut_interaction"
-    build(folders(clips), clips, tmp_path / "index.csv", workers=2)
+    build_index(folders(clips), clips, tmp_path / "index.csv", workers=2)
     for split, count in (("train", 83), ("test", 37)):
         index = ClipIndex.load(tmp_path / "index.csv", split)
         assert len(index) == count and len(index.labels) == 6
         for number in range(0, count, 12):
             found = index[number]
-            frames = decode(found, [0, found.frames - 1])
+            frames = decode_frames(found, [0, found.frames - 1])
             assert frames.shape == (2, found.height, found.width, 3)
             with pytest.raises(DecodeError, match="asked for"):
-                decode(found, [found.frames])
+                decode_frames(found, [found.frames])

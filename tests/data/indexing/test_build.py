@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from snvideo.data.index import ClipIndex
-from snvideo.data.indexing.build import build
+from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import folders, lists
 from snvideo.errors import SnvideoError
 from tests.data.videos import write_video
@@ -33,7 +33,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_index_of_what_is_there(videos: Path, tmp_path: Path) -> None:
     out, seen = videos.parent / "index.csv", []
-    summary = build(folders(videos), videos, out, workers=2, progress=seen.append)
+    summary = build_index(folders(videos), videos, out, workers=2, progress=seen.append)
     assert summary.counts == {
         "train": {"ok": 2, "missing": 0, "broken": 0},
         "val": {"ok": 1, "missing": 0, "broken": 1},
@@ -52,7 +52,7 @@ def test_index_of_what_is_there(videos: Path, tmp_path: Path) -> None:
     assert out.read_text().splitlines()[-1].endswith(",pyav,broken,empty file")
 
     outside = tmp_path / "index.csv"  # the root is elsewhere, and stated whole
-    build(folders(videos), videos, outside, workers=1)
+    build_index(folders(videos), videos, outside, workers=1)
     assert ClipIndex.load(outside, "train").hash == train.hash
     assert json.loads(outside.with_suffix(".json").read_text())["root"] == str(videos)
 
@@ -63,7 +63,7 @@ def test_remarks_of_source_and_probe_are_kept(videos: Path, tmp_path: Path) -> N
     train.write_text(f"{path} 0\ngone.mp4 1\n")
     val.write_text(f"{path} 0\n")
     listing = lists({"train": train, "val": val}, videos)
-    summary = build(listing, videos, tmp_path / "i.csv", workers=1)
+    summary = build_index(listing, videos, tmp_path / "i.csv", workers=1)
     assert summary.reasons == {
         "ok": {"also in train": 1},
         "missing": {"no such file": 1},
@@ -73,32 +73,32 @@ def test_remarks_of_source_and_probe_are_kept(videos: Path, tmp_path: Path) -> N
 
 def test_nothing_usable_leaves_an_old_index_alone(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "index.csv"
-    build(folders(videos), videos, out, workers=1)
+    build_index(folders(videos), videos, out, workers=1)
     before = out.read_bytes()
     (tmp_path / "l.txt").write_text("no.mp4 0\n")
     listing = lists({"train": tmp_path / "l.txt"}, videos)
     with pytest.raises(SnvideoError, match=r"none is usable \(1 missing: no such file\)"):
-        build(listing, videos, out, workers=1)
+        build_index(listing, videos, out, workers=1)
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.csv", "index.json", "l.txt"]
 
 
 def test_an_interrupted_build_goes_on(videos: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
-    build(folders(videos), videos, whole, workers=1)
+    build_index(folders(videos), videos, whole, workers=1)
 
     def interrupt(done: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(folders(videos), videos, out, workers=1, progress=interrupt)
+        build_index(folders(videos), videos, out, workers=1, progress=interrupt)
     assert not out.exists()
     (part,) = tmp_path.glob(".out.csv.*.part")
     with part.open("a") as file:
         file.write("train/kick/b.mp4,1,ki")  # killed while writing
     seen: list[int] = []
-    summary = build(folders(videos), videos, out, workers=1, progress=seen.append)
+    summary = build_index(folders(videos), videos, out, workers=1, progress=seen.append)
     assert seen == [2, 3, 4]
     assert out.read_bytes() == whole.read_bytes()
     assert summary.counts["val"] == {"ok": 1, "missing": 0, "broken": 1}
@@ -112,7 +112,7 @@ def test_what_another_build_left_is_not_taken_up(videos: Path, tmp_path: Path, c
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(folders(videos), videos, tmp_path / "i.csv", progress=interrupt)
+        build_index(folders(videos), videos, tmp_path / "i.csv", progress=interrupt)
     listing, check, seen = folders(videos), "packets", []
     if change == "check":
         check = "decode"
@@ -121,13 +121,13 @@ def test_what_another_build_left_is_not_taken_up(videos: Path, tmp_path: Path, c
     else:
         (part,) = tmp_path.glob(".i.csv.*.part")
         part.write_text(part.read_text().replace("train", "frame"))
-    build(listing, videos, tmp_path / "i.csv", check=check, progress=seen.append)
+    build_index(listing, videos, tmp_path / "i.csv", check=check, progress=seen.append)
     assert seen == [0, 1, 2, 3, 4]
 
 
 def test_index_must_be_called_csv(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(SnvideoError, match=r"call it something\.csv"):
-        build(folders(videos), videos, tmp_path / "index")
+        build_index(folders(videos), videos, tmp_path / "index")
 
 
 def test_program_on_class_folders(videos: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_program_says_errors_in_one_line(
 def test_real_class_folders(tmp_path: Path) -> None:
     root = Path(DATA) / "ut_interaction"
     for check in ("packets", "decode"):
-        summary = build(folders(root), root, tmp_path / "i.csv", check=check, workers=2)
+        summary = build_index(folders(root), root, tmp_path / "i.csv", check=check, workers=2)
         assert {split: n["ok"] for split, n in summary.counts.items()} == {"train": 83, "test": 37}
         index = ClipIndex.load(tmp_path / "i.csv", "train")
         assert {video.decoder for video in index} == {"pyav"}

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from snvideo.data.indexing.listing import read_labels, scan
-from snvideo.data.indexing.sources import folders, kinetics, lists
+from snvideo.data.files import scan_videos
+from snvideo.data.indexing.sources import folders, kinetics, lists, read_labels
 from snvideo.errors import SnvideoError
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
@@ -26,14 +26,14 @@ def test_scan_finds_videos_by_extension_through_links(tmp_path: Path) -> None:
     root = touch(tmp_path / "v", "b/a.mp4", "a.avi", "b/note.txt", ".hidden/x.mp4", "b/._a.mp4")
     (root / "linked").symlink_to(elsewhere)
     (root / "b" / "loop").symlink_to(root)
-    assert scan(root) == ["a.avi", "b/a.mp4", "linked/c.WEBM"]
+    assert scan_videos(root) == ["a.avi", "b/a.mp4", "linked/c.WEBM"]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: None])
 def test_scan_of_nothing_is_an_error(tmp_path: Path, make) -> None:
     make(tmp_path / "v")
     with pytest.raises(SnvideoError, match=r"videos .*/v: (no video file|No such file)"):
-        scan(tmp_path / "v")
+        scan_videos(tmp_path / "v")
 
 
 def test_kinetics_rows_meet_their_files(tmp_path: Path) -> None:

@@ -14,26 +14,24 @@ import av
 import numpy as np
 import pytest
 
-from snvideo.data.decoding.decode import decode
-from snvideo.data.index import ClipIndex, read_rows
-from snvideo.data.indexing.build import build
-from snvideo.data.indexing.listing import Listing, Row
-from snvideo.data.indexing.sources import folders
-from snvideo.data.preparing.comparison import spread_evenly
-from snvideo.data.preparing.prepare import output_names, prepare
-from snvideo.data.preparing.quality import FRAMES, _alike, compare_one
-from snvideo.data.preparing.reencode import Settings, part_of, reencode
+from snvideo.data.decoding import decode_frames
+from snvideo.data.index import ClipIndex, Video, read_rows
+from snvideo.data.indexing.build import build_index
+from snvideo.data.indexing.sources import ListedVideo, Listing, folders
+from snvideo.data.preparing.comparison import FRAMES, compare_pair, frame_quality, sample_pairs
+from snvideo.data.preparing.prepare import output_names, prepare_videos
+from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, partial_path, reencode
 from snvideo.errors import SnvideoError
 from tests.data.videos import frame_number, write_video
 
 PROGRAM = Path(__file__).parents[3] / "data_tools" / "prepare_videos.py"
-QUICK = Settings(preset="ultrafast")
+QUICK = EncoderSettings(preset="ultrafast")
 
 
-def index_of(root: Path, rows: list[Row] | None = None) -> Path:
+def index_of(root: Path, rows: list[ListedVideo] | None = None) -> Path:
     """Indexes a folder of class folders, or these rows."""
     listing = folders(root) if rows is None else Listing(rows, ["hug", "kick"], "test")
-    build(listing, root, root.parent / "index.csv", workers=2)
+    build_index(listing, root, root.parent / "index.csv", workers=2)
     return root.parent / "index.csv"
 
 
@@ -57,15 +55,17 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_tree_and_its_index_and_what_a_second_call_does(root: Path, tmp_path: Path) -> None:
     rows = [
-        Row("kick/b.mkv", 1, "train", 1.5, 11.5),
-        Row("hug/a.mp4", 0, "train"),
-        Row("gone.mp4", 0, "train"),
-        Row("hug/a.avi", 0, "val"),
-        Row("kick/b.mkv", 1, "val", note="also in train"),
+        ListedVideo("kick/b.mkv", 1, "train", 1.5, 11.5),
+        ListedVideo("hug/a.mp4", 0, "train"),
+        ListedVideo("gone.mp4", 0, "train"),
+        ListedVideo("hug/a.avi", 0, "val"),
+        ListedVideo("kick/b.mkv", 1, "val", note="also in train"),
     ]
     index, out = index_of(root, rows), tmp_path / "out"
     seen: list[tuple[str, int, int]] = []
-    prepared = prepare(index, out, QUICK, workers=2, progress=lambda *step: seen.append(step))
+    prepared = prepare_videos(
+        index, out, QUICK, workers=2, progress=lambda *step: seen.append(step)
+    )
     names = ["kick/b.mp4", "hug/a.mp4.mp4", "gone.mp4", "hug/a.avi.mp4", "kick/b.mp4"]
     found = list(read_rows(out / "index.csv"))
     assert [row.path for row in found] == names
@@ -83,24 +83,28 @@ def test_a_tree_and_its_index_and_what_a_second_call_does(root: Path, tmp_path: 
     assert seen[:4] == [("encode", done, 3) for done in range(4)]
     assert seen[4:] == [("index", done, 5) for done in range(6)]
     index_new = ClipIndex.load(out / "index.csv", "train")
-    assert [frame_number(picture) for picture in decode(index_new[0], [0, 17, 29])] == [0, 17, 29]
+    assert [frame_number(picture) for picture in decode_frames(index_new[0], [0, 17, 29])] == [
+        0,
+        17,
+        29,
+    ]
 
     before = stamps(out)
-    left = part_of(out / "hug" / "a.mp4", 1)  # of a run that was killed
+    left = partial_path(out / "hug" / "a.mp4", 1)  # of a run that was killed
     left.write_bytes(b"half")
-    again = prepare(index, out, QUICK)
+    again = prepare_videos(index, out, QUICK)
     assert again.kept == 3 and stamps(out) == before and not left.exists()
     assert again.failures == {} and again.bytes_after == prepared.bytes_after
 
     later = time.time_ns() + 10**9
     os.utime(root / "hug" / "a.avi", ns=(later, later))
     (out / "kick" / "b.mp4").unlink()
-    assert prepare(index, out, QUICK, workers=2).kept == 1
+    assert prepare_videos(index, out, QUICK, workers=2).kept == 1
     after = stamps(out)
     assert {n for n in before if after[n] != before[n]} == {"hug/a.avi.mp4", "kick/b.mp4"}
 
     with pytest.raises(SnvideoError, match="was prepared with crf 20, asked for 21: choose anoth"):
-        prepare(index, out, QUICK._replace(crf=21))
+        prepare_videos(index, out, QUICK._replace(crf=21))
 
 
 def test_what_crashes_hangs_or_is_broken_costs_itself_alone(root: Path, tmp_path: Path) -> None:
@@ -112,7 +116,7 @@ def test_what_crashes_hangs_or_is_broken_costs_itself_alone(root: Path, tmp_path
     write_video(root / "kick" / "cut.mp4", 33)  # shorter than its index says
     (root / "kick" / "pipe.mp4").unlink()
     os.mkfifo(root / "kick" / "pipe.mp4")  # opening it waits for a writer
-    prepared = prepare(index, out, QUICK, workers=2, limit=1.0)
+    prepared = prepare_videos(index, out, QUICK, workers=2, timeout=1.0)
     assert prepared.failures == {
         f"kick/{'n' * 252}.ts": "File name too long",
         "kick/b.mkv": "Invalid data found when processing input",
@@ -124,18 +128,18 @@ def test_what_crashes_hangs_or_is_broken_costs_itself_alone(root: Path, tmp_path
     assert found["kick/pipe.mp4"].status == "missing"
     assert found["kick/pipe.mp4"].reason == "not prepared: hangs; no such file"
     assert not list(out.rglob(".*"))
-    chosen = spread_evenly(prepared, index, 2)
+    chosen = sample_pairs(prepared, index, 2)
     assert [old.path for old, _ in chosen] == ["hug/a.avi", "kick/cut.mp4"]
 
 
 def test_a_source_that_went_bad_takes_its_old_output_along(root: Path, tmp_path: Path) -> None:
     index, out = index_of(root), tmp_path / "out"
-    prepare(index, out, QUICK, workers=2)
+    prepare_videos(index, out, QUICK, workers=2)
     later = time.time_ns() + 10**9
     (root / "kick" / "b.mkv").write_bytes(b"no video any more")
     os.utime(root / "kick" / "b.mkv", ns=(later, later))
     (root / "hug" / "a.mp4").unlink()  # what was prepared from it is still good
-    prepared = prepare(index, out, QUICK)
+    prepared = prepare_videos(index, out, QUICK)
     assert list(prepared.failures) == ["kick/b.mkv"] and prepared.kept == 2
     assert sorted(stamps(out)) == ["hug/a.avi.mp4", "hug/a.mp4.mp4"]
 
@@ -169,25 +173,25 @@ def test_folders_that_hold_something_else_are_refused(root: Path, tmp_path: Path
     before = stamps(root)
     for folder in (root, tmp_path):
         with pytest.raises(SnvideoError, match="holds other files: give a new or an empty folder"):
-            prepare(index, folder, QUICK)
+            prepare_videos(index, folder, QUICK)
     assert stamps(root) == before
     (tmp_path / "file").write_text("")
     with pytest.raises(SnvideoError, match="file/out: cannot be written: Not a directory"):
-        prepare(index, tmp_path / "file" / "out", QUICK)
+        prepare_videos(index, tmp_path / "file" / "out", QUICK)
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "prepare.json").write_text("[]")
     with pytest.raises(SnvideoError, match="not written by this program"):
-        prepare(index, tmp_path / "odd", QUICK)
+        prepare_videos(index, tmp_path / "odd", QUICK)
     index.with_suffix(".json").write_text('{"root": "nowhere", "labels": ["hug", "kick"]}')
     with pytest.raises(SnvideoError, match="no video folder at"):
-        prepare(index, tmp_path / "out", QUICK)
+        prepare_videos(index, tmp_path / "out", QUICK)
 
 
 PROGRAM_PREPARE = """
 import sys
 from pathlib import Path
-from snvideo.data.preparing.prepare import prepare
-prepare(Path(sys.argv[1]), Path(sys.argv[2]), workers=1)
+from snvideo.data.preparing.prepare import prepare_videos
+prepare_videos(Path(sys.argv[1]), Path(sys.argv[2]), workers=1)
 """
 
 
@@ -216,7 +220,7 @@ def test_an_interrupt_leaves_nothing_half(tmp_path: Path) -> None:
     write_video(root / "hug" / "long.mp4", 1200, size=(320, 240), gop=100)
     index = index_of(root)
     with start(index, out) as process:
-        part = part_of(out / "hug" / "long.mp4", process.pid)
+        part = partial_path(out / "hug" / "long.mp4", process.pid)
         while not part.exists():
             assert process.poll() is None
             time.sleep(0.02)
@@ -236,24 +240,24 @@ def test_likeness_is_that_of_the_formulas() -> None:
     one, other = (
         av.VideoFrame.from_ndarray(picture, format="yuv420p") for picture in (rows, noisy)
     )
-    luma, rgb, ssim = (float(value) for value in _alike(one, other))
+    luma, rgb, ssim = (float(value) for value in frame_quality(one, other))
     error = ((rows[:48].astype(float) - noisy[:48]) ** 2).mean()
     assert luma == pytest.approx(10 * math.log10(255**2 / error), abs=1e-3)
     colours = [frame.to_ndarray(format="rgb24").astype(float) for frame in (one, other)]
     error = ((colours[0] - colours[1]) ** 2).mean()
     assert rgb == pytest.approx(10 * math.log10(255**2 / error), abs=1e-3)
     assert 0.9 < ssim < 1
-    assert _alike(one, one)[2] == pytest.approx(1)
+    assert frame_quality(one, one)[2] == pytest.approx(1)
 
 
 def test_one_video_compared(tmp_path: Path) -> None:
     source, out = write_video(tmp_path / "a.mp4", 50, corner=True), tmp_path / "b.mp4"
-    *_, last = reencode([str(source), str(out), 0, 25.0], list(QUICK), 0)
+    *_, last = reencode(EncodeJob(str(source), str(out), 0, 25.0), QUICK, 0)
     assert last.state == "done"
     values = {"label": 0, "first_frame": 0, "frames": 50, "fps": 25.0, "width": 64, "height": 48}
     values |= {"rotation": 0, "seekable": 1, "decoder": "pyav", "name": ""}
-    pair = [{**values, "path": str(path)} for path in (source, out)]
-    (found,) = compare_one(pair, 256)
+    pair = tuple(Video(path=path, **values) for path in (source, out))
+    (found,) = compare_pair(pair, 256)
     assert {name: len(values) for name, values in found.items()} == {
         "psnr_luma": FRAMES,
         "psnr_rgb": FRAMES,

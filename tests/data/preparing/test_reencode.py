@@ -8,27 +8,27 @@ import av
 import numpy as np
 import pytest
 
-from snvideo.data.decoding.decode import decode
+from snvideo.data.decoding import decode_frames
 from snvideo.data.index import Video
 from snvideo.data.indexing.probe import Probe, probe
 from snvideo.data.preparing.reencode import (
-    Job,
-    Settings,
-    part_of,
+    EncodeJob,
+    EncoderSettings,
+    partial_path,
     reencode,
+    scaled_size,
     shown_frames,
-    small_size,
 )
 from tests.data.videos import frame_number, write_video
 
-QUICK = Settings(preset="ultrafast")
+QUICK = EncoderSettings(preset="ultrafast")
 
 
-def encode(source: Path, out: Path, settings: Settings = QUICK) -> tuple[Video, Video]:
+def encode(source: Path, out: Path, settings: EncoderSettings = QUICK) -> tuple[Video, Video]:
     """Re-encodes one file in this process; both as an index would have them."""
     old = probe(source, "decode")
-    job = Job(str(source), str(out), old.rotation, old.fps)
-    *_, last = reencode(list(job), list(settings), 0)
+    job = EncodeJob(str(source), str(out), old.rotation, old.fps)
+    *_, last = reencode(job, settings, 0)
     assert last.state == "done", last
     assert not list(out.parent.glob(".*"))
     return video(source, old), video(out, probe(out, "decode"))
@@ -57,7 +57,7 @@ def test_frames_keep_their_numbers(tmp_path: Path, name: str) -> None:
     old, new = encode(source, tmp_path / "out.mp4", QUICK._replace(short_side=32))
     hidden = KINDS[name].get("hidden", 0)
     assert (old.frames, new.frames, new.fps) == (50 - hidden, 50 - hidden, 30.0)
-    numbers = [frame_number(picture) for picture in decode(new, range(new.frames))]
+    numbers = [frame_number(picture) for picture in decode_frames(new, range(new.frames))]
     assert numbers == list(range(hidden, 50))
     assert (new.rotation, new.first_frame, new.seekable, new.decoder) == (0, 0, True, "decord")
     assert min(new.width, new.height) == 32
@@ -68,7 +68,7 @@ def test_pictures_are_turned_upright(tmp_path: Path, rotation: int) -> None:
     source = write_video(tmp_path / "a.mp4", 5, size=(96, 64), rotation=rotation, corner=True)
     old, new = encode(source, tmp_path / "out.mp4")
     assert (new.width, new.height) == ((64, 96) if rotation != 180 else (96, 64))
-    before, after = (decode(one, range(5)).astype(int) for one in (old, new))
+    before, after = (decode_frames(one, range(5)).astype(int) for one in (old, new))
     assert np.abs(before - after).mean() < 1
 
 
@@ -89,12 +89,12 @@ def test_pictures_are_turned_upright(tmp_path: Path, rotation: int) -> None:
 def test_sizes_are_even_and_never_larger(
     size: tuple[int, int], short_side: int, expected: tuple[int, int]
 ) -> None:
-    assert small_size(*size, short_side) == expected
+    assert scaled_size(*size, short_side) == expected
 
 
 def test_key_frames_lie_where_they_should_and_sound_is_dropped(tmp_path: Path) -> None:
     source = with_sound(write_video(tmp_path / "a.mp4", 50, gop=12, b_frames=2))
-    _, new = encode(source, tmp_path / "out.mp4", Settings(keyframes=8))
+    _, new = encode(source, tmp_path / "out.mp4", EncoderSettings(keyframes=8))
     with av.open(str(new.path)) as container:
         assert [stream.type for stream in container.streams] == ["video"]
         packets = [packet for packet in container.demux() if packet.size]
@@ -127,7 +127,7 @@ def with_sound(path: Path) -> Path:
 
 def test_rate_is_the_one_stated(tmp_path: Path) -> None:
     source = write_video(tmp_path / "a.mp4", 10)
-    *_, last = reencode([str(source), str(tmp_path / "b.mp4"), 0, 29.97], list(QUICK), 0)
+    *_, last = reencode(EncodeJob(str(source), str(tmp_path / "b.mp4"), 0, 29.97), QUICK, 0)
     assert last.state == "done"
     with av.open(str(tmp_path / "b.mp4")) as container:
         assert container.streams.video[0].average_rate == Fraction(2997, 100)
@@ -143,7 +143,7 @@ def test_colours_decode_as_before(tmp_path: Path) -> None:
     assert (first.colorspace, first.color_range, second.color_range) == (1, 2, 1)
     for name in ("colorspace", "color_primaries", "color_trc"):
         assert getattr(first, name) == getattr(second, name) == 1
-    means = [decode(one, range(60)).mean((1, 2)) for one in (old, new)]
+    means = [decode_frames(one, range(60)).mean((1, 2)) for one in (old, new)]
     assert np.abs(means[0] - means[1]).max() < 2  # of 10 to 246
 
 
@@ -168,7 +168,9 @@ def test_what_cannot_be_read_fails_with_a_reason_and_leaves_nothing(
     source, out = tmp_path / "a.mp4", tmp_path / "out" / "a.mp4"
     if content is not None:
         source.write_bytes(content)
-    assert list(reencode([str(source), str(out), 0, 25.0], list(QUICK), 0)) == [("failed", reason)]
+    assert list(reencode(EncodeJob(str(source), str(out), 0, 25.0), QUICK, 0)) == [
+        ("failed", reason)
+    ]
     assert not out.parent.exists()
 
 
@@ -178,10 +180,10 @@ def test_the_name_appears_when_the_file_is_whole(
     source, out = write_video(tmp_path / "a.mp4", 50), tmp_path / "out" / "a.mp4"
     now = iter(range(1000))
     monkeypatch.setattr(time, "monotonic", lambda: next(now))  # a second at every look
-    running = reencode([str(source), str(out), 0, 25.0], list(QUICK), 7)
+    running = reencode(EncodeJob(str(source), str(out), 0, 25.0), QUICK, 7)
     for _ in range(40):
         assert next(running).state == "encoding"
         assert not out.exists()
-    assert [path.name for path in out.parent.iterdir()] == [part_of(out, 7).name]
+    assert [path.name for path in out.parent.iterdir()] == [partial_path(out, 7).name]
     running.close()
     assert not list(out.parent.iterdir())
