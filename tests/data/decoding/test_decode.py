@@ -62,13 +62,13 @@ def test_a_missing_file_and_a_frame_too_far_are_reasons(numbered, tmp_path, deco
 
 
 def test_pyav_takes_over_without_decord(numbered, monkeypatch, caplog):
-    from snvideo.data.decoding import decode as module
+    from snvideo.data.decoding import decord as module
 
     monkeypatch.setitem(__import__("sys").modules, "decord", None)
-    module._has_decord.cache_clear()
+    module.has_decord.cache_clear()
     caplog.set_level("INFO")
     frames = decode_frames(video(numbered, "decord", 40), [5], "decord")
-    module._has_decord.cache_clear()
+    module.has_decord.cache_clear()
     assert frame_number(frames[0]) == 5
     assert "PyAV decodes every video" in caplog.text
 
@@ -109,9 +109,9 @@ def test_groups_without_wanted_frames_are_not_decoded(tmp_path, monkeypatch):
 
     path = write_video(tmp_path / "a.mp4", 60, gop=10, b_frames=2)
     counted = []
-    pictures = pyav._pictures
+    decode_group = pyav._decode_group
     monkeypatch.setattr(
-        pyav, "_pictures", lambda *a: counted.append([p.pts for p in a[1]]) or pictures(*a)
+        pyav, "_decode_group", lambda *a: counted.append([p.pts for p in a[1]]) or decode_group(*a)
     )
     frames = decode_frames(video(path, "pyav", 60), [33, 35, 52])
     assert [frame_number(frame) for frame in frames] == [33, 35, 52]
