@@ -122,13 +122,17 @@ def report(
     from snvideo.atomic import write_atomic
     from snvideo.data.config import ClipConfig
     from snvideo.data.indexing.summary import summarize_index
+    from snvideo.extras import require
     from snvideo.report.console import console
-    from snvideo.report.index_report import index_png, index_tables
+    from snvideo.report.index_report import index_tables
 
     found = summarize_index(index, ClipConfig(frames=frames, stride=stride))
     for table in index_tables(found):
         console().print(table)
     if out is not None:
+        require("report", "figures")
+        from snvideo.report.index_figure import index_png
+
         write_atomic(out, index_png(found))
         typer.echo(out)
 

@@ -1,16 +1,15 @@
-"""Tables and a figure of an index's summary."""
+"""Tables of an index's summary."""
 
 from collections.abc import Iterable, Sequence
-from itertools import compress
 
 import numpy as np
-from rich import box, filesize
+from rich import filesize
 from rich.table import Table
 from rich.text import Text
 
 from snvideo.data.index import STATUSES
 from snvideo.data.indexing.summary import IndexSummary
-from snvideo.extras import require
+from snvideo.report.console import new_table
 from snvideo.text import shorten
 
 
@@ -33,26 +32,11 @@ def index_tables(summary: IndexSummary, few: int = 10, most: int = 8) -> list[Ta
     return [table for table in tables if table.row_count]
 
 
-def _table(title: str, *columns: str, text: int = 1) -> Table:
-    """An empty table whose first columns are text and the others numbers."""
-    table = Table(
-        title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for number, column in enumerate(columns):
-        table.add_column(
-            Text(column),
-            justify="left" if number < text else "right",
-            overflow="fold",
-            no_wrap=number >= text,
-        )
-    return table
-
-
 def _split_table(summary: IndexSummary) -> Table:
     columns = ["split", "videos", *STATUSES, "lost", "hours", "size"]
     if summary.clip is not None:
         columns.append("short")
-    table = _table(shorten(str(summary.path), 90), *columns)
+    table = new_table(*columns, title=shorten(str(summary.path), 90))
     if summary.clip is not None:
         length = f"{summary.clip.frames} x {summary.clip.stride} frames"
         rate = f" at {summary.clip.target_fps:g} fps" if summary.clip.target_fps else ""
@@ -78,7 +62,9 @@ def _split_table(summary: IndexSummary) -> Table:
 
 
 def _reason_table(summary: IndexSummary, most: int) -> Table:
-    table = _table("Reasons, and remarks on usable videos", "status", "reason", "videos", text=2)
+    table = new_table(
+        "status", "reason", "videos", title="Reasons, and remarks on usable videos", text=2
+    )
     for status, reason, number in summary.commonest_reasons(most):
         table.add_row(status, Text(shorten(reason, 72)), f"{number:,}")
     return table
@@ -86,7 +72,7 @@ def _reason_table(summary: IndexSummary, most: int) -> Table:
 
 def _class_table(summary: IndexSummary, few: int) -> Table:
     columns = ("split", "classes", "least", "median", "most", f"below {few}", "absent")
-    table = _table("Usable videos per class", *columns)
+    table = new_table(*columns, title="Usable videos per class")
     for split, counts in summary.counts.items():
         videos = counts[:, 0]
         table.add_row(
@@ -102,7 +88,9 @@ def _class_table(summary: IndexSummary, few: int) -> Table:
 
 
 def _rare_table(summary: IndexSummary, few: int, most: int) -> Table:
-    table = _table(f"Classes with fewer than {few} usable videos", "split", "", "classes", text=3)
+    table = new_table(
+        "split", "", "classes", title=f"Classes with fewer than {few} usable videos", text=3
+    )
     for split in summary.counts:
         rare = summary.rare(split, few)
         absent = [shorten(label, 32) for label, number in rare if not number]
@@ -115,7 +103,7 @@ def _rare_table(summary: IndexSummary, few: int, most: int) -> Table:
 
 def _number_table(summary: IndexSummary) -> Table:
     columns = ("", "least", "5 %", "median", "95 %", "most", "most common")
-    table = _table("Usable videos: numbers", *columns)
+    table = new_table(*columns, title="Usable videos: numbers")
     if not summary.usable:
         return table
     sides = np.repeat(list(summary.sizes), list(summary.sizes.values()), axis=0)
@@ -130,7 +118,7 @@ def _number_table(summary: IndexSummary) -> Table:
 
 
 def _kind_table(summary: IndexSummary) -> Table:
-    table = _table("Usable videos: kinds", "", "most common", text=2)
+    table = new_table("", "most common", title="Usable videos: kinds", text=2)
     for name, found in summary.kinds.items():
         if found:
             named = [
@@ -152,39 +140,3 @@ def _share(part: int, whole: int) -> str:
     if percent in (0, 100):
         return f"{percent:.0f} %"
     return f"{min(max(percent, 0.1), 99.9):.1f} %"
-
-
-def index_png(summary: IndexSummary, most: int = 5) -> bytes:
-    """A PNG: videos per class, durations, resolutions, status by split, reasons.
-
-    Args:
-        summary: of an index.
-        most: reasons of each status that are drawn.
-    """
-    require("report", "figures")
-    from matplotlib.figure import Figure
-
-    from snvideo.report import index_figure
-    from snvideo.report.style import png, styled
-
-    reasons = summary.commonest_reasons(most)
-    heights = [3.4, 3.0, 0.9 + 0.45 * len(summary.counts), 0.9 + 0.4 * len(reasons)]
-    shown = [True, summary.usable > 0, True, bool(reasons)]
-    heights = list(compress(heights, shown))
-    videos = sum(summary.counts.values())
-    with styled():
-        figure = Figure(figsize=(9, 0.4 + sum(heights)), layout="constrained")
-        found = f"{summary.usable:,} of {videos.sum():,} videos usable"
-        title = f"{shorten(str(summary.path), 60)}: {found}"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        panels = iter(figure.subfigures(len(heights), 1, height_ratios=heights))
-        index_figure.draw_classes(next(panels).subplots(), summary.labels, videos)
-        if summary.usable:
-            left, right = next(panels).subplots(1, 2)
-            index_figure.draw_durations(left, summary.numbers["seconds"])
-            index_figure.draw_sizes(right, summary.sizes)
-        splits = {split: n.sum(axis=0).tolist() for split, n in summary.counts.items()}
-        index_figure.draw_splits(next(panels).subplots(), splits)
-        if reasons:
-            index_figure.draw_reasons(next(panels).subplots(), reasons)
-        return png(figure)

@@ -132,11 +132,11 @@ class ContactSheets:
             number += 1
             name = f"{stem} ({number})"
         self._taken.add(name)
-        from snvideo.report.strip import strip
+        from snvideo.report.contact_sheet import prediction_sheet
 
         assert prediction.frames is not None
         video, classes, probabilities, *_ = prediction
-        content = strip(*prediction.frames, str(video), classes, probabilities)
+        content = prediction_sheet(*prediction.frames, str(video), classes, probabilities)
         path = self._folder / f"{name}.png"
         try:
             write_atomic(path, content)

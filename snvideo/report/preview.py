@@ -13,7 +13,7 @@ from snvideo.data.decoding import DecodeError, decode_frames
 from snvideo.data.index import ClipIndex
 from snvideo.engine.config import RunConfig
 from snvideo.errors import SnvideoError
-from snvideo.report.contact_sheet import CLIPS, train_sheet, view_sheet
+from snvideo.report.contact_sheet import CLIPS, clip_sheet, view_sheet
 
 
 def train_clips_png(config: RunConfig) -> bytes:
@@ -32,7 +32,7 @@ def train_clips_png(config: RunConfig) -> bytes:
         inputs, targets = mix(inputs, batch.labels, batch.augmentation, classes, group)
     else:
         targets = batch.labels
-    return train_sheet(
+    return clip_sheet(
         inputs,
         [index[sample.row].name for sample in samples],
         [_note(sample) for sample in samples],

@@ -30,8 +30,8 @@ from snvideo.models.pretrained import (
     write_weights,
 )
 from snvideo.models.registry import create_model
+from snvideo.report.contact_sheet import prediction_sheet
 from snvideo.report.predictions import ContactSheets, as_lines, as_text, check_out, write
-from snvideo.report.strip import strip
 from tests.data.faults import sabotage
 from tests.data.videos import write_video
 from tests.engine.runs import run_config
@@ -275,7 +275,7 @@ def test_a_strip_shows_frames_spread_over_time(tmp_path, count, height, width):
     levels = torch.arange(count, dtype=torch.uint8) * 5 + 50
     frames = levels[:, None, None, None].expand(count, 3, height, width)
     seconds = np.arange(count) ** 2 / 10  # most frames are early
-    png = strip(frames, seconds, "name", ("a", "b"), (1.0, 0.0))
+    png = prediction_sheet(frames, seconds, "name", ("a", "b"), (1.0, 0.0))
     (tmp_path / "a.png").write_bytes(png)
     picture = np.asarray(Image.open(tmp_path / "a.png"))
     tiles = picture[60]  # a line through the first pixels of all frames

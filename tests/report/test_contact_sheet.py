@@ -15,7 +15,7 @@ from snvideo.data.config import ClipConfig
 from snvideo.data.dataset import cut
 from snvideo.data.decoding import decode_frames
 from snvideo.data.index import Video
-from snvideo.report.contact_sheet import train_sheet, view_sheet
+from snvideo.report.contact_sheet import clip_sheet, view_sheet
 from tests.data.videos import frame_number, write_video
 
 VIDEO = Video(
@@ -60,7 +60,7 @@ def places(sheet: np.ndarray, picture: Tensor, factor: int = 1) -> list[tuple[in
 def train(clips: Tensor, **changes) -> np.ndarray:
     number = len(clips)
     given = {"names": ["v.mp4"] * number, "notes": [""] * number, "labels": ["hug"] * number}
-    return opened(train_sheet(clips, **{**given, **changes}))
+    return opened(clip_sheet(clips, **{**given, **changes}))
 
 
 def test_every_pixel_of_a_clip_is_shown_once_in_its_place():

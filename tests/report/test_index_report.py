@@ -15,8 +15,8 @@ from rich.console import Console
 from snvideo.data.config import ClipConfig
 from snvideo.data.index import IndexRow
 from snvideo.data.indexing.summary import IndexSummary, summarize_index
-from snvideo.report.index_figure import draw_classes, draw_durations, draw_splits
-from snvideo.report.index_report import index_png, index_tables
+from snvideo.report.index_figure import draw_classes, draw_durations, draw_splits, index_png
+from snvideo.report.index_report import index_tables
 from tests.data.indexing.test_summary import BROKEN, GONE, LABELS, ROW, ROWS, write
 
 
