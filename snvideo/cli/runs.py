@@ -177,12 +177,12 @@ def clips(
     from snvideo.extras import require
 
     require("report", "contact sheets")
-    from snvideo.report.preview import test_views_png, train_clips_png
+    from snvideo.report.preview import train_clips_png, views_png
 
     run = load_config(config, overrides or ()).run()
     for name, content in (
         ("train_clips.png", train_clips_png(run)),
-        ("test_views.png", test_views_png(run, video)),
+        ("test_views.png", views_png(run, video)),
     ):
         write_atomic(out / name, content)
         typer.echo(out / name)

@@ -1,5 +1,6 @@
 """Which videos, which frames, which crops: pure functions of a random generator or of nothing."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,11 @@ def frame_step(clip: ClipConfig, fps: float) -> float:
 def last_start(clip: ClipConfig, fps: float, frames: int) -> float:
     """The latest frame at which a whole clip can begin; 0 for a video shorter than a clip."""
     return max(0.0, frames - 1 - (clip.frames - 1) * frame_step(clip, fps))
+
+
+def is_short(clip: ClipConfig, fps: float, frames: int) -> bool:
+    """Whether a clip that begins with frame 0 goes on, rounded to frames, beyond the last."""
+    return math.floor((clip.frames - 1) * frame_step(clip, fps) + 0.5) >= frames
 
 
 def clip_frames(clip: ClipConfig, fps: float, frames: int, start: float) -> np.ndarray:

@@ -46,7 +46,7 @@ def evaluate(config: RunConfig, run: Path | None = None, checkpoint: Path | None
             config, model, origin = _load_run(config, run, checkpoint, index.labels, world)
         folder, device = RunDir(run or config.output), world.device
         quarantine = read_quarantine(config, folder.path)
-        model.to(device, memory_format=memory_format(config.speed))
+        model.to(device).to(memory_format=memory_format(config.speed))
         with algorithms(choose(config.speed, device, 1), device):
             if run is not None:  # as at the end of the run
                 train_index = ClipIndex.load(data.index, data.train_split, data.root)

@@ -1,8 +1,7 @@
-"""Clip and video accuracy over the test views, every video counted once."""
+"""The engine of evaluation: clip and video accuracy over test views, every video counted once."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from snvideo.data import sampling
 from snvideo.data.augmentation import to_input, train_input
-from snvideo.data.config import DataConfig
+from snvideo.data.config import MEAN, STD, DataConfig
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_loader, train_loader
 from snvideo.data.quarantine import Quarantine
@@ -25,12 +24,10 @@ from snvideo.engine.distributed import World
 from snvideo.engine.performance import autocast, memory_format
 from snvideo.norm import average_statistics, tracking_layers
 
-log = logging.getLogger(__name__)
-
 
 @dataclass
 class Evaluation:
-    """What a test found. Accuracies are fractions; views are clips x crops."""
+    """Accuracies (fractions) and predictions; views are clips x crops."""
 
     loss: float
     clip_top1: float
@@ -51,10 +48,9 @@ class Evaluation:
 
     def save_predictions(self, path: Path, index: ClipIndex) -> None:
         """Write names, labels and probabilities of all videos as a .npz file."""
-        names = np.array([index[int(row)].name for row in self.rows])
         np.savez_compressed(
             path,
-            videos=names,
+            videos=np.array([index[int(row)].name for row in self.rows]),
             labels=self.labels,
             probabilities=self.probabilities,
             classes=np.array(index.labels),
@@ -70,15 +66,14 @@ def refresh_statistics(
     world: World,
     quarantine: Quarantine,
 ) -> int:
-    """Batch-average statistics over training clips, in the groups of the run's geometry.
+    """Average batch statistics over training clips, in the groups of the run's batch plan.
 
     Returns:
         the number of groups; 0 if the model has no statistics or the config keeps moving averages.
     """
     if not tracking_layers(model) or not config.statistics.batches:
         return 0
-    groups = plan.statistics(len(index), config.statistics.batches)
-    passes = ((epoch, group) for group in groups)
+    passes = ((epoch, group) for group in plan.statistics(len(index), config.statistics.batches))
     stream = sampling.STATISTICS
     batches = train_loader(index, config.data, config.seed, passes, stream, quarantine)
 
@@ -101,10 +96,10 @@ def evaluate_views(
     quarantine: Quarantine,
     rows: Sequence[int] | None = None,
 ) -> Evaluation:
-    """Accuracy of a model over views of all videos of an index, or of some.
+    """Evaluate a model over views of videos of an index.
 
     A clip counts by its own softmax; a video by the softmax averaged over its views. Each process
-    takes every W-th video, and all end with the same figures.
+    takes every W-th video, and all return the same figures.
 
     Args:
         model: in whatever mode; it is left in evaluation mode.
@@ -116,18 +111,19 @@ def evaluate_views(
         rows: of the index; None: all of them.
     """
     model.eval()
-    device, classes = world.device, len(index.labels)
+    device, classes, batch_size = world.device, len(index.labels), config.test_batch
     metrics = _metrics(classes).to(device)
-    seen, labels, probabilities, failed = [], [], [], []
+    failed: list[tuple[str, str]] = []
+    no_rows = np.empty(0, np.int64)
+    parts = [(no_rows, no_rows, np.empty((0, classes), np.float32))]
     mine = (range(len(index)) if rows is None else rows)[world.rank :: world.size]
-    batch_size = config.test_batch
     for batch in test_loader(index, config.data, mine, batch_size, clips, crops, quarantine):
         failed += batch.unreadable
         if not len(batch.videos):
             continue
         truth = batch.labels.to(device)
         views = torch.cat([views.expand(device) for views in batch.views])
-        logits = view_logits(model, views, config.data, config.speed, config.test_batch, device)
+        logits = view_logits(model, views, config.data, config.speed, batch_size, device)
         softmax = logits.softmax(-1)
         video = softmax.unflatten(0, (len(truth), -1)).mean(1)
         view_truth = truth.repeat_interleave(clips * crops)
@@ -136,10 +132,22 @@ def evaluate_views(
             metrics[name].update(softmax, view_truth)
         for name in ("video_top1", "video_top5", "confusion"):
             metrics[name].update(video, truth)
-        seen.append(batch.videos.numpy())
-        labels.append(batch.labels.numpy())
-        probabilities.append(video.cpu().numpy())
-    return _join(metrics, seen, labels, probabilities, failed, classes, world)
+        parts.append((batch.videos.numpy(), batch.labels.numpy(), video.cpu().numpy()))
+    gathered = world.gather((parts, failed))
+    columns = zip(*(part for some, _ in gathered for part in some), strict=True)
+    all_rows, labels, probabilities = (np.concatenate(column) for column in columns)
+    order = np.argsort(all_rows)
+    values = metrics.compute()
+    confusion = values.pop("confusion").cpu()
+    return Evaluation(
+        **{name: float(value) for name, value in values.items()},
+        per_class_accuracy=(confusion.diag() / confusion.sum(1).clamp_min(1)).tolist(),
+        confusion=confusion.tolist(),
+        failed=[video for _, some in gathered for video in some],
+        rows=all_rows[order],
+        labels=labels[order],
+        probabilities=probabilities[order],
+    )
 
 
 def _metrics(classes: int) -> MetricCollection:
@@ -172,7 +180,7 @@ def view_logits(
     Args:
         model: in evaluation mode.
         views: uint8 (N, T, 3, H, W), on the device.
-        data: what the input is normalized with.
+        data: mean and standard deviation that the input is normalized with.
         speed: precision and memory format.
         batch: views in one forward pass.
         device: of the model.
@@ -181,40 +189,9 @@ def view_logits(
         float32 (N, classes).
     """
     parts = []
+    mean, std = data.mean or MEAN, data.std or STD
     for part in views.split(batch):
-        clips = to_input(part, data.mean, data.std, memory_format(speed))
+        clips = to_input(part, mean, std, memory_format(speed))
         with autocast(speed, device):
             parts.append(model(clips))
     return torch.cat(parts).float()
-
-
-def _join(
-    metrics: MetricCollection,
-    rows: list[np.ndarray],
-    labels: list[np.ndarray],
-    probabilities: list[np.ndarray],
-    failed: list[tuple[str, str]],
-    classes: int,
-    world: World,
-) -> Evaluation:
-    """Figures and predictions of all processes together."""
-    mine = (
-        np.concatenate(rows) if rows else np.empty(0, np.int64),
-        np.concatenate(labels) if labels else np.empty(0, np.int64),
-        np.concatenate(probabilities) if probabilities else np.empty((0, classes), np.float32),
-        failed,
-    )
-    all_rows, all_labels, all_probabilities, all_failed = zip(*world.gather(mine), strict=True)
-    order = np.argsort(np.concatenate(all_rows))
-    values = metrics.compute()
-    confusion = values.pop("confusion").cpu()
-    per_class = confusion.diag() / confusion.sum(1).clamp_min(1)
-    return Evaluation(
-        **{name: float(value) for name, value in values.items()},
-        per_class_accuracy=per_class.tolist(),
-        confusion=confusion.tolist(),
-        failed=[video for some in all_failed for video in some],
-        rows=np.concatenate(all_rows)[order],
-        labels=np.concatenate(all_labels)[order],
-        probabilities=np.concatenate(all_probabilities)[order],
-    )

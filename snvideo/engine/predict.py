@@ -67,9 +67,7 @@ def predict(
         mean=seen.mean,
         std=seen.std,
     )
-    predictor = Predictor(
-        network, config, batch=batch, top=top, device=chosen, keep_frames=keep_frames
-    )
+    predictor = Predictor(network, config, batch, top, chosen, keep_frames)
     files = unique_files(videos)
     for begin in range(0, len(files), _PROBED_AT_ONCE):
         yield from predictor.predict(files[begin : begin + _PROBED_AT_ONCE])

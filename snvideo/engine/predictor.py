@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import EvalDataset, VideoViews
 from snvideo.data.index import ClipIndex
-from snvideo.data.indexing.probe import Probe, index_row, probe_all
+from snvideo.data.indexing.probe import index_row, probe_all
 from snvideo.data.loader import test_loader
 from snvideo.engine.config import SpeedConfig
 from snvideo.engine.evaluator import view_logits
@@ -50,32 +51,19 @@ class Prediction(NamedTuple):
     """If they were asked for and the video could be read."""
 
 
+@dataclass
 class Predictor:
-    """Predicts videos with one network.
+    """One network and the views that it predicts videos from."""
 
-    Args:
-        network: with its classes, on `device`.
-        config: clips, views and workers.
-        batch: views in one forward pass.
-        top: classes of a prediction.
-        device: of the network.
-        keep_frames: whether predictions hold frames of their videos.
-    """
+    network: LoadedModel  # on `device`
+    config: DataConfig  # clips, views and workers
+    batch: int  # views in one forward pass
+    top: int  # classes of a prediction
+    device: torch.device
+    keep_frames: bool  # whether predictions hold frames of their videos
 
-    def __init__(
-        self,
-        network: LoadedModel,
-        config: DataConfig,
-        *,
-        batch: int,
-        top: int,
-        device: torch.device,
-        keep_frames: bool,
-    ) -> None:
-        self._model = network.model.to(memory_format=memory_format(_SPEED))
-        self._classes, self._config = network.classes, config
-        self._batch, self._top, self._device = batch, top, device
-        self._keep_frames = keep_frames
+    def __post_init__(self) -> None:
+        self.network.model.to(memory_format=memory_format(_SPEED))
 
     def predict(self, videos: Sequence[Path]) -> Iterator[Prediction]:
         """Predict videos in their order, each as soon as it and those before it are read.
@@ -94,57 +82,50 @@ class Predictor:
     def _predict(self, videos: Sequence[Path]) -> Iterator[tuple[int, Prediction]]:
         """Predictions with the places of their videos, those of unusable files first."""
         paths = [video.absolute() for video in videos]
-        workers = min(self._config.workers, len(paths))
-        probes = list(probe_all(paths, "packets", workers, self._config.timeout))
+        workers = min(self.config.workers, len(paths))
+        probes = list(probe_all(paths, "packets", workers, self.config.timeout))
         usable = [place for place, probe in enumerate(probes) if probe.status == "ok"]
         for place in sorted(set(range(len(videos))) - set(usable)):
             yield place, Prediction(videos[place], reason=probes[place].reason)
         if not usable:
             return
-        index = _index([(paths[place], probes[place]) for place in usable])
-        clips, crops, rows = self._config.test.clips, self._config.test.crops, range(len(index))
-        config = self._config.model_copy(update={"workers": min(workers, len(index))})
+        table = [index_row(probes[i], str(paths[i]), split="predict") for i in usable]
+        index = ClipIndex.from_rows(table, labels=[""], root=Path("/"))
+        clips, crops, rows = self.config.test.clips, self.config.test.crops, range(len(index))
+        config = self.config.model_copy(update={"workers": min(workers, len(index))})
         dataset = EvalDataset(index, config, clips, crops)
         places = {str(paths[place]): place for place in usable}
-        for read in test_loader(index, config, rows, self._batch, clips, crops):
+        for read in test_loader(index, config, rows, self.batch, clips, crops):
             for name, reason in read.unreadable:
                 yield places[name], Prediction(videos[places[name]], reason=reason)
             for row, views in zip(read.videos.tolist(), read.views, strict=True):
                 probabilities = self._probabilities(views)
-                best = probabilities.argsort(descending=True, stable=True)[: self._top]
+                best = probabilities.argsort(descending=True, stable=True)[: self.top]
                 frames = None
-                if self._keep_frames:
+                if self.keep_frames:
                     numbers = np.unique(dataset.numbers(index[row]))
                     frames = Frames(views.frames, (numbers / index[row].fps).tolist())
                 place = usable[row]
-                yield (
-                    place,
-                    Prediction(
-                        videos[place],
-                        tuple(self._classes[i] for i in best.tolist()),
-                        tuple(probabilities[best].tolist()),
-                        remark=probes[place].reason,
-                        frames=frames,
-                    ),
+                prediction = Prediction(
+                    videos[place],
+                    tuple(self.network.classes[i] for i in best.tolist()),
+                    tuple(probabilities[best].tolist()),
+                    remark=probes[place].reason,
+                    frames=frames,
                 )
+                yield place, prediction
 
     @torch.inference_mode()
     def _probabilities(self, video: VideoViews) -> Tensor:
         """The softmax of a video averaged over its views, float32 (classes,), on the CPU."""
-        device, batch = self._device, self._batch
+        device, batch = self.device, self.batch
         views = video.expand(device)
         with algorithms(choose(_SPEED, device, 1), device):
             try:
-                logits = view_logits(self._model, views, self._config, _SPEED, batch, device)
+                logits = view_logits(self.network.model, views, self.config, _SPEED, batch, device)
             except torch.OutOfMemoryError:
                 raise SnvideoError(
                     f"{device} has too little memory for {min(batch, len(views))} views at once: "
                     "lower --batch"
                 ) from None
         return logits.softmax(-1).mean(0).cpu()
-
-
-def _index(files: Iterable[tuple[Path, Probe]]) -> ClipIndex:
-    """Usable files, without labels, as an index in memory."""
-    rows = [index_row(found, str(path), split="predict") for path, found in files]
-    return ClipIndex.from_rows(rows, [""], Path("/"))

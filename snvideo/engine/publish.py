@@ -1,4 +1,4 @@
-"""The finished weights of a run, as a file that says what it is, and a card for people."""
+"""Published weights of a finished run: a .safetensors file with metadata, and a model card."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from snvideo.data.config import MEAN, STD
 from snvideo.engine.config import RunConfig
 from snvideo.engine.run_dir import RunDir
 from snvideo.models.pretrained import (
@@ -22,7 +23,6 @@ from snvideo.models.pretrained.model_card import model_card
 from snvideo.norm import tracking_layers
 
 CARD = "model_card.md"
-"""In the run's folder."""
 
 
 def describe_weights(
@@ -33,15 +33,15 @@ def describe_weights(
     started_from: dict[str, Any] | None = None,
     results: dict[str, Any] | None = None,
 ) -> WeightsMetadata:
-    """What the weights of a run are of.
+    """Metadata of the weights that a run has trained.
 
     Args:
         model: that holds them.
-        config: of the run, settled.
+        config: of the run, resolved.
         classes: in the order of the logits.
         statistics: kind of batch statistics, if the network has any.
-        started_from: the weights that training started from.
-        results: of the last test.
+        started_from: summary of the weights that training began from.
+        results: of the final evaluation.
     """
     data = config.data
     return WeightsMetadata(
@@ -52,8 +52,8 @@ def describe_weights(
         statistics=statistics if tracking_layers(model) else None,
         classes=tuple(classes),
         preprocessing=Preprocessing(
-            mean=data.mean,
-            std=data.std,
+            mean=data.mean or MEAN,
+            std=data.std or STD,
             **data.clip.model_dump(),
             short_side=data.test.short_side,
             crop=data.test.crop,
@@ -63,14 +63,14 @@ def describe_weights(
     )
 
 
-def publish(folder: RunDir, model: nn.Module, about: WeightsMetadata, config: RunConfig) -> None:
+def publish(folder: RunDir, model: nn.Module, metadata: WeightsMetadata, config: RunConfig) -> None:
     """Write weights and card of a finished run.
 
     Raises:
         SnvideoError: if the disk does not take them.
     """
     with folder.written(WEIGHTS_FILE) as path:
-        write_weights(path, model, about)
+        write_weights(path, model, metadata)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     with folder.written(CARD) as path:
-        path.write_text(model_card(about, WEIGHTS_FILE, text), encoding="utf-8")
+        path.write_text(model_card(metadata, WEIGHTS_FILE, text), encoding="utf-8")

@@ -15,18 +15,15 @@ if TYPE_CHECKING:
     from snvideo.data.index import ClipIndex
     from snvideo.engine.evaluator import Evaluation
 
+_ACCURACIES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
+_FIGURES = (*_ACCURACIES, "per_class_accuracy", "confusion")
 _PUBLISHED = (
-    *("clip_top1", "clip_top5", "video_top1", "video_top5", "videos", "failed_videos", "views"),
-    *("gpus", "clips_per_gpu", "seed", "epochs", "steps", "statistics", "index_hash", "amp"),
-    "parameters",
+    *(*_ACCURACIES, "videos", "failed_videos", "views", "gpus", "clips_per_gpu", "seed", "epochs"),
+    *("steps", "statistics", "index_hash", "amp", "parameters"),
 )
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class LayerImportance(_Record):
+class LayerImportance(BaseModel):
     """Importance ratios of one SN layer: (instance, layer, batch), or the first two of them."""
 
     layer: str
@@ -35,25 +32,20 @@ class LayerImportance(_Record):
     variance: tuple[float, ...]
 
 
-class ViewCounts(_Record):
+class ViewCounts(BaseModel):
     """Test views of a video: clips x crops."""
 
     clips: int
     crops: int
 
 
-class BestValidation(_Record):
-    """The best validation of a run: step and clip top-1."""
-
-    step: int
-    top1: float
-
-
-class Results(_Record):
+class Results(BaseModel):
     """Results of a run, or of a later evaluation. Accuracies are fractions, times are seconds.
 
     Fields with a default are missing in files of older versions, or do not apply.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     norm: str
     model: str
@@ -64,7 +56,6 @@ class Results(_Record):
     statistics: StatisticsConfig | None = None
     index_hash: str
     classes: list[str]
-
     clip_top1: float
     clip_top5: float
     video_top1: float
@@ -77,12 +68,12 @@ class Results(_Record):
     failed: list[tuple[str, str]] = []
     """Name and reason of videos that could not be read."""
     views: ViewCounts
-
     checkpoint: str | None = None
-    """The weights; of an evaluation alone, while all that follows is of a run."""
+    """Evaluated weights; all fields below are of a run."""
     steps: int = 0
     skipped_steps: int = 0
-    best_validation: BestValidation | None = None
+    best_validation: dict[str, Any] | None = None
+    """Step and clip top-1."""
     amp: str = "none"
     replaced_samples: int = 0
     quarantined_videos: int = 0
@@ -96,26 +87,22 @@ class Results(_Record):
     @classmethod
     def of(cls, config: RunConfig, index: ClipIndex, found: Evaluation, **more: Any) -> Results:
         """Results of an evaluation over the test views of a config, and `more` fields."""
+        batch, test = config.batch, config.data.test
         values = {
             "norm": config.model.norm.name,
             "model": config.model.name,
-            "gpus": config.batch.gpus,
-            "clips_per_gpu": config.batch.clips_per_gpu,
+            "gpus": batch.gpus,
+            "clips_per_gpu": batch.clips_per_gpu,
             "seed": config.seed,
             "epochs": config.optim.epochs,
             "statistics": config.statistics.model_dump(),
             "index_hash": index.hash,
             "classes": list(index.labels),
-            "clip_top1": found.clip_top1,
-            "clip_top5": found.clip_top5,
-            "video_top1": found.video_top1,
-            "video_top5": found.video_top5,
-            "per_class_accuracy": found.per_class_accuracy,
-            "confusion": found.confusion,
+            **{name: getattr(found, name) for name in _FIGURES},
             "videos": len(found.rows),
             "failed_videos": len(found.failed),
             "failed": found.failed,
-            "views": {"clips": config.data.test.clips, "crops": config.data.test.crops},
+            "views": {"clips": test.clips, "crops": test.crops},
         }
         return cls.model_validate(values | more)
 

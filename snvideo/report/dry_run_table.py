@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from snvideo.engine.disk_space import in_words
 from snvideo.engine.dry_run import FILES, SAMPLE, DryRun, remedies
+from snvideo.report.console import console, new_table
+
+Rows = Iterator[tuple[str, str]]
 
 
 def show(found: DryRun) -> None:
-    """Print it, on the main process."""
+    """Print a dry run, on the main process."""
     if found.main:
-        console = Console() if sys.stdout.isatty() else Console(width=100)
-        console.print(table(found))
+        console().print(table(found))
 
 
 def table(found: DryRun) -> Table:
-    """What was found, for a terminal, what does not fit last."""
-    rows = Table(
-        title=Text(f"Dry run of {found.config.output}", "bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_header=False,
-    )
-    rows.add_column(no_wrap=True)
-    rows.add_column(overflow="fold")
-    for part in (_of_network, _of_data, _of_steps, _of_memory, _of_time):
-        for name, text in part(found):
+    """Name and value of all that was found, and warnings last."""
+    rows = new_table("", "", title=f"Dry run of {found.config.output}", text=2)
+    rows.show_header, rows.columns[0].no_wrap = False, True
+    for section in (_network, _data, _steps, _memory, _timing):
+        for name, text in section(found):
             rows.add_row(Text(name), Text(text))
         rows.add_section()
     for text in warnings(found):
@@ -43,39 +35,32 @@ def table(found: DryRun) -> Table:
 
 
 def warnings(found: DryRun) -> list[str]:
-    """What may keep the run from its end."""
-    lines = []
-    for split in found.splits:
-        if split.missing:
-            looked, names = min(FILES, split.videos), ", ".join(split.missing)
-            lines.append(
-                f"{len(split.missing)} of the first {looked} videos of split {split.name!r} are "
-                f"missing: {names}"
-            )
+    """Missing videos and missing memory, a line each."""
     memory = found.memory
-    if not memory.fits:
-        lines.append(
-            f"training needs {in_words(memory.needed)} and more, and {found.device} has "
-            f"{in_words(memory.available)} free for each process: {remedies(found.config)}"
-        )
-    return lines
+    missing = [
+        f"{len(split.missing)} of the first {min(FILES, split.videos)} videos of split "
+        f"{split.name!r} are missing: {', '.join(split.missing)}"
+        for split in found.splits
+        if split.missing
+    ]
+    if memory.available is None or memory.fits:
+        return missing
+    return [
+        *missing,
+        f"training needs {in_words(memory.needed)} and more, and {found.device} has "
+        f"{in_words(memory.available)} free for each process: {remedies(found.config)}",
+    ]
 
 
-Rows = Iterator[tuple[str, str]]
-
-
-def _of_network(found: DryRun) -> Rows:
-    config, spent, view = found.config, found.cost, found.config.data.test
-    frames = config.data.clip.frames
-    norm = config.model.norm
+def _network(found: DryRun) -> Rows:
+    config, cost, view = found.config, found.cost, found.config.data.test
+    norm, frames = config.model.norm, config.data.clip.frames
     start = f", start {norm.start}" if norm.name in ("sn", "syncsn") else ""
     yield "network", f"{config.model.name} with {norm.name}{start}"
-    trained = (
-        f", {spent.trainable / 1e6:.2f} M trained" if spent.trainable < spent.parameters else ""
-    )
-    yield "parameters", f"{spent.parameters / 1e6:.2f} M{trained}"
+    trained = f", {cost.trainable / 1e6:.2f} M trained" if cost.trainable < cost.parameters else ""
+    yield "parameters", f"{cost.parameters / 1e6:.2f} M{trained}"
     for name, crop, count in (
-        ("training view", config.data.train.crop, spent.multiply_adds),
+        ("training view", config.data.train.crop, cost.multiply_adds),
         ("test view", view.crop, found.test_multiply_adds),
     ):
         yield name, f"{frames} x {crop} x {crop}, {_flops(count)} (multiply-adds)"
@@ -83,7 +68,7 @@ def _of_network(found: DryRun) -> Rows:
     yield "test of a video", f"{views} views, {_flops(views * found.test_multiply_adds)}"
 
 
-def _of_data(found: DryRun) -> Rows:
+def _data(found: DryRun) -> Rows:
     yield "classes", f"{found.classes:,}"
     for name, split in zip(("training", "test"), found.splits, strict=True):
         about = "about " if split.videos > SAMPLE else ""
@@ -91,36 +76,30 @@ def _of_data(found: DryRun) -> Rows:
         yield f"{name} videos", f"{split.videos:,} of split {split.name!r}{short}"
 
 
-def _of_steps(found: DryRun) -> Rows:
-    plan, batch, epochs = found.plan, found.config.batch, found.config.optim.epochs
+def _steps(found: DryRun) -> Rows:
+    plan, batch, steps = found.plan, found.config.batch, found.steps_per_epoch
     yield (
         "batch",
         f"{batch.gpus} gpus x {batch.clips_per_gpu} clips = {plan.total_batch} on "
         f"{_number(plan.processes, 'process')} ({found.device})",
     )
-    groups = _number(plan.groups_per_pass, "group")
     yield (
         "a step",
-        f"{_number(plan.passes, 'pass')} in each process, of {groups} of "
-        f"{plan.clips_per_gpu} clips",
+        f"{_number(plan.passes, 'pass')} in each process, of "
+        f"{_number(plan.groups_per_pass, 'group')} of {plan.clips_per_gpu} clips",
     )
-    steps = f"{found.steps_per_epoch:,} an epoch, {found.total_steps:,} in {epochs} epochs"
-    yield "steps", steps
+    epochs = found.config.optim.epochs
+    yield "steps", f"{steps:,} an epoch, {found.total_steps:,} in {epochs} epochs"
     peak = found.peaks.get("weights", next(iter(found.peaks.values())))
-    points = (
-        f"{factor * peak:.3g} at epoch {step / found.steps_per_epoch:.4g}"
-        for step, factor in found.factors.items()
-    )
-    others = "".join(
-        f"; {name} x {rate / peak:g}" for name, rate in found.peaks.items() if rate != peak
-    )
-    yield "learning rate", ", ".join(points) + others
+    points = [f"{rate * peak:.3g} at epoch {at / steps:.4g}" for at, rate in found.factors.items()]
+    others = [f"; {name} x {rate / peak:g}" for name, rate in found.peaks.items() if rate != peak]
+    yield "learning rate", ", ".join(points) + "".join(others)
     spent, rule = _flops(found.epoch_multiply_adds), f"{found.forwards} x forward"
     yield "arithmetic", f"{spent} (multiply-adds) an epoch of training ({rule})"
     yield "speed", str(found.speed)
 
 
-def _of_memory(found: DryRun) -> Rows:
+def _memory(found: DryRun) -> Rows:
     memory = found.memory
     parts = {
         "weights": memory.weights,
@@ -135,27 +114,24 @@ def _of_memory(found: DryRun) -> Rows:
         yield "memory free", f"{in_words(memory.available)} for each process"
 
 
-def _of_time(found: DryRun) -> Rows:
+def _timing(found: DryRun) -> Rows:
     timing = found.timing
     if timing is None:
         return
-    rate = found.plan.total_batch / timing.seconds
     on = f"on {_number(found.plan.processes, 'process')}"
     yield (
-        f"{timing.steps} steps timed" if timing.steps > 1 else "1 step timed",
-        f"{timing.seconds:.3g} s a step, {rate:.3g} clips/s {on}, "
-        f"{100 * timing.waiting:.0f} % of it waiting for data",
+        f"{_number(timing.steps, 'step')} timed",
+        f"{timing.seconds:.3g} s a step, {found.plan.total_batch / timing.seconds:.3g} clips/s "
+        f"{on}, {100 * timing.waiting:.0f} % of it waiting for data",
     )
     if timing.peak is not None:
         yield "memory used", f"{in_words(timing.peak)} at most"
-    epoch = found.steps_per_epoch * timing.seconds
-    run = found.total_steps * timing.seconds
-    yield "an epoch", f"{_duration(epoch)} {on}"
-    yield "the run", f"{_duration(run)} {on}, without validation and test"
+    yield "an epoch", f"{_duration(found.steps_per_epoch * timing.seconds)} {on}"
+    run = _duration(found.total_steps * timing.seconds)
+    yield "the run", f"{run} {on}, without validation and test"
 
 
 def _flops(count: int) -> str:
-    """Four digits and a unit."""
     sizes = {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6}
     unit, size = next((item for item in sizes.items() if count >= item[1]), ("", 1))
     return f"{count / size:.4g} {unit}FLOPs"

@@ -148,7 +148,7 @@ def check_out(path: Path) -> None:
     """Check, before the work, that its results can be written.
 
     Raises:
-        SnvideoError: if the name is of another kind, or the place cannot be written to.
+        SnvideoError: if the suffix is unknown, or the folder cannot be written to.
     """
     if path.suffix.lower() not in (".csv", ".json"):
         raise SnvideoError(f"out {path}: call it something.csv or something.json")
@@ -166,36 +166,22 @@ def write(path: Path, predictions: Iterable[Prediction]) -> None:
     Raises:
         SnvideoError: if it cannot be written.
     """
-    as_text = _json if path.suffix.lower() == ".json" else _csv
+    rows, objects = [COLUMNS], []
+    for video, classes, probabilities, reason, remark, _ in predictions:
+        top = list(zip(classes, probabilities, strict=True))
+        best = [{"class": label, "probability": round(value, 6)} for label, value in top]
+        objects.append({"video": str(video), "top": best, "reason": reason, "remark": remark})
+        for rank, (label, value) in enumerate(top, 1):
+            rows.append((str(video), str(rank), label, f"{value:.6f}", reason, remark))
+        if not top:
+            rows.append((str(video), "", "", "", reason, remark))
+    if path.suffix.lower() == ".json":
+        text = json.dumps(objects, indent=1) + "\n"  # ASCII: names may be bytes that are no UTF-8
+    else:
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows(rows)
+        text = table.getvalue()
     try:
-        write_atomic(path, as_text(predictions).encode("utf-8", "surrogateescape"))
+        write_atomic(path, text.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise SnvideoError(f"out {path}: cannot be written: {error.strerror}") from None
-
-
-def _csv(predictions: Iterable[Prediction]) -> str:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for video, classes, probabilities, reason, remark, _ in predictions:
-        if not classes:
-            writer.writerow((video, "", "", "", reason, remark))
-        for rank, (label, probability) in enumerate(zip(classes, probabilities, strict=True), 1):
-            writer.writerow((video, rank, label, f"{probability:.6f}", reason, remark))
-    return table.getvalue()
-
-
-def _json(predictions: Iterable[Prediction]) -> str:
-    values = [
-        {
-            "video": str(video),
-            "top": [
-                {"class": label, "probability": round(probability, 6)}
-                for label, probability in zip(classes, probabilities, strict=True)
-            ],
-            "reason": reason,
-            "remark": remark,
-        }
-        for video, classes, probabilities, reason, remark, _ in predictions
-    ]
-    return json.dumps(values, indent=1) + "\n"  # ASCII: names may be bytes that are no UTF-8

@@ -1,4 +1,4 @@
-"""Pictures of what a run's network sees: training clips, and all views of a test video."""
+"""Contact sheets of a network's input: training clips, and all views of a test video."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from snvideo.data import sampling
-from snvideo.data.augmentation import augment, mix, to_input
+from snvideo.data.augmentation import mix, train_input
 from snvideo.data.config import MEAN, STD
 from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, TrainSample
 from snvideo.data.decoding import DecodeError, decode_frames
@@ -17,7 +17,7 @@ from snvideo.report.contact_sheet import CLIPS, clip_sheet, view_sheet
 
 
 def train_clips_png(config: RunConfig) -> bytes:
-    """The first clips of a run, whole groups of them, after all that is done to them."""
+    """The first training clips of a run, whole groups of them, as augmented and mixed."""
     index = ClipIndex.load(config.data.index, config.data.train_split, config.data.root)
     clips = TrainDataset(index, config.data, config.seed)
     group = config.batch.clips_per_gpu
@@ -25,8 +25,7 @@ def train_clips_png(config: RunConfig) -> bytes:
     order = sampling.epoch_order(config.seed, 0, len(index))
     samples = [clips[SampleKey(sampling.TRAIN, 0, i, int(order[i]))] for i in range(shown)]
     batch = clips.collate(samples)
-    mean, std = config.data.mean or MEAN, config.data.std or STD
-    inputs = to_input(augment(batch.clips, batch.augmentation), mean, std)
+    inputs = train_input(batch, config.data, torch.device("cpu"))
     classes = len(index.labels)
     if shown % group == 0 and group > 1:
         inputs, targets = mix(inputs, batch.labels, batch.augmentation, classes, group)
@@ -37,14 +36,14 @@ def train_clips_png(config: RunConfig) -> bytes:
         [index[sample.row].name for sample in samples],
         [_note(sample) for sample in samples],
         [_label(target, index.labels) for target in targets],
-        [sample.numbers for sample in samples],
-        mean=mean,
-        std=std,
+        [sample.numbers.tolist() for sample in samples],
+        mean=config.data.mean or MEAN,
+        std=config.data.std or STD,
     )
 
 
 def _label(target: Tensor, names: list[str]) -> str:
-    """A label, or the parts of several."""
+    """The name of a label, or the shares of mixed ones."""
     if not target.ndim:
         return names[target]
     parts = torch.nonzero(target).flatten().tolist()
@@ -59,8 +58,8 @@ def _note(sample: TrainSample) -> str:
     return ", ".join(["mirrored"] * sample.augmentation.flip + changes + lost)
 
 
-def test_views_png(config: RunConfig, number: int = 0) -> bytes:
-    """All test views of a video, where they lie in it and what they show.
+def views_png(config: RunConfig, number: int = 0) -> bytes:
+    """All test views of a video, and their places in it.
 
     Args:
         config: of a run.
@@ -82,9 +81,7 @@ def test_views_png(config: RunConfig, number: int = 0) -> bytes:
         (frame,) = decode_frames(video, numbers[len(numbers) // 2, :1], config.data.decoder)
     except DecodeError as error:
         raise SnvideoError(f"{video.path}: {error}: choose another with --video") from None
-    crops = sampling.even_crops(*frame.shape[:2], videos.view)
+    height, width, _ = frame.shape
+    crops = sampling.even_crops(height, width, videos.view)
     views = sample.views.expand(torch.device("cpu"))
     return view_sheet(views, numbers, video, index.labels[video.label], crops, frame)
-
-
-test_views_png.__test__ = False  # not a test case, whatever pytest makes of the name

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from snvideo.errors import SnvideoError
-from snvideo.report.preview import test_views_png as views_png
-from snvideo.report.preview import train_clips_png
+from snvideo.report.preview import train_clips_png, views_png
 from tests.engine.runs import run_config
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from snvideo.data.config import ClipConfig
 from snvideo.data.index import STATUSES, IndexRow, read_meta, read_rows
 from snvideo.data.indexing.sources import SPLITS
-from snvideo.data.sampling import frame_step
+from snvideo.data.sampling import is_short
 from snvideo.errors import SnvideoError
 
 Counts = Counter[str]
@@ -94,7 +94,7 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
         reasons["ok"].update(filter(None, row.reason.split("; ")))
         seconds[row.split] += row.seconds
         size[row.split] += row.bytes
-        short[row.split] += clip is not None and _is_short(row, clip)
+        short[row.split] += clip is not None and is_short(clip, row.fps, row.frames)
         for name, values in numbers.items():
             values.append(getattr(row, name))
         sizes[row.width, row.height] += 1
@@ -131,11 +131,6 @@ def _problem(row: IndexRow, labels: int) -> str:
             if not least <= (value := getattr(row, name)) < math.inf:
                 return f"{name} of a usable video is {value}"
     return ""
-
-
-def _is_short(row: IndexRow, clip: ClipConfig) -> bool:
-    """Whether a clip that begins with frame 0 goes on, rounded to frames, beyond the last."""
-    return math.floor((clip.frames - 1) * frame_step(clip, row.fps) + 0.5) >= row.frames
 
 
 def _arrays(videos: Counter[tuple[str, int, str]], labels: int) -> dict[str, np.ndarray]:
