@@ -112,8 +112,7 @@ class BatchLoader(Iterator[B], Generic[B]):
     ) -> None:
         self._dataset, self._keys, self._config = dataset, keys, config
         self._quarantine = dataset.quarantine
-        self._deaths: Counter[tuple[int, int, int]] = Counter()
-        self._idle_deaths = 0
+        self._recovery = _Recovery(dataset, config.timeout)
         self._pool: WorkerPool[Keys] | None = None
         self._outcomes: Iterator[Outcome] = iter(())
 
@@ -140,7 +139,7 @@ class BatchLoader(Iterator[B], Generic[B]):
         except Exception:  # or there are no more
             self._pool.close()
             raise
-        self._idle_deaths = 0
+        self._recovery.idle_deaths = 0
         return batch
 
     def _start(self, keys: Iterator[Keys]) -> None:
@@ -153,15 +152,24 @@ class BatchLoader(Iterator[B], Generic[B]):
             ahead=AHEAD,
             pin_memory=torch.cuda.is_available(),
             initializer=_use_one_thread,
-            on_death=self._on_death,
+            on_death=self._recovery,
         )
         self._outcomes = self._pool.run(keys)
 
-    def _on_death(self, keys: Keys, death: Death) -> Keys:
-        """Keys of the batch that is read instead."""
+
+class _Recovery:
+    """Keys of the batch that is read instead of one whose worker has died."""
+
+    def __init__(self, dataset: VideoDataset[Any], timeout: float) -> None:
+        self._dataset, self._timeout = dataset, timeout
+        self._deaths: Counter[tuple[int, int, int]] = Counter()
+        self.idle_deaths = 0
+        """In a row, of workers that read no video."""
+
+    def __call__(self, keys: Keys, death: Death) -> Keys:
         if death.answer is None:
-            self._idle_deaths += 1
-            if self._idle_deaths == PATIENCE:
+            self.idle_deaths += 1
+            if self.idle_deaths == PATIENCE:
                 raise SnvideoError(
                     f"loader workers: one {death.cause}, {PATIENCE} times without reading a video: "
                     "lower data.workers, or look for what ends them (memory?)"
@@ -170,7 +178,7 @@ class BatchLoader(Iterator[B], Generic[B]):
             return keys
         number, attempt = death.answer
         key = keys[number]
-        reason = f"no answer for {self._config.timeout:g} s"
+        reason = f"no answer for {self._timeout:g} s"
         if not death.timed_out:
             place = key.epoch, key.position, attempt
             self._deaths[place] += 1

@@ -1,26 +1,23 @@
 """Worker pool of processes that may hang, crash or be killed, and are replaced."""
 
 import faulthandler
-import io
 import logging
 import multiprocessing
 import os
 import pickle
 import signal
-import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from enum import Enum, auto
 from itertools import cycle
-from multiprocessing import reduction, util
+from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from snvideo.data.memory_file import MemoryFile, dump
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -32,19 +29,12 @@ PATIENCE = 3
 _TICK = 1.0
 _PAUSE = 1.0
 """Seconds by which a timer is late where the whole job was suspended for a while."""
+_STARTED, _ANSWER, _RAISED, _DONE = "started", "answer", "raised", "done"
+_END = object()
 _INLINE = 4000
 """Bytes of a message that a pipe takes whole or not at all, even of a process that is stopped."""
 
 Task = TypeVar("Task")
-
-
-class _Kind(Enum):
-    """Message of a process to its parent."""
-
-    STARTED = auto()
-    ANSWER = auto()
-    RAISED = auto()
-    DONE = auto()
 
 
 class Outcome(NamedTuple):
@@ -78,9 +68,8 @@ class WorkerPool(Generic[Task]):
         start_method: `fork`, `spawn` or `forkserver`; None: Python's default.
         ahead: tasks that are handed to a process before it has done the first.
         window: tasks at most between the first whose outcome was not taken and the last handed out.
-        quiet: discard what the processes print; native decoders do, about odd files.
         pin_memory: put tensors into page-locked memory.
-        initializer: called in every process when it starts.
+        initializer: called in every process when it starts, for instance `discard_output`.
         on_death: returns the task to do instead, or the outcome of the one that was being done. By
             default a task whose process crashed is tried once more.
     """
@@ -94,13 +83,12 @@ class WorkerPool(Generic[Task]):
         start_method: str | None = None,
         ahead: int = 2,
         window: int | None = None,
-        quiet: bool = False,
         pin_memory: bool = False,
         initializer: Callable[[], None] | None = None,
         on_death: Callable[[Task, Death], Task | Outcome] | None = None,
     ) -> None:
         self._context = multiprocessing.get_context(start_method)
-        self._main = (function, timeout, quiet, initializer)
+        self._main = (function, timeout, initializer)
         self._size, self._timeout, self._ahead, self._pin = workers, timeout, ahead, pin_memory
         self._window = window or workers * ahead
         self._on_death = on_death
@@ -193,10 +181,9 @@ class WorkerPool(Generic[Task]):
                 )
             log.warning("a worker process %s; another one is started", cause)
             return
-        job, timed_out = worker.jobs[0], worker.timed_out(self._timeout)
-        death = Death(job.answer, timed_out, cause)
-        on_death = self._on_death or job.on_death
-        found = on_death(job.task, death)
+        job = worker.jobs[0]
+        death = Death(job.answer, worker.timed_out(self._timeout), cause)
+        found = (self._on_death or job.on_death)(job.task, death)
         if isinstance(found, Outcome):
             job.outcome = found
             self._waiting.popleft()
@@ -222,6 +209,7 @@ class _Job(Generic[Task]):
         self._deaths = 0
 
     def on_death(self, task: Task, death: Death) -> Task | Outcome:
+        """Try a task once more whose process crashed; give up one that hangs."""
         self._deaths += 1
         if death.timed_out:
             return Outcome(death.answer, "hangs")
@@ -241,8 +229,8 @@ class _Worker(Generic[Task]):
     def __init__(self, context: Any, main: tuple[Any, ...], ahead: int) -> None:
         self.jobs: deque[_Job[Task]] = deque()
         self.started, self.stuck, self.heard = False, False, time.monotonic()
-        self._slots = [_MemoryFile() for _ in range(ahead)]
-        self._trace, self._begun = _MemoryFile(), 0
+        self._slots = [MemoryFile() for _ in range(ahead)]
+        self._trace, self._begun = MemoryFile(), 0
         with self._starting:  # else another thread's process holds these ends of pipes, too
             # In a forked process a timer that is armed here could never be armed again.
             faulthandler.cancel_dump_traceback_later()
@@ -257,12 +245,12 @@ class _Worker(Generic[Task]):
             tasks.close()
             messages.close()
         for file in (self._trace, *self._slots):
-            util.register_after_fork(file, _MemoryFile.close)
+            util.register_after_fork(file, MemoryFile.close)
 
     def begin(self, job: _Job[Task]) -> None:
         """Hand out a task."""
         number = self._begun % len(self._slots)
-        self._slots[number].write(*_dump(job.task))
+        self._slots[number].write(*dump(job.task))
         if not self.jobs:
             self.heard = time.monotonic()
         self.jobs.append(job)
@@ -274,15 +262,15 @@ class _Worker(Generic[Task]):
         """Take a message; true if a task is done."""
         kind, content = pickle.loads(self.messages.recv_bytes())
         self.heard = time.monotonic()
-        if kind == _Kind.STARTED:
+        if kind == _STARTED:
             self.started = True
             return False
         job = self.jobs[0]
-        if kind == _Kind.ANSWER:
+        if kind == _ANSWER:
             number = (self._begun - len(self.jobs)) % len(self._slots)
             job.answer = self._slots[number].read(pin) if content is None else pickle.loads(content)
             return False
-        job.outcome = Outcome(job.answer, content if kind == _Kind.RAISED else None)
+        job.outcome = Outcome(job.answer, content if kind == _RAISED else None)
         self.jobs.popleft()
         return True
 
@@ -307,91 +295,11 @@ class _Worker(Generic[Task]):
         return self.stuck or (trace.st_size > 0 and late < _PAUSE)
 
 
-class _MemoryFile:
-    """File in memory without a name, unlike those in /dev/shm neither scarce nor left behind."""
-
-    def __init__(self, descriptor: int | None = None) -> None:
-        self.file: Any
-        if descriptor is not None:
-            self.file = os.fdopen(descriptor, "r+b", buffering=0)
-        elif sys.platform == "linux":
-            self.file = os.fdopen(os.memfd_create("snvideo"), "r+b", buffering=0)
-        else:
-            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _attach, (reduction.DupFd(self.file.fileno()),)
-
-    def close(self) -> None:
-        self.file.close()
-
-    def write(self, data: bytes, tensors: list[Any]) -> None:
-        with open(self.file.fileno(), "wb", closefd=False) as file:
-            file.seek(0)
-            file.write(data)
-            for tensor in tensors:
-                file.write(_bytes_of(tensor))
-
-    def read(self, pin: bool = False) -> Any:
-        with open(self.file.fileno(), "rb", closefd=False) as file:
-            file.seek(0)
-            unpickler = _Unpickler(file, pin)
-            value = unpickler.load()
-            for tensor in unpickler.tensors:
-                file.readinto(_bytes_of(tensor))
-        return value
-
-
-def _attach(descriptor: Any) -> _MemoryFile:
-    return _MemoryFile(descriptor.detach())
-
-
-class _Pickler(pickle.Pickler):
-    """Pickler that leaves the values of tensors aside."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.tensors: list[Any] = []
-
-    def persistent_id(self, value: Any) -> Any:
-        torch = sys.modules.get("torch")  # imported by whoever has tensors; it takes seconds
-        if torch is None or type(value) is not torch.Tensor:
-            return None
-        # Dimensions as they lie in memory, so that a dense tensor of any format is not copied.
-        order = sorted(range(value.dim()), key=value.stride, reverse=True)
-        dense = value.permute(order).contiguous()
-        self.tensors.append(dense)
-        return dense.dtype, tuple(dense.shape), [order.index(i) for i in range(len(order))]
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickler whose tensors are to be filled in order."""
-
-    def __init__(self, file: BinaryIO, pin: bool) -> None:
-        super().__init__(file)
-        self._pin = pin
-        self.tensors: list[Any] = []
-
-    def persistent_load(self, form: Any) -> Any:
-        import torch
-
-        dtype, shape, order = form
-        self.tensors.append(torch.empty(shape, dtype=dtype, pin_memory=self._pin))
-        return self.tensors[-1].permute(order)
-
-
-def _bytes_of(tensor: Any) -> Any:
-    """The values of a contiguous tensor, without a copy."""
-    import torch
-
-    return tensor.reshape(-1).view(torch.uint8).numpy()
-
-
-def _dump(value: Any) -> tuple[bytes, list[Any]]:
-    file = io.BytesIO()
-    pickler = _Pickler(file)
-    pickler.dump(value)
-    return file.getvalue(), pickler.tensors
+def discard_output() -> None:
+    """Discard what this process prints; native decoders do, about odd files."""
+    with Path(os.devnull).open("w") as null:
+        os.dup2(null.fileno(), 1)
+        os.dup2(null.fileno(), 2)
 
 
 def _kill_all(workers: list[_Worker[Any]]) -> None:
@@ -406,11 +314,10 @@ def _kill_all(workers: list[_Worker[Any]]) -> None:
 def _work(
     tasks: Connection,
     messages: Connection,
-    slots: list[_MemoryFile],
-    trace: _MemoryFile,
+    slots: list[MemoryFile],
+    trace: MemoryFile,
     function: Callable[[Any], Iterator[Any]],
     timeout: float,
-    quiet: bool,
     initializer: Callable[[], None] | None,
 ) -> None:
     """Work on tasks until the parent is gone."""
@@ -420,14 +327,9 @@ def _work(
         signal.signal(number, signal.SIG_IGN)
     if initializer is not None:
         initializer()
-    if quiet:
-        with Path(os.devnull).open("w") as null:
-            os.dup2(null.fileno(), 1)
-            os.dup2(null.fileno(), 2)
-
     disarm = faulthandler.cancel_dump_traceback_later
 
-    def send(kind: _Kind, content: bytes | str | None = None) -> None:
+    def send(kind: str, content: bytes | str | None = None) -> None:
         messages.send_bytes(pickle.dumps((kind, content)))
 
     def arm() -> None:
@@ -437,7 +339,7 @@ def _work(
         faulthandler.dump_traceback_later(timeout, exit=True, file=trace.file)
 
     with suppress(EOFError, BrokenPipeError):  # the parent has died
-        send(_Kind.STARTED)
+        send(_STARTED)
         for slot in cycle(slots):
             tasks.recv_bytes()
             answers = None
@@ -445,18 +347,18 @@ def _work(
                 arm()
                 try:
                     answers = answers or iter(function(slot.read()))
-                    answer = next(answers, _Kind.DONE)
-                    data, tensors = (b"", []) if answer is _Kind.DONE else _dump(answer)
+                    answer = next(answers, _END)
+                    data, tensors = (b"", []) if answer is _END else dump(answer)
                     if tensors or len(data) > _INLINE:
                         slot.write(data, tensors)
                         data = None
                 except Exception as error:  # whatever one task does, the others go on
                     disarm()
                     why = f"raised {type(error).__name__}: {error}".splitlines()[0]
-                    send(_Kind.RAISED, why[:_INLINE])
+                    send(_RAISED, why[:1000])
                     break
                 disarm()  # for the parent may not take it soon
-                if answer is _Kind.DONE:
-                    send(_Kind.DONE)
+                if answer is _END:
+                    send(_DONE)
                     break
-                send(_Kind.ANSWER, data)
+                send(_ANSWER, data)

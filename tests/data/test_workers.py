@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from snvideo.data.workers import Outcome, WorkerPool
+from snvideo.data.workers import Outcome, WorkerPool, discard_output
 from snvideo.errors import SnvideoError
 
 
@@ -38,7 +38,9 @@ def steps(item: dict, offset: int = 0) -> Iterator[int]:
 
 def outcomes(items: list[dict], workers: int = 2, timeout: float = 120.0, **more) -> list[Outcome]:
     function = partial(steps, **more)
-    with closing(WorkerPool(function, workers, timeout, start_method="fork", quiet=True)) as pool:
+    with closing(
+        WorkerPool(function, workers, timeout, start_method="fork", initializer=discard_output)
+    ) as pool:
         return list(pool.run(items))
 
 
@@ -140,7 +142,7 @@ def test_tensors_keep_values_and_memory_format(start_method: str) -> None:
 
 ORPHANS = """
 import sys
-from snvideo.data.workers import WorkerPool
+from snvideo.data.workers import WorkerPool, discard_output
 from tests.data.test_workers import pid_then_hang
 
 if __name__ == "__main__":

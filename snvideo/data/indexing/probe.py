@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from snvideo.data.decoding.pyav import open_video
 from snvideo.data.index import IndexRow
 from snvideo.data.indexing.packets import Track, Unusable
-from snvideo.data.workers import Outcome, WorkerPool
+from snvideo.data.workers import Outcome, WorkerPool, discard_output
 
 Check = Literal["header", "packets", "decode"]
 
@@ -118,7 +118,9 @@ def probe_all(
     # A file that hangs holds up the order but not the work, as long as this many lie behind it.
     window = max(1000, 100 * workers)
     function = partial(stages, check=check)
-    with closing(WorkerPool(function, workers, timeout, window=window, quiet=True)) as pool:
+    with closing(
+        WorkerPool(function, workers, timeout, window=window, initializer=discard_output)
+    ) as pool:
         yield from map(_result, pool.run(paths))
 
 

@@ -25,7 +25,7 @@ from snvideo.data.decoding import decode_frames
 from snvideo.data.index import IndexRow, Video
 from snvideo.data.preparing.prepare import PrepareSummary, row_pairs
 from snvideo.data.preparing.reencode import scaled_frames, shown_frames
-from snvideo.data.workers import WorkerPool
+from snvideo.data.workers import WorkerPool, discard_output
 
 QUALITY = ("psnr_luma", "psnr_rgb", "ssim")
 TIMES = ("milliseconds_before", "milliseconds_after")
@@ -101,7 +101,7 @@ def compare_videos(
     videos = 0
     # One process, so that no other takes the caches that the times depend on.
     function = partial(compare_pair, short_side=short_side)
-    with closing(WorkerPool(function, 1, timeout, quiet=True)) as pool:
+    with closing(WorkerPool(function, 1, timeout, initializer=discard_output)) as pool:
         for outcome in pool.run(items):
             if outcome.answer and outcome.failure is None:
                 videos += 1

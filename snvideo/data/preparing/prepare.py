@@ -24,7 +24,7 @@ from snvideo.data.preparing.reencode import (
     partial_path,
     reencode,
 )
-from snvideo.data.workers import WorkerPool
+from snvideo.data.workers import WorkerPool, discard_output
 from snvideo.errors import SnvideoError
 
 OUTSIDE = "_outside"
@@ -212,7 +212,9 @@ def _reencode_all(
     """
     left, run = deque(jobs), os.getpid()
     function = partial(reencode, settings=settings, run=run)
-    pool = WorkerPool(function, workers, timeout, ahead=1, window=100 * workers, quiet=True)
+    pool = WorkerPool(
+        function, workers, timeout, ahead=1, window=100 * workers, initializer=discard_output
+    )
     try:
         with closing(pool):
             for outcome in pool.run(tuple(left)):

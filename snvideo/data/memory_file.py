@@ -1,0 +1,96 @@
+"""Files in memory, in which worker processes pass values with large tensors."""
+
+import io
+import os
+import pickle
+import sys
+import tempfile
+from collections.abc import Sequence
+from multiprocessing import reduction
+from typing import Any, BinaryIO
+
+
+class MemoryFile:
+    """File in memory without a name: /dev/shm, scarce in containers, has no part in it."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        if descriptor is None and sys.platform == "linux":
+            descriptor = os.memfd_create("snvideo")
+        self.file: Any = (
+            tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            if descriptor is None
+            else os.fdopen(descriptor, "r+b", buffering=0)
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach, (reduction.DupFd(self.file.fileno()),)
+
+    def close(self) -> None:
+        self.file.close()
+
+    def write(self, data: bytes, tensors: Sequence[Any]) -> None:
+        with open(self.file.fileno(), "wb", closefd=False) as file:
+            file.seek(0)
+            for part in (data, *map(_bytes_of, tensors)):
+                file.write(part)
+
+    def read(self, pin: bool = False) -> Any:
+        with open(self.file.fileno(), "rb", closefd=False) as file:
+            file.seek(0)
+            unpickler = _Unpickler(file, pin)
+            value = unpickler.load()
+            for tensor in unpickler.tensors:
+                file.readinto(_bytes_of(tensor))
+        return value
+
+
+def _attach(descriptor: Any) -> MemoryFile:
+    return MemoryFile(descriptor.detach())
+
+
+class _Pickler(pickle.Pickler):
+    """Pickler that leaves the values of tensors aside."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.tensors: list[Any] = []
+
+    def persistent_id(self, value: Any) -> Any:
+        torch = sys.modules.get("torch")  # imported by whoever has tensors; it takes seconds
+        if torch is None or type(value) is not torch.Tensor:
+            return None
+        # Dimensions as they lie in memory, so that a dense tensor of any format is not copied.
+        order = sorted(range(value.dim()), key=value.stride, reverse=True)
+        dense = value.permute(order).contiguous()
+        self.tensors.append(dense)
+        return dense.dtype, tuple(dense.shape), [order.index(i) for i in range(len(order))]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickler whose tensors are to be filled in order."""
+
+    def __init__(self, file: BinaryIO, pin: bool) -> None:
+        super().__init__(file)
+        self._pin = pin
+        self.tensors: list[Any] = []
+
+    def persistent_load(self, form: Any) -> Any:
+        import torch
+
+        dtype, shape, order = form
+        self.tensors.append(torch.empty(shape, dtype=dtype, pin_memory=self._pin))
+        return self.tensors[-1].permute(order)
+
+
+def _bytes_of(tensor: Any) -> Any:
+    """The values of a contiguous tensor, without a copy."""
+    import torch
+
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def dump(value: Any) -> tuple[bytes, list[Any]]:
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(value)
+    return file.getvalue(), pickler.tensors
