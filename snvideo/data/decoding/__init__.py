@@ -40,7 +40,7 @@ def decode_frames(
 
     Example:
         >>> from snvideo.data import ClipIndex, decode_frames
-        >>> video = ClipIndex.load(index, "train")[0]
+        >>> video = ClipIndex.load("toy/index.csv", "train")[0]
         >>> decode_frames(video, [0, 8, 16]).shape == (3, video.height, video.width, 3)
         True
     """

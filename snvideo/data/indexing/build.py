@@ -73,8 +73,8 @@ def build_index(
 
     Example:
         >>> from snvideo.data.indexing import sources
-        >>> listing = sources.folders(videos)
-        >>> build_index(listing, videos, videos / "index.csv").total("ok") > 0
+        >>> listing = sources.folders(Path("toy/train"))
+        >>> build_index(listing, Path("toy/train"), Path("toy/again.csv")).total("ok") > 0
         True
     """
     if out.suffix != ".csv":
