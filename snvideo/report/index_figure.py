@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import compress
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,12 +30,12 @@ def index_png(summary: IndexSummary, most: int = 5) -> bytes:
     heights = [3.4, 3.0, 0.9 + 0.45 * len(summary.counts), 0.9 + 0.4 * len(reasons)]
     shown = [True, summary.usable > 0, True, bool(reasons)]
     heights = list(compress(heights, shown))
-    videos = sum(summary.counts.values())
+    videos = np.sum(list(summary.counts.values()), axis=0)
     with styled():
         found = f"{summary.usable:,} of {videos.sum():,} videos usable"
         title = f"{shorten(str(summary.path), 60)}: {found}"
         figure = new_figure(0.4 + sum(heights), title)
-        panels = iter(figure.subfigures(len(heights), 1, height_ratios=heights))
+        panels = iter(figure.subfigures(len(heights), squeeze=False, height_ratios=heights).flat)
         draw_classes(next(panels).subplots(), summary.labels, videos)
         if summary.usable:
             left, right = next(panels).subplots(1, 2)
@@ -59,7 +60,7 @@ def draw_classes(axes: Axes, names: Sequence[str], counts: np.ndarray) -> None:
     named = len(names) <= _NAMED
     place, base = np.arange(len(names)), np.zeros(len(names), np.int64)
     for status, videos in zip(STATUSES, counts[order].T, strict=True):
-        look = {"color": STATUS_COLOURS[status], "label": status, "linewidth": 0}
+        look: dict[str, Any] = {"color": STATUS_COLOURS[status], "label": status, "linewidth": 0}
         if named:
             axes.bar(place, videos, 0.8, base, **look)
         else:  # hundreds of bars side by side, drawn as one area

@@ -57,7 +57,7 @@ def _split_table(summary: IndexSummary) -> Table:
         add(split, counts, [split])
     if len(summary.counts) > 1:
         table.add_section()
-        add("all", sum(summary.counts.values()), list(summary.counts))
+        add("all", np.sum(list(summary.counts.values()), axis=0), list(summary.counts))
     return table
 
 

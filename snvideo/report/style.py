@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,7 +25,7 @@ NORM_COLOURS = {
 NORM_MARKERS = dict(zip(NORM_COLOURS, "os^Dv*PX", strict=True))
 LINE_STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
-_SETTINGS = {
+_SETTINGS: Any = {  # whose keys matplotlib types one by one
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "text.parse_math": False,  # names may hold dollars
