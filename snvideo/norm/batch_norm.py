@@ -1,19 +1,19 @@
 """Batch Normalization over ghost groups and over processes."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
 from snvideo.norm.distributed import ProcessGroup, resolve_process_group
 from snvideo.norm.functional import switch_norm
-from snvideo.norm.switch_norm import check_values, spread, step_momentum
+from snvideo.norm.switch_norm import check_input, grouping_repr, update_momentum
 
 
-class _Spread:
-    """Lets a BatchNorm of torch take its statistics over ghost groups or over processes.
+class _Grouped(nn.modules.batchnorm._BatchNorm if TYPE_CHECKING else object):
+    """Mixin that takes the statistics of a BatchNorm over ghost groups or over processes.
 
-    Batch Normalization is Switchable Normalization that trusts batch statistics alone, so these
-    come by the same two passes over x, for all groups at once and on every device.
+    Batch Normalization is Switchable Normalization that trusts batch statistics alone, so it
+    takes the same two passes over x, for all groups at once and on every device.
     """
 
     def __init__(
@@ -27,16 +27,16 @@ class _Spread:
         self.group_size, self.process_group = group_size, process_group
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + spread(self)
+        return super().extra_repr() + grouping_repr(self)
 
     def forward(self, x: Tensor) -> Tensor:
         process_group = resolve_process_group(self.process_group) if self.training else None
-        groups = self.training and self.group_size is not None and self.group_size != len(x)
+        groups = self.training and self.group_size not in (None, len(x))
         if process_group is None and not groups:
             return super().forward(x)
         self._check_input_dim(x)
-        check_values(self, x)
-        if process_group is None and self.group_size * x[0, 0].numel() == 1:
+        check_input(self, x)
+        if process_group is None and self.group_size == x[0, 0].numel() == 1:
             raise ValueError(
                 "Expected more than 1 value per channel when training, "
                 f"got groups of 1 of input size {tuple(x.shape)}"
@@ -45,22 +45,18 @@ class _Spread:
         batch_alone[2].zero_()
         return switch_norm(
             x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            batch_alone,
-            batch_alone,
-            self.training,
-            step_momentum(self),
-            self.eps,
+            *(self.running_mean, self.running_var, self.weight, self.bias),
+            *(batch_alone, batch_alone),
+            training=self.training,
+            momentum=update_momentum(self),
+            eps=self.eps,
             group_size=self.group_size,
             process_group=process_group,
             unbiased=True,
         )
 
 
-class BatchNorm1d(_Spread, nn.BatchNorm1d):
+class BatchNorm1d(_Grouped, nn.BatchNorm1d):
     """nn.BatchNorm1d that can take its statistics over ghost groups or over processes.
 
     Args:
@@ -73,9 +69,9 @@ class BatchNorm1d(_Spread, nn.BatchNorm1d):
     """
 
 
-class BatchNorm2d(_Spread, nn.BatchNorm2d):
+class BatchNorm2d(_Grouped, nn.BatchNorm2d):
     """nn.BatchNorm2d with the options of `BatchNorm1d`."""
 
 
-class BatchNorm3d(_Spread, nn.BatchNorm3d):
+class BatchNorm3d(_Grouped, nn.BatchNorm3d):
     """nn.BatchNorm3d with the options of `BatchNorm1d`."""

@@ -1,13 +1,16 @@
-"""Batch statistics that span several processes, each of which holds a part of the batch."""
+"""Batch statistics over several processes, each of which holds a part of the batch."""
 
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
-ProcessGroup: TypeAlias = dist.ProcessGroup if dist.is_available() else Any
+if TYPE_CHECKING or dist.is_available():
+    ProcessGroup: TypeAlias = dist.ProcessGroup
+else:
+    ProcessGroup = Any
 
 
 def resolve_process_group(
@@ -16,12 +19,11 @@ def resolve_process_group(
     """The process group that a layer asks for, or None where this process is the only one."""
     if process_group is None or not (dist.is_available() and dist.is_initialized()):
         return None
-    if process_group == "world":
-        process_group = dist.group.WORLD
-    return process_group if process_group.size() > 1 else None
+    group = dist.group.WORLD if isinstance(process_group, str) else process_group
+    return group if group is not None and group.size() > 1 else None
 
 
-def joined_moments(
+def global_moments(
     mean: Tensor, variance: Tensor, count: int, process_group: ProcessGroup
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Moments of the values of all processes, by the law of total variance; differentiable.
@@ -36,7 +38,7 @@ def joined_moments(
         that this process holds.
     """
     message = torch.cat([mean.new_full((1,), count), mean.flatten(), variance.flatten()])
-    stacked = _Gather.apply(message, process_group)
+    stacked = _AllGather.apply(message, process_group)
     counts, means, variances = stacked.split([1, mean.numel(), mean.numel()], dim=1)
     shares = counts / counts.sum()
     joint = (shares * means).sum(0)
@@ -44,8 +46,8 @@ def joined_moments(
     return joint.view_as(mean), total.view_as(mean), shares.flatten()[process_group.rank()]
 
 
-class _Gather(Function):
-    """One vector of every process, stacked."""
+class _AllGather(Function):
+    """All-gather of one vector of every process, stacked."""
 
     @staticmethod
     def forward(ctx: Any, vector: Tensor, process_group: ProcessGroup) -> Tensor:
@@ -56,13 +58,13 @@ class _Gather(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        # What every process did with this one's vector counts: sum over processes, take our row.
-        gradient = sum_over(gradient.contiguous(), ctx.process_group)
+        # Every process has used this one's vector: sum over processes, take the row of this one.
+        gradient = all_reduce_sum(gradient.contiguous(), ctx.process_group)
         return gradient[ctx.process_group.rank()], None
 
 
-class _SumOver(Function):
-    """The sum over processes, on each of them; its derivative is the same sum."""
+class _AllReduceSum(Function):
+    """All-reduce of a sum; its derivative is the same sum."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, process_group: ProcessGroup) -> Tensor:
@@ -73,9 +75,9 @@ class _SumOver(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return sum_over(gradient, ctx.process_group), None
+        return all_reduce_sum(gradient, ctx.process_group), None
 
 
-def sum_over(value: Tensor, process_group: ProcessGroup) -> Tensor:
+def all_reduce_sum(value: Tensor, process_group: ProcessGroup) -> Tensor:
     """The sum of a tensor over processes; differentiable."""
-    return _SumOver.apply(value, process_group)
+    return _AllReduceSum.apply(value, process_group)

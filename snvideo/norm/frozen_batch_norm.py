@@ -1,17 +1,19 @@
 """Batch Normalization that is not trained: the usual way to fine-tune with few clips per GPU."""
 
+from typing import TYPE_CHECKING, Any, Self
+
 from torch import nn
 
 
-class _Frozen:
-    """Makes a BatchNorm a fixed affine map: stored statistics always, nothing learned."""
+class _Frozen(nn.modules.batchnorm._BatchNorm if TYPE_CHECKING else object):
+    """Mixin that makes a BatchNorm a fixed affine map: stored statistics, nothing trainable."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from snvideo.norm import reference
-from snvideo.norm.distributed import ProcessGroup, joined_moments
+from snvideo.norm.distributed import ProcessGroup, global_moments
 from snvideo.norm.kernels import autograd, tables
 
 
@@ -36,7 +36,7 @@ def switch_norm(
         weight, bias: (C,) or None.
         mean_logits, var_logits: (3,), in the order instance, layer, batch; or (2,) to leave the
             batch part out, as is right for one sample at a time, where it equals the instance part.
-        training: whether batch statistics are those of x.
+        training: take the batch statistics of x.
         momentum: weight of the new value in the running statistics.
         eps: added to the variance.
         group_size: samples in a ghost group (Hoffer et al., NeurIPS 2017, arXiv 1705.08741): while
@@ -55,16 +55,16 @@ def switch_norm(
     """
     batch_part = len(mean_logits) == 3
     own = batch_part and (training or running_mean is None)
-    shared = batch_part and training
-    y, batch = (autograd if _by_hand(x) else reference).normalize(
+    grouped = batch_part and training
+    y, batch = (autograd if _use_kernels(x) else reference).normalize(
         x,
         *(weight, bias, mean_logits, var_logits),
         (running_mean, running_var) if batch_part and not own else None,
-        _groups(len(x), group_size, process_group) if shared else 1,
-        process_group if shared else None,
+        _groups(len(x), group_size, process_group) if grouped else 1,
+        process_group if grouped else None,
         eps,
     )
-    if own and training and running_mean is not None:
+    if batch is not None and training and running_mean is not None and running_var is not None:
         with torch.no_grad():
             mean, variance = (t[0] if len(t) == 1 else t.mean(0) for t in batch[:2])
             if unbiased:
@@ -76,8 +76,8 @@ def switch_norm(
 
 def batch_statistics(
     x: Tensor, group_size: int | None = None, process_group: ProcessGroup | None = None
-) -> reference.Batch:
-    """The batch statistics that a norm takes of x while training.
+) -> reference.BatchStatistics:
+    """Batch statistics of x, as a norm takes them while training.
 
     Args:
         x: (N, C, \\*S), floating point.
@@ -91,21 +91,21 @@ def batch_statistics(
         mean, variance = tables.batch_moments(moments, groups)
     else:
         _, _, (mean, variance) = kernels.statistics(x, groups)
-    count = x.numel() // (groups * x.shape[1])
+    count: int | Tensor = x.numel() // (groups * x.shape[1])
     if process_group is not None:
-        mean, variance, share = joined_moments(mean, variance, count, process_group)
+        mean, variance, share = global_moments(mean, variance, count, process_group)
         count = count / share
-    return reference.Batch(mean, variance, count)
+    return reference.BatchStatistics(mean, variance, count)
 
 
-def _by_hand(x: Tensor) -> bool:
-    """Whether derivatives by hand pay: not for what a compiler or exporter has to read."""
+def _use_kernels(x: Tensor) -> bool:
+    """True where kernels pay: not for operations that a compiler or exporter has to trace."""
     tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return not tracing and autograd.kernels_for(x) is not None
 
 
 def _groups(samples: int, group_size: int | None, process_group: ProcessGroup | None) -> int:
-    """How many ghost groups the samples make."""
+    """Number of ghost groups of a batch."""
     if group_size is None:
         return 1
     if process_group is not None:

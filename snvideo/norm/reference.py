@@ -1,4 +1,4 @@
-r"""Switchable Normalization in plain operations: moments -> mixture -> scale and shift.
+r"""Reference implementation of Switchable Normalization in PyTorch operations.
 
 For an input x of shape (N, C, \*S) with L = prod(S) positions, Switchable Normalization (Luo et
 al., "Differentiable Learning-to-Normalize via Switchable Normalization", ICLR 2019,
@@ -10,13 +10,14 @@ arXiv 1806.10779, Eq. 3) normalizes with a mixture of three kinds of statistics:
 
     m = sum_k w_k m_k,   v = sum_k w'_k v_k,   y = weight * (x - m) / sqrt(v + eps) + bias
 
-with w = softmax(mean logits) and w' = softmax(variance logits), shared by all channels of a layer.
+with w = softmax(mean logits) and w' = softmax(variance logits), common to all channels of a layer.
 All variances are biased. Layer and batch variance come from the law of total variance, which adds
 two non-negative terms; the usual mean(v + m^2) - mean(m)^2 subtracts two large ones and loses every
 digit when the mean is large against the spread.
 
-This is the reference. Compilers get it too, as they fuse it by themselves; otherwise
-`snvideo.norm.kernels.autograd` computes the same with its derivatives written by hand.
+Compilers and exporters get these operations, which they fuse by themselves, and so do devices
+without kernels; elsewhere `snvideo.norm.kernels.autograd` computes the same with analytic
+derivatives.
 """
 
 from typing import NamedTuple
@@ -24,17 +25,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snvideo.norm.distributed import ProcessGroup, joined_moments
+from snvideo.norm.distributed import ProcessGroup, global_moments
 
 
-class Batch(NamedTuple):
+class BatchStatistics(NamedTuple):
     """Batch statistics of every group of samples, without gradients."""
 
     mean: Tensor
     """(groups, C)"""
     variance: Tensor
     """(groups, C), biased"""
-    count: int | Tensor
+    count: int | Tensor  # type: ignore[assignment] # hides tuple.count
     """Values of a channel in a group; a tensor where processes were asked for theirs."""
 
 
@@ -71,7 +72,7 @@ def normalize(
     groups: int,
     process_group: ProcessGroup | None,
     eps: float,
-) -> tuple[Tensor, Batch | None]:
+) -> tuple[Tensor, BatchStatistics | None]:
     """Normalize x by the mixture of its statistics.
 
     Args:
@@ -87,23 +88,24 @@ def normalize(
         y of the shape and dtype of x, and the batch statistics where they are those of x.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    instance = tuple(table.unflatten(0, (groups, -1)) for table in instance_moments(wide))
-    others = [total_moments(*instance, dim=2)]  # layer
+    mean_in, var_in = (table.unflatten(0, (groups, -1)) for table in instance_moments(wide))
+    others = [total_moments(mean_in, var_in, dim=2)]  # layer
     batch = None
     if len(mean_logits) == 3:
         if stored is None:
-            batch = total_moments(*instance, dim=1)
-            count = instance[0].shape[1] * (x.numel() // (x.shape[0] * x.shape[1]))
+            mean, var = total_moments(mean_in, var_in, dim=1)
+            count: int | Tensor = mean_in.shape[1] * (x.numel() // (x.shape[0] * x.shape[1]))
             if process_group is not None:
-                *batch, share = joined_moments(*batch, count, process_group)
+                mean, var, share = global_moments(mean, var, count, process_group)
                 count = count / share
-        others.append(stored or batch)
+            batch = BatchStatistics(mean.detach().squeeze(1), var.detach().squeeze(1), count)
+        others.append(stored or (mean, var))
 
     w, u = (logits.to(wide.dtype).softmax(0) for logits in (mean_logits, var_logits))
     # The mixed mean is kept as an offset from the instance mean: weights rounded to float32 do not
     # sum to one exactly, which would show in a mean that is large against the spread.
-    offset = sum(a * (mean - instance[0]) for a, (mean, _) in zip(w[1:], others, strict=True))
-    variance = u[0] * instance[1]
+    offset = sum(a * (mean - mean_in) for a, (mean, _) in zip(w[1:], others, strict=True))
+    variance = u[0] * var_in
     variance = variance + sum(a * var for a, (_, var) in zip(u[1:], others, strict=True))
     scale = (variance + eps).rsqrt()
     if weight is not None:
@@ -115,10 +117,6 @@ def normalize(
     # The instance mean is taken off first: folded into the shift it would round away the spread of
     # a channel whose mean is large.
     center, scale, shift = (
-        table.flatten(0, 1)[(..., *(None,) * (x.dim() - 2))]
-        for table in (instance[0], scale, shift)
+        table.flatten(0, 1)[(..., *(None,) * (x.dim() - 2))] for table in (mean_in, scale, shift)
     )
-    y = ((wide - center) * scale + shift).to(x.dtype)
-    if batch is None:
-        return y, None
-    return y, Batch(*(table.detach().squeeze(1) for table in batch), count)
+    return ((wide - center) * scale + shift).to(x.dtype), batch

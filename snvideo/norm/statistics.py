@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from snvideo.norm.distributed import resolve_process_group
 from snvideo.norm.functional import batch_statistics
-from snvideo.norm.reference import Batch
+from snvideo.norm.reference import BatchStatistics
 
 
 def tracking_layers(model: nn.Module) -> list[nn.Module]:
@@ -129,7 +129,7 @@ class _LayerSums:
     def tensors(self) -> list[Tensor]:
         return [self.weight, self.mean, self.square, self.variance]
 
-    def add(self, batch: Batch, weight: float | Tensor) -> None:
+    def add(self, batch: BatchStatistics, weight: float | Tensor) -> None:
         """Enter every group of a batch with a weight."""
         self.weight += weight * len(batch.mean)
         self.mean += weight * batch.mean.sum(0)

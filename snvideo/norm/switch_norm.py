@@ -1,4 +1,4 @@
-"""Switchable Normalization as layers that stand where nn.BatchNorm1d/2d/3d stood."""
+"""Switchable Normalization layers, drop-in replacements of nn.BatchNorm1d/2d/3d."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from snvideo.norm.distributed import ProcessGroup, resolve_process_group
 from snvideo.norm.functional import switch_norm
 
 
-def check_values(layer: nn.modules.batchnorm._NormBase, x: Tensor) -> None:
+def check_input(layer: nn.modules.batchnorm._NormBase, x: Tensor) -> None:
     """Raise a ValueError for an input (N, C, ...) that a norm of its channels cannot take."""
     if x.shape[1] != layer.num_features:
         raise ValueError(f"expected {layer.num_features} channels (got {x.shape[1]})")
@@ -19,27 +19,34 @@ def check_values(layer: nn.modules.batchnorm._NormBase, x: Tensor) -> None:
         raise ValueError(f"expected at least one value (got shape {tuple(x.shape)})")
 
 
-def step_momentum(layer: nn.modules.batchnorm._NormBase) -> float | Tensor:
+def update_momentum(layer: nn.modules.batchnorm._NormBase) -> float | Tensor:
     """Weight of this pass in the running statistics; counts the pass while training."""
     if layer.training and layer.num_batches_tracked is not None:
         layer.num_batches_tracked.add_(1)
-        if layer.momentum is None:
+        if layer.momentum is None and layer.running_mean is not None:
             # a tensor: a compiler cannot read numbers, and a GPU need not be waited for
             return layer.num_batches_tracked.to(layer.running_mean.dtype).reciprocal()
     return layer.momentum or 0.0
 
 
-def spread(layer: nn.Module) -> str:
-    """What a layer's representation says of its ghost groups and processes; by default nothing."""
+def grouping_repr(layer: nn.Module) -> str:
+    """Ghost groups and processes in a layer's representation; by default nothing."""
     settings = {"group_size": layer.group_size, "process_group": layer.process_group}
     return "".join(f", {name}={value}" for name, value in settings.items() if value is not None)
 
 
 class SwitchNorm(nn.modules.batchnorm._NormBase):
-    """Switchable Normalization over (N, C, \\*S) for any number of positions S.
+    r"""Switchable Normalization over (N, C, \*S) for any number of positions S.
 
     Each layer learns how far to trust instance, layer and batch statistics (Luo et al., ICLR 2019,
-    arXiv 1806.10779). The mathematics is in `snvideo.norm.functional`.
+    arXiv 1806.10779):
+
+    .. math::
+        y = \gamma \frac{x - \sum_k w_k \mu_k}{\sqrt{\sum_k w'_k \sigma_k^2 + \epsilon}} + \beta,
+        \qquad k \in \{\mathrm{in}, \mathrm{ln}, \mathrm{bn}\},
+
+    where w and w' are softmaxes of `mean_logits` and `var_logits`; `snvideo.norm.reference` has the
+    statistics.
 
     Args:
         num_features: number of channels C.
@@ -59,7 +66,7 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
             batch part 99 %, so that a BatchNorm network may become an SN network gently.
 
     Shape:
-        (N, C, \\*S) -> (N, C, \\*S), in the input's dtype; statistics are float32 or better.
+        (N, C, \*S) -> (N, C, \*S), in the input's dtype; statistics are float32 or better.
 
     Raises:
         ValueError: for an input of another rank or number of channels, without elements, not of
@@ -118,7 +125,7 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
             self.reset_logits()
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, use_batch={self.use_batch}{spread(self)}"
+        return f"{super().extra_repr()}, use_batch={self.use_batch}{grouping_repr(self)}"
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2:
@@ -126,18 +133,14 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        check_values(self, x)
+        check_input(self, x)
         return switch_norm(
             x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.mean_logits,
-            self.var_logits,
-            self.training,
-            step_momentum(self),
-            self.eps,
+            *(self.running_mean, self.running_var, self.weight, self.bias),
+            *(self.mean_logits, self.var_logits),
+            training=self.training,
+            momentum=update_momentum(self),
+            eps=self.eps,
             group_size=self.group_size,
             process_group=resolve_process_group(self.process_group),
         )

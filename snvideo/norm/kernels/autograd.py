@@ -23,7 +23,7 @@ from torch.autograd import Function
 from torch.nn import Parameter
 
 from snvideo.norm import reference
-from snvideo.norm.distributed import ProcessGroup, joined_moments, sum_over
+from snvideo.norm.distributed import ProcessGroup, all_reduce_sum, global_moments
 from snvideo.norm.kernels import cpu, cuda
 
 
@@ -45,11 +45,11 @@ def normalize(
     groups: int,
     process_group: ProcessGroup | None,
     eps: float,
-) -> tuple[Tensor, reference.Batch | None]:
+) -> tuple[Tensor, reference.BatchStatistics | None]:
     """As `reference.normalize`; batch statistics are float64."""
     inputs = (x, weight, bias, mean_logits, var_logits)
     y, *batch = _Normalize.apply(*inputs, stored, groups, process_group, eps)
-    return y, reference.Batch(*batch) if batch else None
+    return y, reference.BatchStatistics(*batch) if batch else None
 
 
 class _Normalize(Function):
@@ -76,12 +76,12 @@ class _Normalize(Function):
         if stored is not None:
             batch = torch.stack(stored)[:, None].double()
         elif own and process_group is not None:
-            mean, variance, held = joined_moments(*batch, count, process_group)
+            mean, variance, held = global_moments(*batch, count, process_group)
             batch, count, ctx.share = torch.stack((mean, variance)), count / held, ctx.share * held
-        y, scale, away, inverse = kernels.normalized(
+        y, scale, offset, rstd = kernels.normalized(
             x, center, moments, batch, weight, bias, *logits, eps
         )
-        tables = center, moments, batch, scale, away, inverse
+        tables = center, moments, batch, scale, offset, rstd
         ctx.save_for_backward(x, weight, bias, *logits, *tables)
         ctx.stored, ctx.groups, ctx.process_group, ctx.eps = stored, groups, process_group, eps
         if not own:
@@ -95,10 +95,10 @@ class _Normalize(Function):
         x, weight, bias, mean_logits, var_logits, *tables = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _again(ctx, (x, weight, bias, mean_logits, var_logits), dy)
-        center, moments, batch, scale, away, inverse = tables
+        center, moments, batch, scale, offset, rstd = tables
         kernels = kernels_for(x)
         dweight, dbias, dlogits, dinstance, dbatch = kernels.table_gradients(
-            dy, x, center, moments, batch, away, inverse, weight, mean_logits, var_logits
+            dy, x, center, moments, batch, offset, rstd, weight, mean_logits, var_logits
         )
         dx = None
         if ctx.needs_input_grad[0]:
@@ -106,7 +106,7 @@ class _Normalize(Function):
                 dbatch = None  # constants pass nothing on
             elif dbatch is not None:
                 if ctx.process_group is not None:
-                    dbatch = sum_over(dbatch, ctx.process_group)
+                    dbatch = all_reduce_sum(dbatch, ctx.process_group)
                 dbatch = dbatch * ctx.share
             dx = kernels.x_gradient(dy, x, center, scale, moments, batch, dinstance, dbatch)
         return (

@@ -94,17 +94,17 @@ def normalized(
         center, moments, batch, weight, bias, mean_logits, var_logits, eps: as in `tables.mixture`.
 
     Returns:
-        y, in the dtype and memory format of x; and scale, away and inverse of `tables.mixture`.
+        y, in the dtype and memory format of x; and scale, offset and rstd of `tables.mixture`.
     """
     dtype = x.dtype
     x, last = _memory(x)
     y, scale = torch.empty_like(x), torch.empty_like(center)
-    away, inverse = torch.empty_like(moments)
+    offset, rstd = torch.empty_like(moments)
     sizes = _sizes(x, last, batch, len(mean_logits), eps)
     parameters = (_as(table, x) for table in (weight, bias, mean_logits, var_logits))
-    outputs = scale, away, inverse, y
+    outputs = scale, offset, rstd, y
     _call("normalized", sizes, x, center, moments, batch, *parameters, *outputs)
-    return y.to(dtype), scale, away, inverse
+    return y.to(dtype), scale, offset, rstd
 
 
 def table_gradients(
@@ -113,8 +113,8 @@ def table_gradients(
     center: Tensor,
     moments: Tensor,
     batch: Tensor | None,
-    away: Tensor,
-    inverse: Tensor,
+    offset: Tensor,
+    rstd: Tensor,
     weight: Tensor | None,
     mean_logits: Tensor,
     var_logits: Tensor,
@@ -123,7 +123,7 @@ def table_gradients(
 
     Args:
         dy, x: (N, C, \\*S).
-        center, moments, batch, away, inverse, weight, mean_logits, var_logits: as in
+        center, moments, batch, offset, rstd, weight, mean_logits, var_logits: as in
             `tables.mixture`.
 
     Returns:
@@ -134,7 +134,7 @@ def table_gradients(
     dlogits = moments.new_empty((2, len(mean_logits)))
     dinstance = torch.empty_like(moments)
     dbatch = None if batch is None else torch.empty_like(batch)
-    tables = center, moments, batch, away, inverse
+    tables = center, moments, batch, offset, rstd
     parameters = (_as(table, x) for table in (weight, mean_logits, var_logits))
     outputs = dweight, dbias, dlogits, dinstance, dbatch
     sizes = _sizes(x, last, batch, len(mean_logits))

@@ -15,7 +15,7 @@ from snvideo.norm.kernels import triton as passes
 
 @cache
 def available() -> bool:
-    """Whether Triton is there and its kernels run; found out by running one, once."""
+    """True if Triton is there and its kernels run; tested by running one, once."""
     if not passes.available():
         return False
     try:
@@ -46,10 +46,10 @@ def normalized(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y = (x - center) * scale + shift."""
-    scale, shift, away, inverse = tables.mixture(
+    scale, shift, offset, rstd = tables.mixture(
         center, moments, batch, weight, bias, mean_logits, var_logits, eps
     )
-    return passes.scale_and_shift(x, center, scale, shift), scale, away, inverse
+    return passes.affine(x, center, scale, shift), scale, offset, rstd
 
 
 def table_gradients(
@@ -58,8 +58,8 @@ def table_gradients(
     center: Tensor,
     moments: Tensor,
     batch: Tensor | None,
-    away: Tensor,
-    inverse: Tensor,
+    offset: Tensor,
+    rstd: Tensor,
     weight: Tensor | None,
     mean_logits: Tensor,
     var_logits: Tensor,
@@ -67,7 +67,7 @@ def table_gradients(
     """The gradients of the parameters and of the moments."""
     total, dot = passes.sums(dy, x, center)
     return tables.mixture_gradient(
-        total, dot, away, inverse, moments, batch, weight, mean_logits, var_logits
+        total, dot, offset, rstd, moments, batch, weight, mean_logits, var_logits
     )
 
 
@@ -84,4 +84,4 @@ def x_gradient(
     """dx = dy * scale + (x - center) * slope + level."""
     positions = x.numel() // center.numel()
     slope, level = tables.slope_and_level(dinstance, dbatch, center, moments, batch, positions)
-    return passes.input_gradient(dy, x, center, scale, slope, level)
+    return passes.affine(x, center, slope, level, dy, scale)

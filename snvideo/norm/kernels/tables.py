@@ -47,7 +47,7 @@ def mixture(
 
     Returns:
         scale and shift (N, C); and for `mixture_gradient` the distance of the mixed mean from the
-        center, and the inverse of the mixed standard deviation, (N, C).
+        center, and the rstd of the mixed standard deviation, (N, C).
     """
     mean, variance = moments
     parts = [(mean, variance), total_moments(mean, variance, dim=1)]
@@ -57,17 +57,17 @@ def mixture(
     for logits, tables in zip((mean_logits, var_logits), zip(*parts, strict=True), strict=True):
         ratios = logits.double().softmax(0).unbind()
         mixed.append(sum(ratio * table for ratio, table in zip(ratios, tables, strict=True)))
-    away, inverse = mixed[0] - center, (mixed[1] + eps).rsqrt()
-    scale = inverse if weight is None else inverse * weight
-    shift = -away * scale if bias is None else bias - away * scale
-    return scale, shift, away, inverse
+    offset, rstd = mixed[0] - center, (mixed[1] + eps).rsqrt()
+    scale = rstd if weight is None else rstd * weight
+    shift = -offset * scale if bias is None else bias - offset * scale
+    return scale, shift, offset, rstd
 
 
 def mixture_gradient(
     total: Tensor,
     dot: Tensor,
-    away: Tensor,
-    inverse: Tensor,
+    offset: Tensor,
+    rstd: Tensor,
     moments: Tensor,
     batch: Tensor | None,
     weight: Tensor | None,
@@ -78,17 +78,17 @@ def mixture_gradient(
 
     Args:
         total, dot: (N, C), the sums over positions of dy and of dy * (x - center).
-        away, inverse, moments, batch, weight, mean_logits, var_logits: as in `mixture`.
+        offset, rstd, moments, batch, weight, mean_logits, var_logits: as in `mixture`.
 
     Returns:
         gradients of weight and bias (C,) and of the logits (2, 3) or (2, 2); of the instance
         moments (2, N, C), the batch part apart; and of the batch part (2, G, C), or None.
     """
     mean, variance = moments
-    normed = (dot - away * total) * inverse  # sum(dy * x_hat)
-    scale = inverse if weight is None else inverse * weight
+    normed = (dot - offset * total) * rstd  # sum(dy * x_hat)
+    scale = rstd if weight is None else rstd * weight
     # y = (x - m) * scale + bias and scale = weight / sqrt(v + eps)
-    dmixed = torch.stack((-total * scale, -0.5 * normed * scale * inverse))
+    dmixed = torch.stack((-total * scale, -0.5 * normed * scale * rstd))
     ratios = torch.stack([logits.double().softmax(0) for logits in (mean_logits, var_logits)])
     layer = torch.stack(total_moments(mean, variance, dim=1))
     dlayer = dmixed.sum(2, keepdim=True)

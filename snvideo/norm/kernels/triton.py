@@ -1,7 +1,7 @@
 """The passes over x that Switchable Normalization needs, as Triton kernels for CUDA tensors.
 
 Everything else of the layer is arithmetic on tables of one value per sample and channel, so these
-four functions are all that touches memory of the size of x. Values are widened in registers and
+three functions are all that touches memory of the size of x. Values are widened in registers and
 each is read once; no copy of x in a wider dtype is made.
 
 To a kernel, x is `outer` stretches of memory, each of `rows` rows of `length` positions: contiguous
@@ -35,7 +35,7 @@ MIN_TILES = 4
 """Tiles that a program walks along, where there are so many."""
 
 REDUCTION, MAP = 1024, 4096
-"""About how many programs: each more of a reduction has partial results to write and read again."""
+"""Approximate numbers of programs: each one of a reduction writes partial results."""
 
 MAX_CHUNKS = 256
 """Chunks of a row that are joined at once."""
@@ -45,7 +45,7 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 def available() -> bool:
-    """Whether Triton can be imported."""
+    """True if Triton can be imported."""
     return triton is not None
 
 
@@ -71,21 +71,6 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return center, parts.view(2, *center.shape)
 
 
-def scale_and_shift(x: Tensor, center: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """(x - center) * scale + shift, the difference first.
-
-    x is read and y written, in one launch.
-
-    Args:
-        x: (N, C, \\*S), floating point.
-        center, scale, shift: (N, C), of any floating dtype.
-
-    Returns:
-        a tensor of the shape, dtype and memory format of x.
-    """
-    return _affine(x, center, scale, shift)
-
-
 def sums(dy: Tensor, x: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
     """The sums over positions of dy, and of dy * (x - center).
 
@@ -105,29 +90,42 @@ def sums(dy: Tensor, x: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
         _sums_kernel[plan.grid](_like(dy, plan), x, center.contiguous(), *parts, **plan.arguments)
         if plan.chunks > 1:
             parts = _join(x, plan, parts, None)
-    return parts.view(2, *center.shape).unbind()
+    total, dot = parts.view(2, *center.shape).unbind()
+    return total, dot
 
 
-def input_gradient(
-    dy: Tensor, x: Tensor, center: Tensor, scale: Tensor, slope: Tensor, level: Tensor
+def affine(
+    x: Tensor,
+    center: Tensor,
+    slope: Tensor,
+    level: Tensor,
+    dy: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Tensor:
-    """dy * scale + (x - center) * slope + level.
+    """(x - center) * slope + level, the difference first; with dy, + dy * scale.
 
-    dy and x are read and dx written, in one launch.
+    x and dy are read and the result is written, in one launch.
 
     Args:
-        dy: (N, C, \\*S), of any memory format, or expanded.
         x: (N, C, \\*S), floating point.
-        center, scale, slope, level: (N, C), of any floating dtype.
+        center, slope, level, scale: (N, C), of any floating dtype.
+        dy: (N, C, \\*S), of any memory format, or expanded; with `scale`.
 
     Returns:
         a tensor of the shape, dtype and memory format of x.
     """
-    return _affine(x, center, slope, level, dy, scale)
+    x, plan = _plan(x, MAP)
+    y = torch.empty_like(x)
+    center, slope, level = (table.contiguous() for table in (center, slope, level))
+    if dy is not None and scale is not None:
+        dy, scale = _like(dy, plan), scale.contiguous()
+    with torch.cuda.device_of(x):
+        _affine_kernel[plan.grid](x, y, center, slope, level, dy, scale, **plan.arguments)
+    return y
 
 
 class _Plan(NamedTuple):
-    """How x is spread over programs, each of a block of rows and a chunk of their positions."""
+    """Division of x among programs, each of a block of rows and a chunk of their positions."""
 
     interleaved: bool
     outer: int
@@ -139,15 +137,15 @@ class _Plan(NamedTuple):
 
     @property
     def chunks(self) -> int:
-        return _ceil_div(self.length, self.chunk)
+        return triton.cdiv(self.length, self.chunk)
 
     @property
     def grid(self) -> tuple[int, int]:
-        return self.outer * _ceil_div(self.rows, self.block_r), self.chunks
+        return self.outer * triton.cdiv(self.rows, self.block_r), self.chunks
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What tells a program its place."""
+        """Arguments of all kernels over x."""
         return {
             "rows": self.rows,
             "length": self.length,
@@ -166,35 +164,27 @@ def _plan(x: Tensor, programs: int) -> tuple[Tensor, _Plan]:
         x, interleaved = x.contiguous(), False
     outer, rows = x.shape[:2] if interleaved else (1, x.shape[0] * x.shape[1])
     length = math.prod(x.shape[2:])
+    all_rows, all_positions = (triton.next_power_of_2(max(1, size)) for size in (rows, length))
     if interleaved:
-        block_r = min(ROW_BLOCK, _power_of_2(rows))
-        block_l = min(TILE // block_r, _power_of_2(length))
+        block_r = min(ROW_BLOCK, all_rows)
+        block_l = min(TILE // block_r, all_positions)
     else:
-        block_l = min(TILE, _power_of_2(length))
-        block_r = min(TILE // block_l, _power_of_2(rows))
-    blocks = max(1, outer * _ceil_div(rows, block_r))
-    in_row = _ceil_div(length, block_l)
-    chunks = max(1, min(_ceil_div(programs, blocks), in_row // MIN_TILES, MAX_CHUNKS))
-    chunk = _ceil_div(in_row, chunks) * block_l
+        block_l = min(TILE, all_positions)
+        block_r = min(TILE // block_l, all_rows)
+    blocks = max(1, outer * triton.cdiv(rows, block_r))
+    in_row = triton.cdiv(length, block_l)
+    chunks = max(1, min(triton.cdiv(programs, blocks), in_row // MIN_TILES, MAX_CHUNKS))
+    chunk = triton.cdiv(in_row, chunks) * block_l
     return x, _Plan(interleaved, outer, rows, length, block_l, block_r, chunk)
 
 
-def _power_of_2(number: int) -> int:
-    """The next power of two, itself included."""
-    return 1 << max(0, number - 1).bit_length()
-
-
-def _ceil_div(number: int, by: int) -> int:
-    return -(-number // by)
-
-
 def _like(dy: Tensor, plan: _Plan) -> Tensor:
-    """dy with its values in memory in the order of those of x; its shape is of no account."""
+    """dy in the memory order of x, in any shape."""
     return (dy.movedim(1, -1) if plan.interleaved else dy).contiguous()
 
 
 def _tables(x: Tensor, plan: _Plan, chunks: int) -> Tensor:
-    """Room for two results for every chunk and row."""
+    """Two empty tables of a value for every chunk and row."""
     return x.new_empty((2, chunks, plan.outer * plan.rows), dtype=torch.float64)
 
 
@@ -202,9 +192,9 @@ def _join(x: Tensor, plan: _Plan, parts: Tensor, center: Tensor | None) -> Tenso
     """The results of rows from those of chunks: moments where there is a center, otherwise sums."""
     joined = _tables(x, plan, 1)
     rows = plan.outer * plan.rows
-    block_k = _power_of_2(plan.chunks)
+    block_k = triton.next_power_of_2(plan.chunks)
     block_r = min(128, TILE // block_k)
-    _join_kernel[(_ceil_div(rows, block_r),)](
+    _join_kernel[(triton.cdiv(rows, block_r),)](
         *(*parts, *joined, center),
         *(rows, plan.length, plan.chunk, plan.chunks),
         BLOCK_K=block_k,
@@ -212,25 +202,6 @@ def _join(x: Tensor, plan: _Plan, parts: Tensor, center: Tensor | None) -> Tenso
         **OPTIONS,
     )
     return joined
-
-
-def _affine(
-    x: Tensor,
-    center: Tensor,
-    slope: Tensor,
-    level: Tensor,
-    dy: Tensor | None = None,
-    scale: Tensor | None = None,
-) -> Tensor:
-    """(x - center) * slope + level, and where there is dy, + dy * scale."""
-    x, plan = _plan(x, MAP)
-    y = torch.empty_like(x)
-    center, slope, level = (table.contiguous() for table in (center, slope, level))
-    if dy is not None:
-        dy, scale = _like(dy, plan), scale.contiguous()
-    with torch.cuda.device_of(x):
-        _affine_kernel[plan.grid](x, y, center, slope, level, dy, scale, **plan.arguments)
-    return y
 
 
 if triton is not None:
@@ -244,8 +215,8 @@ if triton is not None:
         BLOCK_L: tl.constexpr,
         BLOCK_R: tl.constexpr,
     ):
-        """Of this program: its rows in a table, and which there are; the place of their first value
-        in x, the step to the next, and the steps to all values of a tile; its positions.
+        """Rows of this program in a table, and their mask; offset of their first value in x, the
+        step to the next, and the steps to all values of a tile; first and last position.
 
         Steps within a tile are small: only what leads to it takes 64 bits.
         """
@@ -268,12 +239,12 @@ if triton is not None:
 
     @triton.jit
     def _within(start, stop, BLOCK_L: tl.constexpr):
-        """Which positions of a tile are before the stop."""
+        """Mask of the positions of a tile before the stop."""
         return (tl.arange(0, BLOCK_L) < tl.minimum(stop - start, BLOCK_L).to(tl.int32))[:, None]
 
     @triton.jit
     def _part(rows, BLOCK_R: tl.constexpr):
-        """The place of this chunk's table among those of all chunks."""
+        """Offset of this chunk's table among those of all chunks."""
         outer = tl.num_programs(0) // tl.cdiv(rows, BLOCK_R)
         return tl.program_id(1).to(tl.int64) * outer * rows
 
@@ -294,7 +265,7 @@ if triton is not None:
 
         Differences are taken from the mean of the chunk's first tile. Should that be far from the
         mean of the chunk, then this alone makes for a variance of the order of its square divided
-        by the number of tiles: what the correction at the end takes away is never much more.
+        by the number of tiles: what the correction at the end takes delta is never much more.
         """
         row, kept, origin, step, steps, start, stop = _place(
             rows, length, chunk, INTERLEAVED, BLOCK_L, BLOCK_R
@@ -380,9 +351,9 @@ if triton is not None:
             count = tl.minimum(length - k * chunk, chunk).to(tl.float64)
             share = tl.where(k < chunks, count / length, 0)
             mean = tl.sum(a * share, 0)
-            away = a - mean[None, :]
+            delta = a - mean[None, :]
             a *= share
-            b = (b + away * away) * share
+            b = (b + delta * delta) * share
             tl.store(center + row, mean.to(center.dtype.element_ty), kept)
         tl.store(first_joined + row, tl.sum(a, 0), kept)
         tl.store(second_joined + row, tl.sum(b, 0), kept)

@@ -119,9 +119,9 @@ class TestInterpreted:
         slope, level, scale = (spread_out(table, x) for table in (slope, level, scale))
         expected = away * slope + level
         narrow = tables(shape, 4)
-        y = passes.scale_and_shift(x, narrow[0], *narrow[2:])
+        y = passes.affine(x, narrow[0], *narrow[2:])
         assert_rounded(y, expected, x)
-        dx = passes.input_gradient(dy, x, *narrow)
+        dx = passes.affine(x, narrow[0], *narrow[2:], dy, narrow[1])
         assert_rounded(dx, dy.double() * scale + expected, x)
 
     @pytest.mark.parametrize("layout", LAYOUTS[:2])
@@ -133,7 +133,7 @@ class TestInterpreted:
         assert ((mean - true_mean).abs() < 1e-5).all()
         assert ((variance / true_variance - 1).abs() < 1e-5).all()
         away = x.double() - spread_out(center, x)
-        y = passes.scale_and_shift(x, center, *tables(shape, 2))
+        y = passes.affine(x, center, *tables(shape, 2))
         scale, shift = (spread_out(table, x) for table in tables(shape, 2))
         assert_rounded(y, away * scale + shift, x)
         _, dot = passes.sums(x - 1e4, x, center)
@@ -175,7 +175,7 @@ class TestInterpreted:
             torch.testing.assert_close(dot, flat(dy.double() * away).sum(2), rtol=1e-5, atol=1e-4)
             expected = dy.double() * spread_out(scale, x)
             expected += away * spread_out(slope, x) + spread_out(level, x)
-            dx = passes.input_gradient(dy, x, center, scale, slope, level)
+            dx = passes.affine(x, center, slope, level, dy, scale)
             assert_rounded(dx, expected, x)
 
     def test_part_of_a_tensor(self):
@@ -184,18 +184,18 @@ class TestInterpreted:
         for x in (whole[1:3], whole[:, 2:5], whole[..., ::3]):
             check_moments(x)
             zero, one = torch.zeros(x.shape[:2]), torch.ones(x.shape[:2])
-            assert torch.equal(passes.scale_and_shift(x, zero, one, zero), x)
+            assert torch.equal(passes.affine(x, zero, one, zero), x)
         assert torch.equal(whole, before)
 
     def test_empty_batch(self):
         x, table = torch.ones(0, 3, 4), torch.ones(0, 3)
         assert passes.moments(x)[1].shape == (2, 0, 3)
         assert passes.sums(x, x, table)[1].shape == (0, 3)
-        assert passes.input_gradient(x, x, *(table,) * 4).shape == x.shape
+        assert passes.affine(x, *(table,) * 3, x, table).shape == x.shape
 
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     @pytest.mark.parametrize("options", [{}, {"group_size": 2}, {"use_batch": False}])
-    def test_a_layer_made_of_them_equals_the_plain_formulas(self, monkeypatch, options, layout):
+    def test_a_layer_made_of_them_equals_the_reference(self, monkeypatch, options, layout):
         norm = SwitchNorm3d(5, **options).double()
         for seed, parameter in enumerate(norm.parameters()):
             nn.init.normal_(parameter, generator=torch.Generator().manual_seed(seed))
@@ -240,8 +240,8 @@ def record(monkeypatch, shape, layout, dtype) -> list[SimpleNamespace]:
     table = torch.empty(shape[:2], dtype=torch.float64, device="meta")
     passes.moments(x)
     passes.sums(x, x, table)
-    passes.scale_and_shift(x, table, table, table)
-    passes.input_gradient(x, x, table, table, table, table)
+    passes.affine(x, table, table, table)
+    passes.affine(x, table, table, table, x, table)
     return calls
 
 

@@ -1,5 +1,5 @@
-// What Switchable Normalization on a CPU is made of: passes over x (`passes.cpp`) and arithmetic on
-// tables (`tables.cpp`).
+// Switchable Normalization on a CPU: passes over x (`passes.cpp`), and arithmetic on tables of one
+// value per sample and channel (`tables.cpp`).
 
 #pragma once
 
@@ -35,11 +35,11 @@ void batch_moments(const Sizes& s, const double* moments, double* batch);
 template <typename T>
 void mixture(const Sizes& s, const T* center, const double* moments, const double* batch,
              const T* weight, const T* bias, const T* mean_logits, const T* var_logits, T* scale,
-             T* shift, double* away, double* inverse);
+             T* shift, double* offset, double* rstd);
 
 template <typename T>
-void mixture_gradient(const Sizes& s, const double* total, const double* dot, const double* away,
-                      const double* inverse, const double* moments, const double* batch,
+void mixture_gradient(const Sizes& s, const double* total, const double* dot, const double* offset,
+                      const double* rstd, const double* moments, const double* batch,
                       const T* weight, const T* mean_logits, const T* var_logits, double* dweight,
                       double* dbias, double* dlogits, double* dinstance, double* dbatch);
 

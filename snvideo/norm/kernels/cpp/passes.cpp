@@ -116,7 +116,7 @@ WIDEST void part_sums(const T* dy, const T* x, int64_t rows, int64_t c, const T*
     }
 }
 
-// How a sample is cut for the threads, channels last: by shape, never by their number.
+// Parts of a sample for the threads, channels last: by shape, never by the number of threads.
 struct Parts {
     int64_t count, rows;
     Parts(int64_t n, int64_t c, int64_t l) {
@@ -185,9 +185,9 @@ void moments(const Sizes& s, const T* x, T* center, double* mean, double* varian
             const int64_t i = (sample * parts.count + part) * s.c;
             const double size = parts.size(part, s.l), share = size / (seen + size);
             for (int64_t j = 0; j < s.c; j++) {
-                const double away = means[i + j] - m[j];
-                v[j] += squares[i + j] + away * away * seen * share;
-                m[j] += away * share;
+                const double delta = means[i + j] - m[j];
+                v[j] += squares[i + j] + delta * delta * seen * share;
+                m[j] += delta * share;
             }
             seen += size;
         }

@@ -1,4 +1,4 @@
-// What passes and tables share: the versions for every processor, and sums of many values.
+// Common to passes and tables: the versions for every processor, and sums of many values.
 
 #pragma once
 

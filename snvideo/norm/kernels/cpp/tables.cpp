@@ -53,8 +53,8 @@ WIDEST void batch_moments(const Sizes& s, const double* moments, double* batch) 
 template <typename T>
 WIDEST void mixture(const Sizes& s, const T* center, const double* moments, const double* batch,
                     const T* weight, const T* bias, const T* mean_logits, const T* var_logits,
-                    T* __restrict scale, T* __restrict shift, double* __restrict away,
-                    double* __restrict inverse) {
+                    T* __restrict scale, T* __restrict shift, double* __restrict offset,
+                    double* __restrict rstd) {
     double w[3] = {}, u[3] = {};
     softmax(mean_logits, s.logits, w);
     softmax(var_logits, s.logits, u);
@@ -71,8 +71,8 @@ WIDEST void mixture(const Sizes& s, const T* center, const double* moments, cons
             const double v = u[0] * variance[j] + v_ln + u[2] * v_bn[j];
             const double one = 1 / std::sqrt(v), off = m - center[at + j];
             const double gain = weight ? one * weight[j] : one;
-            away[at + j] = off;
-            inverse[at + j] = one;
+            offset[at + j] = off;
+            rstd[at + j] = one;
             scale[at + j] = T(gain);
             shift[at + j] = T((bias ? bias[j] : T(0)) - off * gain);
         }
@@ -81,7 +81,7 @@ WIDEST void mixture(const Sizes& s, const T* center, const double* moments, cons
 
 template <typename T>
 WIDEST void mixture_gradient(const Sizes& s, const double* total, const double* dot,
-                             const double* away, const double* inverse, const double* moments,
+                             const double* offset, const double* rstd, const double* moments,
                              const double* batch, const T* weight, const T* mean_logits,
                              const T* var_logits, double* __restrict dweight,
                              double* __restrict dbias, double* __restrict dlogits,
@@ -97,10 +97,10 @@ WIDEST void mixture_gradient(const Sizes& s, const double* total, const double* 
         const double *mean = moments + at, *variance = mean + size(s);
         double *__restrict dm = dinstance + at, *__restrict dv = dm + size(s);
         for (int64_t j = 0; j < s.c; j++) {
-            const double normed = (dot[at + j] - away[at + j] * total[at + j]) * inverse[at + j];
-            const double gain = weight ? inverse[at + j] * weight[j] : inverse[at + j];
+            const double normed = (dot[at + j] - offset[at + j] * total[at + j]) * rstd[at + j];
+            const double gain = weight ? rstd[at + j] * weight[j] : rstd[at + j];
             dm[j] = -total[at + j] * gain;
-            dv[j] = -0.5 * normed * gain * inverse[at + j];
+            dv[j] = -0.5 * normed * gain * rstd[at + j];
             dweight[j] += normed;
             dbias[j] += total[at + j];
         }
