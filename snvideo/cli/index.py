@@ -152,7 +152,8 @@ def _build(
     timeout: float,
 ) -> None:
     from snvideo.data.indexing.build import build_index
-    from snvideo.report.console import console, new_table, progress
+    from snvideo.report.console import console, progress
+    from snvideo.report.index_report import build_tables
 
     total = len(listing.rows)
     with progress() as show:
@@ -165,16 +166,8 @@ def _build(
             timeout=timeout,
             progress=lambda done: show(check, done, total),
         )
-    table = new_table("split", "ok", "missing", "broken")
-    for split, counts in summary.counts.items():
-        table.add_row(split, *(str(counts[status]) for status in ("ok", "missing", "broken")))
-    console().print(table)
-    reasons = new_table("status", "reason", "videos", text=2)
-    for status, found in (*summary.reasons.items(), ("skipped", summary.skipped)):
-        for reason, number in found.items():
-            reasons.add_row(status, reason, str(number))
-    if reasons.row_count:
-        console().print(reasons)
+    for table in build_tables(summary):
+        console().print(table)
     lost = summary.total("missing") + summary.total("broken")
     warning = f"; warning: {lost} missing or broken, left out of training" if lost else ""
     typer.echo(f"{out}: {summary.total('ok')} videos in {len(listing.labels)} classes{warning}")

@@ -1,6 +1,6 @@
 """Tables of an index's summary."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from rich import filesize
@@ -8,9 +8,24 @@ from rich.table import Table
 from rich.text import Text
 
 from snvideo.data.index import STATUSES
+from snvideo.data.indexing.build import BuildSummary
 from snvideo.data.indexing.summary import IndexSummary
 from snvideo.report.console import new_table
 from snvideo.text import shorten
+
+
+def build_tables(summary: BuildSummary) -> Iterator[Table]:
+    """Tables of what an index was built from: status by split, and reasons."""
+    table = new_table("split", *STATUSES)
+    for split, counts in summary.counts.items():
+        table.add_row(split, *(str(counts[status]) for status in STATUSES))
+    yield table
+    reasons = new_table("status", "reason", "videos", text=2)
+    for status, found in (*summary.reasons.items(), ("skipped", summary.skipped)):
+        for reason, number in found.items():
+            reasons.add_row(status, Text(reason), str(number))
+    if reasons.row_count:
+        yield reasons
 
 
 def index_tables(summary: IndexSummary, few: int = 10, most: int = 8) -> list[Table]:
