@@ -1,0 +1,244 @@
+"""Documentation: links, commands, config keys, names and examples, held against the code."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import click
+import pytest
+import typer
+import yaml
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from snvideo.cli import app
+from snvideo.config import Config, load_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    page.relative_to(ROOT)
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/*.md"))
+)
+EXAMPLES = sorted(
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for file in ROOT.glob("snvideo/**/*.py")
+    if ">>>" in file.read_text(encoding="utf-8")
+)
+SECTIONS = "|".join(Config.model_fields)
+
+pages = pytest.mark.parametrize("page", PAGES, ids=str)
+
+
+# Reading pages --------------------------------------------------------------------------------
+
+
+@cache
+def tokens(page: Path) -> tuple[Token, ...]:
+    """Blocks of a page, and what stands inside its paragraphs, headings and cells."""
+    blocks = MarkdownIt("commonmark").enable("table").parse((ROOT / page).read_text("utf-8"))
+    return tuple(token for block in blocks for token in (block, *(block.children or ())))
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub derives them."""
+    found: dict[str, int] = {}
+    for opening, content in pairwise(tokens(page)):
+        if opening.type == "heading_open":
+            slug = re.sub(r"[^\w\- ]", "", content.content.lower()).replace(" ", "-")
+            found[slug] = found.get(slug, -1) + 1
+    return {f"{slug}-{n}" if n else slug for slug, last in found.items() for n in range(last + 1)}
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Fenced code of some languages; "" is that of none."""
+    return [t.content for t in tokens(page) if t.type == "fence" and t.info in languages]
+
+
+def inline(page: Path) -> list[str]:
+    """Inline code."""
+    return [token.content for token in tokens(page) if token.type == "code_inline"]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Arguments of every call of snvideo."""
+    code = "\n".join((*blocks(page, "", "sh", "bash"), *inline(page)))
+    for line in code.replace("\\\n", " ").splitlines():
+        call = re.search(r"(?:^|-m |bin/|\| )(snvideo .*)", line.split(" # ")[0].strip())
+        if call:
+            yield shlex.split(call[1])[1:]
+
+
+def key_exists(key: str) -> bool:
+    """Tell whether a config has the key, such as "data.train.crop"."""
+    section: object = Config
+    for part in key.split("."):
+        fields = getattr(section, "model_fields", {})
+        if part not in fields:
+            return False
+        inside = re.findall(r"\w+Config", str(fields[part].annotation))
+        section = next((c for c in _sections() if inside and c.__name__ == inside[-1]), None)
+    return True
+
+
+@cache
+def _sections() -> tuple[type, ...]:
+    from snvideo.base_config import Section
+
+    return tuple(Section.__subclasses__())
+
+
+# Markdown -------------------------------------------------------------------------------------
+
+
+@pages
+def test_links_lead_somewhere(page):
+    missing = []
+    for token in tokens(page):
+        target = token.attrGet("href") or token.attrGet("src")
+        if token.type not in ("link_open", "image") or urlsplit(str(target)).scheme:
+            continue
+        path, _, anchor = unquote(str(target)).partition("#")
+        file = (ROOT / page.parent / path).resolve() if path else ROOT / page
+        known = file.exists() and file.is_relative_to(ROOT)
+        if not known or (anchor and anchor not in anchors(file.relative_to(ROOT))):
+            missing.append(target)
+    assert not missing
+
+
+@pages
+def test_commands_exist(page):
+    for arguments in commands(page):
+        command: click.Command = typer.main.get_command(app)
+        context = click.Context(command, info_name="snvideo")
+        while isinstance(command, click.Group) and arguments:
+            name, inner, rest = command.resolve_command(context, arguments[:])
+            assert inner is not None, f"no command {name} in {arguments}"
+            command, arguments = inner, rest
+        options = {option for parameter in command.params for option in parameter.opts}
+        for argument in arguments:
+            if argument.startswith("-"):
+                assert argument.partition("=")[0] in options, f"{command.name} has no {argument}"
+            elif re.match(r"[a-z_.]+=", argument):
+                key = argument.partition("=")[0]
+                assert key_exists(key), f"a config has no {key}"
+
+
+@pages
+def test_names_in_text_exist(page):
+    """Config keys, modules and files, where they stand in inline code."""
+    missing = []
+    for text in inline(page):
+        key = re.match(rf"((?:{SECTIONS})(?:\.\w+)+)\b(?!\.?[(/])", text)
+        if key and not key_exists(key[1]) and not re.search(r"\.(csv|json|npz|py|yaml)", key[1]):
+            missing.append(text)
+        if re.fullmatch(r"snvideo(\.\w+)+", text) and not _resolves(text):
+            missing.append(text)
+        if re.fullmatch(r"[\w./]+/[\w.]+\.(py|yaml|cpp|sbatch)", text):
+            roots = (ROOT, ROOT / "snvideo", ROOT / page.parent)
+            if not any((root / text).exists() for root in roots):
+                missing.append(text)
+    assert not missing
+
+
+def _resolves(name: str) -> bool:
+    """Tell whether a module, or what it holds, can be imported."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        module, _, attribute = name.rpartition(".")
+        return bool(module) and _resolves(module) and _has(module, attribute)
+    return True
+
+
+def _has(module: str, attribute: str) -> bool:
+    return hasattr(importlib.import_module(module), attribute)
+
+
+@pages
+def test_python_compiles_and_imports_what_exists(page):
+    for code in blocks(page, "python"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("snvideo"):
+                assert all(_resolves(f"{node.module}.{name.name}") for name in node.names), code
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.value.id != "snvideo" or _resolves(f"snvideo.{node.attr}"), code
+
+
+@pages
+def test_yaml_is_a_config(page, tmp_path):
+    for number, text in enumerate(blocks(page, "yaml")):
+        values = yaml.safe_load(text)
+        if isinstance(values, dict) and values.keys() <= Config.model_fields.keys():
+            file = tmp_path / f"{number}.yaml"
+            file.write_text(f"base: {ROOT / 'configs/toy/i3d_tiny.yaml'}\n{text}")
+            load_config(file)
+
+
+# Docstrings and API reference -----------------------------------------------------------------
+
+
+@pytest.fixture
+def workspace(toy, tmp_path, monkeypatch):
+    """The working directory of examples: videos in data/toy, a trained network in runs/toy."""
+    from snvideo.models.export import export
+    from snvideo.models.pretrained import load_model
+
+    run = tmp_path / "runs/toy"
+    run.mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/toy").symlink_to(toy)
+    recorded = ROOT / "tests/golden/recorded/run/checkpoints/step_00000004.pt"
+    export(load_model(recorded), run / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_examples_in_docstrings(module, workspace):
+    found = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+    assert found.attempted
+    assert not found.failed
+
+
+class Page(HTMLParser):
+    """Ids and links of an HTML page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.ids |= {values["id"]} if values.get("id") else set()
+        self.links |= {values["href"]} if tag == "a" and values.get("href") else set()
+
+
+def test_links_of_the_api_reference(tmp_path):
+    pytest.importorskip("pdoc")
+    from docs.build_reference import MODULES, build_reference
+
+    build_reference(tmp_path, source=False)
+    built = {file: Page(file.read_text("utf-8")) for file in tmp_path.rglob("*.html")}
+    missing = []
+    for file, page in built.items():
+        for link in page.links:
+            path, _, anchor = unquote(link).partition("#")
+            if urlsplit(link).scheme or anchor.startswith("_"):  # private bases have no page
+                continue
+            target = built.get((file.parent / path).resolve() if path else file)
+            if target is None or (anchor and anchor not in target.ids):
+                missing.append(f"{file.relative_to(tmp_path)}: {link}")
+    assert len(built) > len(MODULES)
+    assert not missing
