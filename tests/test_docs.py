@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import click
 import pytest
 import typer
 import yaml
@@ -34,6 +33,7 @@ EXAMPLES = sorted(
     for file in ROOT.glob("snvideo/**/*.py")
     if ">>>" in file.read_text(encoding="utf-8")
 )
+FILES = (".csv", ".html", ".json", ".npz", ".onnx", ".py", ".pt2", ".safetensors", ".yaml")
 SECTIONS = "|".join(Config.model_fields)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=str)
@@ -73,7 +73,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     """Arguments of every call of snvideo."""
     code = "\n".join((*blocks(page, "", "sh", "bash"), *inline(page)))
     for line in code.replace("\\\n", " ").splitlines():
-        call = re.search(r"(?:^|-m |bin/|\| )(snvideo .*)", line.split(" # ")[0].strip())
+        call = re.search(r"(?:^|-m |bin/)(snvideo .*)", re.split(r" # | \| ", line)[0].strip())
         if call:
             yield shlex.split(call[1])[1:]
 
@@ -118,12 +118,13 @@ def test_links_lead_somewhere(page):
 @pages
 def test_commands_exist(page):
     for arguments in commands(page):
-        command: click.Command = typer.main.get_command(app)
-        context = click.Context(command, info_name="snvideo")
-        while isinstance(command, click.Group) and arguments:
-            name, inner, rest = command.resolve_command(context, arguments[:])
-            assert inner is not None, f"no command {name} in {arguments}"
-            command, arguments = inner, rest
+        command = typer.main.get_command(app)
+        while hasattr(command, "commands") and arguments and arguments[0] != "--help":
+            inner = command.commands.get(arguments[0])
+            if inner is None and command.name == "index":  # its report is the default
+                inner, arguments = command.commands["report"], ["report", *arguments]
+            assert inner is not None, f"no command {arguments[0]} in snvideo {command.name or ''}"
+            command, arguments = inner, arguments[1:]
         options = {option for parameter in command.params for option in parameter.opts}
         for argument in arguments:
             if argument.startswith("-"):
@@ -139,7 +140,7 @@ def test_names_in_text_exist(page):
     missing = []
     for text in inline(page):
         key = re.match(rf"((?:{SECTIONS})(?:\.\w+)+)\b(?!\.?[(/])", text)
-        if key and not key_exists(key[1]) and not re.search(r"\.(csv|json|npz|py|yaml)", key[1]):
+        if key and not key_exists(key[1]) and Path(key[1]).suffix not in FILES:
             missing.append(text)
         if re.fullmatch(r"snvideo(\.\w+)+", text) and not _resolves(text):
             missing.append(text)
@@ -190,7 +191,7 @@ def test_yaml_is_a_config(page, tmp_path):
 @pytest.fixture
 def workspace(toy, tmp_path, monkeypatch):
     """The working directory of examples: videos in data/toy, a trained network in runs/toy."""
-    from snvideo.models.export import export
+    from snvideo.models.export import export_model
     from snvideo.models.pretrained import load_model
 
     run = tmp_path / "runs/toy"
@@ -198,7 +199,7 @@ def workspace(toy, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/toy").symlink_to(toy)
     recorded = ROOT / "tests/golden/recorded/run/checkpoints/step_00000004.pt"
-    export(load_model(recorded), run / "model.safetensors")
+    export_model(load_model(recorded), run / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
