@@ -37,7 +37,7 @@ format: $(installed)
 	$(bin)/ruff format .
 
 docs: $(installed)
-	$(bin)/pdoc --docformat google --output-directory docs/api snvideo
+	$(bin)/python docs/build_reference.py docs/reference
 
 wheel: $(installed)
 	$(bin)/python -m build
@@ -49,4 +49,4 @@ gpu:
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/train_step.py --json benchmarks/results/train_step_gpu.json --markdown docs/results/train_step_gpu.md
 
 clean:
-	rm -rf data/toy runs/demo build dist docs/api
+	rm -rf data/toy runs/demo build dist docs/reference
