@@ -191,13 +191,13 @@ def test_yaml_is_a_config(page, tmp_path):
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
-    """The working directory of examples: videos in data/toy, a trained network in runs/toy."""
+    """The working directory of examples: videos in toy, a trained network in runs/toy."""
     from snvideo.models.export import export_model
     from snvideo.models.pretrained import load_model
 
     (tmp_path / "runs/toy").mkdir(parents=True)
     recorded = ROOT / "tests/golden/recorded"
-    shutil.copytree(recorded / "videos", tmp_path / "data/toy")
+    shutil.copytree(recorded / "videos", tmp_path / "toy")
     weights = load_model(recorded / "run/checkpoints/step_00000004.pt")
     export_model(weights, tmp_path / "runs/toy/model.safetensors")
     monkeypatch.chdir(tmp_path)

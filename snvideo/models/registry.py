@@ -151,6 +151,7 @@ def create_model(
 
     Example::
 
+        >>> import torch
         >>> model = create_model("i3d_tiny", num_classes=10, norm="sn")
         >>> model(torch.randn(2, 3, 8, 48, 48)).shape
         torch.Size([2, 10])

@@ -116,9 +116,12 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
 
     Example::
 
-        >>> model, metadata = snvideo.load_model("runs/toy")  # doctest: +SKIP
-        >>> metadata.classes[model(clips).argmax(1)[0]]  # doctest: +SKIP
-        'swipe left'
+        >>> loaded = load_model("runs/toy")
+        >>> frames = torch.zeros(4, 60, 80, 3, dtype=torch.uint8)
+        >>> loaded.model(loaded.preprocess(frames)).shape
+        torch.Size([1, 8])
+        >>> loaded.classes[0]
+        'growing'
     """
     path = Path(path)
     if path.is_dir():
