@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -211,7 +212,8 @@ def test_decord_that_dies_costs_neither_the_file_nor_the_rest(
     fake = tmp_path / "fake"
     fake.mkdir()
     (fake / "decord.py").write_text(FAKE_DECORD.format(signal=int(signal.SIGSEGV)))
-    monkeypatch.syspath_prepend(fake)  # workers inherit the path
+    monkeypatch.delitem(sys.modules, "decord")  # workers inherit modules and path
+    monkeypatch.syspath_prepend(fake)
     names = ["a", "hang", "b", "crash", "c"]
     paths = [write_video(tmp_path / f"{name}.mp4", frames=9) for name in names]
     found = list(probe_all(paths, "decode", workers=2, timeout=2.0))
