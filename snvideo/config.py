@@ -16,18 +16,14 @@ from snvideo.shipped_configs import find_config
 from snvideo.study.config import StudyConfig
 
 
-class Config(RunConfig):
-    """A run, or, with a `study` section, the recipe that all runs of a study share."""
+class _File(RunConfig):
+    """Content of a config file: a run, or the recipe that all runs of a study share."""
 
     study: StudyConfig | None = None
 
-    def run(self) -> RunConfig:
-        """The run alone."""
-        return RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields})
 
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config.
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read the config of a run; a `study` section is checked and left out.
 
     A file may name one other with `base:`, a path relative to itself or the name of a shipped
     config, whose values it inherits section by section. Paths inside a config are relative to the
@@ -41,15 +37,35 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         SnvideoError: naming file, key, what was expected, and the nearest key that exists.
     """
+    return _load(path, overrides)[0]
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, StudyConfig]:
+    """Read the config of a study: the part that all its runs share, and its `study` section.
+
+    Args:
+        path, overrides: as of `load_config`.
+
+    Raises:
+        SnvideoError: as `load_config`; if there is no `study` section.
+    """
+    config, study = _load(path, overrides)
+    if study is None:
+        raise SnvideoError(f"{path} has no 'study' section: add study.batches to compare runs")
+    return config, study
+
+
+def _load(path: str | Path, overrides: Sequence[str]) -> tuple[RunConfig, StudyConfig | None]:
     stored = Path(path, "config.yaml")
     values = rename_keys(_read(stored, [])) if stored.exists() else _read(find_config(path), [])
     for override in overrides:
         _override(values, override)
     try:
-        return Config.model_validate(values)
+        file = _File.model_validate(values)
     except ValidationError as error:
         problems = [_explain(problem) for problem in error.errors()]
         raise SnvideoError(f"{path}: {'; '.join(problems)}") from None
+    return RunConfig(**{name: getattr(file, name) for name in RunConfig.model_fields}), file.study
 
 
 def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
@@ -131,7 +147,7 @@ def _explain(problem: dict[str, Any]) -> str:
 
 def _keys(sections: list[str]) -> list[str]:
     """Keys that a nested section knows."""
-    model: Any = Config
+    model: Any = _File
     for section in sections:
         if section.isdigit():  # an element of a list of sections
             continue

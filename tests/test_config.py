@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from snvideo.config import Config, load_config
-from snvideo.engine.config import differences, read_stored
+from snvideo.config import load_config, load_study
+from snvideo.engine.config import RunConfig, differences, read_stored
 from snvideo.engine.optim import learning_rate, lr_factor
 from snvideo.errors import SnvideoError
 from snvideo.models import BACKBONES
@@ -38,7 +38,7 @@ KINETICS = {
 INFLATED = ("i3d_r50_32x2", "i3d_r50_32x2_64f")
 
 
-def kinetics(folder: str) -> dict[str, Config]:
+def kinetics(folder: str) -> dict[str, RunConfig]:
     """The runs of a folder by the names of their files."""
     paths = (CONFIGS / "kinetics400" / folder).glob("*_*x*.yaml")
     return {path.stem: load_config(path) for path in sorted(paths)}
@@ -49,10 +49,15 @@ def kinetics(folder: str) -> dict[str, Config]:
 )
 def test_every_config_of_ours_is_valid(path):
     part = path.stem in PARTS
-    config = load_config(path, ["output=runs/x"] if part else [])
+    overrides = ["output=runs/x"] if part else []
+    config = load_config(path, overrides)
     assert config.model.name in BACKBONES
     assert part or config.output.parts[0] == "runs"
-    assert (config.study is not None) == (path.stem == "compare")
+    if path.stem == "compare":
+        assert load_study(path)[0] == config
+    else:
+        with pytest.raises(SnvideoError, match="has no 'study' section"):
+            load_study(path, overrides)
 
 
 def test_kinetics_has_the_folders_that_are_tested_here():
@@ -99,8 +104,8 @@ def test_kinetics_starts_from_random_weights_or_from_imagenet(folder):
 
 @pytest.mark.parametrize("folder", KINETICS)
 def test_a_kinetics_study_has_the_runs_of_its_folder(folder):
-    config = load_config(CONFIGS / "kinetics400" / folder / "compare.yaml")
-    runs = {cell.name: cell.config for cell in cells(config, config.study)}
+    study = load_study(CONFIGS / "kinetics400" / folder / "compare.yaml")
+    runs = {cell.name: cell.config for cell in cells(*study)}
     alone = kinetics(folder)
     assert set(runs) == {f"{name}_seed0" for name in alone}
     for name, single in alone.items():
@@ -132,8 +137,7 @@ def test_fine_tuning_takes_a_trained_network_and_a_new_classifier(norm):
 
 
 def test_the_fine_tuning_study_changes_the_groups_and_not_the_batch():
-    config = load_config(CONFIGS / "finetune" / "compare.yaml")
-    runs = cells(config, config.study)
+    runs = cells(*load_study(CONFIGS / "finetune" / "compare.yaml"))
     assert {cell.norm for cell in runs} == {"sn", "frozen_bn", "bn"}
     assert {cell.clips_per_gpu for cell in runs} == {2, 4, 8}
     assert {cell.gpus * cell.clips_per_gpu for cell in runs} == {8}
@@ -197,7 +201,7 @@ def test_files_that_are_no_configs_are_one_line(tmp_path):
         load_config(tmp_path / "none.yaml")
 
 
-def test_config_survives_its_own_yaml(tmp_path):
+def test_a_config_and_its_yaml_are_equal(tmp_path):
     config = load_config(CONFIGS / "toy" / "compare.yaml")
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(config.model_dump(mode="json")))
@@ -206,8 +210,8 @@ def test_config_survives_its_own_yaml(tmp_path):
 
 def test_configs_are_found_by_name(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    shipped = load_config(CONFIGS / "toy/compare.yaml")
-    assert load_config("toy/compare") == load_config("toy/compare.yaml") == shipped
+    shipped = load_study(CONFIGS / "toy/compare.yaml")
+    assert load_study("toy/compare") == load_study("toy/compare.yaml") == shipped
     for name, message in (
         ("toy/i3d_tyny", "neither a file nor a name; nearest names: toy/i3d_tiny, "),
         ("?", "neither a file nor a name; 'snvideo configs' lists all"),
@@ -228,6 +232,8 @@ def test_copied_configs_mean_the_same(name, tmp_path):
     assert copy == tmp_path / f"{Path(name).name}.yaml"
     part = ["output=runs/x"] if copy.stem in PARTS else []
     assert load_config(copy, part) == load_config(name, part)
+    if copy.stem == "compare":
+        assert load_study(copy) == load_study(name)
     assert description(name)
     with pytest.raises(SnvideoError, match="exists: name another file"):
         copy_config(name, copy)

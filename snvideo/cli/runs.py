@@ -35,7 +35,7 @@ def train(
     """
     from snvideo.config import load_config
 
-    run = load_config(config, overrides or ()).run()
+    run = load_config(config, overrides or ())
     if dry_run:
         from snvideo.engine.dry_run import dry_run as rehearse
         from snvideo.report.dry_run_table import show
@@ -66,25 +66,22 @@ def evaluate(
     if not run.is_dir():
         if checkpoint is not None:
             raise SnvideoError("--checkpoint is for a run's folder: set model.weights.source")
-        evaluate(load_config(run, overrides or ()).run())
+        evaluate(load_config(run, overrides or ()))
         return
     if not (run / "config.yaml").exists():
         raise SnvideoError(f"{run} is neither the folder of a run nor a config")
     if any(override.startswith("model.weights") for override in overrides or ()):
         raise SnvideoError(f"{run} is tested with its own weights: name others by --checkpoint")
-    evaluate(load_config(run, overrides or ()).run(), run, checkpoint)
+    evaluate(load_config(run, overrides or ()), run, checkpoint)
 
 
 def compare(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run norms x batch geometries x seeds and put them side by side. Repeats nothing finished."""
-    from snvideo.config import load_config
+    from snvideo.config import load_study
     from snvideo.report.study_report import write_report
     from snvideo.study.compare import compare
 
-    loaded = load_config(config, overrides or ())
-    if loaded.study is None:
-        raise SnvideoError(f"{config} has no 'study' section: add study.batches to compare runs")
-    rows = compare(loaded.run(), loaded.study, write_report)
+    rows = compare(*load_study(config, overrides or ()), write_report)
     if any(row["status"] != "finished" for row in rows):
         raise typer.Exit(1)
 
@@ -179,7 +176,7 @@ def clips(
     require("report", "contact sheets")
     from snvideo.report.preview import train_clips_png, views_png
 
-    run = load_config(config, overrides or ()).run()
+    run = load_config(config, overrides or ())
     for name, content in (
         ("train_clips.png", train_clips_png(run)),
         ("test_views.png", views_png(run, video)),

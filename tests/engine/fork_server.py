@@ -123,7 +123,7 @@ def weights(paths: list[str], steps: int) -> None:
     """
     with init_world() as world:
         for path in paths:
-            config = load_config(Path(path)).run()
+            config = load_config(Path(path))
             trainer = Trainer(config, world)
             batches = trainer.batches()
             for _ in range(steps):

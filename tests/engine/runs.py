@@ -16,14 +16,15 @@ from typing import Any
 import torch
 import yaml
 
-from snvideo.config import Config, load_config
+from snvideo.config import load_config
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
+from snvideo.engine.config import RunConfig
 from snvideo.engine.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 
 
-def run_config(toy: Path, output: Path, *overrides: str) -> Config:
+def run_config(toy: Path, output: Path, *overrides: str) -> RunConfig:
     """A run of a few seconds: 48 videos, tiny clips, no workers."""
     values: dict[str, Any] = {
         "output": str(output),

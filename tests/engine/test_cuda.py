@@ -27,7 +27,7 @@ OPTIONS = (
 
 
 def trainer(toy, folder, *overrides: str) -> Trainer:
-    config = run_config(toy, folder, *OPTIONS, *overrides).run()
+    config = run_config(toy, folder, *OPTIONS, *overrides)
     return Trainer(config, World(0, 1, torch.device("cuda", 0)))
 
 
@@ -84,7 +84,7 @@ def test_a_run_that_has_gone_bad_stops_within_steps_and_saves_nothing(toy, tmp_p
 def test_a_cpu_and_a_gpu_agree(toy, tmp_path):
     options = ("speed.amp=none", "speed.channels_last=false", "optim.lr=0.01")
     gpu = trainer(toy, tmp_path / "gpu", *options)
-    config = run_config(toy, tmp_path / "cpu", *OPTIONS, *options).run()
+    config = run_config(toy, tmp_path / "cpu", *OPTIONS, *options)
     cpu = Trainer(config, World(0, 1, torch.device("cpu")))
     for one in (gpu, cpu):
         batches = one.batches()

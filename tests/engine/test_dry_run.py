@@ -101,7 +101,7 @@ def test_every_config_file_can_be_run(name, kinetics, tmp_path):
             # without weights, it would train nothing
             *(["model.norm.name=bn"] if "frozen" in name else []),
         ),
-    ).run()
+    )
     found = dry_run(config, timed_steps=0)
     batch = config.batch.gpus * config.batch.clips_per_gpu
     assert found.steps_per_epoch == 650 // batch
@@ -120,7 +120,7 @@ def test_every_config_file_can_be_run(name, kinetics, tmp_path):
 
 def kinetics_run(index: Path, *overrides: str) -> RunConfig:
     path = CONFIGS / "kinetics400/i3d_r50_8x8/sn_8x4.yaml"
-    return load_config(path, (f"data.index={index}", *overrides)).run()
+    return load_config(path, (f"data.index={index}", *overrides))
 
 
 def test_what_is_printed(kinetics):
@@ -197,7 +197,7 @@ def test_frozen_parts_cost_less(kinetics):
 
 
 def test_real_steps_are_timed_and_leave_nothing_behind(toy, tmp_path, capsys):
-    config = run_config(toy, tmp_path / "run").run()
+    config = run_config(toy, tmp_path / "run")
     before = sorted(tmp_path.rglob("*")), sorted(toy.rglob("*"))
     found = dry_run(config, timed_steps=100)
     assert (sorted(tmp_path.rglob("*")), sorted(toy.rglob("*"))) == before
@@ -226,7 +226,7 @@ def test_under_torchrun_one_process_speaks(toy, tmp_path):
         "import sys, torch; from snvideo.config import load_config; torch.set_num_threads(1)\n"
         "from snvideo.engine.dry_run import dry_run\n"
         "from snvideo.report.dry_run_table import show\n"
-        "show(dry_run(load_config(sys.argv[1]).run(), timed_steps=1))\n"
+        "show(dry_run(load_config(sys.argv[1]), timed_steps=1))\n"
     )
     (tmp_path / "script.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

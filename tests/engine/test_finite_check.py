@@ -84,7 +84,7 @@ def injected(monkeypatch):
 
 def test_a_run_stops_at_the_step_and_keeps_its_checkpoint(toy, tmp_path, injected):
     overrides = ("optim.epochs=2", "log.checkpoint_minutes=0.00001")
-    config = run_config(toy, tmp_path / "run", *overrides).run()
+    config = run_config(toy, tmp_path / "run", *overrides)
     trainer = Trainer(config, World(0, 1, CPU))
     with pytest.raises(SnvideoError) as error:
         train(config)
@@ -101,7 +101,7 @@ def test_a_run_stops_at_the_step_and_keeps_its_checkpoint(toy, tmp_path, injecte
 @pytest.mark.parametrize("norm", ["sn", "bn"])
 def test_a_skipped_step_changes_nothing(toy, tmp_path, injected, norm):
     overrides = (f"model.norm.name={norm}", "optim.non_finite=skip", "optim.ema=0.9")
-    config = run_config(toy, tmp_path / "run", *overrides).run()
+    config = run_config(toy, tmp_path / "run", *overrides)
     trainer = Trainer(config, World(0, 1, CPU))
     batches = trainer.batches()
     for _ in range(3):
@@ -121,7 +121,7 @@ def test_a_skipped_step_changes_nothing(toy, tmp_path, injected, norm):
 
 
 def test_skipped_steps_are_in_the_results(toy, tmp_path, injected):
-    results = train(run_config(toy, tmp_path / "run", "optim.non_finite=skip").run())
+    results = train(run_config(toy, tmp_path / "run", "optim.non_finite=skip"))
     assert results.skipped_steps == 1
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
     assert all(line["loss"] == line["loss"] for line in lines if "loss" in line)

@@ -38,7 +38,7 @@ def rich(toy, tmp_path_factory) -> Path:
         "optim.clip_norm=1",
         "log.early_validation={step: 4, videos: 5}",
     )
-    train(run_config(toy, run, *overrides).run())
+    train(run_config(toy, run, *overrides))
     return run
 
 
@@ -83,7 +83,7 @@ def test_the_average_of_weights_is_what_is_tested(rich):
     assert state["averaged"] == 12
     assert not torch.equal(state["model"][name], state["ema"][name])
     results = json.loads((rich / "results.json").read_text())
-    again = evaluate(load_config(rich / "config.yaml").run(), rich)
+    again = evaluate(load_config(rich / "config.yaml"), rich)
     assert again.confusion == results["confusion"]
     np.testing.assert_array_equal(
         np.load(rich / "evaluation.npz")["probabilities"],
@@ -93,7 +93,7 @@ def test_the_average_of_weights_is_what_is_tested(rich):
 
 def test_the_average_follows_the_weights(toy, tmp_path):
     """A decay of one half: after steps 1, 2, 3 it is w1, (w1 + w2) / 2, (w1 + w2) / 4 + w3 / 2."""
-    trainer = Trainer(run_config(toy, tmp_path / "run", "optim.ema=0.5").run(), CPU)
+    trainer = Trainer(run_config(toy, tmp_path / "run", "optim.ema=0.5"), CPU)
     batches, seen = trainer.batches(), []
     for _ in range(3):
         trainer.step(batches)
@@ -109,7 +109,7 @@ def test_the_best_weights_are_kept(rich):
     path = rich / "checkpoints/best.pt"
     state = load_checkpoint(path)
     assert state["progress"]["step"] == best["step"]
-    config = load_config(rich / "config.yaml", ("data.test.clips=1",)).run()
+    config = load_config(rich / "config.yaml", ("data.test.clips=1",))
     again = evaluate(config, rich, path)
     assert again.checkpoint == str(path)
     last = load_checkpoint(rich / "checkpoints/step_00000012.pt")
@@ -121,7 +121,7 @@ def test_the_best_weights_are_kept(rich):
 
 def test_frozen_parts_stay_as_they_are(toy, tmp_path):
     overrides = ("model.norm.name=bn", "optim.freeze=[blocks.0, blocks.1]", "optim.lr=0.2")
-    trainer = Trainer(run_config(toy, tmp_path / "run", *overrides).run(), CPU)
+    trainer = Trainer(run_config(toy, tmp_path / "run", *overrides), CPU)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     batches = trainer.batches()
     for _ in range(2):
@@ -135,10 +135,10 @@ def test_frozen_parts_stay_as_they_are(toy, tmp_path):
 
 def test_checkpoints_by_the_clock(toy, tmp_path):
     overrides = ("log.checkpoint_epochs=0", "log.validate_epochs=0", "log.keep_checkpoints=9")
-    train(run_config(toy, tmp_path / "often", *overrides, "log.checkpoint_minutes=1e-6").run())
+    train(run_config(toy, tmp_path / "often", *overrides, "log.checkpoint_minutes=1e-6"))
     steps = [path.stem for path in checkpoints(tmp_path / "often/checkpoints")]
     assert steps == [f"step_0000000{step}" for step in range(1, 7)]
-    train(run_config(toy, tmp_path / "never", *overrides, "log.checkpoint_minutes=null").run())
+    train(run_config(toy, tmp_path / "never", *overrides, "log.checkpoint_minutes=null"))
     steps = [path.stem for path in checkpoints(tmp_path / "never/checkpoints")]
     assert steps == ["step_00000006"]
 
@@ -146,7 +146,7 @@ def test_checkpoints_by_the_clock(toy, tmp_path):
 def test_a_loader_that_does_not_keep_up_is_said_once_an_epoch(toy, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(step_timer, "STARVED", 0.0)
     monkeypatch.setattr(step_timer, "WORTH_A_WORD", 0.0)
-    train(run_config(toy, tmp_path / "run", "optim.epochs=2").run())
+    train(run_config(toy, tmp_path / "run", "optim.epochs=2"))
     said = [message for message in caplog.messages if message.startswith("steps wait for data")]
     assert len(said) == 2 and "with data.workers=0: about" in said[0]
 
@@ -164,7 +164,7 @@ def small_disk(tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_seen_at_the_start(toy, small_disk, tmp_path):
-    config = run_config(toy, tmp_path / "run", f"output={small_disk}/run").run()
+    config = run_config(toy, tmp_path / "run", f"output={small_disk}/run")
     with pytest.raises(SnvideoError, match=r"free and its checkpoints need .* MB more"):
         train(config)
     assert not (small_disk / "run/metrics.jsonl").exists()
@@ -178,10 +178,10 @@ def test_a_disk_that_fills_up_costs_checkpoints_and_nothing_else(
     monkeypatch.setattr(module, "check_room", lambda *args: None)  # who could have known
     monkeypatch.setattr(Trainer, "validate", fill_the_disk(small_disk, Trainer.validate))
     options = ("optim.epochs=4", "statistics.batches=0", "log.keep_checkpoints=1")
-    whole = train(run_config(toy, tmp_path / "whole", *options).run())
+    whole = train(run_config(toy, tmp_path / "whole", *options))
     caplog.clear()
     (small_disk / "run").mkdir()
-    filled = train(run_config(toy, tmp_path / "run", *options, f"output={small_disk}/run").run())
+    filled = train(run_config(toy, tmp_path / "run", *options, f"output={small_disk}/run"))
     assert any("training goes on" in message for message in caplog.messages)
     assert filled.confusion == whole.confusion
     for kind in ("train", "validate", "importance"):

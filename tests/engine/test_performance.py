@@ -54,7 +54,7 @@ def test_algorithms_are_put_back():
 
 
 def weights(toy, folder, *overrides: str) -> dict[str, torch.Tensor]:
-    trainer = Trainer(run_config(toy, folder, "optim.lr=0.02", *overrides).run(), World(0, 1, CPU))
+    trainer = Trainer(run_config(toy, folder, "optim.lr=0.02", *overrides), World(0, 1, CPU))
     batches = trainer.batches()
     for _ in range(3):
         trainer.step(batches)
@@ -87,12 +87,12 @@ def test_a_run_goes_on_with_other_switches(toy, tmp_path, optimizer, caplog):
     options = ("optim.lr=0.02", f"speed.optimizer={optimizer}", "optim.epochs=2")
     ends = []
     for switched in (False, True):
-        first = Trainer(run_config(toy, tmp_path / "a", *options).run(), World(0, 1, CPU))
+        first = Trainer(run_config(toy, tmp_path / "a", *options), World(0, 1, CPU))
         batches = first.batches()
         for _ in range(4):
             first.step(batches)
         more = SWITCHED if switched else ()
-        second = Trainer(run_config(toy, tmp_path / "b", *options, *more).run(), World(0, 1, CPU))
+        second = Trainer(run_config(toy, tmp_path / "b", *options, *more), World(0, 1, CPU))
         second.load_state(first.state(), tmp_path)
         group = second.optimizer.param_groups[0]
         assert group["fused"] == (optimizer == "fused" and not switched)

@@ -80,7 +80,7 @@ def videos_of(toy: Path) -> list[Path]:
 def test_the_numbers_are_those_of_an_evaluation(toy, tmp_path, weights):
     model, about = load_model(weights)
     seen = about.preprocessing
-    config = run_config(toy, tmp_path / "run", "test_batch=5").run()
+    config = run_config(toy, tmp_path / "run", "test_batch=5")
     data = config.data.model_copy(
         update={
             "mean": seen.mean,

@@ -42,7 +42,7 @@ def harmless(toy, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "decode_frames", dataset.decode_frames)  # put back afterwards
         sabotage(dict.fromkeys(fates_of(toy), "raise"), folder.parent)
-        results = train(run_config(toy, folder, *options()).run())
+        results = train(run_config(toy, folder, *options()))
     assert results.quarantined_videos == 3
     return folder
 
@@ -66,7 +66,7 @@ def check(run: Path, toy: Path, harmless: Path) -> None:
 def test_alone(toy, tmp_path, harmless, monkeypatch):
     monkeypatch.setattr(dataset, "decode_frames", dataset.decode_frames)  # put back afterwards
     sabotage(fates_of(toy), tmp_path)
-    config = run_config(toy, tmp_path / "run", *options("data.workers=2")).run()
+    config = run_config(toy, tmp_path / "run", *options("data.workers=2"))
     train(config)
     check(tmp_path / "run", toy, harmless)
     weights, expected = weights_of(tmp_path / "run"), weights_of(harmless)

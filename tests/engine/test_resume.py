@@ -213,7 +213,7 @@ def kinds_of(lines: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("norm", ["sn", "bn"])
 def test_a_state_is_all_that_a_trainer_goes_on_from(videos, tmp_path, norm):
     """In the middle of a log window: after 5 of 6 steps of an epoch, on into the next one."""
-    config = run_config(videos, tmp_path / "run", *OPTIONS, f"model.norm.name={norm}").run()
+    config = run_config(videos, tmp_path / "run", *OPTIONS, f"model.norm.name={norm}")
     first = Trainer(config, CPU)
     batches = first.batches()
     for _ in range(5):
@@ -483,7 +483,7 @@ def test_a_lost_process_is_started_again(videos, tmp_path, whole_on_two, rng):
 def test_going_on_with_another_number_of_processes(videos, tmp_path, whole_sn, processes, rng):
     """Not with bn: small groups amplify what is rounding at first to a percent in a dozen steps."""
     run = tmp_path / "run"
-    config = run_config(videos, run, *OPTIONS).run()
+    config = run_config(videos, run, *OPTIONS)
     before, after = processes
     kill_in("steps", lambda run: begin(run, before), run, rng)
     begin(run, after).done()

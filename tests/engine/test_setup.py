@@ -24,13 +24,13 @@ from tests.engine.runs import last_state, last_weights, run_config, start
 def bn(toy, tmp_path_factory):
     """A finished run with Batch Normalization, on videos normalized in a way of its own."""
     folder = tmp_path_factory.mktemp("bn") / "run"
-    train(run_config(toy, folder, "model.norm.name=bn", "data.mean=[0.4, 0.5, 0.6]").run())
+    train(run_config(toy, folder, "model.norm.name=bn", "data.mean=[0.4, 0.5, 0.6]"))
     return folder
 
 
 def from_bn(bn, toy, output, *overrides):
     source = f"model.weights.source={bn / WEIGHTS_FILE}"
-    return run_config(toy, output, "model.norm.start=batch", source, *overrides).run()
+    return run_config(toy, output, "model.norm.start=batch", source, *overrides)
 
 
 def test_a_run_leaves_a_network_that_says_what_it_is(bn):
@@ -53,7 +53,7 @@ def test_a_run_leaves_a_network_that_says_what_it_is(bn):
 def test_what_it_leaves_is_what_was_tested(bn, toy, tmp_path):
     """With the statistics of the test, its answers are those that were counted."""
     overrides = ("model.norm.name=bn", f"model.weights.source={bn / WEIGHTS_FILE}")
-    again = evaluate(run_config(toy, tmp_path / "again", *overrides).run())
+    again = evaluate(run_config(toy, tmp_path / "again", *overrides))
     results = json.loads((bn / "results.json").read_text())
     assert again.video_top1 == results["video_top1"]
     assert again.confusion == results["confusion"]
@@ -69,7 +69,7 @@ def test_weights_that_lack_something_cannot_be_tested(bn, toy, tmp_path):
     with pytest.raises(SnvideoError, match=r"cannot be tested without training: .*mean_logits"):
         evaluate(config)
     with pytest.raises(SnvideoError, match=r"nothing to test: name weights"):
-        evaluate(run_config(toy, tmp_path / "run").run())
+        evaluate(run_config(toy, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("name", [BEST, "newest"])
@@ -110,7 +110,7 @@ def test_a_run_goes_on_without_the_weights_it_started_from(bn, toy, tmp_path):
     copy.write_bytes((bn / WEIGHTS_FILE).read_bytes())
     source = (f"model.weights.source={copy}", "model.norm.start=batch", "optim.epochs=2")
     run = tmp_path / "run"
-    config = run_config(toy, run, *source).run()
+    config = run_config(toy, run, *source)
     whole = train(config)
     copy.unlink()
     (run / "results.json").unlink()
@@ -140,7 +140,7 @@ def test_image_networks_are_inflated(toy, tmp_path):
     path = tmp_path / "r50.pth"
     torch.save(torchvision.models.resnet50().state_dict(), path)
     overrides = ("model.name=i3d_r50_8x8", f"model.weights.source={path}", "model.norm.name=bn")
-    config = run_config(toy, tmp_path / "run", *overrides).run()
+    config = run_config(toy, tmp_path / "run", *overrides)
     found = dry_run(config, timed_steps=0)
     assert found.config.data.mean == (0.485, 0.456, 0.406)
     assert list(tmp_path.iterdir()) == [path, tmp_path / "run.yaml"]
@@ -158,10 +158,10 @@ def test_weights_of_more_classes_can_be_tested(bn, toy, tmp_path):
     (folder / "index.csv").write_text("\n".join(kept) + "\n")
     (folder / "index.json").write_text(json.dumps(meta))
     overrides = ("model.norm.name=bn", f"model.weights.source={bn / WEIGHTS_FILE}")
-    found = evaluate(run_config(folder, tmp_path / "run", *overrides).run())
+    found = evaluate(run_config(folder, tmp_path / "run", *overrides))
     assert len(found.classes) == 7 and found.videos == 14
     with pytest.raises(SnvideoError, match="holds a run: choose another output"):
-        evaluate(run_config(folder, bn, *overrides).run())
+        evaluate(run_config(folder, bn, *overrides))
 
 
 def test_what_else_differs_from_what_the_weights_saw_is_a_warning(bn, toy, tmp_path, caplog):
@@ -173,7 +173,7 @@ def test_what_else_differs_from_what_the_weights_saw_is_a_warning(bn, toy, tmp_p
 
 def test_frozen_norms_need_trained_ones(toy, tmp_path):
     for more in ((), ("model.weights.source=x", "model.weights.norms=new")):
-        config = run_config(toy, tmp_path / "run", "model.norm.name=frozen_bn", *more).run()
+        config = run_config(toy, tmp_path / "run", "model.norm.name=frozen_bn", *more)
         with pytest.raises(SnvideoError, match="frozen_bn trains no norm: give it trained ones"):
             build(config, 3)
 

@@ -22,7 +22,7 @@ CPU = World(0, 1, torch.device("cpu"))
 def finished(toy, tmp_path_factory) -> Path:
     """Folder of a finished run of 2 epochs."""
     output = tmp_path_factory.mktemp("finished") / "run"
-    train(run_config(toy, output, "optim.epochs=2").run())
+    train(run_config(toy, output, "optim.epochs=2"))
     return output
 
 
@@ -73,7 +73,7 @@ def test_evaluating_again_gives_the_same(finished):
 def run_config_of(folder: Path):
     from snvideo.config import load_config
 
-    return load_config(folder / "config.yaml").run()
+    return load_config(folder / "config.yaml")
 
 
 def test_a_finished_run_is_not_repeated_and_another_config_is_refused(finished):
@@ -106,7 +106,7 @@ def test_it_learns_its_training_clips(toy, tmp_path):
         "log.validate_epochs=0",
         "batch.clips_per_gpu=2",
     )
-    train(run_config(toy, tmp_path / "run", *overrides).run())
+    train(run_config(toy, tmp_path / "run", *overrides))
     metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
     losses = [m["loss"] for m in metrics if m["kind"] == "train"]
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.2
@@ -131,7 +131,7 @@ def played(toy, tmp_path_factory) -> dict[tuple[str, str], dict[str, torch.Tenso
         for way, (_, packed) in PLAYED.items():
             output = folder / f"{norm} {way}"
             options = ("optim.lr=0.02", "optim.ema=0.5", "model.dropout=0.3", packed)
-            configs[norm, way] = run_config(toy, output, *options, f"model.norm.name={norm}").run()
+            configs[norm, way] = run_config(toy, output, *options, f"model.norm.name={norm}")
         found[norm, "initial"] = values(Trainer(configs[norm, "one pass"], CPU))
     for processes in (1, 2, 4):
         mine = [
@@ -174,7 +174,7 @@ def test_groups_make_a_difference(played, norm):
 def test_the_same_run_twice_is_the_same(toy, tmp_path):
     weights = []
     for name in ("a", "b"):
-        trainer = Trainer(run_config(toy, tmp_path / name, "data.workers=1").run(), CPU)
+        trainer = Trainer(run_config(toy, tmp_path / name, "data.workers=1"), CPU)
         steps(trainer, 3)
         weights.append(trainer.model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -188,7 +188,7 @@ def steps(trainer: Trainer, count: int) -> None:
 
 def test_accumulated_passes_move_running_statistics_once(toy, tmp_path):
     """BN over four groups: one update by the mean of the groups' statistics, momentum 0.1."""
-    config = run_config(toy, tmp_path / "run", "model.norm.name=bn", "optim.lr=1e-9").run()
+    config = run_config(toy, tmp_path / "run", "model.norm.name=bn", "optim.lr=1e-9")
     trainer = Trainer(config, CPU)
     steps(trainer, 2)
     norm = trainer.model.blocks[0].norm
@@ -209,7 +209,7 @@ def test_clips_are_changed_and_mixed_alike_however_their_groups_are_played(toy, 
     weights = []
     for packed, augmented in ((1, AUGMENTED), (4, AUGMENTED), (4, ())):
         overrides = (*augmented, "model.norm.name=bn", f"batch.gpus_per_pass={packed}")
-        config = run_config(toy, tmp_path / f"run{packed}", *overrides, "optim.lr=0.02").run()
+        config = run_config(toy, tmp_path / f"run{packed}", *overrides, "optim.lr=0.02")
         trainer = Trainer(config, CPU)
         steps(trainer, 2)
         weights.append(trainer.model.state_dict())
@@ -221,19 +221,19 @@ def test_clips_are_changed_and_mixed_alike_however_their_groups_are_played(toy, 
 
 def test_a_lone_clip_cannot_be_mixed(toy, tmp_path):
     overrides = ("batch.clips_per_gpu=1", "data.train.mixup=0.8")
-    config = run_config(toy, tmp_path / "run", *overrides).run()
+    config = run_config(toy, tmp_path / "run", *overrides)
     with pytest.raises(SnvideoError, match=r"batch\.clips_per_gpu is 1: set both to 0"):
         Trainer(config, CPU)
     # A synchronised norm deals the batch out among processes, which may tear groups apart.
     overrides = ("model.norm.name=syncbn", "batch.clips_per_gpu=8", "data.train.cutmix=1.0")
-    config = run_config(toy, tmp_path / "run", *overrides, "batch.gpus=1").run()
+    config = run_config(toy, tmp_path / "run", *overrides, "batch.gpus=1")
     with pytest.raises(SnvideoError, match="each of 2 processes has 4: start fewer"):
         Trainer(config, World(0, 2, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_trains(toy, tmp_path, amp):
-    trainer = Trainer(run_config(toy, tmp_path / "run", f"speed.amp={amp}").run(), CPU)
+    trainer = Trainer(run_config(toy, tmp_path / "run", f"speed.amp={amp}"), CPU)
     before = {n: p.clone() for n, p in trainer.model.named_parameters()}
     steps(trainer, 3)
     moved = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]
@@ -243,7 +243,7 @@ def test_mixed_precision_trains(toy, tmp_path, amp):
 
 def test_one_clip_per_gpu_leaves_the_batch_part_out(toy, tmp_path, caplog):
     caplog.set_level("INFO")
-    config = run_config(toy, tmp_path / "run", "batch.gpus=8", "batch.clips_per_gpu=1").run()
+    config = run_config(toy, tmp_path / "run", "batch.gpus=8", "batch.clips_per_gpu=1")
     trainer = Trainer(config, CPU)
     assert trainer.model.blocks[0].norm.use_batch is False
     assert "without its batch part" in caplog.text
@@ -255,7 +255,7 @@ def test_validation_leaves_the_moving_averages(toy, tmp_path):
     output = tmp_path / "run"
     weights = []
     for name, every in (("with", 1), ("without", 0)):
-        config = run_config(toy, output.with_name(name), f"log.validate_epochs={every}").run()
+        config = run_config(toy, output.with_name(name), f"log.validate_epochs={every}")
         train(config)
         weights.append(last_weights(output.with_name(name)))
     assert all(torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
@@ -271,7 +271,7 @@ def test_broken_videos_are_replaced_and_counted(toy, tmp_path):
     columns[0] = str(bad)
     (tmp_path / "index.csv").write_text("\n".join([index[0], ",".join(columns), *index[2:]]) + "\n")
     (tmp_path / "index.json").write_text(json.dumps({**meta, "root": str(toy)}))
-    config = run_config(toy, tmp_path / "run", f"data.index={tmp_path / 'index.csv'}").run()
+    config = run_config(toy, tmp_path / "run", f"data.index={tmp_path / 'index.csv'}")
     results = train(config)
     assert results.replaced_samples == 1
     assert results.failed_videos == 0

@@ -68,7 +68,7 @@ def test_a_trainer_comes_to_the_same_weights_and_statistics(toy, tmp_path, norm)
             f"speed.activation_checkpointing={recompute}",
             "model.dropout=0.5",
         )
-        config = run_config(toy, tmp_path / "run", *overrides, "batch.gpus=2").run()
+        config = run_config(toy, tmp_path / "run", *overrides, "batch.gpus=2")
         trainer = Trainer(config, World(0, 1, torch.device("cpu")))
         batches = trainer.batches()
         for _ in range(2):

@@ -18,8 +18,8 @@ def pixels(content: bytes) -> np.ndarray:
 
 
 def test_training_clips_are_shown_after_all_that_is_done_to_them(toy, tmp_path):
-    plain = run_config(toy, tmp_path / "a").run()
-    mixed = run_config(toy, tmp_path / "a", "data.train.mixup=0.8", "data.train.flip=true").run()
+    plain = run_config(toy, tmp_path / "a")
+    mixed = run_config(toy, tmp_path / "a", "data.train.mixup=0.8", "data.train.flip=true")
     sheets = [pixels(train_clips_png(config)) for config in (plain, plain, mixed)]
     assert np.array_equal(sheets[0], sheets[1])
     assert sheets[0].shape == sheets[2].shape and min(sheets[0].shape[:2]) > 300
@@ -27,12 +27,12 @@ def test_training_clips_are_shown_after_all_that_is_done_to_them(toy, tmp_path):
 
 
 def test_groups_larger_than_the_split_are_shown_unmixed(toy, tmp_path):
-    config = run_config(toy, tmp_path / "a", "batch.clips_per_gpu=100").run()
+    config = run_config(toy, tmp_path / "a", "batch.clips_per_gpu=100")
     assert pixels(train_clips_png(config)).shape[2] == 3
 
 
 def test_a_video_that_is_not_there_is_one_line(toy, tmp_path):
-    config = run_config(toy, tmp_path / "a").run()
+    config = run_config(toy, tmp_path / "a")
     assert pixels(views_png(config, 15)).shape[2] == 3
     with pytest.raises(SnvideoError, match="no video 16 in split 'val': it has 16"):
         views_png(config, 16)

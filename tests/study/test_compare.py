@@ -86,7 +86,7 @@ def test_the_command_line_reads_the_cell_as_it_was_meant(tmp_path: Path):
     config, study = run_config(tmp_path), study_config(norms=("sn",))
     compare(config, study, write_table, Child())
     cell = cells(config, study)[0]
-    assert load_config(cell.folder / "cell.yaml").run() == cell.config
+    assert load_config(cell.folder / "cell.yaml") == cell.config
 
 
 def test_processes_go_through_torchrun(tmp_path: Path):
