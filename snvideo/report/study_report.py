@@ -111,8 +111,8 @@ def comparison_md(runs: list[StudyRun], title: str) -> str:
     """The study as Markdown: answer, tables, conditions and warnings."""
     parts = [f"# {title}\n", *(f"{sentence}\n" for sentence in answer(runs))]
     for table in summary_tables(runs):
-        lines = [table.header, ("---",) * len(table.header), *table.rows]
-        rows = [f"| {' | '.join(map(_escape, line))} |" for line in lines]
+        cells = [table.header, ("---",) * len(table.header), *table.rows]
+        rows = [f"| {' | '.join(map(_escape, line))} |" for line in cells]
         parts += [f"## {table.title}\n", f"{table.note}\n", *rows, ""]
     facts = [f"{name}: {value}" for name, value in conditions(runs).items()]
     sections = {_LIMITS: limits(runs), "Conditions": facts, "Warnings": comparison_warnings(runs)}

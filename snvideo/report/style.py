@@ -23,7 +23,7 @@ NORM_COLOURS = {
     "frozen_bn": "#000000",
 }
 NORM_MARKERS = dict(zip(NORM_COLOURS, "os^Dv*PX", strict=True))
-LINE_STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
+LINE_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 _SETTINGS: Any = {  # whose keys matplotlib types one by one
     "font.family": "DejaVu Sans",

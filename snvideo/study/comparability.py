@@ -1,7 +1,7 @@
 """Comparability of runs: differences in more than norm, batch geometry and seed."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from snvideo.engine.batch_plan import uses_batch_statistics
@@ -60,7 +60,7 @@ def config_text(config: dict[str, Any], key: str) -> str:
     return str(config[key]) if key in config else "absent"
 
 
-def _unequal(name: str, values: dict[str, Hashable]) -> list[str]:
+def _unequal(name: str, values: Mapping[str, Hashable]) -> list[str]:
     """A line with the runs of each value; none if all runs have the same."""
     runs_of: dict[Hashable, list[str]] = defaultdict(list)
     for run, value in values.items():

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -11,16 +10,16 @@ from snvideo.base_config import Section
 from snvideo.engine.config import BatchConfig, RunConfig
 from snvideo.errors import SnvideoError
 from snvideo.models.config import WeightsConfig
-from snvideo.norm import NORMS
+from snvideo.norm.factory import NormName
 
 
 class StudyConfig(Section):
     """Norms x batch geometries x seeds; everything else is the same in every run."""
 
-    norms: tuple[Literal[NORMS], ...] = Field(("sn", "bn", "gn"), min_length=1)
+    norms: tuple[NormName, ...] = Field(("sn", "bn", "gn"), min_length=1)
     batches: tuple[BatchConfig, ...] = Field(min_length=1)
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
-    sources: dict[Literal[NORMS], str] = Field(default_factory=dict)
+    sources: dict[NormName, str] = Field(default_factory=dict)
     """`model.weights.source` of norms that cannot start from the same weights as the others."""
     processes: PositiveInt = 1
     """Processes that share each run (more than one goes through torchrun)."""
