@@ -13,6 +13,7 @@ from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -21,8 +22,11 @@ import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from snvideo.base_config import Section
 from snvideo.cli import app
-from snvideo.config import Config, load_config
+from snvideo.config import load_config
+from snvideo.engine.config import RunConfig
+from snvideo.study.config import StudyConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -34,8 +38,9 @@ EXAMPLES = sorted(
     for file in ROOT.glob("snvideo/**/*.py")
     if ">>>" in file.read_text(encoding="utf-8")
 )
+COMMANDS = typer.main.get_command(app)
 FILES = (".csv", ".html", ".json", ".npz", ".onnx", ".py", ".pt2", ".safetensors", ".yaml")
-SECTIONS = "|".join(Config.model_fields)
+SECTIONS = "|".join((*RunConfig.model_fields, "study"))
 
 pages = pytest.mark.parametrize("page", PAGES, ids=str)
 
@@ -79,23 +84,23 @@ def commands(page: Path) -> Iterator[list[str]]:
             yield shlex.split(call[1])[1:]
 
 
-def key_exists(key: str) -> bool:
-    """Tell whether a config has the key, such as "data.train.crop"."""
-    section: object = Config
-    for part in key.split("."):
-        fields = getattr(section, "model_fields", {})
-        if part not in fields:
-            return False
-        inside = re.findall(r"\w+Config", str(fields[part].annotation))
-        section = next((c for c in _sections() if inside and c.__name__ == inside[-1]), None)
-    return True
+def config_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Keys of a section and of those in it, such as "data.train.crop"."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for inner in sections(field.annotation):
+            yield from config_keys(inner, f"{prefix}{name}.")
 
 
-@cache
-def _sections() -> tuple[type, ...]:
-    from snvideo.base_config import Section
+def sections(annotation: object) -> Iterator[type[Section]]:
+    """Sections inside a type such as `Section | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from sections(inner)
 
-    return tuple(Section.__subclasses__())
+
+KEYS = {*config_keys(RunConfig), "study", *config_keys(StudyConfig, "study.")}
 
 
 # Markdown -------------------------------------------------------------------------------------
@@ -119,7 +124,7 @@ def test_links_lead_somewhere(page):
 @pages
 def test_commands_exist(page):
     for arguments in commands(page):
-        command = typer.main.get_command(app)
+        command = COMMANDS
         while hasattr(command, "commands") and arguments and arguments[0] != "--help":
             inner = command.commands.get(arguments[0])
             if inner is None and command.name == "index":  # its report is the default
@@ -132,7 +137,7 @@ def test_commands_exist(page):
                 assert argument.partition("=")[0] in options, f"{command.name} has no {argument}"
             elif re.match(r"[a-z_.]+=", argument):
                 key = argument.partition("=")[0]
-                assert key_exists(key), f"a config has no {key}"
+                assert key in KEYS, f"a config has no {key}"
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=str)
@@ -141,7 +146,7 @@ def test_names_in_text_exist(page):
     missing = []
     for text in inline(page):
         key = re.match(rf"((?:{SECTIONS})(?:\.\w+)+)\b(?!\.?[(/])", text)
-        if key and not key_exists(key[1]) and Path(key[1]).suffix not in FILES:
+        if key and key[1] not in KEYS and Path(key[1]).suffix not in FILES:
             missing.append(text)
         if re.fullmatch(r"snvideo(\.\w+)+", text) and not _resolves(text):
             missing.append(text)
@@ -180,7 +185,7 @@ def test_python_compiles_and_imports_what_exists(page):
 def test_yaml_is_a_config(page, tmp_path):
     for number, text in enumerate(blocks(page, "yaml")):
         values = yaml.safe_load(text)
-        if isinstance(values, dict) and values.keys() <= Config.model_fields.keys():
+        if isinstance(values, dict) and {*values} < KEYS:
             file = tmp_path / f"{number}.yaml"
             file.write_text(f"base: {ROOT / 'configs/toy/i3d_tiny.yaml'}\n{text}")
             load_config(file)
