@@ -24,7 +24,7 @@ import torch.utils.tensorboard
 
 from snvideo import cli
 from snvideo.config import load_config
-from snvideo.data.decoding import decode
+from snvideo.data import decoding
 from snvideo.engine.distributed import init_world
 from snvideo.engine.trainer import Trainer
 from tests.engine.runs import values
@@ -104,7 +104,7 @@ def slow_command(seconds: float, begun: str, ranks: list[int], *arguments: str) 
         ranks: of the processes that are slow.
         arguments: of the command.
     """
-    swift = decode._with_pyav
+    swift = decoding.decode_pyav
 
     def slow(video, wanted):
         if "val" in Path(video.path).parts and int(os.environ.get("RANK", 0)) in ranks:
@@ -112,7 +112,7 @@ def slow_command(seconds: float, begun: str, ranks: list[int], *arguments: str) 
             time.sleep(seconds)
         return swift(video, wanted)
 
-    decode._with_pyav = slow
+    decoding.decode_pyav = slow
     command(*arguments)
 
 
