@@ -22,6 +22,7 @@ import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+import snvideo
 from snvideo.base_config import Section
 from snvideo.cli import app
 from snvideo.config import load_config
@@ -248,3 +249,10 @@ def test_links_of_the_api_reference(tmp_path):
                 missing.append(f"{file.relative_to(tmp_path)}: {link}")
     assert len(built) > len(MODULES)
     assert not missing
+
+
+def test_the_public_api_takes_paths_as_strings(workspace):
+    video = next((workspace / "toy/val").rglob("*.mp4"))
+    found = list(snvideo.predict([str(video)], "runs/toy", clips=1, crops=1, top=3, workers=1))
+    assert [prediction.video for prediction in found] == [video]
+    assert len(found[0].classes) == 3

@@ -142,7 +142,7 @@ class ClipIndex:
         self._map()
 
     @classmethod
-    def load(cls, path: Path, split: str, root: Path | None = None) -> "ClipIndex":
+    def load(cls, path: Path | str, split: str, root: Path | None = None) -> "ClipIndex":
         """Reads the usable videos of a split.
 
         Args:

@@ -24,7 +24,9 @@ from snvideo.errors import SnvideoError
 log = logging.getLogger(__name__)
 
 
-def evaluate(config: RunConfig, run: Path | None = None, checkpoint: Path | None = None) -> Results:
+def evaluate(
+    config: RunConfig, run: Path | str | None = None, checkpoint: Path | str | None = None
+) -> Results:
     """Evaluate a checkpoint of a run, or the weights that a config starts from, untrained.
 
     Writes `evaluation.json` and `evaluation.npz` to the run, or to the config's output.
@@ -38,6 +40,7 @@ def evaluate(config: RunConfig, run: Path | None = None, checkpoint: Path | None
         SnvideoError: if there are no weights, they do not fit, or lack some of the classes.
     """
     data = config.data
+    run, checkpoint = run and Path(run), checkpoint and Path(checkpoint)
     with init_world() as world:
         index = ClipIndex.load(data.index, data.test_split, data.root)
         if run is None:

@@ -18,7 +18,7 @@ _PROBED_AT_ONCE = 500
 
 
 def predict(
-    videos: Iterable[Path],
+    videos: Iterable[Path | str],
     weights: Path | str,
     *,
     clips: int = 10,
@@ -68,7 +68,7 @@ def predict(
         std=seen.std,
     )
     predictor = Predictor(network, config, batch, top, chosen, keep_frames)
-    files = unique_files(videos)
+    files = unique_files(map(Path, videos))
     for begin in range(0, len(files), _PROBED_AT_ONCE):
         yield from predictor.predict(files[begin : begin + _PROBED_AT_ONCE])
 
