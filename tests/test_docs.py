@@ -251,8 +251,9 @@ def test_links_of_the_api_reference(tmp_path):
     assert not missing
 
 
-def test_the_public_api_takes_paths_as_strings(workspace):
-    video = next((workspace / "toy/val").rglob("*.mp4"))
+@pytest.mark.usefixtures("workspace")
+def test_the_public_api_takes_paths_as_strings():
+    video = next(Path("toy/val").rglob("*.mp4"))
     found = list(snvideo.predict([str(video)], "runs/toy", clips=1, crops=1, top=3, workers=1))
     assert [prediction.video for prediction in found] == [video]
     assert len(found[0].classes) == 3
