@@ -183,7 +183,7 @@ def trainer_turn(trainer: Trainer, batches: list[Batch], setting: Setting) -> Tu
 
     def run() -> float:
         spent = several(lambda: trainer.step(feed), setting)
-        trainer.clock.take()  # as a log line does
+        trainer.timer.take()  # as a log line does
         return spent
 
     return Turn(run, str(trainer.speed), trainer.speed.amp == "bf16")

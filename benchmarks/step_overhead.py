@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from snvideo.data import sampling
 from snvideo.data.augmentation import train_input
 from snvideo.data.dataset import Batch
-from snvideo.engine.loop import Run
+from snvideo.engine.loop import TrainingLoop
 from snvideo.engine.performance import algorithms, autocast, memory_format
 from snvideo.engine.preemption import Preemption
 from snvideo.engine.run_dir import RunDir
@@ -50,7 +50,7 @@ def bare_turn(trainer: Trainer, inputs: list[Tensor] | None, batches: list[Batch
         batch = batches[number]
         clips = inputs[number] if inputs else network_input(trainer, batch)
         with autocast(trainer.config.speed, trainer.device):
-            logits = trainer.replica(clips)
+            logits = trainer.network(clips)
         cross_entropy(logits.float(), batch.labels).backward()
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
@@ -71,10 +71,10 @@ def pieces(trainer: Trainer, batch: Batch, setting: Setting) -> dict[str, Callab
             found.collect()
 
     def clock() -> None:
-        trainer.clock.begin()
+        trainer.timer.begin()
         for phase in ("data", "forward", "backward", "data"):
-            trainer.clock.lap(phase, "update")
-        trainer.clock.end("update")
+            trainer.timer.lap(phase, "update")
+        trainer.timer.end("update")
 
     def masks() -> None:
         for number, layer in enumerate(trainer.dropouts):
@@ -90,8 +90,8 @@ def pieces(trainer: Trainer, batch: Batch, setting: Setting) -> dict[str, Callab
         "input from bytes": lambda: network_input(trainer, batch),
         "statistics": statistics,
         "gradient norm": lambda: nn.utils.get_total_norm(gradients),
-        "guard": lambda: trainer.guard.sound(0, losses, batch.rows, norm),
-        "tally": lambda: trainer.tally.add(losses, correct, norm, 0),
+        "guard": lambda: trainer.finite_check.accepts(0, losses, batch.rows, norm),
+        "tally": lambda: trainer.metrics.add(losses, correct, norm, 0),
         "dropout masks": masks,
         "clock": clock,
         "algorithms": switches,
@@ -105,10 +105,10 @@ def log_turn(trainer: Trainer, clock: Callable[[], None], setting: Setting) -> C
     """A step's part in a log line of a run, which reads the sums, writes and prints."""
     folder = RunDir(setting.folder / f"run{id(trainer)}")
     folder.open(trainer.config, 0, 0)
-    run = Run(trainer, folder, Preemption())
+    run = TrainingLoop(trainer, folder, Preemption())
 
     def turn() -> float:
-        trainer.clock.take()
+        trainer.timer.take()
         for _ in range(LOG_STEPS):
             clock()
         run.first = trainer.progress.step - LOG_STEPS

@@ -17,7 +17,7 @@ PER_CLIP = frozenset({"gn", "in", "ln", "frozen_bn"})
 def uses_batch_statistics(norm: str, clips_per_gpu: int) -> bool:
     """Whether it matters to a norm which clips it sees together; to SN not with one clip per GPU.
 
-    There SN runs without its batch part, see `engine.trainer.build`.
+    There SN runs without its batch part, see `engine.setup.build_network`.
     """
     return norm not in PER_CLIP and not (norm == "sn" and clips_per_gpu == 1)
 

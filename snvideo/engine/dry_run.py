@@ -25,8 +25,8 @@ from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.optim import freeze, learning_rate, lr_factor, parameter_groups
 from snvideo.engine.performance import DTYPES, Speed, choose, keep_freed_memory
-from snvideo.engine.setup import open_start, resolve_config, start_from
-from snvideo.engine.trainer import Trainer, build
+from snvideo.engine.setup import build_network, open_start, resolve_config, start_from
+from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from snvideo.models.activation_checkpointing import enable_activation_checkpointing
 from snvideo.models.cost import Cost, cost, multiply_adds
@@ -145,10 +145,10 @@ def count(config: RunConfig, world: World) -> DryRun:
     speed = choose(config.speed, world.device, optim.epochs * steps_per_epoch)
     source = open_start(config, world)
     if source is not None:  # would they fit?
-        start_from(build(config, len(train.labels)), source, config, train.labels, world)
+        start_from(build_network(config, len(train.labels)), source, config, train.labels, world)
     config = resolve_config(config, source, world)
     with torch.device("meta"):
-        model = build(config, len(train.labels))
+        model = build_network(config, len(train.labels))
     for module in freeze(model, optim.freeze):
         module.eval()
     if speed.activation_checkpointing:
@@ -251,7 +251,7 @@ def _time_steps(config: RunConfig, world: World, steps: int) -> Timing:
         steps = min(steps, trainer.total_steps - warm_up)
         batches = trainer.batches()
         for number in (warm_up, steps):
-            trainer.clock.take()
+            trainer.timer.take()
             begun = time.perf_counter()
             for _ in range(number):
                 trainer.step(batches)
@@ -262,7 +262,7 @@ def _time_steps(config: RunConfig, world: World, steps: int) -> Timing:
         raise SnvideoError(
             f"a training step does not fit in the memory of {world.device}: {remedies(config)}"
         ) from None
-    laps = trainer.clock.take()
+    laps = trainer.timer.take()
     return Timing(
         steps=steps,
         seconds=seconds,

@@ -17,8 +17,13 @@ from snvideo.engine.evaluator import evaluate_views, refresh_statistics
 from snvideo.engine.performance import algorithms, choose, memory_format
 from snvideo.engine.results import Results
 from snvideo.engine.run_dir import RunDir
-from snvideo.engine.setup import open_start, resolve_config, start_from
-from snvideo.engine.trainer import build, read_quarantine
+from snvideo.engine.setup import (
+    build_network,
+    open_start,
+    read_quarantine,
+    resolve_config,
+    start_from,
+)
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -94,7 +99,7 @@ def _load_run(
             raise SnvideoError(f"{run} has no checkpoint: train it first")
         checkpoint = found[-1]
     state = load_checkpoint(checkpoint)
-    model = build(config, len(classes))
+    model = build_network(config, len(classes))
     load_weights(model, state, checkpoint, averaged=True)
     if state["classes"] != list(classes):
         raise SnvideoError(
@@ -123,7 +128,7 @@ def _load_start(
         clips = max(2, config.batch.clips_per_gpu)
         batch = config.batch.model_copy(update={"clips_per_gpu": clips})
         config = config.model_copy(update={"batch": batch})
-    model = build(config, len(classes))
+    model = build_network(config, len(classes))
     report = start_from(model, source, config, classes, world)
     new = [f"{entry.name} ({entry.why})" for entry in report.entries if entry.status == "reset"]
     if report.new_classes:

@@ -1,4 +1,4 @@
-"""Loss and gradient that are not finite: found without holding up a GPU, and named."""
+"""Check that loss and gradient are finite, without holding up a GPU."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class _Seen(NamedTuple):
 
 
 class FiniteCheck:
-    """Looks at every step's gradient norm and losses.
+    """Checks every step's gradient norm and losses.
 
     Processes share a gradient, and so its norm: they come to the same verdict without asking.
 
     Args:
         policy: `skip` decides on the spot. `stop` lets a GPU go on and reads verdicts when they
             have arrived, steps later: until then nothing may be kept of what was trained, so
-            `settle` comes before a checkpoint.
+            `wait` comes before a checkpoint.
         device: of the network.
         index: whose videos are named.
         scaled: gradients overflow now and then because a loss scale is being searched for; such
@@ -59,8 +59,8 @@ class FiniteCheck:
         self._seen: deque[_Seen] = deque()
         self._in_a_row = 0
 
-    def sound(self, step: int, losses: Tensor, rows: list[int], norm: Tensor) -> bool:
-        """Whether the step may change the weights.
+    def accepts(self, step: int, losses: Tensor, rows: list[int], norm: Tensor) -> bool:
+        """True if the step may change the weights.
 
         Args:
             step: its number.
@@ -81,11 +81,11 @@ class FiniteCheck:
             return True
         return self._judge(_Seen(step, finite, losses, rows, None))
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait for all verdicts.
 
         Raises:
-            SnvideoError: as `sound`.
+            SnvideoError: as `accepts`.
         """
         while self._seen:
             seen = self._seen.popleft()

@@ -1,4 +1,4 @@
-"""A whole training run: steps, log lines, validations and checkpoints, from wherever it was left.
+"""The training loop: steps, log lines, validations and checkpoints.
 
 Everything that a run writes at a step comes before the checkpoint of that step, and a validation
 after it: a run that is stopped at any moment goes on from a checkpoint and writes the same again.
@@ -9,20 +9,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import numpy as np
 
-from snvideo.engine.checkpoint import DISK_FULL, make_room, save_best, save_checkpoint
+from snvideo.engine.checkpointer import Checkpointer
 from snvideo.engine.distributed import AsyncAny
-from snvideo.engine.metrics import MetricSums, TrainMetrics
 from snvideo.engine.preemption import Preemption
 from snvideo.engine.profiler import StepProfile
 from snvideo.engine.run_dir import RunDir
+from snvideo.engine.setup import QUARANTINE
 from snvideo.engine.step_timer import Step, shares, slowest, step_watchdog, workers_needed
-from snvideo.engine.trainer import QUARANTINE, Trainer
-from snvideo.errors import PreemptedError, SnvideoError
+from snvideo.engine.trainer import Trainer
+from snvideo.errors import PreemptedError
 from snvideo.norm import importance
 
 log = logging.getLogger(__name__)
@@ -31,12 +32,50 @@ PARTS = ("instance", "layer", "batch")
 """Of SN, in the order of its ratios."""
 
 
-class Run:
+class ThroughputTimer:
+    """Wall-clock time of training: since the last log line, of the session, and of the run.
+
+    Pauses, in which something else is done, are left out of all three.
+    """
+
+    def __init__(self) -> None:
+        self._line = self._session = self._total = time.perf_counter()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Within, time does not count."""
+        begun = time.perf_counter()
+        yield
+        spent = time.perf_counter() - begun
+        self._line += spent
+        self._session += spent
+        self._total += spent
+
+    def since_log(self) -> float:
+        """Seconds since the last log line."""
+        return time.perf_counter() - self._line
+
+    def restart_log(self) -> None:
+        """A log line has been written."""
+        self._line = time.perf_counter()
+
+    def session(self) -> float:
+        """Seconds since the session began."""
+        return time.perf_counter() - self._session
+
+    def take_total(self) -> float:
+        """Seconds since the last call, for the run's sum."""
+        now = time.perf_counter()
+        spent, self._total = now - self._total, now
+        return spent
+
+
+class TrainingLoop:
     """Takes a trainer to the end of its run.
 
     Args:
         trainer: new, or with the state of a checkpoint.
-        folder: open for writing on the main process.
+        run_dir: open for writing on the main process.
         preemption: whether the run is asked to stop.
         profile: steps are recorded by it.
     """
@@ -44,114 +83,89 @@ class Run:
     def __init__(
         self,
         trainer: Trainer,
-        folder: RunDir,
+        run_dir: RunDir,
         preemption: Preemption,
         profile: StepProfile | None = None,
     ) -> None:
-        self.trainer, self.folder, self.preemption = trainer, folder, preemption
+        self.trainer, self.run_dir, self.preemption = trainer, run_dir, preemption
         self.config, self.world = trainer.config, trainer.world
         self.profile = profile
-        self.saved = time.monotonic()
-        """When the last checkpoint was written, or the run began."""
-        self.since = time.perf_counter()
-        """When the steps since the last log line began; pauses are left out."""
-        self.saved_step = trainer.progress.step
-        """The step that a run goes on from."""
-        self.begun, self.first = time.perf_counter(), trainer.progress.step
-        self.counted = self.begun
-        """Until when training time was counted."""
-        self.warned_at = -np.inf
-        """The epoch in which the loader was last said to be slow."""
+        self.first = trainer.progress.step
+        """The step at which the session began."""
+        self.checkpointer = Checkpointer(run_dir, trainer.config.log, trainer.world, self.first)
+        self.timer = ThroughputTimer()
+        self._warned_epoch = -np.inf  # the last one in which the loader was said to be slow
 
-    def go(self) -> None:
+    def run(self) -> None:
         """Train to the end.
 
         Raises:
             PreemptedError: if the run was asked to stop, with a checkpoint written.
             SnvideoError: if it cannot go on.
         """
-        trainer, world = self.trainer, self.world
-        progress, batches = trainer.progress, trainer.batches()
-        self._restart_clocks()
-        with step_watchdog(trainer.clock, world.rank):
+        trainer, progress = self.trainer, self.trainer.progress
+        batches = trainer.batches()
+        self.timer = ThroughputTimer()
+        with step_watchdog(trainer.timer, self.world.rank):
             while True:
                 if self._validation_due():
-                    self._aside(self._validate)
+                    with self.timer.pause():
+                        self._validate()
                 if progress.step == trainer.total_steps:
                     return
-                due = AsyncAny(world, self.preemption.asked, self._minutes_due())
+                due = AsyncAny(self.world, self.preemption.asked, self.checkpointer.due_by_time())
                 trainer.step(batches)
                 if self.profile is not None:
-                    self._aside(self.profile.step)
+                    with self.timer.pause():
+                        self.profile.step()
                 stop, minutes = due.wait()
                 self._after_step(stop, minutes)
                 if stop:
                     raise PreemptedError
 
     def _after_step(self, stop: bool, minutes: bool) -> None:
-        """What is due between two steps; a checkpoint comes last."""
-        trainer, log_config = self.trainer, self.config.log
-        step = trainer.progress.step
+        """Log, and save a checkpoint last, where they are due after a step."""
+        trainer, config, progress = self.trainer, self.config.log, self.trainer.progress
+        step = progress.step
         epoch, into = divmod(step, trainer.steps_per_epoch)
-        if into == 0 or step % log_config.every_steps == 0:
+        if into == 0 or step % config.every_steps == 0:
             self._log()
         if into == 0:
             self._close_quarantine(epoch)
             self._log_importance(epoch)
-        due = _every(log_config.checkpoint_epochs, epoch) if into == 0 else False
+        due = into == 0 and _every(config.checkpoint_epochs, epoch)
         finished = step == trainer.total_steps
         if stop or minutes or due or finished or self._validation_due():
-            self._count_time()
-            self._aside(lambda: self.save(stop, finished))
-
-    def _aside(self, work: Callable[[], None]) -> None:
-        """Do what is not training, and leave its time out of the rate."""
-        pause = time.perf_counter()
-        work()
-        spent = time.perf_counter() - pause
-        self.since += spent
-        self.begun += spent
-        self.counted += spent
-
-    def _restart_clocks(self) -> None:
-        self.since = self.begun = self.counted = time.perf_counter()
-        self.first = self.trainer.progress.step
-
-    def _count_time(self) -> None:
-        """Enter the training time since it was last counted."""
-        now = time.perf_counter()
-        self.trainer.progress.train_seconds += now - self.counted
-        self.counted = now
+            progress.train_seconds += self.timer.take_total()
+            with self.timer.pause():
+                self.checkpointer.save(step, trainer.state(), stop, finished)
 
     # Log lines ------------------------------------------------------------------------------
 
     def _log(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
-        seconds = time.perf_counter() - self.since
-        steps = trainer.clock.take()
-        parts = self.world.gather(tuple(trainer.tally.read()))
-        counted = MetricSums.total([MetricSums(*part) for part in parts])
-        trainer.tally = TrainMetrics(trainer.device)
-        self._count_time()
-        progress.replaced += counted.replaced
-        self.since = time.perf_counter()
+        seconds = self.timer.since_log()
+        steps = trainer.timer.take()
+        sums = trainer.take_metrics()
+        progress.train_seconds += self.timer.take_total()
+        self.timer.restart_log()
         if not self.world.is_main:
             return
-        epoch, lr = progress.step / trainer.steps_per_epoch, trainer.optimizer.param_groups[0]["lr"]
-        if not counted.clips:
+        if not sums.clips:
             log.warning("no step since the last log line has changed anything: all were skipped")
             return
+        epoch, lr = progress.step / trainer.steps_per_epoch, trainer.optimizer.param_groups[0]["lr"]
         values = {
-            "loss": counted.loss / counted.clips,
-            "top1": counted.correct / counted.clips,
+            "loss": sums.loss / sums.clips,
+            "top1": sums.correct / sums.clips,
             "lr": lr,
-            "gradient_norm": counted.norm / counted.steps,
+            "gradient_norm": sums.norm / sums.steps,
         }
         rate = len(steps) * trainer.plan.total_batch / seconds  # of this session alone
-        self.folder.log("train", progress.step, epoch=epoch, **values)
-        self.folder.log("time", progress.step, clips_per_second=rate, **_mean(steps))
-        done = (time.perf_counter() - self.begun) / (progress.step - self.first)
-        left = timedelta(seconds=round(done * (trainer.total_steps - progress.step)))
+        self.run_dir.log("train", progress.step, epoch=epoch, **values)
+        self.run_dir.log("time", progress.step, clips_per_second=rate, **_mean(steps))
+        per_step = self.timer.session() / (progress.step - self.first)
+        left = timedelta(seconds=round(per_step * (trainer.total_steps - progress.step)))
         log.info(
             "step %d/%d  epoch %.2f/%d  loss %.3f  top-1 %.1f %%  lr %.4f  %.1f clips/s  %s left",
             progress.step,
@@ -167,10 +181,10 @@ class Run:
         self._warn_of_time(steps, progress.step - len(steps))
 
     def _warn_of_time(self, steps: list[Step], first: int) -> None:
-        """Of single steps that took far too long, and of a loader that does not keep up."""
+        """Warn of single steps that took far too long, and of a loader that does not keep up."""
         if first == self.first:  # workers start, memory is found, kernels are chosen
             first, steps = first + 1, steps[1:]
-        worst, usual = slowest(steps, self.trainer.clock.usual), self.trainer.clock.usual
+        worst, usual = slowest(steps, self.trainer.timer.usual), self.trainer.timer.usual
         if worst is not None:
             log.warning(
                 "step %d took %.1f s, a usual one takes %.2f s: %s",
@@ -182,8 +196,8 @@ class Run:
         workers = self.config.data.workers
         needed = workers_needed(steps, workers)
         epoch = self.trainer.progress.step / self.trainer.steps_per_epoch
-        if needed is not None and epoch >= self.warned_at + 1:
-            self.warned_at = epoch
+        if needed is not None and epoch >= self._warned_epoch + 1:
+            self._warned_epoch = epoch
             waiting = sum(step["data"] for step in steps) / sum(sum(s.values()) for s in steps)
             log.warning(
                 "steps wait for data %.0f %% of their time with data.workers=%d: about %d would "
@@ -199,35 +213,35 @@ class Run:
         layers = importance(self.trainer.model) if self.world.is_main else []
         if not layers:
             return
-        step, means, each = self.trainer.progress.step, {}, {}
+        step = self.trainer.progress.step
+        means: dict[str, float] = {}
+        each: dict[str, float] = {}
         for kind in ("mean", "variance"):
             for number, part in enumerate(PARTS[: len(layers[0].mean)]):
                 ratios = {layer.layer: getattr(layer, kind)[number] for layer in layers}
                 means[f"{kind}_{part}"] = float(np.mean(list(ratios.values())))
                 each |= {f"importance.{n}/{kind}_{part}": ratio for n, ratio in ratios.items()}
-        self.folder.log("importance", step, epoch=float(epoch), **means)
-        self.folder.scalars(step, each)
+        self.run_dir.log("importance", step, epoch=float(epoch), **means)
+        self.run_dir.scalars(step, each)
 
     # Between epochs -------------------------------------------------------------------------
 
     def _close_quarantine(self, epoch: int) -> None:
-        """What any process found unreadable in this epoch, none opens in the next."""
-        trainer = self.trainer
-        parts = self.world.gather((trainer.quarantine.found, trainer.replaced_in_epoch))
-        new = trainer.quarantine.close(found for found, _ in parts)
-        replaced, trainer.replaced_in_epoch = sum(number for _, number in parts), 0
+        """Share what processes found unreadable in an epoch, which none opens in the next."""
+        new, replaced = self.trainer.close_quarantine()
         if not self.world.is_main or not (new or replaced):
             return
-        closed, path = len(trainer.quarantine.closed), self.folder.path / QUARANTINE
+        quarantine, path = self.trainer.quarantine, self.run_dir.path / QUARANTINE
         if new:
             try:
-                trainer.quarantine.write(path)
+                quarantine.write(path)
             except OSError as error:
                 log.error(
                     "cannot write %s: %s; checkpoints hold it too", path, error.strerror or error
                 )
-        step = trainer.progress.step
-        self.folder.log("unreadable", step, epoch=epoch, replaced=replaced, closed=closed)
+        closed = len(quarantine.closed)
+        step = self.trainer.progress.step
+        self.run_dir.log("unreadable", step, epoch=epoch, replaced=replaced, closed=closed)
         log.warning(
             "epoch %d: %d clips replaced; %d videos in quarantine, %d of them new: see %s",
             epoch,
@@ -238,117 +252,45 @@ class Run:
         )
 
     def _validation_due(self) -> bool:
-        """Whether this is a step after which to validate, and it has not been done yet."""
-        progress = self.trainer.progress
-        return progress.validated != progress.step and (self._whole() or self._early())
+        """True after a step at which to validate, until that is done."""
+        progress, early = self.trainer.progress, self.config.log.early_validation
+        first_look = early is not None and early.step == progress.step
+        return progress.validated != progress.step and (self._at_whole_split() or first_look)
 
-    def _whole(self) -> bool:
-        """Whether the whole test split is to be validated on after this step."""
+    def _at_whole_split(self) -> bool:
+        """True after a step at which to validate on the whole test split."""
         epoch, into = divmod(self.trainer.progress.step, self.trainer.steps_per_epoch)
         return into == 0 and _every(self.config.log.validate_epochs, epoch)
 
-    def _early(self) -> bool:
-        early = self.config.log.early_validation
-        return early is not None and early.step == self.trainer.progress.step
-
     def _validate(self) -> None:
-        trainer, progress, early = self.trainer, self.trainer.progress, not self._whole()
+        trainer, progress = self.trainer, self.trainer.progress
+        early = None if self._at_whole_split() else self.config.log.early_validation
         rows = None
-        if early:
+        if early is not None:
             videos = len(trainer.test_index)
-            count = min(videos, self.config.log.early_validation.videos)
-            rows = np.linspace(0, videos - 1, count).round().astype(int).tolist()
+            rows = np.linspace(0, videos - 1, min(videos, early.videos)).round().astype(int)
         with self.preemption.breakable():
-            found = trainer.validate(rows)
+            found = trainer.validate(None if rows is None else rows.tolist())
         progress.validated = progress.step
-        best = not early and found.clip_top1 > progress.best_top1
+        best = rows is None and found.clip_top1 > progress.best_top1
         if best:
             progress.best_top1, progress.best_step = found.clip_top1, progress.step
         if not self.world.is_main:
             return
         epoch = progress.step / trainer.steps_per_epoch
         values = {"loss": found.loss, "top1": found.clip_top1, "top5": found.clip_top5}
-        kind = "early_validation" if early else "validate"
-        self.folder.log(kind, progress.step, epoch=epoch, **values)
+        kind = "validate" if rows is None else "early_validation"
+        self.run_dir.log(kind, progress.step, epoch=epoch, **values)
         log.info(
             "validation after epoch %.2f%s: loss %.3f  top-1 %.1f %%%s",
             epoch,
-            f" on {len(rows)} videos" if early else "",
+            "" if rows is None else f" on {len(rows)} videos",
             found.loss,
             100 * found.clip_top1,
             "  (the best so far)" if best else "",
         )
         if best:
-            self._save_best()
-
-    # Checkpoints ----------------------------------------------------------------------------
-
-    def _minutes_due(self) -> bool:
-        minutes = self.config.log.checkpoint_minutes
-        return (
-            self.world.is_main
-            and minutes is not None
-            and time.monotonic() - self.saved >= 60 * minutes
-        )
-
-    def save(self, last_chance: bool = False, needed: bool = False) -> None:
-        """Write a checkpoint. A disk that is full ends a run only where it cannot go on without.
-
-        Args:
-            last_chance: the run stops now.
-            needed: the run is finished with training.
-
-        Raises:
-            SnvideoError: if it cannot be written and is needed.
-        """
-        state = self.trainer.state()
-        self.saved = time.monotonic()
-        if not self.world.is_main:
-            self.saved_step = self.trainer.progress.step  # as far as it can know
-        else:
-            try:
-                state["metrics"] = self._mark()
-                keep = self.config.log.keep_checkpoints
-                save_checkpoint(self.folder.checkpoints, self.trainer.progress.step, state, keep)
-                self.saved_step = self.trainer.progress.step
-            except OSError as error:
-                what = f"cannot write a checkpoint to {self.folder.checkpoints}: {_why(error)}"
-                if needed:
-                    raise SnvideoError(
-                        f"{what}; free some space and run the same command again: it goes on from "
-                        "the last checkpoint"
-                    ) from error
-                if last_chance:
-                    log.error("%s; the run will go on from step %d", what, self.saved_step)
-                else:
-                    log.error("%s; training goes on, the next checkpoint is tried in time", what)
-        self.world.barrier()
-
-    def _mark(self) -> int:
-        """How far the metrics go; older checkpoints make room for lines that wait for some."""
-        try:
-            return self.folder.mark()
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            make_room(self.folder.checkpoints)
-            return self.folder.mark()
-
-    def _save_best(self) -> None:
-        trainer = self.trainer
-        state = {
-            "model": trainer.evaluated.state_dict(),
-            "index_hash": trainer.train_index.hash,
-            "classes": list(trainer.train_index.labels),
-            "progress": vars(trainer.progress),
-            **trainer.about().to_checkpoint(),
-        }
-        try:
-            save_best(self.folder.checkpoints, state)
-        except OSError as error:
-            log.error(
-                "cannot write the best weights: %s; training goes on", error.strerror or error
-            )
+            self.checkpointer.save_best(trainer.best_state())
 
 
 def _if_cores_lack(needed: int) -> str:
@@ -356,10 +298,6 @@ def _if_cores_lack(needed: int) -> str:
     if needed <= (cores or needed):
         return ""
     return f"; this machine has {cores} cores: 'snvideo prepare' makes decoding cheap"
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or str(error)
 
 
 def _every(number: int, epoch: int) -> bool:

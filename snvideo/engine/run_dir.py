@@ -22,8 +22,7 @@ from pydantic import ValidationError
 from snvideo.atomic import atomic_path, write_atomic
 from snvideo.engine.checkpoint import DISK_FULL
 from snvideo.engine.config import RunConfig, differences, read_stored
-from snvideo.engine.metrics_file import Lines, cut_lines
-from snvideo.engine.tensorboard import Board
+from snvideo.engine.metrics_log import MetricsFile, TensorBoardLog, cut_lines
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ PREEMPTED = "preempted"
 
 
 def environment() -> dict[str, Any]:
-    """What the run was done with: versions, hardware, number of threads."""
+    """Versions, hardware, number of threads and norm kernels of this process."""
     versions = {}
     for package in ("snvideo", "torch", "torchvision", "pytorchvideo", "decord", "av", "numpy"):
         try:
@@ -90,39 +89,50 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self._metrics: Lines | None = None
-        self._board: Board | None = None
+        self._metrics: MetricsFile | None = None
+        self._tensorboard: TensorBoardLog | None = None
 
     def check(self, config: RunConfig) -> None:
-        """See whether a run may begin or go on here.
+        """Check that a run may begin or go on here.
 
         Raises:
             SnvideoError: if the folder holds a run of another config, or of one that cannot be
                 read.
         """
-        stored = self.path / "config.yaml"
-        if not stored.exists():
+        stored = self.stored_config()
+        if stored is None:
             return
-        changed = differences(_stored_config(stored), config.model_dump(mode="json"))
+        changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
         if changed:
             raise SnvideoError(
                 f"{self.path} holds a run of another config (differs in {', '.join(changed)}): "
                 "choose another output"
             )
 
-    def resolve_config(self, config: RunConfig) -> RunConfig:
-        """A config whose open ends are what they were when the run here began.
+    def stored_config(self) -> RunConfig | None:
+        """The config of the run that the directory holds, None if there is none.
 
-        What the input is normalized with may come from the weights that a run starts from; these
-        need not be there when it goes on.
+        Keys that an older version did not have get their defaults.
+
+        Raises:
+            SnvideoError: if it cannot be read.
         """
-        stored = self.path / "config.yaml"
-        if not stored.exists():
-            return config
-        values = _stored_config(stored)["data"]
-        left = [key for key in ("mean", "std") if getattr(config.data, key) is None]
-        found = {key: values[key] and tuple(values[key]) for key in left}
-        return config.model_copy(update={"data": config.data.model_copy(update=found)})
+        path = self.path / "config.yaml"
+        try:
+            return RunConfig.model_validate(read_stored(path))
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            keys = (".".join(map(str, one["loc"])) or "the whole" for one in error.errors())
+            why = f"this version does not take: {', '.join(dict.fromkeys(keys))}"
+        except OSError as error:
+            why = error.strerror or str(error)
+        except ValueError:
+            why = "it does not hold keys and values in YAML"
+        raise SnvideoError(
+            f"cannot read {path}, the config of the run in this folder: {why}; choose another "
+            "output"
+        )
 
     def open(self, config: RunConfig, mark: int, step: int) -> None:
         """Begin a run, or continue it where a checkpoint was written.
@@ -139,16 +149,16 @@ class RunDir:
             path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         with self.written(ENVIRONMENT) as path:
             path.write_text(json.dumps(self._environment(step), indent=2))
-        metrics, board = self.path / "metrics.jsonl", self.path / "tensorboard"
+        metrics, tensorboard = self.path / "metrics.jsonl", self.path / "tensorboard"
         with _explained(metrics):
-            self._metrics = Lines(metrics, cut_lines(metrics, mark))
+            self._metrics = MetricsFile(metrics, cut_lines(metrics, mark))
         if not step:
-            shutil.rmtree(board, ignore_errors=True)
+            shutil.rmtree(tensorboard, ignore_errors=True)
         # TensorBoard hides what older files say of `purge_step` and later. Up to this step they
         # hold nothing but what was measured before the checkpoint, which is not measured again,
         # and perhaps this step's validation, which may be: it would then be shown twice, both
         # times the same up to rounding. To hide this step too would lose its other values for good.
-        self._board = Board(board, purge_step=step + 1 if step else None)
+        self._tensorboard = TensorBoardLog(tensorboard, purge_step=step + 1 if step else None)
 
     def log(self, kind: str, step: int, **values: float) -> None:
         """Add one line of metrics, and the same to TensorBoard; a full disk stops neither."""
@@ -157,15 +167,15 @@ class RunDir:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Add values to TensorBoard alone, each under its own name."""
-        self._board.add(step, values)
+        self._tensorboard.add(step, values)
 
     def mark(self) -> int:
-        """How far the metrics go, in bytes, all of which now survive a loss of power.
+        """Put all metrics on the disk, and return their size in bytes.
 
         Raises:
             OSError: if lines are waiting for room, or the disk does not take them.
         """
-        self._board.flush()
+        self._tensorboard.flush()
         return self._metrics.sync()
 
     def clear_preempted(self) -> None:
@@ -203,11 +213,11 @@ class RunDir:
         """Flush and close logs."""
         if self._metrics is not None:
             self._metrics.close()
-        if self._board is not None:
-            self._board.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
     def _environment(self, step: int) -> dict[str, Any]:
-        """What this session is done with, and the list of all sessions."""
+        """The environment of this session, and the list of all sessions."""
         present = environment()
         session = {
             "step": step,
@@ -218,22 +228,6 @@ class RunDir:
             "torch": present["packages"]["torch"],
         }
         return {**present, "sessions": [*sessions(self.path), session]}
-
-
-def _stored_config(stored: Path) -> dict[str, Any]:
-    """The config of a run; what one of an older version does not say is what the defaults say."""
-    try:
-        return RunConfig.model_validate(read_stored(stored)).model_dump(mode="json")
-    except ValidationError as error:
-        keys = (".".join(map(str, one["loc"])) or "the whole" for one in error.errors())
-        why = f"this version does not take: {', '.join(dict.fromkeys(keys))}"
-    except OSError as error:
-        why = error.strerror or str(error)
-    except ValueError:
-        why = "it does not hold keys and values in YAML"
-    raise SnvideoError(
-        f"cannot read {stored}, the config of the run in this folder: {why}; choose another output"
-    )
 
 
 @contextmanager

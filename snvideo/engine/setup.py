@@ -1,23 +1,31 @@
-"""What a run starts from: weights of others, and what they say that the network is to see."""
+"""Set-up that training, evaluation and dry runs share: config, network, starting weights."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from snvideo.data.config import MEAN, STD, DataConfig
+from snvideo.data.quarantine import Quarantine
 from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import World
 from snvideo.errors import ReportedError, SnvideoError
+from snvideo.models import create_model
 from snvideo.models.pretrained import LoadReport, WeightsSource, load_weights_into, open_weights
 
 log = logging.getLogger(__name__)
 
+QUARANTINE = "quarantine.csv"
+"""Name of a run's own quarantine in its directory."""
+
 
 def open_start(config: RunConfig, world: World) -> WeightsSource | None:
-    """The weights that a config names; None if it names none.
+    """Open the weights that a config names; None if it names none.
 
     The main process goes first: what has to be downloaded, it does alone.
 
@@ -43,23 +51,37 @@ def open_start(config: RunConfig, world: World) -> WeightsSource | None:
     return opened[0]
 
 
-def resolve_config(config: RunConfig, source: WeightsSource | None, world: World) -> RunConfig:
-    """A config that leaves nothing open: the input is normalized as the weights are used to.
+def resolve_config(
+    config: RunConfig,
+    source: WeightsSource | None,
+    world: World,
+    stored: RunConfig | None = None,
+) -> RunConfig:
+    """Fill in what a config leaves open: mean and std of the input.
 
-    Whatever else the weights say of their input, and the config otherwise, is a warning.
+    They are those of the stored config of the run, of the weights it starts from, or the default.
+    Otherwise a config that differs from what the weights were trained with is a warning.
+
+    Args:
+        config: of the user.
+        source: weights that the run starts from.
+        world: the main process warns.
+        stored: config of the run directory, where a run is resumed.
     """
     mean, std = source.mean_std if source is not None else (MEAN, STD)
+    if stored is not None:
+        mean, std = stored.data.mean or mean, stored.data.std or std
     data = config.data.model_copy(
         update={"mean": config.data.mean or mean, "std": config.data.std or std}
     )
     if source is not None and world.is_main:
-        for key, ours, theirs in _otherwise(data, source):
-            log.warning("%s is %s, %s was trained with %s", key, ours, source.origin, theirs)
+        for key, value, of_weights in _input_differences(data, source):
+            log.warning("%s is %s, %s was trained with %s", key, value, source.origin, of_weights)
     return config.model_copy(update={"data": data})
 
 
-def _otherwise(data: DataConfig, source: WeightsSource) -> list[tuple[str, object, object]]:
-    """Where a config and weights disagree on the input: key, value, theirs."""
+def _input_differences(data: DataConfig, source: WeightsSource) -> list[tuple[str, object, object]]:
+    """Keys of the input in which a config and weights differ, with the values of both."""
     mean, std = source.mean_std
     pairs: list[tuple[str, object, object]] = [
         ("data.mean", data.mean, mean),
@@ -81,7 +103,7 @@ def start_from(
     classes: Sequence[str],
     world: World,
 ) -> LoadReport:
-    """Put weights into the network of a run, and say what became of them.
+    """Load weights into the network of a run.
 
     Raises:
         SnvideoError: on all processes, if they do not fit; the network is then as it was.
@@ -89,12 +111,40 @@ def start_from(
     weights = config.model.weights
     assert weights is not None
 
-    def put() -> LoadReport:
+    def load() -> LoadReport:
         return load_weights_into(model, source, weights, classes, config.model.name)
 
-    report = world.on_main(put)
+    report = world.on_main(load)
     if not world.is_main:
-        put()
+        load()
     for line in report.table():
         log.info(line)
     return report
+
+
+def build_network(config: RunConfig, classes: int) -> nn.Module:
+    """The network of a config, initialised from its seed alone: the same for every norm."""
+    norm, clips = config.model.norm, config.batch.clips_per_gpu
+    weights = config.model.weights
+    if norm.name == "frozen_bn" and (weights is None or weights.norms == "new"):
+        raise SnvideoError(
+            "model.norm.name=frozen_bn trains no norm: give it trained ones with "
+            "model.weights.source and model.weights.norms=keep"
+        )
+    options: dict[str, Any] = {}
+    if norm.name == "sn" and clips == 1:
+        log.info("one clip per GPU: SN runs without its batch part, which equals the instance part")
+        options["use_batch"] = False
+    elif norm.name in ("sn", "syncsn"):
+        options["start"] = norm.start
+    if norm.name in ("sn", "bn"):
+        options["group_size"] = clips
+    torch.manual_seed(config.seed)
+    return create_model(config.model.name, classes, norm.name, config.model.dropout, **options)
+
+
+def read_quarantine(config: RunConfig, folder: Path | None = None) -> Quarantine:
+    """Videos that a run does not open: those it is given, or those it found itself in `folder`."""
+    own = folder and folder / QUARANTINE
+    path = own if own and own.exists() else config.data.quarantine
+    return Quarantine.read(path) if path else Quarantine()

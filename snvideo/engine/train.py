@@ -1,19 +1,17 @@
-"""One run from a config to its results: train, validate, checkpoint, test."""
+"""Training: a run from its config to its results."""
 
 from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from snvideo.engine.checkpoint import newest_checkpoint
+from snvideo.engine.checkpointer import check_disk_space
 from snvideo.engine.config import RunConfig
-from snvideo.engine.disk_space import check_room
 from snvideo.engine.distributed import World, init_world
-from snvideo.engine.loop import Run
+from snvideo.engine.loop import TrainingLoop
 from snvideo.engine.performance import keep_freed_memory
 from snvideo.engine.preemption import Preemption, preemption
 from snvideo.engine.profiler import StepProfile
@@ -30,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 def train(config: RunConfig, profile: bool = False) -> Results:
-    """Do a whole run, or what is left of it, and return its results.
+    """Train a network and test it, or resume a run that was interrupted.
 
-    A run that was interrupted goes on from its newest checkpoint, and ends as if nothing had
-    happened; a finished one is left as it is.
+    A run is resumed from its newest checkpoint, and ends as if nothing had happened; a finished one
+    is left as it is.
 
     Args:
         config: everything that decides the result.
@@ -47,92 +45,74 @@ def train(config: RunConfig, profile: bool = False) -> Results:
         PreemptedError: if the run was asked to stop, by SIGTERM or Ctrl-C, and has written a
             checkpoint.
     """
-    with init_world() as world, preemption() as asked:
-        return _train(config, world, asked, profile)
+    with init_world() as world, preemption() as stop:
+        run_dir = RunDir(config.output)
+        finished = world.on_main(lambda: _finished(run_dir, config))
+        if finished is not None:
+            log.info("%s is finished already", config.output)
+            return finished
+        trainer, metrics_size = _trainer(config, world, run_dir)
+        world.on_main(lambda: _open(run_dir, trainer, metrics_size))
+        recorder = StepProfile(run_dir.path / "profile") if profile and world.is_main else None
+        loop = TrainingLoop(trainer, run_dir, stop, recorder)
+        try:
+            loop.run()
+            return _test(trainer, run_dir, stop)
+        except PreemptedError:
+            run_dir.mark_preempted(loop.checkpointer.saved_step)  # by whoever gets to do it
+            raise
+        finally:
+            if recorder is not None:
+                recorder.close()
+            run_dir.close()
 
 
-def _train(config: RunConfig, world: World, asked: Preemption, profile: bool) -> Results:
-    folder = RunDir(config.output)
-    finished = world.on_main(lambda: _look(folder, config))
-    if finished is not None:
-        log.info("%s is finished already", config.output)
-        return finished
-    trainer, mark = _begin(config, world, folder)
-    world.on_main(lambda: _open(folder, trainer, mark))
-    recorder = StepProfile(folder.path / "profile") if profile and world.is_main else None
-    run = Run(trainer, folder, asked, recorder)
-    try:
-        run.go()
-        return _finish(trainer, folder, asked)
-    except PreemptedError:
-        folder.mark_preempted(run.saved_step)  # by whoever gets to do it
-        raise
-    finally:
-        if recorder is not None:
-            recorder.close()
-        folder.close()
+def _finished(run_dir: RunDir, config: RunConfig) -> Results | None:
+    """Results of a run that is finished; raises if the directory holds another run."""
+    run_dir.clear_preempted()
+    run_dir.check(config)
+    return read_results(run_dir.path)
 
 
-def _begin(config: RunConfig, world: World, folder: RunDir) -> tuple[Trainer, int]:
-    """A trainer where the run stands, and how far the metrics of that moment went.
+def _trainer(config: RunConfig, world: World, run_dir: RunDir) -> tuple[Trainer, int]:
+    """A trainer from the newest checkpoint, or else at step 0, and the size of its metrics file.
 
-    What it was read from, a checkpoint or weights of others, is not kept while the run goes on.
+    What it is read from, a checkpoint or weights, is not kept in memory while the run goes on.
     """
-    config = world.on_main(lambda: folder.resolve_config(config))
-    checkpoint = world.on_main(lambda: newest_checkpoint(folder.checkpoints))
+    stored = world.on_main(run_dir.stored_config)
+    checkpoint = world.on_main(lambda: newest_checkpoint(run_dir.checkpoints))
     source = open_start(config, world) if checkpoint is None else None
-    trainer = Trainer(config, world, source)
+    trainer = Trainer(config, world, source, stored)
     if trainer.speed.keep_memory:
         keep_freed_memory()
-    return trainer, 0 if checkpoint is None else _restore(trainer, folder, checkpoint)
-
-
-def _look(folder: RunDir, config: RunConfig) -> Results | None:
-    """Results, if the folder has them; raises if it holds another run."""
-    folder.clear_preempted()
-    folder.check(config)
-    return read_results(folder.path)
-
-
-def _open(folder: RunDir, trainer: Trainer, mark: int) -> None:
-    """Begin to write, if what is to come has room."""
-    config, step = trainer.config, trainer.progress.step
-    if step < trainer.total_steps:
-        keep = config.log.keep_checkpoints
-        check_room(folder.checkpoints, _checkpoint_bytes(trainer), keep)
-    folder.open(config, mark, step)
-    if trainer.report is not None:
-        folder.write_results(trainer.report.to_dict(), "weights")
-    _announce(trainer)
-
-
-def _checkpoint_bytes(trainer: Trainer) -> int:
-    """Weights and statistics, a momentum for each weight, and perhaps weights averaged."""
-    weights = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
-    momenta = sum(p.nbytes for p in trainer.parameters) if trainer.config.optim.momentum else 0
-    return weights * (2 if trainer.config.optim.ema else 1) + momenta
-
-
-def _restore(trainer: Trainer, folder: RunDir, checkpoint: tuple[Path, dict[str, Any]]) -> int:
-    """Go on from a checkpoint.
-
-    Returns:
-        how far the metrics of that moment went.
-    """
+    if checkpoint is None:
+        return trainer, 0
     path, state = checkpoint
     trainer.load_state(state, path)
-    log.info("resuming %s at step %d", folder.path, trainer.progress.step)
-    before = threads_before(folder.path)
-    if trainer.world.is_main and before not in (None, torch.get_num_threads()):
+    log.info("resuming %s at step %d", run_dir.path, trainer.progress.step)
+    before, now = threads_before(run_dir.path), torch.get_num_threads()
+    if world.is_main and before not in (None, now):
         log.warning(
             "the run had %d threads and goes on with %d: results are the same up to rounding only",
             before,
-            torch.get_num_threads(),
+            now,
         )
-    return state["metrics"]
+    return trainer, state["metrics"]
 
 
-def _announce(trainer: Trainer) -> None:
+def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
+    """Begin to write, if there is room for the checkpoints."""
+    config, step = trainer.config, trainer.progress.step
+    if step < trainer.total_steps:
+        keep = config.log.keep_checkpoints
+        check_disk_space(run_dir.checkpoints, trainer.checkpoint_bytes, keep)
+    run_dir.open(config, metrics_size, step)
+    if trainer.report is not None:
+        run_dir.write_results(trainer.report.to_dict(), "weights")
+    _log_start(trainer)
+
+
+def _log_start(trainer: Trainer) -> None:
     config, plan = trainer.config, trainer.plan
     clip, view = config.data.clip, config.data.train
     log.info(
@@ -157,11 +137,11 @@ def _announce(trainer: Trainer) -> None:
     log.info("speed: %s; %d threads", trainer.speed, torch.get_num_threads())
 
 
-def _finish(trainer: Trainer, folder: RunDir, asked: Preemption) -> Results:
+def _test(trainer: Trainer, run_dir: RunDir, stop: Preemption) -> Results:
     """Test over all views and write results and predictions."""
     config, progress = trainer.config, trainer.progress
     begun = time.perf_counter()
-    with asked.breakable():
+    with stop.breakable():
         found = trainer.test(config.data.test.clips, config.data.test.crops)
     results = Results.of(
         config,
@@ -182,10 +162,10 @@ def _finish(trainer: Trainer, folder: RunDir, asked: Preemption) -> Results:
         started_from=trainer.started_from,
     )
     if trainer.world.is_main:
-        publish(folder, trainer.evaluated, trainer.about(results.published()), config)
-        with folder.written("predictions.npz") as path:
+        publish(run_dir, trainer.evaluated, trainer.metadata(results.published()), config)
+        with run_dir.written("predictions.npz") as path:
             found.save_predictions(path, trainer.test_index)
-        folder.write_results(results.stored())
+        run_dir.write_results(results.stored())
         log.info(
             "finished %s: clip top-1 %.1f %%, video top-1 %.1f %% over %d videos (%d unreadable), "
             "%d training clips replaced, %.0f s of training",

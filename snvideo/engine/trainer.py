@@ -1,4 +1,4 @@
-"""A network, its optimizer and its place in the run: one optimizer step after another."""
+"""Trainer: a network, its optimizer and schedule, one optimizer step, and its state."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ from snvideo.engine.metrics import NOTHING, MetricSums, TrainMetrics
 from snvideo.engine.optim import build_optimizer, freeze
 from snvideo.engine.performance import algorithms, autocast, choose, memory_format
 from snvideo.engine.publish import describe_weights
-from snvideo.engine.setup import resolve_config, start_from
+from snvideo.engine.setup import build_network, read_quarantine, resolve_config, start_from
 from snvideo.engine.step_timer import StepTimer
 from snvideo.errors import SnvideoError
-from snvideo.models import create_model
 from snvideo.models.activation_checkpointing import enable_activation_checkpointing
 from snvideo.models.dropout import ClipDropout
 from snvideo.models.pretrained import WeightsMetadata, WeightsSource
@@ -43,13 +42,10 @@ from snvideo.norm import kept_statistics, one_update, tracking_layers
 
 log = logging.getLogger(__name__)
 
-QUARANTINE = "quarantine.csv"
-"""In the run's folder."""
-
 
 @dataclass
 class Progress:
-    """Where a run stands; with weights and optimizer all that a checkpoint needs."""
+    """Counters of a run, stored with its checkpoints."""
 
     step: int = 0
     validated: int = 0
@@ -65,29 +61,34 @@ class Progress:
 
 
 class _Pass(NamedTuple):
-    """What came of one forward and backward pass."""
+    """Outcome of one forward and backward pass."""
 
     losses: Tensor
     """Of its clips, (N,)."""
     correct: Tensor
-    """Whether each was recognised, bool (N,)."""
+    """Right predictions, bool (N,)."""
     batch: Batch
 
 
 class Trainer:
-    """Trains one network on one index, a step at a time, from wherever it was left."""
+    """One network on one index, trained a step at a time."""
 
     def __init__(
-        self, config: RunConfig, world: World, source: WeightsSource | None = None
+        self,
+        config: RunConfig,
+        world: World,
+        source: WeightsSource | None = None,
+        stored: RunConfig | None = None,
     ) -> None:
-        """Build all that a run needs, where it begins.
+        """Build network, optimizer and all else at step 0.
 
         Args:
-            config: of the run; what it leaves open is settled.
+            config: of the run; `resolve_config` fills in what it leaves open.
             world: the processes that share it.
             source: weights to start from; those that the config names are not read here.
+            stored: config of the run directory, where a run is resumed.
         """
-        config = resolve_config(config, source, world)
+        config = resolve_config(config, source, world, stored)
         self.config, self.world = config, world
         self.device = world.device
         data, optim = config.data, config.optim
@@ -105,8 +106,8 @@ class Trainer:
         self.steps_per_epoch = self.plan.steps(len(self.train_index))
         self.total_steps = optim.epochs * self.steps_per_epoch
         self.speed = choose(config.speed, self.device, self.total_steps)
-        self.clock = StepTimer(self.device)
-        self.model = build(config, self.classes)
+        self.timer = StepTimer(self.device)
+        self.model = build_network(config, self.classes)
         labels = self.train_index.labels
         self.report = source and start_from(self.model, source, config, labels, world)
         """What became of the weights that this session has started from."""
@@ -114,7 +115,7 @@ class Trainer:
         """The same in short, of the whole run."""
         self.model.to(self.device, memory_format=memory_format(config.speed))
         self.frozen = freeze(self.model, optim.freeze)
-        self.average = EMA(self.model, optim.ema) if optim.ema else None
+        self.ema = EMA(self.model, optim.ema) if optim.ema else None
         if self.speed.activation_checkpointing:
             enable_activation_checkpointing(self.model)
         self.optimizer, self.schedule = build_optimizer(
@@ -126,7 +127,7 @@ class Trainer:
         )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.speed.amp == "fp16")
-        self.guard = FiniteCheck(
+        self.finite_check = FiniteCheck(
             optim.non_finite,
             self.device,
             self.train_index,
@@ -137,20 +138,20 @@ class Trainer:
         self._train_mode()
         self.progress = Progress()
         self.quarantine = read_quarantine(config)
-        self.tally = TrainMetrics(self.device)
+        self.metrics = TrainMetrics(self.device)
         self.replaced_in_epoch = 0
         """Of this process's clips."""
-        self.replica = parallelize(
+        self.network = parallelize(
             self.model,
             world,
             self.speed.compile,
-            on_bucket=partial(self.clock.lap, "backward", "backward"),
+            on_bucket=partial(self.timer.lap, "backward", "backward"),
         )
 
     @property
     def evaluated(self) -> nn.Module:
         """The network that is validated and tested."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.ema is None else self.ema.module
 
     # One optimizer step ---------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class Trainer:
         """
         if not self.model.training:  # since an evaluation
             self._train_mode()
-        self.clock.begin()
+        self.timer.begin()
         masks = self._dropout_masks()
         passes = []
         with algorithms(self.speed, self.device), one_update(self.tracking) as statistics:
@@ -182,10 +183,10 @@ class Trainer:
             correct = torch.cat([done.correct for done in passes])
             rows = [row for done in passes for row in done.batch.rows]
             norm = self._gradient_norm()
-            sound = self.guard.sound(self.progress.step, losses, rows, norm)
-            if sound:
+            accepted = self.finite_check.accepts(self.progress.step, losses, rows, norm)
+            if accepted:
                 replaced = sum(len(done.batch.unreadable) for done in passes)
-                self.tally.add(losses, correct, norm, replaced)
+                self.metrics.add(losses, correct, norm, replaced)
                 self.replaced_in_epoch += replaced
                 self._update(norm)
             else:
@@ -193,11 +194,11 @@ class Trainer:
                 self.progress.skipped += 1
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
-        if sound and self.average is not None:  # which takes the statistics, too, of the whole step
-            self.average.update()
+        if accepted and self.ema is not None:  # which takes the statistics, too, of the whole step
+            self.ema.update()
         self.schedule.step()
         self.progress.step += 1
-        self.clock.end("update")
+        self.timer.end("update")
 
     def _pass(
         self, batches: Iterator[Batch], group: int, masks: dict[ClipDropout, Tensor]
@@ -205,33 +206,33 @@ class Trainer:
         """Forward and backward over the groups that share a pass, the first of them given."""
         last = group == self.plan.groups()[-1]
         batch = next(batches)
-        self.clock.lap("data", "forward")
+        self.timer.lap("data", "forward")
         clips = self.plan.positions(0, group)
         for layer, mask in masks.items():
             layer.mask = mask[clips.start : clips.stop].to(self.device, non_blocking=True)
-        parallel = isinstance(self.replica, DistributedDataParallel)
-        with self.replica.no_sync() if parallel and not last else nullcontext():
+        parallel = isinstance(self.network, DistributedDataParallel)
+        with self.network.no_sync() if parallel and not last else nullcontext():
             labels = batch.labels.to(self.device, non_blocking=True)
             layout = memory_format(self.config.speed)
             inputs = train_input(batch, self.config.data, self.device, layout)
             group_size = self.config.batch.clips_per_gpu
             inputs, targets = mix(inputs, labels, batch.augmentation, self.classes, group_size)
             with autocast(self.config.speed, self.device):
-                logits = self.replica(inputs)
+                logits = self.network(inputs)
             losses = nn.functional.cross_entropy(
                 logits.float(),
                 targets,
                 reduction="none",
                 label_smoothing=self.config.optim.label_smoothing,
             )
-            self.clock.lap("forward", "backward")
+            self.timer.lap("forward", "backward")
             self.scaler.scale(losses.mean() / self.plan.passes).backward()
-        self.clock.lap("communication" if parallel and last else "backward", "data")
+        self.timer.lap("communication" if parallel and last else "backward", "data")
         epoch_ends = (self.progress.step + 1) % self.steps_per_epoch == 0
         # The next epoch's batches may be others when videos go into quarantine.
         if isinstance(batches, CudaPrefetcher) and not (last and epoch_ends):
             batches.look_ahead()
-        self.clock.lap("data", "update" if last else "data")
+        self.timer.lap("data", "update" if last else "data")
         return _Pass(losses.detach(), logits.detach().argmax(1) == labels, batch)
 
     def _train_mode(self) -> None:
@@ -294,16 +295,16 @@ class Trainer:
         Raises:
             SnvideoError: if what was trained is not finite.
         """
-        self.guard.settle()
+        self.finite_check.wait()
         own = {
             "found": self.quarantine.found,
-            "tally": tuple(self.tally.read()),
+            "tally": tuple(self.metrics.read()),
             "replaced_in_epoch": self.replaced_in_epoch,
         }
         return {
             "model": self.model.state_dict(),
-            "ema": self.average and self.average.module.state_dict(),
-            "averaged": self.average and self.average.updates,
+            "ema": self.ema and self.ema.module.state_dict(),
+            "averaged": self.ema and self.ema.updates,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -314,17 +315,52 @@ class Trainer:
             "index_hash": self.train_index.hash,
             "classes": list(self.train_index.labels),
             "started_from": self.started_from,
-            **self.about().to_checkpoint(),
+            **self.metadata().to_checkpoint(),
         }
 
-    def about(self, results: dict[str, Any] | None = None) -> WeightsMetadata:
-        """What the weights are of; after a test, with its results."""
+    def best_state(self) -> dict[str, Any]:
+        """The weights that are tested, for `best.pt`."""
+        return {
+            "model": self.evaluated.state_dict(),
+            "index_hash": self.train_index.hash,
+            "classes": list(self.train_index.labels),
+            "progress": vars(self.progress),
+            **self.metadata().to_checkpoint(),
+        }
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint: weights and statistics, momenta, and perhaps averaged weights."""
+        weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        momenta = sum(p.nbytes for p in self.parameters) if self.config.optim.momentum else 0
+        return weights * (2 if self.ema else 1) + momenta
+
+    def metadata(self, results: dict[str, Any] | None = None) -> WeightsMetadata:
+        """Metadata of the weights; after a test, with its results."""
         kind = "moving"
         if results is not None and self.config.statistics.batches:
             kind = self.config.statistics.kind
         return describe_weights(
             self.evaluated, self.config, self.train_index.labels, kind, self.started_from, results
         )
+
+    def take_metrics(self) -> MetricSums:
+        """Metrics of the steps since the last call, over all processes; waits for the device."""
+        sums = MetricSums.total(self.world.gather(self.metrics.read()))
+        self.metrics = TrainMetrics(self.device)
+        self.progress.replaced += sums.replaced
+        return sums
+
+    def close_quarantine(self) -> tuple[int, int]:
+        """Quarantine from the next epoch on what any process could not read in this one.
+
+        Returns:
+            newly quarantined videos, and clips that were replaced in this epoch.
+        """
+        parts = self.world.gather((self.quarantine.found, self.replaced_in_epoch))
+        self.replaced_in_epoch = 0
+        new = self.quarantine.close(found for found, _ in parts)
+        return new, sum(number for _, number in parts)
 
     def load_state(self, state: dict[str, Any], path: Path) -> None:
         """Go on from a checkpoint, perhaps of another number of processes.
@@ -338,9 +374,9 @@ class Trainer:
                 "go on with the same index, or choose another output"
             )
         load_weights(self.model, state, path)
-        if self.average is not None:
-            load_weights(self.average.module, state, path, averaged=True)
-            self.average.updates = state["averaged"]
+        if self.ema is not None:
+            load_weights(self.ema.module, state, path, averaged=True)
+            self.ema.updates = state["averaged"]
         self._load_optimizer(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
@@ -370,39 +406,11 @@ class Trainer:
                 kept["momentum_buffer"] = momentum.copy_(kept["momentum_buffer"])
 
     def _load_own(self, parts: list[dict[str, Any]]) -> None:
-        """What processes had counted. If they were others, the main one takes it all over."""
+        """Load the counts of each process. If they were others, the main one takes over all."""
         rank, same = self.world.rank, len(parts) == self.world.size
         mine = [parts[rank]] if same else parts if rank == 0 else []
         for part in reversed(mine):
             self.quarantine.found |= part["found"]
         counted = [MetricSums(*part["tally"]) for part in mine]
-        self.tally = TrainMetrics(self.device, MetricSums.total(counted) if counted else NOTHING)
+        self.metrics = TrainMetrics(self.device, MetricSums.total(counted) if counted else NOTHING)
         self.replaced_in_epoch = sum(part["replaced_in_epoch"] for part in mine)
-
-
-def build(config: RunConfig, classes: int) -> nn.Module:
-    """The network of a config, initialised from its seed alone: the same for every norm."""
-    norm, clips = config.model.norm, config.batch.clips_per_gpu
-    weights = config.model.weights
-    if norm.name == "frozen_bn" and (weights is None or weights.norms == "new"):
-        raise SnvideoError(
-            "model.norm.name=frozen_bn trains no norm: give it trained ones with "
-            "model.weights.source and model.weights.norms=keep"
-        )
-    options: dict[str, Any] = {}
-    if norm.name == "sn" and clips == 1:
-        log.info("one clip per GPU: SN runs without its batch part, which equals the instance part")
-        options["use_batch"] = False
-    elif norm.name in ("sn", "syncsn"):
-        options["start"] = norm.start
-    if norm.name in ("sn", "bn"):
-        options["group_size"] = clips
-    torch.manual_seed(config.seed)
-    return create_model(config.model.name, classes, norm.name, config.model.dropout, **options)
-
-
-def read_quarantine(config: RunConfig, folder: Path | None = None) -> Quarantine:
-    """Videos that a run does not open: those it is given, or those it found itself in `folder`."""
-    own = folder and folder / QUARANTINE
-    path = own if own and own.exists() else config.data.quarantine
-    return Quarantine.read(path) if path else Quarantine()

@@ -8,7 +8,7 @@ from datetime import timedelta
 from rich.table import Table
 from rich.text import Text
 
-from snvideo.engine.disk_space import in_words
+from snvideo.engine.checkpointer import format_bytes
 from snvideo.engine.dry_run import FILES, SAMPLE, DryRun, remedies
 from snvideo.report.console import console, new_table
 
@@ -47,8 +47,8 @@ def warnings(found: DryRun) -> list[str]:
         return missing
     return [
         *missing,
-        f"training needs {in_words(memory.needed)} and more, and {found.device} has "
-        f"{in_words(memory.available)} free for each process: {remedies(found.config)}",
+        f"training needs {format_bytes(memory.needed)} and more, and {found.device} has "
+        f"{format_bytes(memory.available)} free for each process: {remedies(found.config)}",
     ]
 
 
@@ -108,10 +108,10 @@ def _memory(found: DryRun) -> Rows:
         "averaged weights": memory.average,
         "activations of a pass": memory.activations,
     }
-    listed = " + ".join(f"{in_words(size)} {name}" for name, size in parts.items() if size)
-    yield "memory needed", f"{in_words(memory.needed)} in each process: {listed}"
+    listed = " + ".join(f"{format_bytes(size)} {name}" for name, size in parts.items() if size)
+    yield "memory needed", f"{format_bytes(memory.needed)} in each process: {listed}"
     if memory.available is not None:
-        yield "memory free", f"{in_words(memory.available)} for each process"
+        yield "memory free", f"{format_bytes(memory.available)} for each process"
 
 
 def _timing(found: DryRun) -> Rows:
@@ -125,7 +125,7 @@ def _timing(found: DryRun) -> Rows:
         f"{on}, {100 * timing.waiting:.0f} % of it waiting for data",
     )
     if timing.peak is not None:
-        yield "memory used", f"{in_words(timing.peak)} at most"
+        yield "memory used", f"{format_bytes(timing.peak)} at most"
     yield "an epoch", f"{_duration(found.steps_per_epoch * timing.seconds)} {on}"
     run = _duration(found.total_steps * timing.seconds)
     yield "the run", f"{run} {on}, without validation and test"

@@ -29,7 +29,7 @@ def guard(policy: str, scaled: bool = False) -> FiniteCheck:
 def test_a_loss_that_is_not_finite_names_step_and_clips():
     losses = torch.tensor([1.0, float("nan"), float("inf")])
     with pytest.raises(SnvideoError) as error:
-        guard("stop").sound(12, losses, [3, 5, 7], NAN)
+        guard("stop").accepts(12, losses, [3, 5, 7], NAN)
     message = str(error.value)
     assert message.startswith("step 12: the loss is not finite for video5.mp4, video7.mp4; lower")
     assert "\n" not in message
@@ -37,24 +37,24 @@ def test_a_loss_that_is_not_finite_names_step_and_clips():
 
 def test_a_gradient_alone_names_all_clips_up_to_a_few():
     with pytest.raises(SnvideoError, match=r"were video0.mp4, .*video4.mp4 and 3 more"):
-        guard("stop").sound(1, torch.ones(8), list(range(8)), INF)
+        guard("stop").accepts(1, torch.ones(8), list(range(8)), INF)
 
 
 def test_skipping_ends_after_many_in_a_row(caplog):
     one = guard("skip")
     for step in range(module.PATIENCE):
-        assert not one.sound(step, GOOD, [0, 1], NAN)
-    assert one.sound(50, GOOD, [0, 1], torch.tensor(3.0))
-    assert not one.sound(51, GOOD, [0, 1], NAN)  # counted anew
+        assert not one.accepts(step, GOOD, [0, 1], NAN)
+    assert one.accepts(50, GOOD, [0, 1], torch.tensor(3.0))
+    assert not one.accepts(51, GOOD, [0, 1], NAN)  # counted anew
     for step in range(52, 52 + module.PATIENCE - 1):
-        one.sound(step, GOOD, [0, 1], NAN)
+        one.accepts(step, GOOD, [0, 1], NAN)
     with pytest.raises(SnvideoError, match=f"so were the {module.PATIENCE} steps before"):
-        one.sound(99, GOOD, [0, 1], NAN)
+        one.accepts(99, GOOD, [0, 1], NAN)
     assert sum("the step is skipped" in message for message in caplog.messages) == 40
 
 
 def test_a_loss_scale_may_overflow_whatever_the_policy():
-    assert not guard("stop", scaled=True).sound(0, GOOD, [0, 1], INF)
+    assert not guard("stop", scaled=True).accepts(0, GOOD, [0, 1], INF)
 
 
 def poisoned(trainer: Trainer, step: int, position: int) -> None:
@@ -107,13 +107,13 @@ def test_a_skipped_step_changes_nothing(toy, tmp_path, injected, norm):
     for _ in range(3):
         trainer.step(batches)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    averaged = {n: v.clone() for n, v in trainer.average.module.state_dict().items()}
+    averaged = {n: v.clone() for n, v in trainer.ema.module.state_dict().items()}
     trainer.step(batches)
     assert trainer.progress.step == 4 and trainer.progress.skipped == 1
-    assert trainer.tally.read().steps == 3
+    assert trainer.metrics.read().steps == 3
     after = trainer.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    after = trainer.average.module.state_dict()
+    after = trainer.ema.module.state_dict()
     assert all(torch.equal(averaged[name], after[name]) for name in averaged)
     trainer.step(batches)
     assert trainer.progress.skipped == 1

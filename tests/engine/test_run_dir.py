@@ -20,10 +20,10 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from snvideo.engine import metrics_file as line_files
+from snvideo.engine import metrics_log as line_files
 from snvideo.engine.checkpoint import save_best, save_checkpoint
+from snvideo.engine.checkpointer import check_disk_space, format_bytes
 from snvideo.engine.config import RunConfig, differences
-from snvideo.engine.disk_space import check_room, in_words
 from snvideo.engine.run_dir import RunDir, sessions, threads_before
 from snvideo.errors import SnvideoError
 from snvideo.study.runs import read_runs
@@ -442,35 +442,35 @@ def test_room_is_asked_for_what_will_be_written(tmp_path, monkeypatch):
     folder = tmp_path / "run/checkpoints"
     free = 4 * 10**9
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, free))
-    check_room(folder, 10**9, 2)
+    check_disk_space(folder, 10**9, 2)
     assert list(folder.iterdir()) == []
     free -= 1
     with pytest.raises(SnvideoError) as error:
-        check_room(folder, 10**9, 2)
+        check_disk_space(folder, 10**9, 2)
     assert str(error.value) == (
         f"{folder} has 4.0 GB free and its checkpoints need 4.0 GB more (2 kept, the best and one "
         "being written, of 1.0 GB each): free some space, lower log.keep_checkpoints, or choose "
         "another output"
     )
     save_best(folder, {"model": {}})
-    check_room(folder, 10**9, 2)
+    check_disk_space(folder, 10**9, 2)
     size = save_checkpoint(folder, 1, {"model": {}}, 2).stat().st_size
     free = 4 * 10**9 - 2 * size
-    check_room(folder, 10**9, 2)
+    check_disk_space(folder, 10**9, 2)
     free -= 1
     with pytest.raises(SnvideoError, match=r"4\.0 GB free"):
-        check_room(folder, 10**9, 2)
+        check_disk_space(folder, 10**9, 2)
 
 
 def test_sizes_are_in_words():
-    assert in_words(12_345_678) == "12.3 MB" and in_words(1_550_000_000) == "1.6 GB"
+    assert format_bytes(12_345_678) == "12.3 MB" and format_bytes(1_550_000_000) == "1.6 GB"
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file/run/checkpoints"):
         with pytest.raises(SnvideoError) as error:
-            check_room(folder, 1, 1)
+            check_disk_space(folder, 1, 1)
         assert f"{tmp_path}/file is a file" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -479,7 +479,7 @@ def test_a_read_only_file_system_is_one_line(small_disk):
     subprocess.run(remount, check=True)
     for folder in (small_disk, small_disk / "run"):
         with pytest.raises(SnvideoError) as error:
-            check_room(folder, 1, 1)
+            check_disk_space(folder, 1, 1)
         assert f"cannot write to {folder}: Read-only file system;" in str(error.value)
     with pytest.raises(SnvideoError, match=r"config\.yaml: Read-only file system; make that"):
         opened(small_disk)
@@ -488,7 +488,7 @@ def test_a_read_only_file_system_is_one_line(small_disk):
 def test_a_full_disk_is_one_line(small_disk):
     fill(small_disk)
     with pytest.raises(SnvideoError) as error:
-        check_room(small_disk, 1, 1)
+        check_disk_space(small_disk, 1, 1)
     assert str(error.value) == (
         f"cannot write to {small_disk}: No space left on device; free some space, or choose "
         "another output"
@@ -504,11 +504,11 @@ def test_a_folder_of_somebody_else_is_one_line(tmp_path):
     code = f"""
         import os
         from pathlib import Path
-        from snvideo.engine.disk_space import check_room
+        from snvideo.engine.checkpointer import check_disk_space
         from snvideo.errors import SnvideoError
         os.setuid(65534)
         try:
-            check_room(Path({str(locked)!r}) / "run", 1, 1)
+            check_disk_space(Path({str(locked)!r}) / "run", 1, 1)
         except SnvideoError as error:
             print(error)
     """

@@ -12,8 +12,8 @@ import snvideo
 from snvideo.engine.checkpoint import BEST
 from snvideo.engine.dry_run import dry_run
 from snvideo.engine.evaluate import evaluate
+from snvideo.engine.setup import build_network
 from snvideo.engine.train import train
-from snvideo.engine.trainer import build
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
 from snvideo.models.pretrained import WEIGHTS_FILE, write_weights
@@ -175,7 +175,7 @@ def test_frozen_norms_need_trained_ones(toy, tmp_path):
     for more in ((), ("model.weights.source=x", "model.weights.norms=new")):
         config = run_config(toy, tmp_path / "run", "model.norm.name=frozen_bn", *more)
         with pytest.raises(SnvideoError, match="frozen_bn trains no norm: give it trained ones"):
-            build(config, 3)
+            build_network(config, 3)
 
 
 def test_all_processes_fail_together(bn, toy, tmp_path):
