@@ -52,7 +52,7 @@ def test_no_step_waits_for_the_gpu(toy, tmp_path, norm, prefetch):
         one.step(batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert one.tally.read().steps == 4
+    assert one.metrics.read().steps == 4
 
 
 def test_batches_that_were_copied_ahead_are_the_same(toy, tmp_path):

@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_costs_checkpoints_and_nothing_else(
 ):
     from snvideo.engine import train as module
 
-    monkeypatch.setattr(module, "check_room", lambda *args: None)  # who could have known
+    monkeypatch.setattr(module, "check_disk_space", lambda *args: None)  # who could have known
     monkeypatch.setattr(Trainer, "validate", fill_the_disk(small_disk, Trainer.validate))
     options = ("optim.epochs=4", "statistics.batches=0", "log.keep_checkpoints=1")
     whole = train(run_config(toy, tmp_path / "whole", *options))
