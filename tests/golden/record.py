@@ -83,8 +83,8 @@ def run_from_scratch(norm: str) -> dict[str, Any]:
 
 
 def resumed_run() -> dict[str, Any]:
-    """Go on with the recorded run from its checkpoint in the middle."""
-    snvideo("train", "run.yaml")
+    """Go on with the recorded run, whose config has keys of old, from its checkpoint in the middle."""
+    snvideo("train", "run")
     return _outcome(Path("run"))
 
 
