@@ -83,7 +83,7 @@ def run_from_scratch(norm: str) -> dict[str, Any]:
 
 
 def resumed_run() -> dict[str, Any]:
-    """Go on with the recorded run, whose config has keys of old, from its checkpoint in the middle."""
+    """Go on, from its checkpoint in the middle, with the recorded run, whose config is old."""
     snvideo("train", "run")
     return _outcome(Path("run"))
 
