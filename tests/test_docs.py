@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
@@ -159,17 +160,14 @@ def test_names_in_text_exist(page):
 
 
 def _resolves(name: str) -> bool:
-    """Tell whether a module, or what it holds, can be imported."""
+    """Tell whether there is such a module, or a member of a module."""
     try:
-        importlib.import_module(name)
-    except ModuleNotFoundError:
-        module, _, attribute = name.rpartition(".")
-        return bool(module) and _resolves(module) and _has(module, attribute)
-    return True
-
-
-def _has(module: str, attribute: str) -> bool:
-    return hasattr(importlib.import_module(module), attribute)
+        if find_spec(name) is not None:
+            return True
+    except ModuleNotFoundError:  # what stands before the last dot is no package
+        pass
+    module, _, member = name.rpartition(".")
+    return bool(module) and _resolves(module) and hasattr(importlib.import_module(module), member)
 
 
 @pages
