@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from snvideo.cli.options import Timeout, Workers
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class _Index(TyperGroup):
     """`snvideo index FILE` is short for `snvideo index report FILE`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments, those of `report` where no command is named."""
         if args and args[0] not in (*self.commands, "--help"):
             args = ["report", *args]
         return super().parse_args(ctx, args)
@@ -44,10 +46,6 @@ Check = Annotated[
         "also decode every frame and compare decoders; slow, and finds damage inside files."
     ),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that look into files.")]
-Timeout = Annotated[
-    float, typer.Option("--timeout", "--limit", min=1, help="Seconds before a file is given up.")
-]
 _WORKERS = os.cpu_count() or 1
 
 
@@ -64,8 +62,7 @@ def kinetics(
     """Kinetics 400, 600 or 700: annotation CSVs and a folder of clips, flat or in folders."""
     from snvideo.data.indexing import sources
 
-    listing = sources.kinetics(csv, videos, _names(labels))
-    _build(listing, videos, out, check, workers, timeout)
+    _build(sources.kinetics(csv, videos, _names(labels)), videos, out, check, workers, timeout)
 
 
 @build_app.command()
@@ -103,16 +100,15 @@ def lists(
     """Lists of PySlowFast and mmaction2: a path and a label id a line, space or comma between."""
     from snvideo.data.indexing import sources
 
-    given = {"train": train, "val": val, "test": test}
-    files = {split: file for split, file in given.items() if file is not None}
+    given = (("train", train), ("val", val), ("test", test))
+    files = {split: file for split, file in given if file is not None}
     if not files:
         raise SnvideoError("no list given: add --train FILE, --val FILE or --test FILE")
-    listing = sources.lists(files, videos, _names(labels))
-    _build(listing, videos, out, check, workers, timeout)
+    _build(sources.lists(files, videos, _names(labels)), videos, out, check, workers, timeout)
 
 
-@app.command()
-def report(
+@app.command("report")
+def report_index(
     index: Annotated[Path, typer.Argument(help="An index, a .csv.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="A figure to write, too: a .png.")] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 8,
@@ -144,12 +140,7 @@ def _names(labels: Path | None) -> list[str] | None:
 
 
 def _build(
-    listing: Listing,
-    videos: Path,
-    out: Path,
-    check: Literal["header", "packets", "decode"],
-    workers: int,
-    timeout: float,
+    listing: Listing, videos: Path, out: Path, check: Check, workers: int, timeout: float
 ) -> None:
     from snvideo.data.indexing.build import build_index
     from snvideo.report.console import console, progress

@@ -8,12 +8,9 @@ from typing import Annotated
 
 import typer
 
+from snvideo.cli.options import ConfigFile, Overrides, Workers
 from snvideo.errors import SnvideoError
 
-ConfigFile = Annotated[str, typer.Argument(help="A YAML file, or a name: see `snvideo configs`.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Changes to the config: key.sub=value ...")
-]
 Weights = "A run's folder, or weights of snvideo: .safetensors, a checkpoint."
 _WORKERS = min(4, os.cpu_count() or 1)
 
@@ -37,10 +34,10 @@ def train(
 
     run = load_config(config, overrides or ())
     if dry_run:
-        from snvideo.engine.dry_run import dry_run as rehearse
-        from snvideo.report.dry_run_table import show
+        from snvideo.engine import dry_run as dry_runs
+        from snvideo.report.dry_run_table import print_dry_run
 
-        show(rehearse(run, timed_steps))
+        print_dry_run(dry_runs.dry_run(run, timed_steps))
         return
     from snvideo.engine.train import train
 
@@ -105,7 +102,7 @@ def predict(
     clips: Annotated[int, typer.Option(min=1, help="Clips, spread evenly over a video.")] = 10,
     crops: Annotated[int, typer.Option(min=1, max=3, help="Of each clip: 1 or 3.")] = 3,
     top: Annotated[int, typer.Option(min=1, help="Classes of an answer.")] = 5,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that read videos.")] = _WORKERS,
+    workers: Workers = _WORKERS,
     batch: Annotated[int, typer.Option(min=1, help="Views (clips x crops) in one pass.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
     timeout: Annotated[
@@ -122,11 +119,16 @@ def predict(
     """Name the most probable classes of videos, averaged over clips and crops."""
     from snvideo.data.files import find_videos
     from snvideo.engine.predict import predict
-    from snvideo.report.predictions import ContactSheets, check_out, show, write
+    from snvideo.report.predictions import (
+        ContactSheets,
+        check_output,
+        print_predictions,
+        write_predictions,
+    )
 
     found = find_videos(videos)
     if out is not None:
-        check_out(out)
+        check_output(out)
     sheets = None if contact_sheets is None else ContactSheets(contact_sheets)
     predictions = predict(
         found,
@@ -140,9 +142,9 @@ def predict(
         timeout=timeout,
         keep_frames=sheets is not None,
     )
-    shown = show(predictions, len(found), sheets)
+    shown = print_predictions(predictions, len(found), sheets)
     if out is not None:
-        write(out, shown)
+        write_predictions(out, shown)
     if not all(prediction.classes for prediction in shown):
         raise typer.Exit(1)
 
@@ -158,8 +160,8 @@ def export(
     from snvideo.models.export import export_model
 
     written = export_model(load_model(model), out)
-    how = "" if written.difference is None else f": logits agree to {written.difference:.1e}"
-    typer.echo(f"{written.path}{how}")
+    error = "" if written.difference is None else f": logits agree to {written.difference:.1e}"
+    typer.echo(f"{written.path}{error}")
 
 
 def clips(

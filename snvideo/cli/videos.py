@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from snvideo.cli.options import Timeout, Workers
+
 Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"]
+_WORKERS = os.cpu_count() or 1
 
 
 def prepare(
@@ -21,25 +24,15 @@ def prepare(
     ] = 16,
     crf: Annotated[int, typer.Option(min=0, max=51, help="Of x264: lower is better.")] = 20,
     preset: Annotated[Preset, typer.Option(help="Of x264: slower makes files smaller.")] = "fast",
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes; each works on one video, on one thread.")
-    ] = os.cpu_count() or 1,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            "--timeout",
-            "--limit",
-            min=1,
-            help="Seconds without progress before giving a video up.",
-        ),
-    ] = 120.0,
+    workers: Workers = _WORKERS,
+    timeout: Timeout = 120.0,
     sample: Annotated[
         int, typer.Option(min=0, help="Videos to compare with their sources; 0: none.")
     ] = 50,
 ) -> None:
     """Re-encode the videos of INDEX into OUT for training; called again, go on where it stopped.
 
-    OUT/index.csv is the index of the new files, OUT/prepare.json says what came of it.
+    OUT/index.csv is the index of the new files, OUT/prepare.json the record.
     """
     from dataclasses import asdict
     from itertools import count
@@ -84,19 +77,15 @@ def toy(
 
     Called again, go on where it stopped.
     """
+    from functools import partial
+
     from snvideo.data.toy import CLASSES, make_toy_kinetics
     from snvideo.report.console import progress
 
     begun = time.monotonic()
     with progress() as show:
         drawn = make_toy_kinetics(
-            out,
-            train,
-            val,
-            difficulty,
-            seed,
-            workers,
-            progress=lambda done, total: show("drawing", done, total),
+            out, train, val, difficulty, seed, workers, partial(show, "drawing")
         )
     megabytes = sum(file.stat().st_size for file in out.rglob("*.mp4")) / 1e6
     typer.echo(

@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig
+from snvideo.data.dataset import EvalDataset, VideoViews
 from snvideo.data.files import unique_files
-from snvideo.engine.predictor import Prediction, Predictor
+from snvideo.data.index import ClipIndex
+from snvideo.data.indexing.probe import index_row, probe_all
+from snvideo.data.loader import test_loader
+from snvideo.engine.config import SpeedConfig
+from snvideo.engine.evaluator import view_logits
+from snvideo.engine.performance import algorithms, choose, memory_format
 from snvideo.errors import SnvideoError
-from snvideo.models.pretrained import load_model
+from snvideo.models.pretrained import LoadedModel, load_model
 
 _PROBED_AT_ONCE = 500
 """Files that are probed before the first of them is predicted."""
+
+_SPEED = SpeedConfig()
+
+
+class Frames(NamedTuple):
+    """Frames of a video that its views show."""
+
+    pixels: Tensor
+    """uint8 (F, 3, H, W)."""
+    seconds: list[float]
+    """Their F times, ascending."""
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of a video, or the reason why there are none."""
+
+    video: Path
+    """As it was given."""
+    classes: tuple[str, ...] = ()
+    """The most probable first; none if the video could not be read."""
+    probabilities: tuple[float, ...] = ()
+    """Of these classes: the softmax averaged over the views."""
+    reason: str = ""
+    """Why the video could not be read."""
+    remark: str = ""
+    """An oddity of a file that was read, as `fewer frames than its header states`."""
+    frames: Frames | None = None
+    """If they were asked for and the video could be read."""
 
 
 def predict(
@@ -55,8 +93,8 @@ def predict(
         raise SnvideoError(f"crops is {crops}: expected 1 (centre) or 3 (along the long side)")
     if workers < 1:
         raise SnvideoError(f"workers is {workers}: expected 1 or more, for files can hang")
-    chosen = find_device(device)
-    network = load_model(weights, chosen)
+    place = _device(device)
+    network = load_model(weights, place)
     seen = network.metadata.preprocessing
     config = DataConfig(
         index=Path(),
@@ -67,18 +105,15 @@ def predict(
         mean=seen.mean,
         std=seen.std,
     )
-    predictor = Predictor(network, config, batch, top, chosen, keep_frames)
+    network.model.to(memory_format=memory_format(_SPEED))
+    predictor = _Predictor(network, config, batch, top, place, keep_frames)
     files = unique_files(map(Path, videos))
     for begin in range(0, len(files), _PROBED_AT_ONCE):
         yield from predictor.predict(files[begin : begin + _PROBED_AT_ONCE])
 
 
-def find_device(name: str) -> torch.device:
-    """A device by name; `auto` is the first GPU, or the CPU where there is none.
-
-    Raises:
-        SnvideoError: if there is no such device.
-    """
+def _device(name: str) -> torch.device:
+    """A device by name; `auto` is the first GPU, or the CPU where there is none."""
     count = torch.cuda.device_count()
     if name == "auto":
         return torch.device("cuda" if count else "cpu")
@@ -91,3 +126,76 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise SnvideoError(f"no device '{name}': {count} GPUs were found; use auto or cpu")
     return device
+
+
+@dataclass
+class _Predictor:
+    """One network and the views that it predicts videos from; arguments of `predict`."""
+
+    network: LoadedModel
+    config: DataConfig
+    batch: int
+    top: int
+    device: torch.device
+    keep_frames: bool
+
+    def predict(self, videos: Sequence[Path]) -> Iterator[Prediction]:
+        """Predict videos in their order, each as soon as it and those before it are read."""
+        found = self._predict(videos)
+        ready: dict[Path, Prediction] = {}
+        for video in videos:
+            while video not in ready:
+                prediction = next(found)
+                ready[prediction.video] = prediction
+            yield ready.pop(video)
+
+    def _predict(self, videos: Sequence[Path]) -> Iterator[Prediction]:
+        """Predict videos, after those whose files are unusable."""
+        given = {str(video.absolute()): video for video in videos}
+        workers = min(self.config.workers, len(given))
+        probes = list(probe_all(map(Path, given), "packets", workers, self.config.timeout))
+        remarks, rows = {}, []
+        for name, probe in zip(given, probes, strict=True):
+            if probe.status == "ok":
+                remarks[name] = probe.reason
+                rows.append(index_row(probe, name, split="predict"))
+            else:
+                yield Prediction(given[name], reason=probe.reason)
+        if not rows:
+            return
+        index = ClipIndex.from_rows(rows, labels=[""], root=Path("/"))
+        clips, crops = self.config.test.clips, self.config.test.crops
+        config = self.config.model_copy(update={"workers": min(workers, len(index))})
+        dataset = EvalDataset(index, config, clips, crops)
+        for read in test_loader(index, config, range(len(index)), self.batch, clips, crops):
+            for name, reason in read.unreadable:
+                yield Prediction(given[name], reason=reason)
+            for row, views in zip(read.videos.tolist(), read.views, strict=True):
+                video, frames = index[row], None
+                if self.keep_frames:
+                    seconds = np.unique(dataset.numbers(video)) / video.fps
+                    frames = Frames(views.frames, seconds.tolist())
+                probabilities = self._probabilities(views)
+                best = probabilities.argsort(descending=True, stable=True)[: self.top]
+                yield Prediction(
+                    given[video.name],
+                    tuple(self.network.classes[i] for i in best.tolist()),
+                    tuple(probabilities[best].tolist()),
+                    remark=remarks[video.name],
+                    frames=frames,
+                )
+
+    @torch.inference_mode()
+    def _probabilities(self, video: VideoViews) -> Tensor:
+        """The softmax of a video averaged over its views, float32 (classes,), on the CPU."""
+        device, batch = self.device, self.batch
+        views = video.expand(device)
+        with algorithms(choose(_SPEED, device, 1), device):
+            try:
+                logits = view_logits(self.network.model, views, self.config, _SPEED, batch, device)
+            except torch.OutOfMemoryError:
+                raise SnvideoError(
+                    f"{device} has too little memory for {min(batch, len(views))} views at once: "
+                    "lower --batch"
+                ) from None
+        return logits.softmax(-1).mean(0).cpu()

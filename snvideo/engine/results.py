@@ -1,4 +1,4 @@
-"""The schema of results.json and evaluation.json, for whoever writes, publishes or reads them."""
+"""Schema of results.json and evaluation.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from snvideo.engine.evaluator import Evaluation
 
 _ACCURACIES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
-_FIGURES = (*_ACCURACIES, "per_class_accuracy", "confusion")
+_EVALUATED = (*_ACCURACIES, "per_class_accuracy", "confusion", "failed")
 _PUBLISHED = (
     *(*_ACCURACIES, "videos", "failed_videos", "views", "gpus", "clips_per_gpu", "seed", "epochs"),
     *("steps", "statistics", "index_hash", "amp", "parameters"),
@@ -98,26 +98,25 @@ class Results(BaseModel):
             "statistics": config.statistics.model_dump(),
             "index_hash": index.hash,
             "classes": list(index.labels),
-            **{name: getattr(found, name) for name in _FIGURES},
+            **{name: getattr(found, name) for name in _EVALUATED},
             "videos": len(found.rows),
             "failed_videos": len(found.failed),
-            "failed": found.failed,
             "views": {"clips": test.clips, "crops": test.crops},
         }
         return cls.model_validate(values | more)
 
     def stored(self) -> dict[str, Any]:
-        """The content of the JSON file: all fields that were set."""
+        """Content of the JSON file: all fields that were set."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def published(self) -> dict[str, Any]:
-        """The part that goes with published weights: figures, not tables."""
+        """The part that goes with published weights, without tables."""
         values = self.stored()
         return {key: values[key] for key in _PUBLISHED if key in values}
 
 
 def read_results(folder: Path) -> Results | None:
-    """The results of a run; None if it has none yet.
+    """Read the results of a run; None if it has none yet.
 
     Raises:
         SnvideoError: if results.json does not hold the results of a run.

@@ -15,13 +15,13 @@ from snvideo.report.console import console, new_table
 Rows = Iterator[tuple[str, str]]
 
 
-def show(found: DryRun) -> None:
+def print_dry_run(found: DryRun) -> None:
     """Print a dry run, on the main process."""
     if found.main:
-        console().print(table(found))
+        console().print(dry_run_table(found))
 
 
-def table(found: DryRun) -> Table:
+def dry_run_table(found: DryRun) -> Table:
     """Name and value of all that was found, and warnings last."""
     rows = new_table("", "", title=f"Dry run of {found.config.output}", text=2)
     rows.show_header, rows.columns[0].no_wrap = False, True
@@ -29,12 +29,12 @@ def table(found: DryRun) -> Table:
         for name, text in section(found):
             rows.add_row(Text(name), Text(text))
         rows.add_section()
-    for text in warnings(found):
+    for text in dry_run_warnings(found):
         rows.add_row(Text("warning", "bold red"), Text(text))
     return rows
 
 
-def warnings(found: DryRun) -> list[str]:
+def dry_run_warnings(found: DryRun) -> list[str]:
     """Missing videos and missing memory, a line each."""
     memory = found.memory
     missing = [

@@ -8,14 +8,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from snvideo.atomic import write_atomic
-from snvideo.engine.predictor import Prediction
+from snvideo.engine.predict import Prediction
 from snvideo.errors import SnvideoError
 from snvideo.extras import require
 from snvideo.report.console import progress
@@ -26,7 +27,7 @@ _BAR = 20
 """Characters of a probability of 1."""
 
 
-def show(
+def print_predictions(
     predictions: Iterable[Prediction], total: int, sheets: ContactSheets | None = None
 ) -> list[Prediction]:
     """Print predictions as they come, with a progress bar on a terminal, and then their number.
@@ -47,26 +48,26 @@ def show(
     on_terminal, begun = sys.stdout.isatty(), time.monotonic()
     console = Console(stderr=not on_terminal, highlight=False)
     hidden = total < 2 or not console.is_terminal
-    shown: list[Prediction] = []
+    printed: list[Prediction] = []
     with progress(console, transient=True, disable=hidden) as update:
         update("predicting", 0, total)
         for prediction in predictions:
             if sheets is not None and prediction.frames is not None:
                 sheets.write(prediction)
-            shown.append(prediction._replace(frames=None))  # which would fill the memory
+            printed.append(prediction._replace(frames=None))  # which would fill the memory
             if on_terminal:
-                console.print(as_text(prediction), soft_wrap=True)
+                console.print(prediction_text(prediction), soft_wrap=True)
             else:
-                print(*as_lines(prediction), sep="\n", flush=True)
-            update("predicting", len(shown), total)
-    lost = sum(not prediction.classes for prediction in shown)
+                print(*prediction_tsv(prediction), sep="\n", flush=True)
+            update("predicting", len(printed), total)
+    lost = sum(not prediction.classes for prediction in printed)
     unread = f", {lost} could not be read" if lost else ""
-    plural, seconds = "s" if len(shown) != 1 else "", time.monotonic() - begun
-    print(f"{len(shown)} video{plural} in {seconds:.1f} s{unread}", file=sys.stderr)
-    return shown
+    plural, seconds = "s" if len(printed) != 1 else "", time.monotonic() - begun
+    print(f"{len(printed)} video{plural} in {seconds:.1f} s{unread}", file=sys.stderr)
+    return printed
 
 
-def as_text(prediction: Prediction) -> Text:
+def prediction_text(prediction: Prediction) -> Text:
     """A video's name, and a line with a bar for each class."""
     text = Text(_line(str(prediction.video)), "bold")
     if prediction.remark:
@@ -84,7 +85,7 @@ def as_text(prediction: Prediction) -> Text:
     return text.append("\n")
 
 
-def as_lines(prediction: Prediction) -> list[str]:
+def prediction_tsv(prediction: Prediction) -> list[str]:
     """Tab-separated values, a line for each class: video, rank from 1, probability, class.
 
     A video that could not be read has one line: video, reason.
@@ -108,43 +109,35 @@ class ContactSheets:
     """A directory of PNGs named after their videos: frames and prediction of each.
 
     Raises:
-        SnvideoError: if the directory cannot be made.
+        SnvideoError: if the directory cannot be made, or, by `write`, a file.
     """
 
     def __init__(self, folder: Path) -> None:
         require("report", "contact sheets")
         self._folder = folder
         self._taken: set[str] = set()
-        try:
+        with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SnvideoError(f"{folder}: cannot be made: {error.strerror}") from None
 
     def write(self, prediction: Prediction) -> None:
-        """Write the contact sheet of a prediction that holds frames.
+        """Write the contact sheet of a prediction that holds frames."""
+        from snvideo.report.contact_sheet import prediction_sheet
 
-        Raises:
-            SnvideoError: if it cannot be written.
-        """
         stem = name = shorten(prediction.video.name, 50)  # at most 200 bytes in any script
         number = 1
         while name in self._taken:
             number += 1
             name = f"{stem} ({number})"
         self._taken.add(name)
-        from snvideo.report.contact_sheet import prediction_sheet
-
         assert prediction.frames is not None
         video, classes, probabilities, *_ = prediction
         content = prediction_sheet(*prediction.frames, str(video), classes, probabilities)
         path = self._folder / f"{name}.png"
-        try:
+        with _explained(path):
             write_atomic(path, content)
-        except OSError as error:
-            raise SnvideoError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def check_out(path: Path) -> None:
+def check_output(path: Path) -> None:
     """Check, before the work, that its results can be written.
 
     Raises:
@@ -152,15 +145,13 @@ def check_out(path: Path) -> None:
     """
     if path.suffix.lower() not in (".csv", ".json"):
         raise SnvideoError(f"out {path}: call it something.csv or something.json")
-    try:
+    with _explained(f"out {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SnvideoError(f"out {path}: cannot be written: {error.strerror}") from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise SnvideoError(f"out {path}: cannot be written there: choose another place")
 
 
-def write(path: Path, predictions: Iterable[Prediction]) -> None:
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Write a .csv, a row for each video and rank, or a .json, an object for each video.
 
     Raises:
@@ -181,7 +172,14 @@ def write(path: Path, predictions: Iterable[Prediction]) -> None:
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows(rows)
         text = table.getvalue()
-    try:
+    with _explained(f"out {path}"):
         write_atomic(path, text.encode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def _explained(path: Path | str) -> Iterator[None]:
+    """Failures to write, in one line."""
+    try:
+        yield
     except OSError as error:
-        raise SnvideoError(f"out {path}: cannot be written: {error.strerror}") from None
+        raise SnvideoError(f"{path}: cannot be written: {error.strerror}") from None

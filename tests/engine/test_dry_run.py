@@ -15,7 +15,7 @@ from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import World
 from snvideo.engine.dry_run import DryRun, count, dry_run
 from snvideo.errors import SnvideoError
-from snvideo.report.dry_run_table import show, table, warnings
+from snvideo.report.dry_run_table import dry_run_table, dry_run_warnings, print_dry_run
 from tests.engine.runs import run_config
 
 CHECKPOINTED = "speed.activation_checkpointing=true"
@@ -65,7 +65,7 @@ def write_index(folder: Path, splits: dict[str, int], classes: int = 400, **row:
 def printed(found: DryRun) -> str:
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(table(found))
+        console.print(dry_run_table(found))
     return captured.get()
 
 
@@ -156,14 +156,14 @@ def test_memory_that_does_not_fit_is_said_and_not_tried(kinetics, monkeypatch):
     assert found.timing is None and not found.memory.fits
     # Weights and their average, gradients and momenta, and four times what four clips keep.
     assert found.memory.needed == pytest.approx(4 * 112.4e6 + 4 * 2.198e9, rel=0.01)
-    (line,) = warnings(found)
+    (line,) = dry_run_warnings(found)
     assert (
         "try a batch.gpus_per_pass below 4, speed.activation_checkpointing=true, speed.amp=bf16"
         in line
     )
     less = dry_run(kinetics_run(kinetics, *overrides, CHECKPOINTED), timed_steps=0)
     assert less.memory.activations < found.memory.activations / 2
-    assert less.forwards == 4 and CHECKPOINTED not in warnings(less)[0]
+    assert less.forwards == 4 and CHECKPOINTED not in dry_run_warnings(less)[0]
 
 
 def test_videos_that_are_not_there(kinetics, tmp_path):
@@ -177,7 +177,9 @@ def test_videos_that_are_not_there(kinetics, tmp_path):
     lines[2] = lines[2].replace("video.mp4", "lost.mp4")
     index.write_text("\n".join(lines))
     found = dry_run(kinetics_run(index), timed_steps=0)
-    assert warnings(found) == ["1 of the first 5 videos of split 'train' are missing: lost.mp4"]
+    assert dry_run_warnings(found) == [
+        "1 of the first 5 videos of split 'train' are missing: lost.mp4"
+    ]
     assert [split.short for split in found.splits] == [1.0, 1.0]
     assert "100.0 % shorter than a clip" in printed(found)
 
@@ -203,7 +205,7 @@ def test_real_steps_are_timed_and_leave_nothing_behind(toy, tmp_path, capsys):
     assert (sorted(tmp_path.rglob("*")), sorted(toy.rglob("*"))) == before
     assert found.timing.steps == 4  # of six, two of which are to warm up
     assert 0 < found.timing.seconds < 10 and 0 < found.timing.waiting < 1
-    show(found)
+    print_dry_run(found)
     text = capsys.readouterr().out
     assert "4 steps timed" in text and "clips/s on 1 process" in text
     assert "without validation and test" in text
@@ -212,7 +214,7 @@ def test_real_steps_are_timed_and_leave_nothing_behind(toy, tmp_path, capsys):
 def test_one_of_several_processes(kinetics, capsys):
     second = World(1, 2, torch.device("cpu"))
     found = count(kinetics_run(kinetics), second)
-    show(found)
+    print_dry_run(found)
     assert capsys.readouterr().out == ""
     assert "on 2 processes" in printed(found)
     assert "4 passes in each process, of 1 group of 4 clips" in printed(found)
@@ -225,8 +227,8 @@ def test_under_torchrun_one_process_speaks(toy, tmp_path):
     script = (
         "import sys, torch; from snvideo.config import load_config; torch.set_num_threads(1)\n"
         "from snvideo.engine.dry_run import dry_run\n"
-        "from snvideo.report.dry_run_table import show\n"
-        "show(dry_run(load_config(sys.argv[1]), timed_steps=1))\n"
+        "from snvideo.report.dry_run_table import print_dry_run\n"
+        "print_dry_run(dry_run(load_config(sys.argv[1]), timed_steps=1))\n"
     )
     (tmp_path / "script.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

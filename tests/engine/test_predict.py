@@ -19,8 +19,7 @@ from snvideo.data.index import ClipIndex
 from snvideo.data.quarantine import Quarantine
 from snvideo.engine.distributed import World
 from snvideo.engine.evaluator import evaluate_views
-from snvideo.engine.predict import predict
-from snvideo.engine.predictor import Prediction
+from snvideo.engine.predict import Prediction, predict
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import (
     Preprocessing,
@@ -31,7 +30,13 @@ from snvideo.models.pretrained import (
 )
 from snvideo.models.registry import create_model
 from snvideo.report.contact_sheet import prediction_sheet
-from snvideo.report.predictions import ContactSheets, as_lines, as_text, check_out, write
+from snvideo.report.predictions import (
+    ContactSheets,
+    check_output,
+    prediction_text,
+    prediction_tsv,
+    write_predictions,
+)
 from tests.data.faults import sabotage
 from tests.data.videos import write_video
 from tests.engine.runs import run_config
@@ -60,7 +65,7 @@ def weights(tmp_path_factory) -> Path:
         short_side=36,
         crop=32,
     )
-    about = WeightsMetadata(
+    metadata = WeightsMetadata(
         architecture="i3d_tiny",
         strides=layer_strides(model),
         norm="sn",
@@ -68,7 +73,7 @@ def weights(tmp_path_factory) -> Path:
         classes=CLASSES,
         preprocessing=seen,
     )
-    write_weights(path, model, about)
+    write_weights(path, model, metadata)
     return path
 
 
@@ -77,9 +82,9 @@ def videos_of(toy: Path) -> list[Path]:
     return [index[row].path for row in range(len(index))]
 
 
-def test_the_numbers_are_those_of_an_evaluation(toy, tmp_path, weights):
-    model, about = load_model(weights)
-    seen = about.preprocessing
+def test_probabilities_are_those_of_an_evaluation(toy, tmp_path, weights):
+    model, metadata = load_model(weights)
+    seen = metadata.preprocessing
     config = run_config(toy, tmp_path / "run", "test_batch=5")
     data = config.data.model_copy(
         update={
@@ -122,16 +127,16 @@ def test_odd_files_cost_themselves_alone(toy, tmp_path, weights, monkeypatch):
     for name, data in names.items():
         (tmp_path / name).write_bytes(data)
     Image.new("RGB", (64, 64)).save(tmp_path / "picture.png")
-    (tmp_path / "dangling.mp4").symlink_to("nowhere")
+    (tmp_path / "dangling.mp4").symlink_to("missing")
     os.mkfifo(tmp_path / "pipe.mp4")
     write_video(tmp_path / "one.mp4", frames=1)
     write_video(tmp_path / "short.mp4", frames=3)
     write_video(tmp_path / "hidden.mp4", hidden=9)
     write_video(tmp_path / "rotated.mp4", rotation=90)
     given = sorted(path for path in tmp_path.iterdir())
-    fates = {str(tmp_path / "short.mp4"): "hang", str(tmp_path / "one.mp4"): "raise"}
+    faults = {str(tmp_path / "short.mp4"): "hang", str(tmp_path / "one.mp4"): "raise"}
     monkeypatch.setattr(dataset, "decode_frames", dataset.decode_frames)  # put back afterwards
-    sabotage(fates, tmp_path)
+    sabotage(faults, tmp_path)
 
     answers = list(predict([*given, good], weights, timeout=2, **QUICK))
     assert [answer.video for answer in answers] == [*given, good]
@@ -153,7 +158,7 @@ def test_odd_files_cost_themselves_alone(toy, tmp_path, weights, monkeypatch):
     assert all(len(answer.classes) == 5 for answer in short)
 
 
-def test_what_is_not_told_from_the_videos_is_refused(toy, weights):
+def test_wrong_arguments_are_errors(toy, weights):
     videos = videos_of(toy)[:1]
     for more, message in (
         ({"crops": 2}, "crops is 2: expected 1"),
@@ -163,7 +168,7 @@ def test_what_is_not_told_from_the_videos_is_refused(toy, weights):
     ):
         with pytest.raises(SnvideoError, match=message):
             next(predict(videos, weights, **more))
-    with pytest.raises(SnvideoError, match="cannot be made"):
+    with pytest.raises(SnvideoError, match="cannot be written"):
         ContactSheets(videos[0])
 
 
@@ -184,14 +189,14 @@ def test_videos_are_found(toy, tmp_path, monkeypatch):
     brackets.touch()
     (tmp_path / "[1]").mkdir()
     (tmp_path / "[1]" / "b.mp4").touch()
-    (tmp_path / "link.mp4").symlink_to("nowhere")
+    (tmp_path / "link.mp4").symlink_to("missing")
     assert find_videos([str(brackets), str(tmp_path / "[1]")]) == [
         brackets,
         tmp_path / "[1]" / "b.mp4",
     ]
     assert find_videos([str(tmp_path / "link.mp4")]) == [tmp_path / "link.mp4"]
     (tmp_path / "none").mkdir()
-    for argument in ("nowhere.mp4", "", "val/*.mp4", "**/*.avi", str(tmp_path / "none")):
+    for argument in ("missing.mp4", "", "val/*.mp4", "**/*.avi", str(tmp_path / "none")):
         with pytest.raises(SnvideoError, match=r"no video|no file"):
             find_videos(["val", argument])
 
@@ -237,19 +242,19 @@ def test_the_command(toy, tmp_path, weights):
 ODD = Prediction(Path(os.fsdecode(b"a\xff\n\t[b].mp4")), ("x\ty", "z"), (0.75, 0.25), "", "odd")
 
 
-def test_odd_names_are_one_line_on_paper_and_themselves_in_files(tmp_path):
+def test_odd_names_are_one_line_when_printed_and_unchanged_in_files(tmp_path):
     lost = Prediction(Path("é.mp4"), reason="empty file")
-    assert as_lines(ODD) == [
+    assert prediction_tsv(ODD) == [
         "a\ufffd  [b].mp4\t1\t0.7500\tx y",
         "a\ufffd  [b].mp4\t2\t0.2500\tz",
     ]
-    name, first, second, end = as_text(ODD).plain.split("\n")
+    name, first, second, end = prediction_text(ODD).plain.split("\n")
     assert (name, end) == ("a\ufffd  [b].mp4  (odd)", "")
     assert first == f"   75.0 %  {15 * '━'}{5 * '─'}  x y"
     assert second == f"   25.0 %  {5 * '━'}{15 * '─'}  z"
-    assert as_text(lost).plain == "é.mp4\n  empty file\n"
+    assert prediction_text(lost).plain == "é.mp4\n  empty file\n"
 
-    write(tmp_path / "a.csv", [ODD, lost])
+    write_predictions(tmp_path / "a.csv", [ODD, lost])
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.reader(file))
     assert rows[1:] == [
@@ -257,28 +262,28 @@ def test_odd_names_are_one_line_on_paper_and_themselves_in_files(tmp_path):
         [str(ODD.video), "2", "z", "0.250000", "", "odd"],
         ["é.mp4", "", "", "", "empty file", ""],
     ]
-    write(tmp_path / "a.json", [ODD, lost])
+    write_predictions(tmp_path / "a.json", [ODD, lost])
     assert json.loads((tmp_path / "a.json").read_text())[0]["video"] == str(ODD.video)
 
 
-def test_where_nothing_can_be_written_is_known_before(tmp_path):
+def test_an_output_that_cannot_be_written_is_an_error_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder.csv").mkdir()
     for name in ("a.txt", "file/a.csv", "folder.csv"):
         with pytest.raises(SnvideoError, match="out "):
-            check_out(tmp_path / name)
-    check_out(tmp_path / "new" / "a.JSON")
+            check_output(tmp_path / name)
+    check_output(tmp_path / "new" / "a.JSON")
 
 
 @pytest.mark.parametrize(("count", "height", "width"), [(1, 5, 3), (40, 256, 455), (9, 64, 64)])
-def test_a_strip_shows_frames_spread_over_time(tmp_path, count, height, width):
+def test_a_contact_sheet_shows_frames_spread_over_time(tmp_path, count, height, width):
     levels = torch.arange(count, dtype=torch.uint8) * 5 + 50
     frames = levels[:, None, None, None].expand(count, 3, height, width)
     seconds = np.arange(count) ** 2 / 10  # most frames are early
     png = prediction_sheet(frames, seconds, "name", ("a", "b"), (1.0, 0.0))
     (tmp_path / "a.png").write_bytes(png)
-    picture = np.asarray(Image.open(tmp_path / "a.png"))
-    tiles = picture[60]  # a line through the first pixels of all frames
+    sheet = np.asarray(Image.open(tmp_path / "a.png"))
+    tiles = sheet[60]  # a line through the first pixels of all frames
     grey = tiles[(tiles == tiles[:, :1]).all(1) & (tiles[:, 0] < 250)][:, 0]
     shown = [int(level - 50) // 5 for level in np.unique(grey) if (level - 50) % 5 == 0]
     assert shown[0] == 0 and shown[-1] == count - 1
@@ -287,7 +292,7 @@ def test_a_strip_shows_frames_spread_over_time(tmp_path, count, height, width):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_says_the_same(toy, weights):
+def test_predictions_of_a_gpu_are_those_of_the_cpu(toy, weights):
     videos = videos_of(toy)[:2]
     for one, two in zip(
         predict(videos, weights, device="cuda", top=8, **QUICK),
