@@ -1,4 +1,4 @@
-"""Batch geometry: an experiment's (gpus, clips per gpu), played on any number of processes."""
+"""Batch plan: an experiment's (gpus, clips per gpu) on any number of processes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PER_CLIP = frozenset({"gn", "in", "ln", "frozen_bn"})
 
 
 def uses_batch_statistics(norm: str, clips_per_gpu: int) -> bool:
-    """Whether it matters to a norm which clips it sees together; to SN not with one clip per GPU.
+    """True if a norm's result depends on which clips it sees together.
 
     There SN runs without its batch part, see `engine.setup.build_network`.
     """
@@ -24,7 +24,7 @@ def uses_batch_statistics(norm: str, clips_per_gpu: int) -> bool:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which clips make a group, and which process passes which groups.
+    """Assignment of clips to groups, and of groups to the passes of processes.
 
     An experiment (gpus, clips_per_gpu) averages gradients over gpus x clips_per_gpu clips and takes
     batch statistics over groups of clips_per_gpu. W processes play gpus / W groups each, in one
@@ -38,7 +38,7 @@ class BatchPlan:
     rank: int = 0
     groups_per_pass: int = 1
     joint: bool = False
-    """Whether the passes of all processes are one group, of a synchronised norm."""
+    """True if the passes of all processes are one group, of a synchronised norm."""
 
     @property
     def total_batch(self) -> int:
@@ -85,7 +85,7 @@ class BatchPlan:
 
 
 def plan_batch(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) -> BatchPlan:
-    """The geometry of a run, or the reason why this hardware cannot honour it.
+    """Plan the batches of a run.
 
     Args:
         batch: the experiment.
@@ -124,7 +124,7 @@ def plan_batch(batch: BatchConfig, norm: str, processes: int, rank: int, videos:
 
 
 def check_mixing(config: RunConfig, plan: BatchPlan) -> None:
-    """See that mixup and CutMix find partners: clips are mixed within the experiment's groups.
+    """Check that mixup and CutMix find partners within the experiment's groups.
 
     Raises:
         SnvideoError: if groups are of one clip, or torn apart among processes.

@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there, and that say so themselves when they rot."""
+"""Atomic checkpoints with SHA-256 checksums."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from snvideo.atomic import sync_folder
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -20,8 +21,6 @@ BEST = "best.pt"
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a write fails with when there is no room left: on the disk, or for this user."""
-
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 
 
 class DamagedError(SnvideoError):
@@ -217,7 +216,7 @@ def load_weights(
 
 
 def _checksum(path: Path) -> Path:
-    """Where a checkpoint's checksum lies, in the format of the program sha256sum."""
+    """Path of a checkpoint's checksum, in the format of the program sha256sum."""
     return path.with_name(f"{path.name}.sha256")
 
 
@@ -229,7 +228,7 @@ def _checksum_lines(path: Path) -> list[str]:
 
 
 def _verify(path: Path) -> bool:
-    """Whether a file has a checksum, which then agrees.
+    """Verify a file by its checksum; False if it has none.
 
     Raises:
         DamagedError: if it does not agree.
@@ -278,7 +277,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         replaced = _checksum_lines(path) if path.exists() else []
         _place_text(_checksum(path), [line, *replaced])
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         if replaced:
             _place_text(_checksum(path), [line])
     except BaseException:
@@ -312,26 +311,13 @@ def _place_text(path: Path, lines: list[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _partial(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a loss of power, where the file system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
 
 
 # Removing ------------------------------------------------------------------------------------
@@ -355,7 +341,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """What a run that was killed while writing left behind: halves, and checksums of nothing."""
+    """Remove partial files and orphaned checksums of a run that was killed while writing."""
     for pattern in ("step_*.partial", f"{BEST}*.partial"):
         for path in folder.glob(pattern):
             _remove(path)

@@ -1,4 +1,4 @@
-"""Configuration of one run: what is trained on what, how, and how it is judged."""
+"""Configuration of one run, its stored form, and the difference between two."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -57,12 +57,12 @@ class OptimConfig(Section):
     """Decay per step of an exponential moving average of the weights, which is then what is
     validated and tested; 0: off."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """What becomes of a step whose loss or gradient is not finite: the run stops, or the step
+    """Treatment of a step whose loss or gradient is not finite: the run stops, or the step
     changes nothing, which costs a GPU a wait in every step."""
 
 
 class SpeedConfig(Section):
-    """How steps are made fast. Nothing here changes a result but by rounding; null is what pays on
+    """Speed switches. Nothing here changes a result but by rounding; null is what pays on
     the hardware at hand (see `engine.performance`)."""
 
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
@@ -72,7 +72,7 @@ class SpeedConfig(Section):
     compile: bool | None = None
     """torch.compile."""
     optimizer: Literal["auto", "fused", "foreach", "loop"] = "auto"
-    """How parameters are updated: by one kernel, by one per operation, or each by itself."""
+    """Update of the parameters: by one kernel, by one per operation, or each by itself."""
     prefetch: bool | None = None
     """Copy the next batch to the GPU, on a stream of its own, while this one is trained on."""
     deterministic: bool | None = None
@@ -102,7 +102,7 @@ class EarlyValidationConfig(Section):
 
 
 class LogConfig(Section):
-    """What a run says and keeps while it goes on."""
+    """Log lines, validations and checkpoints of a run."""
 
     every_steps: PositiveInt = 10
     validate_epochs: NonNegativeInt = 1

@@ -1,4 +1,4 @@
-"""An average of a network's weights over training steps."""
+"""Exponential moving average of a network's weights."""
 
 import copy
 

@@ -1,11 +1,29 @@
-"""What a run counts between two log lines."""
+"""Counters of a run: its progress, and metrics between two log lines."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+@dataclass
+class Progress:
+    """Counters of a run, stored with its checkpoints."""
+
+    step: int = 0
+    validated: int = 0
+    """The step at which the run was last validated."""
+    best_top1: float = -1.0
+    """Of all validations over the whole test split."""
+    best_step: int = 0
+    skipped: int = 0
+    """Steps that changed nothing because their gradient was not finite."""
+    replaced: int = 0
+    """Training clips whose video could not be read and was replaced by another."""
+    train_seconds: float = 0.0
 
 
 class MetricSums(NamedTuple):

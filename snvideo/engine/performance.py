@@ -1,4 +1,4 @@
-"""Speed switches: what they are set to where the config leaves the choice to the hardware."""
+"""Speed switches, set by the hardware where the config leaves them open."""
 
 from __future__ import annotations
 

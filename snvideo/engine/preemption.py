@@ -1,4 +1,4 @@
-"""Being asked to stop: by SIGTERM, as schedulers do before they take a machine back, or Ctrl-C."""
+"""Preemption: requests to stop, by SIGTERM of a scheduler or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from snvideo.errors import PreemptedError
 
 
 class Preemption:
-    """Whether this process has been asked to stop.
+    """State of the request to stop.
 
     A training step is never torn apart: between two of them the run looks at `asked`. What changes
     nothing and takes minutes, a validation, is broken off instead, see `breakable`.

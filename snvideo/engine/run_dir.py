@@ -24,6 +24,7 @@ from snvideo.engine.checkpoint import DISK_FULL
 from snvideo.engine.config import RunConfig, differences, read_stored
 from snvideo.engine.metrics_log import MetricsFile, TensorBoardLog, cut_lines
 from snvideo.errors import SnvideoError
+from snvideo.norm.kernels import description
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ PREEMPTED = "preempted"
 """In the run's folder: a file that says when the run was asked to stop, until it goes on."""
 
 
-def environment() -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware, number of threads and norm kernels of this process."""
     versions = {}
     for package in ("snvideo", "torch", "torchvision", "pytorchvideo", "decord", "av", "numpy"):
@@ -49,6 +50,7 @@ def environment() -> dict[str, Any]:
         "packages": versions,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "norm_kernels": description(device),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         if cuda
         else [],
@@ -218,7 +220,7 @@ class RunDir:
 
     def _environment(self, step: int) -> dict[str, Any]:
         """The environment of this session, and the list of all sessions."""
-        present = environment()
+        present = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         session = {
             "step": step,
             "time": _now(),

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and whether one takes far longer than usual."""
+"""Times of the phases of training steps, and a watchdog over them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class StepTimer:
         self._steps: list[list[tuple[str, float | torch.cuda.Event]]] = []
         self._usual: deque[float] = deque(maxlen=USUAL)
         self.phase, self.since = "between steps", time.monotonic()
-        """What the host is at, and since when."""
+        """The phase that the host is in, and since when."""
 
     def begin(self) -> None:
         """A step begins, with its data."""
@@ -117,13 +117,13 @@ def slowest(steps: list[Step], usual: float | None) -> int | None:
 
 
 def shares(step: Step) -> str:
-    """Where the time went, the longest first, as in `data 12.0 s, backward 0.8 s`."""
+    """Times of the phases, the longest first, as in `data 12.0 s, backward 0.8 s`."""
     parts = sorted(step.items(), key=lambda part: -part[1])
     return ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in parts if seconds >= 0.005)
 
 
 def workers_needed(steps: list[Step], workers: int) -> int | None:
-    """How many loader workers would keep up, if those that there are do not.
+    """Number of loader workers that would keep up, if those that there are do not.
 
     Batches that take W workers a whole step, waiting included, take 1 / (1 - waiting) times as many
     to be there in time.

@@ -23,6 +23,7 @@ from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
 from snvideo.models.cost import count_parameters, multiply_adds
 from snvideo.norm import importance
+from snvideo.norm.kernels import description
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,8 @@ def _log_start(trainer: Trainer) -> None:
         trainer.classes,
         trainer.total_steps,
     )
-    log.info("speed: %s; %d threads", trainer.speed, torch.get_num_threads())
+    kernels, threads = description(trainer.device), torch.get_num_threads()
+    log.info("speed: %s; %d threads; norm kernels: %s", trainer.speed, threads, kernels)
 
 
 def _test(trainer: Trainer, run_dir: RunDir, stop: Preemption) -> Results:

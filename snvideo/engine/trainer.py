@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from snvideo.engine.distributed import World, parallelize
 from snvideo.engine.ema import EMA
 from snvideo.engine.evaluator import Evaluation, evaluate_views, refresh_statistics
 from snvideo.engine.finite_check import FiniteCheck
-from snvideo.engine.metrics import NOTHING, MetricSums, TrainMetrics
+from snvideo.engine.metrics import NOTHING, MetricSums, Progress, TrainMetrics
 from snvideo.engine.optim import build_optimizer, freeze
 from snvideo.engine.performance import algorithms, autocast, choose, memory_format
 from snvideo.engine.publish import describe_weights
@@ -41,23 +40,6 @@ from snvideo.models.pretrained import WeightsMetadata, WeightsSource
 from snvideo.norm import kept_statistics, one_update, tracking_layers
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """Counters of a run, stored with its checkpoints."""
-
-    step: int = 0
-    validated: int = 0
-    """The step at which the run was last validated."""
-    best_top1: float = -1.0
-    """Of all validations over the whole test split."""
-    best_step: int = 0
-    skipped: int = 0
-    """Steps that changed nothing because their gradient was not finite."""
-    replaced: int = 0
-    """Training clips whose video could not be read and was replaced by another."""
-    train_seconds: float = 0.0
 
 
 class _Pass(NamedTuple):
@@ -110,7 +92,7 @@ class Trainer:
         self.model = build_network(config, self.classes)
         labels = self.train_index.labels
         self.report = source and start_from(self.model, source, config, labels, world)
-        """What became of the weights that this session has started from."""
+        """Of the weights that this session has started from."""
         self.started_from = self.report and self.report.summary()
         """The same in short, of the whole run."""
         self.model.to(self.device, memory_format=memory_format(config.speed))
