@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from scipy.special import stdtrit
+
 from snvideo.engine.results import Results
 from snvideo.study.comparability import averages_statistics, statistics_text
 from snvideo.study.runs import Geometry, StudyRun, by_cell, finished, norms_of
@@ -80,28 +82,8 @@ def confidence_interval(values: Sequence[float]) -> Interval:
         raise ValueError("an interval needs at least one value")
     if n == 1:
         return Interval(values[0], None, 1)
-    return Interval(fmean(values), _student_t(n - 1) * stdev(values) / math.sqrt(n), n)
-
-
-def _student_t(dof: int) -> float:
-    """The t within whose distance of 0 lies LEVEL of Student's distribution.
-
-    P(|T| < sqrt(dof) tan(angle)) is a finite sum for whole degrees of freedom: Abramowitz & Stegun,
-    26.7.3 and 26.7.4.
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        odd = dof % 2
-        term, total = math.cos(angle) if odd else 1.0, 0.0
-        for k in range(2 + odd, dof + 1, 2):
-            total += term
-            term *= math.cos(angle) ** 2 * (k - 1) / k
-        within = math.sin(angle) * total
-        if odd:
-            within = 2 / math.pi * (angle + within)
-        low, high = (angle, high) if within < LEVEL else (low, angle)
-    return math.sqrt(dof) * math.tan(low)
+    quantile = float(stdtrit(n - 1, (1 + LEVEL) / 2))
+    return Interval(fmean(values), quantile * stdev(values) / math.sqrt(n), n)
 
 
 def chance(results: Results) -> float:
