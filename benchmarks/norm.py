@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from snvideo.models import create_model
 from snvideo.models.registry import BACKBONES
 from snvideo.norm import SwitchNorm3d, create_norm
-from snvideo.norm.kernels import cpu
+from snvideo.norm.kernels.cpu import CPUKernels
 
 STAGES = {"res2": (64, 8, 56), "res3": (128, 4, 28), "res4": (256, 4, 14), "res5": (512, 4, 7)}
 """Channels within a block, frames, height and width; what a block returns has 4 times as many."""
@@ -263,7 +263,7 @@ def machine(setting: Setting) -> Row:
         "device": processor() if setting.device.type == "cpu" else torch.cuda.get_device_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "cpu_kernels": cpu.available(),
+        "cpu_kernels": CPUKernels().available(),
         "dtype": str(setting.dtype).removeprefix("torch."),
         "bandwidth": setting.bandwidth,
     }

@@ -52,7 +52,7 @@ from torch import nn
 
 from snvideo.models.cost import multiply_adds
 from snvideo.models.registry import BACKBONES
-from snvideo.norm.kernels import cpu
+from snvideo.norm.kernels.cpu import CPUKernels
 
 NORMS = ("bn", "sn", "gn")
 LONG = ("i3d_r50_32x2", "slowfast_r50_8x8")
@@ -267,7 +267,7 @@ def machine(setting: Setting) -> Row:
         "device": torch.cuda.get_device_name() if setting.gpu else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "cpu_kernels": cpu.available(),
+        "cpu_kernels": CPUKernels().available(),
         "steps in a turn": setting.steps,
         "peak": setting.peak,
     }

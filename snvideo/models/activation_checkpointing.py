@@ -1,7 +1,5 @@
 """Activation checkpointing of residual blocks."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from pytorchvideo.models.resnet import ResBlock
 from torch import Tensor, nn
@@ -45,10 +43,11 @@ def enable_activation_checkpointing(model: nn.Module) -> int:
     return count
 
 
-class _Checkpointed(nn.Module if TYPE_CHECKING else object):
+class _Checkpointed(nn.Module):
     """Mixin that runs a block's forward pass under activation checkpointing."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Output of the block, kept or computed again."""
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(x)
         # Blocks use no random numbers: generator states need not be kept.

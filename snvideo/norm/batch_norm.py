@@ -1,15 +1,16 @@
 """Batch Normalization over ghost groups and over processes."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from snvideo.norm.distributed import ProcessGroup, resolve_process_group
 from snvideo.norm.functional import switch_norm
 from snvideo.norm.switch_norm import check_input, grouping_repr, update_momentum
 
 
-class _Grouped(nn.modules.batchnorm._BatchNorm if TYPE_CHECKING else object):
+class _Grouped(_BatchNorm):
     """Mixin that takes the statistics of a BatchNorm over ghost groups or over processes.
 
     Batch Normalization is Switchable Normalization that trusts batch statistics alone, so it
@@ -27,9 +28,11 @@ class _Grouped(nn.modules.batchnorm._BatchNorm if TYPE_CHECKING else object):
         self.group_size, self.process_group = group_size, process_group
 
     def extra_repr(self) -> str:
+        """Settings of the layer."""
         return super().extra_repr() + grouping_repr(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize x, (N, C, ...)."""
         process_group = resolve_process_group(self.process_group) if self.training else None
         groups = self.training and self.group_size not in (None, len(x))
         if process_group is None and not groups:

@@ -51,6 +51,7 @@ class _AllGather(Function):
 
     @staticmethod
     def forward(ctx: Any, vector: Tensor, process_group: ProcessGroup) -> Tensor:
+        """Rows of all processes, (processes, length)."""
         ctx.process_group = process_group
         vectors = [torch.empty_like(vector) for _ in range(process_group.size())]
         dist.all_gather(vectors, vector, group=process_group)
@@ -58,7 +59,7 @@ class _AllGather(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        # Every process has used this one's vector: sum over processes, take the row of this one.
+        """Gradient of this process's vector, which every process has used."""
         gradient = all_reduce_sum(gradient.contiguous(), ctx.process_group)
         return gradient[ctx.process_group.rank()], None
 
@@ -68,6 +69,7 @@ class _AllReduceSum(Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, process_group: ProcessGroup) -> Tensor:
+        """Sum over processes."""
         ctx.process_group = process_group
         total = value.clone()
         dist.all_reduce(total, group=process_group)
@@ -75,6 +77,7 @@ class _AllReduceSum(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Sum of the gradients over processes."""
         return all_reduce_sum(gradient, ctx.process_group), None
 
 

@@ -27,28 +27,25 @@ MAX_GROUPS = 32
 def _group_norm(
     num_features: int, eps: float = 1e-5, momentum: float = 0.1, *, max_groups: int = MAX_GROUPS
 ) -> nn.GroupNorm:
-    """Group Normalization in the signature of Batch Normalization; it has no use for momentum.
-
-    Narrow networks have widths that 32 does not divide: the greatest common divisor always does.
-    """
+    """Group Normalization in the signature of Batch Normalization; it has no use for momentum."""
+    # Narrow networks have widths that 32 does not divide: the greatest common divisor always does.
     return nn.GroupNorm(gcd(max_groups, num_features), num_features, eps)
 
 
-def _over_processes(*layers: NormLayer) -> tuple[NormLayer, ...]:
-    return tuple(partial(layer, process_group="world") for layer in layers)
+def _each(layers: tuple[NormLayer, ...], **options: Any) -> tuple[NormLayer, ...]:
+    return tuple(partial(layer, **options) for layer in layers)
 
 
-_BY_DIMS: dict[str, tuple[NormLayer, NormLayer, NormLayer]] = {
-    "sn": (SwitchNorm1d, SwitchNorm2d, SwitchNorm3d),
-    "bn": (BatchNorm1d, BatchNorm2d, BatchNorm3d),
+_SN = (SwitchNorm1d, SwitchNorm2d, SwitchNorm3d)
+_BN = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+_BY_DIMS: dict[str, tuple[NormLayer, ...]] = {
+    "sn": _SN,
+    "bn": _BN,
     "gn": (_group_norm,) * 3,
-    "in": tuple(
-        partial(layer, affine=True)
-        for layer in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-    ),
+    "in": _each((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), affine=True),
     "ln": (partial(_group_norm, max_groups=1),) * 3,
-    "syncsn": _over_processes(SwitchNorm1d, SwitchNorm2d, SwitchNorm3d),
-    "syncbn": _over_processes(BatchNorm1d, BatchNorm2d, BatchNorm3d),
+    "syncsn": _each(_SN, process_group="world"),
+    "syncbn": _each(_BN, process_group="world"),
     "frozen_bn": (FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d),
 }
 
@@ -91,11 +88,9 @@ def _dims(layer: nn.Module, default: int) -> int:
 
 
 def _carry_over(old: nn.Module, new: nn.Module) -> None:
-    """Copy what means the same in both: weight and bias, and batch statistics where both hold them.
-
-    BatchNorm stores an unbiased variance and SwitchNorm a biased one: a factor of 1 - 1/count,
-    forgotten as soon as statistics are averaged for evaluation.
-    """
+    """Copy the parameters, and the batch statistics where both hold them."""
+    # BatchNorm stores an unbiased variance and SwitchNorm a biased one: a factor of 1 - 1/count,
+    # forgotten as soon as statistics are averaged for evaluation.
     names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     with torch.no_grad():
         for name in (*names, "mean_logits", "var_logits"):
@@ -131,11 +126,9 @@ def convert_norm(
         for child_name, old in list(parent.named_children()):
             if not isinstance(old, _CHANNEL_NORMS):
                 continue
-            after = list(old.children())
             channels = old.num_channels if isinstance(old, nn.GroupNorm) else old.num_features
             create = create_norm(norm, _dims(old, dims), **options)
-            momentum = getattr(old, "momentum", 0.1)
-            new = create(num_features=channels, eps=old.eps, momentum=momentum)
+            new = create(channels, eps=old.eps, momentum=getattr(old, "momentum", 0.1))
             if repr(new) == repr(old):  # the class and all its settings
                 continue
             _carry_over(old, new)
@@ -144,6 +137,7 @@ def convert_norm(
             layer = f"{parent_name}.{child_name}" if parent_name else child_name
             replaced.append(Replacement(layer, type(old).__name__, type(new).__name__))
             # Some libraries' norms hold the activation that follows, as timm's BatchNormAct2d does.
+            after = list(old.children())
             stand_in = nn.Sequential(new, *after) if after else new
             setattr(parent, child_name, stand_in.train(old.training))
     return replaced

@@ -1,11 +1,12 @@
 """Batch Normalization that is not trained: the usual way to fine-tune with few clips per GPU."""
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class _Frozen(nn.modules.batchnorm._BatchNorm if TYPE_CHECKING else object):
+class _Frozen(_BatchNorm):
     """Mixin that makes a BatchNorm a fixed affine map: stored statistics, nothing trainable."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -14,6 +15,7 @@ class _Frozen(nn.modules.batchnorm._BatchNorm if TYPE_CHECKING else object):
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode."""
         return super().train(False)
 
 

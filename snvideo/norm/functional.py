@@ -54,12 +54,15 @@ def switch_norm(
             groups and processes to take batch statistics over.
     """
     batch_part = len(mean_logits) == 3
-    own = batch_part and (training or running_mean is None)
+    stored = None
+    if batch_part and not training and running_mean is not None and running_var is not None:
+        stored = running_mean, running_var
     grouped = batch_part and training
-    y, batch = (autograd if _use_kernels(x) else reference).normalize(
+    normalize = autograd.normalize_by_kernels if _use_kernels(x) else reference.normalize
+    y, batch = normalize(
         x,
-        *(weight, bias, mean_logits, var_logits),
-        (running_mean, running_var) if batch_part and not own else None,
+        reference.Parameters(weight, bias, mean_logits, var_logits),
+        stored,
         _groups(len(x), group_size, process_group) if grouped else 1,
         process_group if grouped else None,
         eps,
@@ -90,11 +93,14 @@ def batch_statistics(
         moments = torch.stack(reference.instance_moments(wide)).double()
         mean, variance = tables.batch_moments(moments, groups)
     else:
-        _, _, (mean, variance) = kernels.statistics(x, groups)
-    count: int | Tensor = x.numel() // (groups * x.shape[1])
+        batch = kernels.statistics(x, groups).batch
+        assert batch is not None
+        mean, variance = batch
+    values = x.numel() // (groups * x.shape[1])
+    count: int | Tensor = values
     if process_group is not None:
-        mean, variance, share = global_moments(mean, variance, count, process_group)
-        count = count / share
+        mean, variance, share = global_moments(mean, variance, values, process_group)
+        count = values / share
     return reference.BatchStatistics(mean, variance, count)
 
 

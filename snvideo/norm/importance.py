@@ -44,33 +44,22 @@ def importance_table(model: nn.Module) -> str:
         0       0.00            33.3   33.3   33.3                33.3   33.3   33.3
         mean                    33.3   33.3   33.3                33.3   33.3   33.3
     """
-    parts = ("instance", "layer", "batch")
     found = importance(model)
-    head = ("layer", "depth", "mean: instance", *parts[1:], "variance: instance", *parts[1:])
-    rows = [(entry.layer, f"{entry.depth:.2f}", *_cells(entry)) for entry in found]
-    if found:
-        columns = zip(*map(_percent, found), strict=True)
-        average = [sum(column) / len(found) for column in columns]
-        rows.append(("mean", "", *(f"{value:.1f}" for value in average)))
-    table = [head, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    )
-
-
-def _percent(entry: Importance) -> list[float]:
-    """Six percentages; a batch part that is not there counts as nothing."""
-    return [100 * ratio for ratios in entry[2:] for ratio in (*ratios, 0.0)[:3]]
-
-
-def _cells(entry: Importance) -> list[str]:
-    missing = len(entry.mean) == 2
-    return [
-        "-" if missing and column % 3 == 2 else f"{value:.1f}"
-        for column, value in enumerate(_percent(entry))
+    parts = ("layer", "batch")
+    table: list[tuple[str, ...]] = [
+        ("layer", "depth", "mean: instance", *parts, "variance: instance", *parts)
     ]
+    ratios = [(*entry.mean, 0.0)[:3] + (*entry.variance, 0.0)[:3] for entry in found]
+    for entry, row in zip(found, ratios, strict=True):
+        cells = [f"{100 * ratio:.1f}" for ratio in row]
+        if len(entry.mean) == 2:
+            cells[2] = cells[5] = "-"
+        table.append((entry.layer, f"{entry.depth:.2f}", *cells))
+    if found:
+        means = (100 * sum(column) / len(found) for column in zip(*ratios, strict=True))
+        table.append(("mean", "", *(f"{mean:.1f}" for mean in means)))
+    first, *widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join([name.ljust(first), *map(str.rjust, cells, widths)]).rstrip()
+        for name, *cells in table
+    )

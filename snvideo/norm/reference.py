@@ -28,6 +28,17 @@ from torch import Tensor
 from snvideo.norm.distributed import ProcessGroup, global_moments
 
 
+class Parameters(NamedTuple):
+    """Learned parameters of a layer."""
+
+    weight: Tensor | None
+    """(C,), as the bias."""
+    bias: Tensor | None
+    mean_logits: Tensor
+    """(3,), in the order instance, layer, batch; or (2,) without the batch part."""
+    var_logits: Tensor
+
+
 class BatchStatistics(NamedTuple):
     """Batch statistics of every group of samples, without gradients."""
 
@@ -64,10 +75,7 @@ def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def normalize(
     x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean_logits: Tensor,
-    var_logits: Tensor,
+    parameters: Parameters,
     stored: tuple[Tensor, Tensor] | None,
     groups: int,
     process_group: ProcessGroup | None,
@@ -77,8 +85,7 @@ def normalize(
 
     Args:
         x: (N, C, \\*S), floating point.
-        weight, bias: (C,) or None.
-        mean_logits, var_logits: (3,), instance, layer, batch; or (2,) without the batch part.
+        parameters: of the layer.
         stored: (C,) mean and variance to stand for the batch part, or None to take those of x.
         groups: number of equal groups of samples, each with batch statistics of its own.
         process_group: the processes whose batches are one; None: this one alone.
@@ -87,6 +94,7 @@ def normalize(
     Returns:
         y of the shape and dtype of x, and the batch statistics where they are those of x.
     """
+    weight, bias, mean_logits, var_logits = parameters
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean_in, var_in = (table.unflatten(0, (groups, -1)) for table in instance_moments(wide))
     others = [total_moments(mean_in, var_in, dim=2)]  # layer
@@ -94,10 +102,11 @@ def normalize(
     if len(mean_logits) == 3:
         if stored is None:
             mean, var = total_moments(mean_in, var_in, dim=1)
-            count: int | Tensor = mean_in.shape[1] * (x.numel() // (x.shape[0] * x.shape[1]))
+            values = mean_in.shape[1] * (x.numel() // (x.shape[0] * x.shape[1]))
+            count: int | Tensor = values
             if process_group is not None:
-                mean, var, share = global_moments(mean, var, count, process_group)
-                count = count / share
+                mean, var, share = global_moments(mean, var, values, process_group)
+                count = values / share
             batch = BatchStatistics(mean.detach().squeeze(1), var.detach().squeeze(1), count)
         others.append(stored or (mean, var))
 

@@ -6,7 +6,7 @@ keeps them takes part, whoever wrote it.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -16,26 +16,28 @@ from snvideo.norm.distributed import resolve_process_group
 from snvideo.norm.functional import batch_statistics
 from snvideo.norm.reference import BatchStatistics
 
-
-def tracking_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model whose running batch statistics are to be kept up to date, in the order
-    of its modules."""
-    return [module for module in model.modules() if _tracks(module)]
+TrackingLayer: TypeAlias = Any
+"""A module with running_mean, running_var, num_batches_tracked and momentum, of any class."""
 
 
-def _tracks(module: nn.Module) -> bool:
-    """One whose parameters are all frozen keeps its statistics, too."""
-    own = list(module.parameters(recurse=False))
-    return (
-        isinstance(getattr(module, "running_mean", None), Tensor)
-        and hasattr(module, "momentum")
-        and (not own or any(parameter.requires_grad for parameter in own))
-    )
+def tracking_layers(model: nn.Module) -> list[TrackingLayer]:
+    """Layers whose running batch statistics are to be kept up to date, in the model's order.
+
+    Layers whose parameters are all frozen keep their statistics, too.
+    """
+
+    def tracks(module: nn.Module) -> bool:
+        own = list(module.parameters(recurse=False))
+        is_trained = not own or any(parameter.requires_grad for parameter in own)
+        has_statistics = isinstance(getattr(module, "running_mean", None), Tensor)
+        return has_statistics and hasattr(module, "momentum") and is_trained
+
+    return [module for module in model.modules() if tracks(module)]
 
 
 @contextmanager
-def _momentum_one(layers: list[nn.Module]) -> Iterator[None]:
-    """Within, the running statistics of the layers *are* the batch statistics of the last pass."""
+def _momentum_one(layers: list[TrackingLayer]) -> Iterator[None]:
+    """Make running statistics the batch statistics of the last pass."""
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 1.0
@@ -47,8 +49,8 @@ def _momentum_one(layers: list[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def kept_statistics(layers: list[nn.Module]) -> Iterator[None]:
-    """Put the running statistics of the layers back as they were, whatever happens within."""
+def kept_statistics(layers: list[TrackingLayer]) -> Iterator[None]:
+    """Restore the running statistics of the layers at the end."""
     names = ("running_mean", "running_var", "num_batches_tracked")
     buffers = [b for layer in layers for n in names if (b := getattr(layer, n)) is not None]
     kept = [buffer.clone() for buffer in buffers]
@@ -69,13 +71,11 @@ def _over_processes(sums: list[Tensor]) -> None:
 
 
 class StepStatistics:
-    """What the passes of one optimizer step found, see `one_update`."""
+    """Batch statistics of the passes of one optimizer step, see `one_update`."""
 
     def __init__(self, buffers: list[Tensor]) -> None:
-        self._buffers = buffers
+        self._buffers, self.passes, self.cancelled = buffers, 0, False
         self.sums: list[Tensor] = []
-        self.passes = 0
-        self.cancelled = False
 
     def collect(self) -> None:
         """To be called after every forward pass."""
@@ -91,7 +91,7 @@ class StepStatistics:
 
 
 @contextmanager
-def one_update(layers: list[nn.Module]) -> Iterator[StepStatistics]:
+def one_update(layers: list[TrackingLayer]) -> Iterator[StepStatistics]:
     """Make the passes of one optimizer step count as one update of the running statistics.
 
     A step of k passes on W processes would otherwise move the running statistics k times, and
@@ -119,14 +119,13 @@ def one_update(layers: list[nn.Module]) -> Iterator[StepStatistics]:
 class _LayerSums:
     """Sums over the groups that reached one layer, in float64."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        shape, device = layer.running_mean.shape, layer.running_mean.device
-        self.weight = torch.zeros(1, dtype=torch.float64, device=device)
-        self.mean, self.square, self.variance = (
-            torch.zeros(shape, dtype=torch.float64, device=device) for _ in range(3)
-        )
+    def __init__(self, layer: TrackingLayer) -> None:
+        zeros = torch.zeros_like(layer.running_mean, dtype=torch.float64)
+        self.mean, self.square, self.variance = zeros, zeros.clone(), zeros.clone()
+        self.weight = zeros.new_zeros(1)
 
     def tensors(self) -> list[Tensor]:
+        """Every sum."""
         return [self.weight, self.mean, self.square, self.variance]
 
     def add(self, batch: BatchStatistics, weight: float | Tensor) -> None:
@@ -144,15 +143,13 @@ def average_statistics(
 ) -> int:
     """Replace running statistics by those of some training batches, with the weights frozen.
 
-    Moving averages are a poor estimate with few clips a group. The SN paper evaluates with batch
-    averages (arXiv 1806.10779, section 3.1); precise Batch Normalization combines them into
-    those of the population (Wu & Johnson, arXiv 2105.07576, section 3).
+    The SN paper evaluates with batch averages (arXiv 1806.10779, section 3.1); precise Batch
+    Normalization combines them into those of the population (Wu & Johnson, arXiv 2105.07576,
+    section 3). Moving averages are a poor estimate with few clips a group.
 
-    Statistics are those of what a layer receives, taken as it takes them while training: over the
-    batch, its ghost groups, or the batches of all processes. So they are exact layer by layer, for
-    every norm that holds running statistics, whoever wrote it. Mode, gradients and, as dropout is
-    off, random number generators are left as found. On several processes each passes its own share
-    of the batches, and all end with the same statistics.
+    Every layer's statistics are those of its input, taken as while training: over the batch, its
+    ghost groups, or the batches of all processes. Mode, gradients and random number generators are
+    left as found. Each process passes its own share of the batches; all end with the same.
 
     Args:
         model: any model; norms without running statistics are left alone.
@@ -169,7 +166,7 @@ def average_statistics(
         return 0
     sums = {layer: _LayerSums(layer) for layer in layers}
 
-    def collect(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def collect(layer: TrackingLayer, inputs: tuple[Tensor, ...]) -> None:
         if not layer.training:  # frozen: it keeps its statistics
             return
         process_group = getattr(layer, "process_group", None)
@@ -197,12 +194,11 @@ def average_statistics(
     count = torch.tensor([passed], dtype=torch.float64, device=layers[0].running_mean.device)
     _over_processes([count, *(t for layer in layers for t in sums[layer].tensors())])
     for layer in layers:
-        total = sums[layer]
-        if total.weight > 0:
-            mean = total.mean / total.weight
-            variance = total.variance / total.weight
+        weight, *totals = sums[layer].tensors()
+        if weight > 0:
+            mean, square, variance = (total / weight for total in totals)
             if kind == "population":
-                variance = variance + (total.square / total.weight - mean.square()).clamp_min(0)
+                variance = variance + (square - mean.square()).clamp_min(0)
             layer.running_mean.copy_(mean)
             layer.running_var.copy_(variance)
     return int(count)

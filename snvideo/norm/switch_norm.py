@@ -82,6 +82,9 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
     BATCH_START = 5.0
     """Logit of the batch part, against 0 of the others, for start="batch": exp(5) to 1 to 1."""
 
+    _ranks: tuple[int, ...] = ()
+    """Numbers of dimensions that an input may have; none for any."""
+
     def __init__(
         self,
         num_features: int,
@@ -98,9 +101,7 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
         dtype: torch.dtype | None = None,
     ) -> None:
         if start == "batch" and not use_batch:
-            raise ValueError(
-                "start='batch' needs use_batch=True: there is no batch part to lean to"
-            )
+            raise ValueError("start='batch' needs use_batch=True: there is no batch part")
         placed: dict[str, Any] = {"device": device, "dtype": dtype}
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats and use_batch, **placed
@@ -113,25 +114,31 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
 
     def reset_logits(self) -> None:
         """Set the importance logits to their start."""
-        for logits in (self.mean_logits, self.var_logits):
-            nn.init.zeros_(logits)
-            if self.start == "batch":
-                with torch.no_grad():
+        with torch.no_grad():
+            for logits in (self.mean_logits, self.var_logits):
+                logits.zero_()
+                if self.start == "batch":
                     logits[2] = self.BATCH_START
 
     def reset_parameters(self) -> None:
+        """Set all parameters and running statistics to their start."""
         super().reset_parameters()
         if hasattr(self, "mean_logits"):  # the base class resets before the logits exist
             self.reset_logits()
 
     def extra_repr(self) -> str:
+        """Settings of the layer."""
         return f"{super().extra_repr()}, use_batch={self.use_batch}{grouping_repr(self)}"
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2:
             raise ValueError(f"expected at least 2D input (got {x.dim()}D input)")
+        if self._ranks and x.dim() not in self._ranks:
+            expected = " or ".join(f"{rank}D" for rank in self._ranks)
+            raise ValueError(f"expected {expected} input (got {x.dim()}D input)")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalize x, (N, C, ...)."""
         self._check_input_dim(x)
         check_input(self, x)
         return switch_norm(
@@ -149,22 +156,16 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
 class SwitchNorm1d(SwitchNorm):
     """`SwitchNorm` over (N, C) or (N, C, L)."""
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() not in (2, 3):
-            raise ValueError(f"expected 2D or 3D input (got {x.dim()}D input)")
+    _ranks = (2, 3)
 
 
 class SwitchNorm2d(SwitchNorm):
     """`SwitchNorm` over (N, C, H, W)."""
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() != 4:
-            raise ValueError(f"expected 4D input (got {x.dim()}D input)")
+    _ranks = (4,)
 
 
 class SwitchNorm3d(SwitchNorm):
     """`SwitchNorm` over (N, C, T, H, W)."""
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() != 5:
-            raise ValueError(f"expected 5D input (got {x.dim()}D input)")
+    _ranks = (5,)

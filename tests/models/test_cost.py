@@ -9,13 +9,13 @@ from snvideo.models import create_model
 from snvideo.models.activation_checkpointing import enable_activation_checkpointing
 from snvideo.models.cost import Cost, activation_bytes, cost, count_parameters, multiply_adds
 from snvideo.norm import NORMS
-from snvideo.norm.kernels import cpu
+from snvideo.norm.kernels.cpu import CPUKernels
 from tests.models.test_registry import SIZES, on_meta
 
 CLIPS = (4, 3, 8, 32, 32)
 GROUPS = [(norm, {}) for norm in NORMS] + [(norm, {"group_size": 2}) for norm in ("sn", "bn")]
 needs_kernels = pytest.mark.skipif(
-    not cpu.available(), reason="without the kernels SN keeps more than is counted"
+    not CPUKernels().available(), reason="without the kernels SN keeps more than is counted"
 )
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from snvideo.norm.kernels.cpu import available
+from snvideo.norm.kernels.cpu import CPUKernels
 
-PATHS = ["plain", "kernels"] if available() else ["plain"]
+PATHS = ["plain", "kernels"] if CPUKernels().available() else ["plain"]
 
 
 @contextmanager
@@ -15,5 +15,5 @@ def path_of(name: str) -> Iterator[None]:
     if name == "kernels":
         yield
     else:
-        with mock.patch("snvideo.norm.kernels.cpu.available", lambda: False):
+        with mock.patch.object(CPUKernels, "available", lambda kernels: False):
             yield

@@ -20,10 +20,10 @@ from snvideo.norm import (
     average_statistics,
     create_norm,
 )
-from snvideo.norm.kernels import cpu
+from snvideo.norm.kernels.cpu import CPUKernels
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-needs_kernels = pytest.mark.skipif(not cpu.available(), reason="no kernels were compiled")
+needs_kernels = pytest.mark.skipif(not CPUKernels().available(), reason="no kernels were compiled")
 
 GhostBatchNorm3d = partial(create_norm("bn"), group_size=2)
 Make = Callable[[int], nn.Module]
@@ -237,7 +237,7 @@ def test_shapes_are_found_without_memory(make):
 def kernels(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> Iterator[None]:
     with monkeypatch.context() as patch:
         if not wanted:
-            patch.setattr(cpu, "available", lambda: False)
+            patch.setattr(CPUKernels, "available", lambda kernels: False)
         yield
 
 

@@ -1,16 +1,53 @@
 """Kernels of Switchable Normalization for each device."""
 
-import torch
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from snvideo.norm.kernels.tables import Mixture, Moments, TableGradients
+from snvideo.norm.reference import Parameters
 
 
-def description(device: torch.device | str) -> str:
-    """Name the kernels that run on a device, for logs and reports."""
-    from snvideo.norm.kernels import cpu, cuda  # they import this package
+class Kernels(ABC):
+    """The four stages of Switchable Normalization on one kind of device.
 
-    kind = torch.device(device).type
-    if kind == "cpu" and cpu.available():
-        return "C++"
-    if kind == "cuda" and cuda.available():
-        return "Triton"
-    reason = "no compiled library, about four times slower" if kind == "cpu" else "slower"
-    return f"plain PyTorch operations: {reason}"
+    Each is one pass over x, which is (N, C, \\*S), floating point, of any memory format.
+    """
+
+    @abstractmethod
+    def available(self) -> bool:
+        """True if the kernels run on this machine."""
+
+    @abstractmethod
+    def statistics(self, x: Tensor, groups: int | None) -> Moments:
+        """Moments of x, with those of `groups` equal groups of consecutive samples, unless None."""
+
+    @abstractmethod
+    def normalized(
+        self, x: Tensor, moments: Moments, parameters: Parameters, eps: float
+    ) -> tuple[Tensor, Mixture]:
+        """y = (x - center) * scale + shift, in the dtype and memory format of x, and the mixture.
+
+        Arguments are those of `tables.mixture`.
+        """
+
+    @abstractmethod
+    def table_gradients(
+        self, dy: Tensor, x: Tensor, moments: Moments, mixture: Mixture, parameters: Parameters
+    ) -> TableGradients:
+        """Gradients of the parameters and moments, from the sums of dy and of dy * (x - center)."""
+
+    @abstractmethod
+    def x_gradient(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        moments: Moments,
+        scale: Tensor,
+        dinstance: Tensor,
+        dbatch: Tensor | None,
+    ) -> Tensor:
+        """dx = dy * scale + (x - center) * slope + level, in the dtype and memory format of x.
+
+        `scale` is that of the mixture; other arguments are those of `tables.slope_and_level`.
+        """

@@ -1,8 +1,7 @@
 """Switchable Normalization with its derivatives by hand: two passes over x forward, two backward.
 
-Written in plain operations, autograd would keep and revisit a handful of tensors as large as x.
-Here only x is kept, as by Batch Normalization. Forward it is read for the moments of every sample
-and channel, and for
+Autograd would keep a handful of tensors as large as x; here only x is kept, as by Batch
+Normalization. Forward it is read for the moments of every sample and channel, and for
 
     y = (x - center) * scale + shift,
 
@@ -10,11 +9,9 @@ backward for the sums of dy and of dy * (x - center), and for
 
     dx = dy * scale + (x - center) * slope + level.
 
-All between them is arithmetic on tables of one value per sample and channel. What the tables mean
-is in `snvideo.norm.kernels.tables`; the kernels that do the work are those of the device.
+All between them is arithmetic on the tables of `snvideo.norm.kernels.tables`.
 """
 
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,32 +21,34 @@ from torch.nn import Parameter
 
 from snvideo.norm import reference
 from snvideo.norm.distributed import ProcessGroup, all_reduce_sum, global_moments
-from snvideo.norm.kernels import cpu, cuda
+from snvideo.norm.kernels import Kernels
+from snvideo.norm.kernels.cpu import CPUKernels
+from snvideo.norm.kernels.cuda import CUDAKernels
+from snvideo.norm.kernels.tables import Mixture, Moments
+from snvideo.norm.reference import BatchStatistics, Parameters
+
+KERNELS: dict[str, Kernels] = {"cpu": CPUKernels(), "cuda": CUDAKernels()}
 
 
-def kernels_for(x: Tensor) -> ModuleType | None:
+def kernels_for(x: Tensor) -> Kernels | None:
     """The kernels written for the device of x, or None where there are none."""
     if type(x) not in (Tensor, Parameter):  # a class of its own may have no memory, as FakeTensor
         return None
-    kernels = {"cpu": cpu, "cuda": cuda}.get(x.device.type)
+    kernels = KERNELS.get(x.device.type)
     return kernels if kernels is not None and kernels.available() else None
 
 
-def normalize(
+def normalize_by_kernels(
     x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean_logits: Tensor,
-    var_logits: Tensor,
+    parameters: Parameters,
     stored: tuple[Tensor, Tensor] | None,
     groups: int,
     process_group: ProcessGroup | None,
     eps: float,
-) -> tuple[Tensor, reference.BatchStatistics | None]:
+) -> tuple[Tensor, BatchStatistics | None]:
     """As `reference.normalize`; batch statistics are float64."""
-    inputs = (x, weight, bias, mean_logits, var_logits)
-    y, *batch = _Normalize.apply(*inputs, stored, groups, process_group, eps)
-    return y, reference.BatchStatistics(*batch) if batch else None
+    y, *batch = _Normalize.apply(x, *parameters, stored, groups, process_group, eps)
+    return y, BatchStatistics(*batch) if batch else None
 
 
 class _Normalize(Function):
@@ -68,62 +67,65 @@ class _Normalize(Function):
         process_group: ProcessGroup | None,
         eps: float,
     ) -> tuple[Any, ...]:
-        kernels, logits = kernels_for(x), (mean_logits, var_logits)
+        """y; and of batch statistics of x their mean, variance and count."""
+        kernels, parameters = kernels_for(x), Parameters(weight, bias, mean_logits, var_logits)
+        assert kernels is not None
         own = len(mean_logits) == 3 and stored is None
-        center, moments, batch = kernels.statistics(x, groups if own else None)
-        count = x.numel() // (groups * x.shape[1])
+        moments = kernels.statistics(x, groups if own else None)
+        values = x.numel() // (groups * x.shape[1])
+        count: int | Tensor = values
         ctx.share = groups / len(x)  # of a sample in its batch
         if stored is not None:
-            batch = torch.stack(stored)[:, None].double()
-        elif own and process_group is not None:
-            mean, variance, held = global_moments(*batch, count, process_group)
-            batch, count, ctx.share = torch.stack((mean, variance)), count / held, ctx.share * held
-        y, scale, offset, rstd = kernels.normalized(
-            x, center, moments, batch, weight, bias, *logits, eps
-        )
-        tables = center, moments, batch, scale, offset, rstd
-        ctx.save_for_backward(x, weight, bias, *logits, *tables)
+            moments = moments._replace(batch=torch.stack(stored)[:, None].double())
+        elif moments.batch is not None and process_group is not None:
+            mean, variance = moments.batch
+            mean, variance, held = global_moments(mean, variance, values, process_group)
+            moments = moments._replace(batch=torch.stack((mean, variance)))
+            count, ctx.share = values / held, ctx.share * held
+        y, mixture = kernels.normalized(x, moments, parameters, eps)
+        ctx.save_for_backward(x, *parameters, *moments, *mixture)
         ctx.stored, ctx.groups, ctx.process_group, ctx.eps = stored, groups, process_group, eps
-        if not own:
+        if not own or moments.batch is None:
             return (y,)
-        mean, variance = batch.unbind()
+        mean, variance = moments.batch.unbind()
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance, count
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean_logits, var_logits, *tables = ctx.saved_tensors
+        """Gradients of x and of the parameters."""
+        x, *saved = ctx.saved_tensors
+        parameters, moments = Parameters(*saved[:4]), Moments(*saved[4:7])
         if torch.is_grad_enabled():
-            return _again(ctx, (x, weight, bias, mean_logits, var_logits), dy)
-        center, moments, batch, scale, offset, rstd = tables
-        kernels = kernels_for(x)
-        dweight, dbias, dlogits, dinstance, dbatch = kernels.table_gradients(
-            dy, x, center, moments, batch, offset, rstd, weight, mean_logits, var_logits
-        )
+            return _differentiable_gradients(ctx, x, parameters, dy)
+        kernels, mixture = kernels_for(x), Mixture(*saved[7:])
+        assert kernels is not None
+        found = kernels.table_gradients(dy, x, moments, mixture, parameters)
         dx = None
         if ctx.needs_input_grad[0]:
-            if ctx.stored is not None:
-                dbatch = None  # constants pass nothing on
-            elif dbatch is not None:
+            dbatch = None if ctx.stored is not None else found.batch  # constants pass nothing on
+            if dbatch is not None:
                 if ctx.process_group is not None:
                     dbatch = all_reduce_sum(dbatch, ctx.process_group)
                 dbatch = dbatch * ctx.share
-            dx = kernels.x_gradient(dy, x, center, scale, moments, batch, dinstance, dbatch)
+            dx = kernels.x_gradient(dy, x, moments, mixture.scale, found.instance, dbatch)
+        gradients = (found.weight, found.bias, *found.logits)
         return (
             dx,
-            None if weight is None else dweight.to(weight.dtype),
-            None if bias is None else dbias.to(bias.dtype),
-            *(gradient.to(mean_logits.dtype) for gradient in dlogits),
+            *(
+                None if parameter is None else gradient.to(parameter.dtype)
+                for parameter, gradient in zip(parameters, gradients, strict=True)
+            ),
             *(None,) * 4,
         )
 
 
-def _again(ctx: Any, inputs: tuple[Tensor | None, ...], dy: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiable_gradients(
+    ctx: Any, x: Tensor, parameters: Parameters, dy: Tensor
+) -> tuple[Tensor | None, ...]:
     """The gradients as functions of the inputs, for a second derivative: by the plain formulas."""
-    y, _ = reference.normalize(*inputs, ctx.stored, ctx.groups, ctx.process_group, ctx.eps)
-    wanted = [i for i, needed in enumerate(ctx.needs_input_grad[:5]) if needed]
-    found = torch.autograd.grad(y, [inputs[i] for i in wanted], dy, create_graph=True)
-    gradients: list[Tensor | None] = [None] * 9
-    for i, gradient in zip(wanted, found, strict=True):
-        gradients[i] = gradient
-    return tuple(gradients)
+    y, _ = reference.normalize(x, parameters, ctx.stored, ctx.groups, ctx.process_group, ctx.eps)
+    needed = list(zip((x, *parameters), ctx.needs_input_grad, strict=False))
+    wanted = [tensor for tensor, is_needed in needed if is_needed and tensor is not None]
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+    return (*(next(found) if is_needed else None for _, is_needed in needed), *(None,) * 4)

@@ -1,22 +1,25 @@
-"""The four stages of Switchable Normalization on a CPU, in C++ (`cpp/stages.cpp`).
+"""Kernels for CPUs, in C++ (`cpp/stages.cpp`).
 
-The C++ is compiled when snvideo is installed, where there is a compiler; without one `available` is
-false and plain operations do the work.
+The C++ is compiled when snvideo is installed, where there is a compiler; without one plain
+operations do the work.
 """
 
 import ctypes
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
+from snvideo.norm.kernels import Kernels
+from snvideo.norm.kernels.tables import Mixture, Moments, TableGradients
+from snvideo.norm.reference import Parameters
 
 
 class _Sizes(ctypes.Structure):
-    """struct Sizes in cpp/kernels.h."""
+    """struct Sizes in cpp/common.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("n", "c", "l", "groups", "logits")),
@@ -27,10 +30,12 @@ class _Sizes(ctypes.Structure):
 
 
 _POINTERS = {"statistics": 4, "normalized": 12, "table_gradients": 15, "x_gradient": 9}
+"""Tensors that the functions of the library take."""
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def _library() -> dict[tuple[str, torch.dtype], Callable[..., None]] | None:
+    """Functions by name and dtype; None without a library."""
     files = (Path(__file__).with_name(f"_cpu{suffix}") for suffix in (".so", ".dylib", ".dll"))
     path = next((file for file in files if file.exists()), None)
     if path is None:
@@ -40,138 +45,80 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
     except OSError:
         return None
+    functions: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
     for name, pointers in _POINTERS.items():
-        for dtype in _SUFFIX.values():
-            function = getattr(library, f"{name}_{dtype}")
-            function.argtypes = [ctypes.POINTER(_Sizes), *(ctypes.c_void_p,) * pointers]
-            function.restype = None
-    return library
+        function = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Sizes), *(ctypes.c_void_p,) * pointers)
+        for dtype in (torch.float32, torch.float64):
+            suffix = str(dtype).removeprefix("torch.")
+            functions[name, dtype] = function.in_dll(library, f"{name}_{suffix}")
+    return functions
 
 
-def available() -> bool:
-    """Whether the C++ was compiled when snvideo was installed."""
-    return _library() is not None
+class CPUKernels(Kernels):
+    """Kernels in C++. A tensor that is neither contiguous nor channels last is copied."""
 
+    def available(self) -> bool:
+        """True if the C++ was compiled when snvideo was installed."""
+        return _library() is not None
 
-def statistics(x: Tensor, groups: int | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The first pass: moments of x.
+    def statistics(self, x: Tensor, groups: int | None) -> Moments:
+        """Moments of x."""
+        x, last = _memory(x)
+        center = x.new_empty(x.shape[:2])
+        instance = center.new_empty((2, *center.shape), dtype=torch.float64)
+        batch = None if groups is None else instance.new_empty((2, groups, x.shape[1]))
+        moments = Moments(center, instance, batch)
+        _call("statistics", _sizes(x, last, batch), x, *moments)
+        return moments
 
-    Args:
-        x: (N, C, \\*S), floating point, contiguous or channels last; another memory format is
-            copied.
-        groups: number of equal groups of consecutive samples that have batch statistics of their
-            own; None: no batch statistics.
+    def normalized(
+        self, x: Tensor, moments: Moments, parameters: Parameters, eps: float
+    ) -> tuple[Tensor, Mixture]:
+        """y and the mixture."""
+        dtype = x.dtype
+        x, last = _memory(x)
+        y, offset_rstd = torch.empty_like(x), torch.empty_like(moments.instance)
+        mixture = Mixture(torch.empty_like(moments.center), *offset_rstd)
+        sizes = _sizes(x, last, moments.batch, len(parameters.mean_logits), eps)
+        _call("normalized", sizes, x, *moments, *_as(x, *parameters), *mixture, y)
+        return y.to(dtype), mixture
 
-    Returns:
-        the center (N, C), in float32 or the dtype of x if that is wider; means and biased variances
-        (2, N, C) of every sample and channel over its positions; and the same (2, groups, C) over
-        the samples of a group, or None. Both are float64: a mean is its center and what the
-        center's dtype cannot hold of it.
-    """
-    x, last = _memory(x)
-    center = x.new_empty(x.shape[:2])
-    moments = center.new_empty((2, *center.shape), dtype=torch.float64)
-    batch = None if groups is None else moments.new_empty((2, groups, x.shape[1]))
-    _call("statistics", _sizes(x, last, batch), x, center, moments, batch)
-    return center, moments, batch
+    def table_gradients(
+        self, dy: Tensor, x: Tensor, moments: Moments, mixture: Mixture, parameters: Parameters
+    ) -> TableGradients:
+        """Gradients of the parameters and of the moments."""
+        x, last = _memory(x)
+        _, instance, batch = moments
+        weight, _, mean_logits, var_logits = parameters
+        dweight, dbias = instance.new_empty((2, x.shape[1]))
+        dlogits = instance.new_empty((2, len(mean_logits)))
+        dbatch = None if batch is None else torch.empty_like(batch)
+        gradients = TableGradients(dweight, dbias, dlogits, torch.empty_like(instance), dbatch)
+        inputs = *moments, mixture.offset, mixture.rstd, *_as(x, weight, mean_logits, var_logits)
+        sizes = _sizes(x, last, batch, len(mean_logits))
+        _call("table_gradients", sizes, _like(dy, x, last), x, *inputs, *gradients)
+        return gradients
 
-
-def normalized(
-    x: Tensor,
-    center: Tensor,
-    moments: Tensor,
-    batch: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean_logits: Tensor,
-    var_logits: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The second pass: `tables.mixture`, and y = (x - center) * scale + shift.
-
-    Args:
-        x: (N, C, \\*S).
-        center, moments, batch, weight, bias, mean_logits, var_logits, eps: as in `tables.mixture`.
-
-    Returns:
-        y, in the dtype and memory format of x; and scale, offset and rstd of `tables.mixture`.
-    """
-    dtype = x.dtype
-    x, last = _memory(x)
-    y, scale = torch.empty_like(x), torch.empty_like(center)
-    offset, rstd = torch.empty_like(moments)
-    sizes = _sizes(x, last, batch, len(mean_logits), eps)
-    parameters = (_as(table, x) for table in (weight, bias, mean_logits, var_logits))
-    outputs = scale, offset, rstd, y
-    _call("normalized", sizes, x, center, moments, batch, *parameters, *outputs)
-    return y.to(dtype), scale, offset, rstd
-
-
-def table_gradients(
-    dy: Tensor,
-    x: Tensor,
-    center: Tensor,
-    moments: Tensor,
-    batch: Tensor | None,
-    offset: Tensor,
-    rstd: Tensor,
-    weight: Tensor | None,
-    mean_logits: Tensor,
-    var_logits: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """The third pass: sums of dy and of dy * (x - center), and `tables.mixture_gradient`.
-
-    Args:
-        dy, x: (N, C, \\*S).
-        center, moments, batch, offset, rstd, weight, mean_logits, var_logits: as in
-            `tables.mixture`.
-
-    Returns:
-        what `tables.mixture_gradient` returns.
-    """
-    x, last = _memory(x)
-    dweight, dbias = moments.new_empty((2, x.shape[1]))
-    dlogits = moments.new_empty((2, len(mean_logits)))
-    dinstance = torch.empty_like(moments)
-    dbatch = None if batch is None else torch.empty_like(batch)
-    tables = center, moments, batch, offset, rstd
-    parameters = (_as(table, x) for table in (weight, mean_logits, var_logits))
-    outputs = dweight, dbias, dlogits, dinstance, dbatch
-    sizes = _sizes(x, last, batch, len(mean_logits))
-    _call("table_gradients", sizes, _like(dy, x, last), x, *tables, *parameters, *outputs)
-    return outputs
-
-
-def x_gradient(
-    dy: Tensor,
-    x: Tensor,
-    center: Tensor,
-    scale: Tensor,
-    moments: Tensor,
-    batch: Tensor | None,
-    dinstance: Tensor,
-    dbatch: Tensor | None,
-) -> Tensor:
-    """The fourth pass: `tables.slope_and_level`, dx = dy * scale + (x - center) * slope + level.
-
-    Args:
-        dy, x: (N, C, \\*S).
-        scale: (N, C), of `normalized`.
-        center, moments, batch, dinstance, dbatch: as in `tables.slope_and_level`.
-
-    Returns:
-        dx, in the dtype and memory format of x.
-    """
-    dtype = x.dtype
-    x, last = _memory(x)
-    dx = torch.empty_like(x)
-    tables = center, scale, moments, batch, dinstance, dbatch
-    _call("x_gradient", _sizes(x, last, batch), _like(dy, x, last), x, *tables, dx)
-    return dx.to(dtype)
+    def x_gradient(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        moments: Moments,
+        scale: Tensor,
+        dinstance: Tensor,
+        dbatch: Tensor | None,
+    ) -> Tensor:
+        """Gradient of x."""
+        dtype = x.dtype
+        x, last = _memory(x)
+        dx = torch.empty_like(x)
+        tables = *moments, scale, dinstance, dbatch
+        _call("x_gradient", _sizes(x, last, moments.batch), _like(dy, x, last), x, *tables, dx)
+        return dx.to(dtype)
 
 
 def _memory(x: Tensor) -> tuple[Tensor, bool]:
-    """x in float32 or float64, dense, and whether its channels are last in memory."""
+    """x in float32 or float64, dense; and True if its channels are last in memory."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if x.is_contiguous():
         return x, False
@@ -186,8 +133,9 @@ def _like(dy: Tensor, x: Tensor, last: bool) -> Tensor:
     return dy.movedim(1, -1).contiguous().movedim(-1, 1) if last else dy.contiguous()
 
 
-def _as(table: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if table is None else table.to(x.dtype)
+def _as(x: Tensor, *tables: Tensor | None) -> list[Tensor | None]:
+    """Tables in the dtype of x."""
+    return [None if table is None else table.to(x.dtype) for table in tables]
 
 
 def _sizes(
@@ -201,5 +149,7 @@ def _sizes(
 
 def _call(name: str, sizes: _Sizes, x: Tensor, *others: Tensor | None) -> None:
     """Call a function of the library for the dtype of x."""
-    function = getattr(_library(), f"{name}_{_SUFFIX[x.dtype]}")
-    function(sizes, x.data_ptr(), *(None if t is None else t.data_ptr() for t in others))
+    functions = _library()
+    assert functions is not None
+    addresses = (None if table is None else table.data_ptr() for table in (x, *others))
+    functions[name, x.dtype](sizes, *addresses)

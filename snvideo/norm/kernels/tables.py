@@ -5,141 +5,138 @@ A table holds one float64 value per sample and channel, (N, C), or per ghost gro
 of any size costs no digit. The formulas are those of `snvideo.norm.reference`.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from snvideo.norm.reference import total_moments
+from snvideo.norm.reference import Parameters, total_moments
 
 
-def batch_moments(moments: Tensor, groups: int) -> Tensor:
-    """Mean and biased variance over the samples of each group.
+class Moments(NamedTuple):
+    """Means and biased variances of x, (2, ...), in float64."""
 
-    Args:
-        moments: (2, N, C) instance means and variances.
-        groups: number of equal groups of consecutive samples.
+    center: Tensor
+    """(N, C), instance means rounded to float32, or to the dtype of x if that is wider."""
+    instance: Tensor
+    """(2, N, C), over the positions of every sample and channel."""
+    batch: Tensor | None
+    """(2, G, C), over the samples of each of G equal groups; None: no such part."""
 
-    Returns:
-        (2, groups, C)
-    """
-    mean, variance = moments.unflatten(1, (groups, -1))
+
+class Mixture(NamedTuple):
+    """Mixed statistics, of (N, C) each: y = (x - center) * scale + shift."""
+
+    scale: Tensor
+    offset: Tensor
+    """Distance of the mixed mean from the center."""
+    rstd: Tensor
+    """Reciprocal of the mixed standard deviation."""
+
+
+class TableGradients(NamedTuple):
+    """Gradients of the parameters and of the moments, in float64."""
+
+    weight: Tensor
+    """(C,), as that of the bias."""
+    bias: Tensor
+    logits: Tensor
+    """(2, 3) or, without the batch part, (2, 2)."""
+    instance: Tensor
+    """(2, N, C), the batch part apart."""
+    batch: Tensor | None
+    """(2, G, C)"""
+
+
+def batch_moments(instance: Tensor, groups: int) -> Tensor:
+    """Batch moments (2, groups, C) of equal groups of samples with moments (2, N, C)."""
+    mean, variance = instance.unflatten(1, (groups, -1))
     return torch.stack(total_moments(mean, variance, dim=1)).squeeze(2)
 
 
-def mixture(
-    center: Tensor,
-    moments: Tensor,
-    batch: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean_logits: Tensor,
-    var_logits: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the mixed statistics make of x: y = (x - center) * scale + shift.
+def mixture(moments: Moments, parameters: Parameters, eps: float) -> tuple[Mixture, Tensor]:
+    """The mixture of the moments, and the shift (N, C).
 
     Args:
-        center: (N, C), near the instance means.
-        moments: (2, N, C) instance means and variances.
-        batch: (2, G, C), the batch part for each group of N / G samples; None: no such part.
-        weight, bias: (C,) or None.
-        mean_logits, var_logits: (3,), or (2,) without the batch part.
+        moments: from the first pass over x.
+        parameters: of the layer.
         eps: added to the variance.
-
-    Returns:
-        scale and shift (N, C); and for `mixture_gradient` the distance of the mixed mean from the
-        center, and the rstd of the mixed standard deviation, (N, C).
     """
-    mean, variance = moments
+    center, (mean, variance), batch = moments
+    weight, bias, *both_logits = parameters
     parts = [(mean, variance), total_moments(mean, variance, dim=1)]
     if batch is not None:
-        parts.append(_per_sample(batch, len(mean)).unbind())
+        batch_mean, batch_variance = _per_sample(batch, len(mean))
+        parts.append((batch_mean, batch_variance))
     mixed = []
-    for logits, tables in zip((mean_logits, var_logits), zip(*parts, strict=True), strict=True):
+    for logits, tables in zip(both_logits, zip(*parts, strict=True), strict=True):
         ratios = logits.double().softmax(0).unbind()
         mixed.append(sum(ratio * table for ratio, table in zip(ratios, tables, strict=True)))
     offset, rstd = mixed[0] - center, (mixed[1] + eps).rsqrt()
     scale = rstd if weight is None else rstd * weight
     shift = -offset * scale if bias is None else bias - offset * scale
-    return scale, shift, offset, rstd
+    return Mixture(scale, offset, rstd), shift
 
 
 def mixture_gradient(
-    total: Tensor,
-    dot: Tensor,
-    offset: Tensor,
-    rstd: Tensor,
-    moments: Tensor,
-    batch: Tensor | None,
-    weight: Tensor | None,
-    mean_logits: Tensor,
-    var_logits: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    total: Tensor, dot: Tensor, moments: Moments, mixed: Mixture, parameters: Parameters
+) -> TableGradients:
     """The gradients of `mixture` and of the affine map.
 
     Args:
         total, dot: (N, C), the sums over positions of dy and of dy * (x - center).
-        offset, rstd, moments, batch, weight, mean_logits, var_logits: as in `mixture`.
-
-    Returns:
-        gradients of weight and bias (C,) and of the logits (2, 3) or (2, 2); of the instance
-        moments (2, N, C), the batch part apart; and of the batch part (2, G, C), or None.
+        moments, parameters: as for `mixture`.
+        mixed: from `mixture`.
     """
-    mean, variance = moments
+    (mean, variance), batch, offset, rstd = *moments[1:], *mixed[1:]
     normed = (dot - offset * total) * rstd  # sum(dy * x_hat)
-    scale = rstd if weight is None else rstd * weight
+    scale = rstd if parameters.weight is None else rstd * parameters.weight
     # y = (x - m) * scale + bias and scale = weight / sqrt(v + eps)
     dmixed = torch.stack((-total * scale, -0.5 * normed * scale * rstd))
-    ratios = torch.stack([logits.double().softmax(0) for logits in (mean_logits, var_logits)])
+    ratios = torch.stack([logits.double().softmax(0) for logits in parameters[2:]])
     layer = torch.stack(total_moments(mean, variance, dim=1))
     dlayer = dmixed.sum(2, keepdim=True)
-    dratios = [(dmixed * moments).sum((1, 2)), (dlayer * layer).sum((1, 2))]
+    dratios = [(dmixed * moments.instance).sum((1, 2)), (dlayer * layer).sum((1, 2))]
     dbatch = None
     if batch is not None:
         dbatch = dmixed.unflatten(1, (batch.shape[1], -1)).sum(2)
         dratios.append((dbatch * batch).sum((1, 2)))
         dbatch = dbatch * ratios[:, 2, None, None]
-    dratios = torch.stack(dratios, 1)
-    dlogits = ratios * (dratios - (ratios * dratios).sum(1, keepdim=True))
+    stacked = torch.stack(dratios, 1)
+    dlogits = ratios * (stacked - (ratios * stacked).sum(1, keepdim=True))
     # A joint moment of C parts passes on 1/C of its gradient to each of them: m_j = mean(m) and
     # v_j = mean(v + (m - m_j)^2), whose derivative by m_j is zero.
     dlayer = dlayer * (ratios[:, 1, None, None] / mean.shape[1])
     dinstance = dmixed * ratios[:, 0, None, None] + dlayer
     dinstance[0].addcmul_(mean - layer[0], dlayer[1], value=2)
-    return normed.sum(0), total.sum(0), dlogits, dinstance, dbatch
+    return TableGradients(normed.sum(0), total.sum(0), dlogits, dinstance, dbatch)
 
 
 def slope_and_level(
-    dinstance: Tensor,
-    dbatch: Tensor | None,
-    center: Tensor,
-    moments: Tensor,
-    batch: Tensor | None,
-    positions: int,
+    moments: Moments, dinstance: Tensor, dbatch: Tensor | None, positions: int
 ) -> tuple[Tensor, Tensor]:
-    """What the moments add to the gradient of x: dx = dy * scale + (x - center) * slope + level.
+    """The moments' part of the gradient of x: dx = dy * scale + (x - center) * slope + level.
 
     As dv/dx = 2 (x - m) / L and dm/dx = 1 / L for the instance moments m, v over L positions.
 
     Args:
+        moments: from the first pass over x.
         dinstance: (2, N, C) gradients of the instance moments, the batch part apart.
-        dbatch: (2, G, C) what each sample of a group gets of the gradients of its batch moments;
-            None: nothing.
-        center: (N, C)
-        moments: (2, N, C) instance means and variances.
-        batch: (2, G, C) batch means and variances.
+        dbatch: (2, G, C), each sample's share of the gradients of its batch moments; None: nothing.
         positions: L.
 
     Returns:
         slope and level, (N, C).
     """
     dmean, dvariance = dinstance
-    if dbatch is not None:
-        to_mean, to_variance = _per_sample(dbatch, len(center))
-        between = moments[0] - _per_sample(batch, len(center))[0]
+    from_center = moments.instance[0] - moments.center
+    if dbatch is not None and moments.batch is not None:
+        to_mean, to_variance = _per_sample(dbatch, len(from_center))
+        between = moments.instance[0] - _per_sample(moments.batch[:1], len(from_center))[0]
         dmean = dmean + to_mean + 2 * to_variance * between
         dvariance = dvariance + to_variance
     slope = dvariance * (2 / positions)
-    return slope, dmean / positions - slope * (moments[0] - center)
+    return slope, dmean / positions - slope * from_center
 
 
 def _per_sample(table: Tensor, samples: int) -> Tensor:

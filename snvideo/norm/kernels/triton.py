@@ -44,7 +44,7 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 """Of all launches; fusion is set because its default depends on the version of Triton."""
 
 
-def available() -> bool:
+def is_installed() -> bool:
     """True if Triton can be imported."""
     return triton is not None
 
@@ -137,10 +137,12 @@ class _Plan(NamedTuple):
 
     @property
     def chunks(self) -> int:
+        """Chunks of a row."""
         return triton.cdiv(self.length, self.chunk)
 
     @property
     def grid(self) -> tuple[int, int]:
+        """Numbers of blocks of rows and of chunks."""
         return self.outer * triton.cdiv(self.rows, self.block_r), self.chunks
 
     @property
@@ -215,8 +217,8 @@ if triton is not None:
         BLOCK_L: tl.constexpr,
         BLOCK_R: tl.constexpr,
     ):
-        """Rows of this program in a table, and their mask; offset of their first value in x, the
-        step to the next, and the steps to all values of a tile; first and last position.
+        """Rows of this program in a table, and in that of its chunk, and their mask; offset of their
+        first value in x, the step to the next, and to all of a tile; first and last position.
 
         Steps within a tile are small: only what leads to it takes 64 bits.
         """
@@ -235,18 +237,15 @@ if triton is not None:
             steps = position[:, None] + r[None, :] * length
         start = tl.program_id(1).to(tl.int64) * chunk
         stop = tl.minimum(start + chunk, length)
-        return outer * rows + row + r, row + r < rows, origin, step, steps, start, stop
+        table = outer * rows + row + r
+        size = tl.num_programs(0) // blocks * rows
+        part = table + tl.program_id(1).to(tl.int64) * size
+        return table, part, row + r < rows, origin, step, steps, start, stop
 
     @triton.jit
     def _within(start, stop, BLOCK_L: tl.constexpr):
         """Mask of the positions of a tile before the stop."""
         return (tl.arange(0, BLOCK_L) < tl.minimum(stop - start, BLOCK_L).to(tl.int32))[:, None]
-
-    @triton.jit
-    def _part(rows, BLOCK_R: tl.constexpr):
-        """Offset of this chunk's table among those of all chunks."""
-        outer = tl.num_programs(0) // tl.cdiv(rows, BLOCK_R)
-        return tl.program_id(1).to(tl.int64) * outer * rows
 
     @triton.jit
     def _moments_kernel(
@@ -263,11 +262,11 @@ if triton is not None:
     ):
         """Moments of chunks, and the center, if there is but one chunk.
 
-        Differences are taken from the mean of the chunk's first tile. Should that be far from the
-        mean of the chunk, then this alone makes for a variance of the order of its square divided
-        by the number of tiles: what the correction at the end takes delta is never much more.
+        Differences are taken from the mean of the chunk's first tile. One far from the mean of the
+        chunk makes by itself for a variance of its square divided by the number of tiles, so the
+        correction at the end is never much more.
         """
-        row, kept, origin, step, steps, start, stop = _place(
+        row, part, kept, origin, step, steps, start, stop = _place(
             rows, length, chunk, INTERLEAVED, BLOCK_L, BLOCK_R
         )
         wide = center.dtype.element_ty
@@ -287,7 +286,6 @@ if triton is not None:
         spread = tl.sum(square, 0).to(tl.float64) * each - rest * rest
         spread = tl.where(spread < 0, 0, spread)  # a maximum would hide NaN
         found = middle.to(tl.float64) + rest
-        part = _part(rows, BLOCK_R) + row
         tl.store(mean + part, found, kept)
         tl.store(variance + part, spread, kept)
         if tl.num_programs(1) == 1:
@@ -308,7 +306,7 @@ if triton is not None:
         BLOCK_R: tl.constexpr,
     ):
         """Sums of chunks."""
-        row, kept, origin, step, steps, start, stop = _place(
+        row, part, kept, origin, step, steps, start, stop = _place(
             rows, length, chunk, INTERLEAVED, BLOCK_L, BLOCK_R
         )
         wide = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
@@ -322,7 +320,6 @@ if triton is not None:
             value = tl.load(x + here + steps, mask, other=0).to(wide)
             totals += gradient
             dots += gradient * (value - middle)
-        part = _part(rows, BLOCK_R) + row
         tl.store(total + part, tl.sum(totals, 0).to(tl.float64), kept)
         tl.store(dot + part, tl.sum(dots, 0).to(tl.float64), kept)
 
@@ -375,7 +372,7 @@ if triton is not None:
         BLOCK_R: tl.constexpr,
     ):
         """(x - center) * slope + level, and where there is dy, + dy * scale."""
-        row, kept, origin, step, steps, start, stop = _place(
+        row, part, kept, origin, step, steps, start, stop = _place(
             rows, length, chunk, INTERLEAVED, BLOCK_L, BLOCK_R
         )
         wide = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32

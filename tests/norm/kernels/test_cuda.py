@@ -9,26 +9,26 @@ from snvideo.norm.kernels import cuda
 
 @pytest.fixture(autouse=True)
 def asked_anew():
-    cuda.available.cache_clear()
+    cuda.CUDAKernels.available.cache_clear()
     yield
-    cuda.available.cache_clear()
+    cuda.CUDAKernels.available.cache_clear()
 
 
 def test_kernels_that_do_not_run_are_left_out_with_one_warning(monkeypatch):
     def fail(x):
         raise RuntimeError("no C compiler\nand a long trace")
 
-    monkeypatch.setattr(cuda.passes, "available", lambda: True)
+    monkeypatch.setattr(cuda.passes, "is_installed", lambda: True)
     monkeypatch.setattr(cuda.passes, "moments", fail)
     monkeypatch.setattr(torch, "ones", lambda *shape, device: torch.zeros(shape))
     with pytest.warns(UserWarning, match="norms are slower: no C compiler$"):
-        assert not cuda.available()
-    assert not cuda.available()  # asked once
+        assert not cuda.CUDAKernels.available()
+    assert not cuda.CUDAKernels.available()  # asked once
 
 
 def test_without_triton_there_is_nothing_to_try(monkeypatch):
-    monkeypatch.setattr(cuda.passes, "available", lambda: False)
-    assert not cuda.available()
+    monkeypatch.setattr(cuda.passes, "is_installed", lambda: False)
+    assert not cuda.CUDAKernels.available()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

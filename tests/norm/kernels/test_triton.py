@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from snvideo.norm import SwitchNorm3d
-from snvideo.norm.kernels import autograd, cuda
+from snvideo.norm.kernels import autograd
 from snvideo.norm.kernels import triton as passes
+from snvideo.norm.kernels.cuda import CUDAKernels
 
-pytestmark = pytest.mark.skipif(not passes.available(), reason="Triton is not installed")
+pytestmark = pytest.mark.skipif(not passes.is_installed(), reason="Triton is not installed")
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 LAYOUTS = ("contiguous", "channels_last", "neither")
@@ -200,7 +201,7 @@ class TestInterpreted:
         for seed, parameter in enumerate(norm.parameters()):
             nn.init.normal_(parameter, generator=torch.Generator().manual_seed(seed))
         results = []
-        for kernels in (cuda, None):
+        for kernels in (CUDAKernels(), None):
             monkeypatch.setattr(autograd, "kernels_for", lambda x, kernels=kernels: kernels)
             layer = copy.deepcopy(norm)
             x = random((4, 5, 2, 3, 3), layout).requires_grad_()
@@ -337,4 +338,4 @@ def test_without_triton(monkeypatch):
     spec = importlib.util.spec_from_file_location("without_triton", passes.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert not module.available()
+    assert not module.is_installed()

@@ -1,12 +1,13 @@
 // Switchable Normalization on a CPU: its four stages, each a pass over x and the tables about it.
 //
 // Between the first and the second, and the third and the fourth, processes may join their batches.
-// Plain C functions of raw pointers, called with ctypes (`cpu.py`): nothing here depends on a
-// version of torch or Python.
+// Functions of raw pointers, called with ctypes (`cpu.py`): nothing here depends on a version of
+// torch or Python.
 
 #include <vector>
 
-#include "kernels.h"
+#include "passes.h"
+#include "tables.h"
 
 namespace {
 
@@ -40,8 +41,8 @@ void table_gradients(const Sizes& s, const T* dy, const T* x, const T* center,
 }
 
 template <typename T>
-void x_gradient(const Sizes& s, const T* dy, const T* x, const T* center, const T* scale,
-                const double* moments, const double* batch, const double* dinstance,
+void x_gradient(const Sizes& s, const T* dy, const T* x, const T* center, const double* moments,
+                const double* batch, const T* scale, const double* dinstance,
                 const double* dbatch, T* dx) {
     std::vector<T> of_x(2 * s.n * s.c);
     T *slope = of_x.data(), *level = slope + s.n * s.c;
@@ -51,33 +52,14 @@ void x_gradient(const Sizes& s, const T* dy, const T* x, const T* center, const 
 
 }  // namespace
 
-#define STAGES(T, SUFFIX)                                                                          \
-    void statistics_##SUFFIX(const Sizes* s, const T* x, T* center, double* found,                 \
-                             double* batch) {                                                      \
-        statistics(*s, x, center, found, batch);                                                   \
-    }                                                                                              \
-    void normalized_##SUFFIX(const Sizes* s, const T* x, const T* center, const double* moments,   \
-                             const double* batch, const T* weight, const T* bias,                  \
-                             const T* mean_logits, const T* var_logits, T* scale, double* offset,    \
-                             double* rstd, T* y) {                                              \
-        normalized(*s, x, center, moments, batch, weight, bias, mean_logits, var_logits, scale,    \
-                   offset, rstd, y);                                                              \
-    }                                                                                              \
-    void table_gradients_##SUFFIX(const Sizes* s, const T* dy, const T* x, const T* center,        \
-                                  const double* moments, const double* batch, const double* offset,  \
-                                  const double* rstd, const T* weight, const T* mean_logits,    \
-                                  const T* var_logits, double* dweight, double* dbias,             \
-                                  double* dlogits, double* dinstance, double* dbatch) {            \
-        table_gradients(*s, dy, x, center, moments, batch, offset, rstd, weight, mean_logits,     \
-                        var_logits, dweight, dbias, dlogits, dinstance, dbatch);                   \
-    }                                                                                              \
-    void x_gradient_##SUFFIX(const Sizes* s, const T* dy, const T* x, const T* center,             \
-                             const T* scale, const double* moments, const double* batch,           \
-                             const double* dinstance, const double* dbatch, T* dx) {               \
-        x_gradient(*s, dy, x, center, scale, moments, batch, dinstance, dbatch, dx);               \
-    }
+// Exported as pointers, whose names C++ does not mangle.
+#define EXPORT(STAGE)                    \
+    auto STAGE##_float32 = STAGE<float>; \
+    auto STAGE##_float64 = STAGE<double>;
 
 extern "C" {
-STAGES(float, float32)
-STAGES(double, float64)
+EXPORT(statistics)
+EXPORT(normalized)
+EXPORT(table_gradients)
+EXPORT(x_gradient)
 }

@@ -1,4 +1,5 @@
-// Common to passes and tables: the versions for every processor, and sums of many values.
+// Common to passes over x (`passes.h`) and arithmetic on tables of one value per sample and channel
+// (`tables.h`): sizes, the versions for every processor, and sums of many values.
 
 #pragma once
 
@@ -17,6 +18,15 @@ using std::int64_t;
 #define INLINE static inline __attribute__((always_inline))
 
 namespace {
+
+struct Sizes {
+    int64_t n, c, l;  // samples, channels, positions
+    int64_t groups;   // of samples with batch statistics of their own
+    int64_t logits;   // 3, or 2 without the batch part
+    double eps;
+    bool last;        // channels are last in memory
+    int threads;      // at most
+};
 
 constexpr int64_t LANES = 32;    // independent sums, so that they can be vectors
 constexpr int64_t FLUSH = 4096;  // values summed in their own type before double takes over

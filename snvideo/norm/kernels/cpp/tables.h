@@ -1,12 +1,13 @@
 // Switchable Normalization on a CPU: the arithmetic on tables between the passes over x.
 //
-// The functions of `snvideo/norm/kernels/tables.py`, which explains them. As separate operations of torch they
-// would take longer than the passes over a small x.
+// The functions of `snvideo/norm/kernels/tables.py`, which explains them. As separate operations of
+// torch they would take longer than the passes over a small x.
+
+#pragma once
 
 #include <cmath>
 
-#include "kernels.h"
-#include "sums.h"
+#include "common.h"
 
 namespace {
 
@@ -31,8 +32,6 @@ INLINE Pair layer_moments(const double* mean, const double* variance, int64_t c)
         [](int64_t) { return 0.0; });
     return {joint, (sums.second + between.first) / c};
 }
-
-}  // namespace
 
 WIDEST void batch_moments(const Sizes& s, const double* moments, double* batch) {
     const int64_t samples = s.n / s.groups;
@@ -165,15 +164,4 @@ WIDEST void slope_and_level(const Sizes& s, const double* dinstance,
     }
 }
 
-#define INSTANTIATE(T)                                                                             \
-    template void mixture(const Sizes&, const T*, const double*, const double*, const T*,          \
-                          const T*, const T*, const T*, T*, T*, double*, double*);                 \
-    template void mixture_gradient(const Sizes&, const double*, const double*, const double*,      \
-                                   const double*, const double*, const double*, const T*,          \
-                                   const T*, const T*, double*, double*, double*, double*,         \
-                                   double*);                                                       \
-    template void slope_and_level(const Sizes&, const double*, const double*, const T*,            \
-                                  const double*, const double*, T*, T*);
-
-INSTANTIATE(float)
-INSTANTIATE(double)
+}  // namespace

@@ -4,10 +4,11 @@
 // n, c, l or, channels last, as n, l, c; tables have one value per sample and channel. Work is cut by
 // shape alone, so results do not depend on the number of threads.
 
+#pragma once
+
 #include <vector>
 
-#include "kernels.h"
-#include "sums.h"
+#include "common.h"
 
 namespace {
 
@@ -51,13 +52,11 @@ WIDEST void row_gradient(const T* dy, const T* x, int64_t l, T center, T scale, 
 
 // Channels last: a block is some positions of all channels of one sample ------------------------
 
-// Inner loops run over the channels of a position. IVDEP says that what they write is read nowhere
-// else, which spares a check for every position.
+// What loops over channels write is read nowhere else: spares a check for every position.
 #define IVDEP _Pragma("GCC ivdep")
 
 // The mean of some positions, and the sum of squares about it. Values are taken relative to the mean
-// of the first few. Should those be unlike the rest, then the variance is large too: of p parts as
-// many as the few, the relative error is at most p times that of the dtype.
+// of the first few. If those are unlike the rest, the variance is large too.
 template <typename T>
 WIDEST void part_moments(const T* x, int64_t rows, int64_t c, double* mean, double* square) {
     std::vector<T> buffer(3 * c);
@@ -162,8 +161,6 @@ void for_parts(const Sizes& s, const Parts& parts, Task task) {
     }
 }
 
-}  // namespace
-
 template <typename T>
 void moments(const Sizes& s, const T* x, T* center, double* mean, double* variance) {
     if (!s.last)
@@ -244,12 +241,4 @@ void input_gradient(const Sizes& s, const T* dy, const T* x, const T* center, co
     });
 }
 
-#define INSTANTIATE(T)                                                                             \
-    template void moments(const Sizes&, const T*, T*, double*, double*);                           \
-    template void scale_and_shift(const Sizes&, const T*, const T*, const T*, const T*, T*);       \
-    template void sums(const Sizes&, const T*, const T*, const T*, double*, double*);              \
-    template void input_gradient(const Sizes&, const T*, const T*, const T*, const T*, const T*,   \
-                                 const T*, T*);
-
-INSTANTIATE(float)
-INSTANTIATE(double)
+}  // namespace
