@@ -45,7 +45,6 @@ def importance_table(model: nn.Module) -> str:
         mean                    33.3   33.3   33.3                33.3   33.3   33.3
     """
     found = importance(model)
-    parts = ("layer", "batch")
     table: list[tuple[str, ...]] = [
         ("layer", "depth", "mean: instance", *parts, "variance: instance", *parts)
     ]

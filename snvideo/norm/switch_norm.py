@@ -131,10 +131,8 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
         return f"{super().extra_repr()}, use_batch={self.use_batch}{grouping_repr(self)}"
 
     def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() < 2:
-            raise ValueError(f"expected at least 2D input (got {x.dim()}D input)")
-        if self._ranks and x.dim() not in self._ranks:
-            expected = " or ".join(f"{rank}D" for rank in self._ranks)
+        if x.dim() < 2 or (self._ranks and x.dim() not in self._ranks):
+            expected = " or ".join(f"{rank}D" for rank in self._ranks) or "at least 2D"
             raise ValueError(f"expected {expected} input (got {x.dim()}D input)")
 
     def forward(self, x: Tensor) -> Tensor:

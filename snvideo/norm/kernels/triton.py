@@ -217,7 +217,7 @@ if triton is not None:
         BLOCK_L: tl.constexpr,
         BLOCK_R: tl.constexpr,
     ):
-        """Rows of this program in a table, and in that of its chunk, and their mask; offset of their
+        """Rows of this program in a table and in that of its chunk, and their mask; offset of their
         first value in x, the step to the next, and to all of a tile; first and last position.
 
         Steps within a tile are small: only what leads to it takes 64 bits.
@@ -372,7 +372,7 @@ if triton is not None:
         BLOCK_R: tl.constexpr,
     ):
         """(x - center) * slope + level, and where there is dy, + dy * scale."""
-        row, part, kept, origin, step, steps, start, stop = _place(
+        row, _, kept, origin, step, steps, start, stop = _place(
             rows, length, chunk, INTERLEAVED, BLOCK_L, BLOCK_R
         )
         wide = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
