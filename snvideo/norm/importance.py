@@ -45,9 +45,8 @@ def importance_table(model: nn.Module) -> str:
         mean                    33.3   33.3   33.3                33.3   33.3   33.3
     """
     found = importance(model)
-    table: list[tuple[str, ...]] = [
-        ("layer", "depth", "mean: instance", *parts, "variance: instance", *parts)
-    ]
+    kinds = "mean: instance", "layer", "batch", "variance: instance", "layer", "batch"
+    table: list[tuple[str, ...]] = [("layer", "depth", *kinds)]
     ratios = [(*entry.mean, 0.0)[:3] + (*entry.variance, 0.0)[:3] for entry in found]
     for entry, row in zip(found, ratios, strict=True):
         cells = [f"{100 * ratio:.1f}" for ratio in row]
