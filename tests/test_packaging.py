@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from snvideo.cli import app
 from snvideo.errors import SnvideoError
 from snvideo.extras import PACKAGES, MissingExtraError, require
+from snvideo.norm.kernels import describe_kernels
+from snvideo.norm.kernels.cpu import CPUKernels
 from snvideo.report.study_report import write_report
 from tests.engine.runs import run_config, start
 
@@ -62,6 +64,15 @@ def test_training_and_tables_do_without_extras(monkeypatch, toy, tmp_path, caplo
     report = write_report(tmp_path / "study")
     assert "figures need matplotlib: pip install 'snvideo[report]'" in caplog.text
     assert (tmp_path / "study/comparison.csv").exists() and "<img" not in report.read_text()
+
+
+def test_kernels_are_named(monkeypatch):
+    for available, name in (
+        (True, "C++"),
+        (False, "plain PyTorch operations: no compiled library, about four times slower"),
+    ):
+        monkeypatch.setattr(CPUKernels, "available", lambda kernels, found=available: found)
+        assert describe_kernels("cpu") == name
 
 
 def build(source: Path, out: Path, *kinds: str) -> None:

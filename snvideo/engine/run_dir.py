@@ -24,7 +24,7 @@ from snvideo.engine.checkpoint import DISK_FULL
 from snvideo.engine.config import RunConfig, differences, read_stored
 from snvideo.engine.metrics_log import MetricsFile, TensorBoardLog, cut_lines
 from snvideo.errors import SnvideoError
-from snvideo.norm.kernels import description
+from snvideo.norm.kernels import describe_kernels
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": versions,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "norm_kernels": description(device),
+        "norm_kernels": describe_kernels(device),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         if cuda
         else [],

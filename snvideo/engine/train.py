@@ -23,7 +23,7 @@ from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
 from snvideo.models.cost import count_parameters, multiply_adds
 from snvideo.norm import importance
-from snvideo.norm.kernels import description
+from snvideo.norm.kernels import describe_kernels
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def _log_start(trainer: Trainer) -> None:
         trainer.classes,
         trainer.total_steps,
     )
-    kernels, threads = description(trainer.device), torch.get_num_threads()
+    kernels, threads = describe_kernels(trainer.device), torch.get_num_threads()
     log.info("speed: %s; %d threads; norm kernels: %s", trainer.speed, threads, kernels)
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 from snvideo.norm.kernels.tables import Mixture, Moments, TableGradients
@@ -51,3 +52,14 @@ class Kernels(ABC):
 
         `scale` is that of the mixture; other arguments are those of `tables.slope_and_level`.
         """
+
+
+def describe_kernels(device: torch.device | str) -> str:
+    """Name the kernels that run on a device, for logs and reports."""
+    from snvideo.norm.kernels.autograd import KERNELS  # which imports this package
+
+    kind = torch.device(device).type
+    if kind in KERNELS and KERNELS[kind].available():
+        return {"cpu": "C++", "cuda": "Triton"}[kind]
+    reason = "no compiled library, about four times slower" if kind == "cpu" else "slower"
+    return f"plain PyTorch operations: {reason}"
