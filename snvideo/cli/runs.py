@@ -76,9 +76,9 @@ def compare(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run norms x batch geometries x seeds and put them side by side. Repeats nothing finished."""
     from snvideo.config import load_study
     from snvideo.report.study_report import write_report
-    from snvideo.study.compare import compare
+    from snvideo.study.compare import run_study
 
-    rows = compare(*load_study(config, overrides or ()), write_report)
+    rows = run_study(*load_study(config, overrides or ()), write_report)
     if any(row["status"] != "finished" for row in rows):
         raise typer.Exit(1)
 

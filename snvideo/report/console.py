@@ -33,17 +33,13 @@ def console(stderr: bool = False) -> Console:
 
 def new_table(*columns: str, title: str = "", text: int = 1) -> Table:
     """An empty table whose first `text` columns hold text and the others numbers."""
-    table = Table(
-        title=Text(title, "bold") if title else None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for number, column in enumerate(columns):
-        if number < text:
-            table.add_column(Text(column), overflow="fold")
-        else:
-            table.add_column(Text(column), justify="right", no_wrap=True)
+    table = Table(title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    if title:
+        table.title = Text(title, "bold")
+    for column in columns[:text]:
+        table.add_column(Text(column), overflow="fold")
+    for column in columns[text:]:
+        table.add_column(Text(column), justify="right", no_wrap=True)
     return table
 
 
@@ -51,12 +47,7 @@ def new_table(*columns: str, title: str = "", text: int = 1) -> Table:
 def progress(
     out: Console | None = None, transient: bool = False, disable: bool = False
 ) -> Iterator[ShowProgress]:
-    """A progress bar for every step of some work, which appears when the step begins.
-
-    Args:
-        out: where to show them; the standard error by default.
-        transient: remove the bars at the end.
-        disable: show nothing.
+    """Progress bars on `out` (standard error by default), one for each step of some work.
 
     Yields:
         a function (step, done, total). What is done at its first call for a step was done before,
@@ -89,8 +80,7 @@ def progress(
 
 
 class _Rate(ProgressColumn):
-    """Items a second."""
-
     def render(self, task: Task) -> Text:
+        """Items a second."""
         speed = task.finished_speed or task.speed or 0
         return Text(f"{speed:.{0 if speed >= 10 else 1}f}/s")

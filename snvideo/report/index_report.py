@@ -1,6 +1,6 @@
 """Tables of an index's summary."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rich import filesize
@@ -31,10 +31,7 @@ def build_tables(summary: BuildSummary) -> Iterator[Table]:
 def index_tables(summary: IndexSummary, few: int = 10, most: int = 8) -> list[Table]:
     """Tables for a terminal of 100 columns, what matters most first; empty ones are left out.
 
-    Args:
-        summary: of an index.
-        few: classes with fewer usable videos than this are named.
-        most: values that a list has before it says how many more there are.
+    Classes with fewer than `few` usable videos are named, and lists show `most` values.
     """
     tables = [
         _split_table(summary),
@@ -49,37 +46,33 @@ def index_tables(summary: IndexSummary, few: int = 10, most: int = 8) -> list[Ta
 
 def _split_table(summary: IndexSummary) -> Table:
     columns = ["split", "videos", *STATUSES, "lost", "hours", "size"]
-    if summary.clip is not None:
+    clip = summary.clip
+    if clip is not None:
         columns.append("short")
     table = new_table(*columns, title=shorten(str(summary.path), 90))
-    if summary.clip is not None:
-        length = f"{summary.clip.frames} x {summary.clip.stride} frames"
-        rate = f" at {summary.clip.target_fps:g} fps" if summary.clip.target_fps else ""
-        table.caption = f"short: usable videos shorter than a clip of {length}{rate}"
+    if clip is not None:
+        rate = f" at {clip.target_fps:g} fps" if clip.target_fps else ""
+        length = f"{clip.frames} x {clip.stride} frames{rate}"
+        table.caption = f"short: usable videos shorter than a clip of {length}"
         table.caption_justify = "left"
-
-    def add(name: str, counts: np.ndarray, splits: Iterable[str]) -> None:
-        statuses = counts.sum(axis=0)
+    groups = {split: [split] for split in summary.counts}
+    if len(groups) > 1:
+        groups["all"] = list(summary.counts)
+    for name, splits in groups.items():
+        statuses = sum(summary.counts[split].sum(axis=0) for split in splits)
         cells = [shorten(name, 24), *(f"{n:,}" for n in (statuses.sum(), *statuses))]
         cells.append(_share(statuses[1:].sum(), statuses.sum()))
         cells.append(f"{sum(summary.seconds[split] for split in splits) / 3600:,.2f}")
         cells.append(filesize.decimal(sum(summary.bytes[split] for split in splits)))
-        if summary.clip is not None:
+        if clip is not None:
             cells.append(f"{sum(summary.short[split] for split in splits):,}")
         table.add_row(*map(Text, cells))
-
-    for split, counts in summary.counts.items():
-        add(split, counts, [split])
-    if len(summary.counts) > 1:
-        table.add_section()
-        add("all", np.sum(list(summary.counts.values()), axis=0), list(summary.counts))
     return table
 
 
 def _reason_table(summary: IndexSummary, most: int) -> Table:
-    table = new_table(
-        "status", "reason", "videos", title="Reasons, and remarks on usable videos", text=2
-    )
+    title = "Reasons, and remarks on usable videos"
+    table = new_table("status", "reason", "videos", title=title, text=2)
     for status, reason, number in summary.commonest_reasons(most):
         table.add_row(status, Text(shorten(reason, 72)), f"{number:,}")
     return table
@@ -90,22 +83,16 @@ def _class_table(summary: IndexSummary, few: int) -> Table:
     table = new_table(*columns, title="Usable videos per class")
     for split, counts in summary.counts.items():
         videos = counts[:, 0]
-        table.add_row(
-            Text(shorten(split, 24)),
-            f"{np.count_nonzero(videos):,} of {len(videos):,}",
-            f"{videos.min():,}",
-            f"{np.median(videos):,g}",
-            f"{videos.max():,}",
-            f"{np.count_nonzero(videos < few):,}",
-            f"{np.count_nonzero(videos == 0):,}",
-        )
+        present = f"{np.count_nonzero(videos):,} of {len(videos):,}"
+        least, median, most = np.quantile(videos, (0, 0.5, 1))
+        numbers = (least, median, most, np.count_nonzero(videos < few), np.sum(videos == 0))
+        table.add_row(Text(shorten(split, 24)), present, *(f"{n:,.7g}" for n in numbers))
     return table
 
 
 def _rare_table(summary: IndexSummary, few: int, most: int) -> Table:
-    table = new_table(
-        "split", "", "classes", title=f"Classes with fewer than {few} usable videos", text=3
-    )
+    title = f"Classes with fewer than {few} usable videos"
+    table = new_table("split", "", "classes", title=title, text=3)
     for split in summary.counts:
         rare = summary.rare(split, few)
         absent = [shorten(label, 32) for label, number in rare if not number]
@@ -135,11 +122,11 @@ def _number_table(summary: IndexSummary) -> Table:
 def _kind_table(summary: IndexSummary) -> Table:
     table = new_table("", "most common", title="Usable videos: kinds", text=2)
     for name, found in summary.kinds.items():
-        if found:
-            named = [
-                f"{shorten(value, 24)} ({_share(number, summary.usable)})"
-                for value, number in found.most_common()
-            ]
+        named = [
+            f"{shorten(value, 24)} ({_share(number, summary.usable)})"
+            for value, number in found.most_common()
+        ]
+        if named:
             table.add_row(name, Text(_listed(named, 4)))
     return table
 
@@ -151,7 +138,6 @@ def _listed(names: Sequence[str], most: int) -> str:
 
 def _share(part: int, whole: int) -> str:
     """Per cent; neither 0 nor 100 unless it is none or all."""
-    percent = 100 * part / whole
-    if percent in (0, 100):
-        return f"{percent:.0f} %"
-    return f"{min(max(percent, 0.1), 99.9):.1f} %"
+    if part in (0, whole):
+        return "100 %" if part else "0 %"
+    return f"{min(max(100 * part / whole, 0.1), 99.9):.1f} %"

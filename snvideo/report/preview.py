@@ -33,12 +33,12 @@ def train_clips_png(config: RunConfig) -> bytes:
         targets = batch.labels
     return clip_sheet(
         inputs,
+        config.data.mean or MEAN,
+        config.data.std or STD,
         [index[sample.row].name for sample in samples],
         [_note(sample) for sample in samples],
         [_label(target, index.labels) for target in targets],
         [sample.numbers.tolist() for sample in samples],
-        mean=config.data.mean or MEAN,
-        std=config.data.std or STD,
     )
 
 

@@ -10,7 +10,7 @@ from snvideo.engine.results import Results
 from snvideo.study.runs import Geometry, StudyRun, by_cell, finished
 
 _EXPECTED = ("seed", "model.norm.name", "batch.", "data.index")
-"""Config keys in which runs may differ; whether the index is the same, its hash says."""
+"""Config keys in which runs may differ; the index is compared by its hash."""
 
 
 def comparison_warnings(runs: list[StudyRun]) -> list[str]:
@@ -32,8 +32,9 @@ def comparison_warnings(runs: list[StudyRun]) -> list[str]:
     keys = {key for run in runs for key in differences(runs[0].config, run.config)}
     for key in sorted(key for key in keys if not key.startswith(_EXPECTED)):
         found += _unequal(key, {run.name: config_text(run.config, key) for run in runs})
-    found += _duplicates(runs) + _unequal_seeds(runs)
-    return found + [f"{run.name}: {run.status}" for run in runs if run.results is None]
+    return (
+        found + _seeds(runs) + [f"{run.name}: {run.status}" for run in runs if run.results is None]
+    )
 
 
 def config_differences(runs: list[StudyRun]) -> dict[str, dict[str, str]]:
@@ -89,29 +90,22 @@ def _statistics(runs: list[StudyRun]) -> list[str]:
     return found
 
 
-def _duplicates(runs: list[StudyRun]) -> list[str]:
-    """Runs that are one and the same experiment, and would be counted as two seeds."""
-    found = []
+def _seeds(runs: list[StudyRun]) -> list[str]:
+    """Seeds that one cell has more than once, and that the norms of a geometry do not share."""
+    repeated, unequal = [], []
+    seeds: dict[Geometry, dict[str, str]] = defaultdict(dict)
     for geometry, norm, group in by_cell(run for run, _ in finished(runs)):
         names: dict[int, list[str]] = defaultdict(list)
         for run in group:
             names[run.seed].append(run.name)
-        found += [
+        seeds[geometry][norm] = ", ".join(map(str, sorted(names)))
+        repeated += [
             f"counted more than once: {norm} {geometry} seed {seed} ({', '.join(same)})"
             for seed, same in names.items()
             if len(same) > 1
         ]
-    return found
-
-
-def _unequal_seeds(runs: list[StudyRun]) -> list[str]:
-    """Geometries in which the finished runs of one norm have other seeds than another's."""
-    seeds: dict[Geometry, dict[str, list[int]]] = defaultdict(dict)
-    for geometry, norm, group in by_cell(run for run, _ in finished(runs)):
-        seeds[geometry][norm] = sorted({run.seed for run in group})
-    return [
-        f"unequal seeds at {geometry}: "
-        + "; ".join(f"{norm} {', '.join(map(str, numbers))}" for norm, numbers in norms.items())
-        for geometry, norms in seeds.items()
-        if len({tuple(numbers) for numbers in norms.values()}) > 1
-    ]
+    for geometry, norms in seeds.items():
+        if len(set(norms.values())) > 1:
+            each = "; ".join(f"{norm} {numbers}" for norm, numbers in norms.items())
+            unequal.append(f"unequal seeds at {geometry}: {each}")
+    return repeated + unequal

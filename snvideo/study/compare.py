@@ -24,19 +24,16 @@ from snvideo.study.summary import Row, comparison_rows
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 60.0
-"""Seconds that a run is given to end by itself before it is killed: torchrun gives its workers 30,
-and they outlive it if it is killed first."""
+TERMINATE_TIMEOUT = 60.0
+"""Seconds from SIGTERM to SIGKILL: torchrun gives its workers 30, who outlive it if it is killed
+first."""
 
 Launch = Callable[[list[str]], int]
 """Runs a command line to its end and returns its exit status."""
 
 
 def launch(arguments: list[str]) -> int:
-    """Run a command to its end, with its output on this terminal, and return its exit status.
-
-    Whatever stops this process (KeyboardInterrupt, SystemExit) stops the command first.
-    """
+    """Run a command to its end and return its exit status; an interrupt stops the command first."""
     child = subprocess.Popen(arguments)
     try:
         return child.wait()
@@ -44,19 +41,19 @@ def launch(arguments: list[str]) -> int:
         if child.poll() is None:
             child.terminate()
             try:
-                child.wait(PATIENCE)
+                child.wait(TERMINATE_TIMEOUT)
             except (subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
                 child.kill()  # a second interrupt cuts its time short
                 child.wait()
 
 
-def compare(
+def run_study(
     config: RunConfig,
     study: StudyConfig,
     report: Callable[[Path], Path],
     launch: Launch = launch,
 ) -> list[Row]:
-    """Run all that is missing of a study.
+    """Run all that is missing of a study, and return a row of its table for every cell.
 
     Finished runs are not repeated and begun ones go on from their checkpoint, so the same call
     continues a study that was interrupted. A run that fails is noted in the table, and the others
@@ -67,9 +64,6 @@ def compare(
         study: the grid.
         report: writes the report of that folder and returns its path; called after every run.
         launch: starts a run and waits for it.
-
-    Returns:
-        one row of the table for every cell, in the order of the grid.
 
     Raises:
         SnvideoError: before anything is run, if a run in the folder has another config.
@@ -102,12 +96,13 @@ def _check(cell: Cell) -> None:
     except ValueError as error:
         raise SnvideoError(f"{file} is not a config: delete {cell.folder}") from error
     new = flatten(cell.config.model_dump(mode="json"))
-    if changed := differences(old, new):
-        keys = ", ".join(
-            f"{key}: {config_text(old, key)} there, {config_text(new, key)} now" for key in changed
-        )
+    keys = [
+        f"{key}: {config_text(old, key)} there, {config_text(new, key)} now"
+        for key in differences(old, new)
+    ]
+    if keys:
         raise SnvideoError(
-            f"{cell.folder} holds a run of another config ({keys}): "
+            f"{cell.folder} holds a run of another config ({', '.join(keys)}): "
             "take the change back, delete that folder, or choose another output"
         )
 
@@ -124,8 +119,12 @@ def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
     config_file = cell.folder / CELL_FILE
     write_atomic(config_file, yaml.safe_dump(cell.config.model_dump(mode="json")))
     log.info("%s: running in %s", label, cell.folder)
+    command = ["-m", "snvideo", "train", str(config_file)]
+    if processes > 1:
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = ["-m", *torchrun, *command]
     try:
-        code = launch(_train_command(config_file, processes))
+        code = launch([sys.executable, *command])
     except (KeyboardInterrupt, SystemExit):
         log.warning("%s: stopped; the same command goes on from here", label)
         raise
@@ -143,19 +142,9 @@ def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
     return True
 
 
-def _train_command(config_file: Path, processes: int) -> list[str]:
-    """The command line that trains a config, or goes on with it where it stopped."""
-    train = ["-m", "snvideo", "train", str(config_file)]
-    if processes == 1:
-        return [sys.executable, *train]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *torchrun, *train]
-
-
 @contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """Within, SIGTERM raises SystemExit(75), so that `finally` blocks are run: the study goes on
-    with the same command."""
+    """Within, SIGTERM raises SystemExit(75), so that `finally` blocks are run."""
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return

@@ -48,14 +48,9 @@ class Cell:
 
 
 def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
-    """All runs of a study, which differ in norm, batch geometry, seed and output alone, and in the
-    starting weights of norms that have sources of their own.
+    """All runs of a study: `config` with each norm, batch geometry and seed, in folders of its own.
 
     The order is seed by seed: a study that is cut short has whole comparisons for its first seeds.
-
-    Args:
-        config: common to all runs; its `output` is the folder of the study.
-        study: the differences.
 
     Raises:
         SnvideoError: if the study names a run twice.

@@ -15,7 +15,6 @@ CELL_FILE = "cell.yaml"
 FAILURE_FILE = "failure.txt"
 """The status of a run that failed, as in the table's status column."""
 
-
 NORM_ORDER = ("sn", "bn", "gn", "in", "ln", "syncsn", "syncbn", "frozen_bn")
 """The order in which norms are shown; unknown ones follow."""
 
@@ -69,14 +68,11 @@ def geometries_of(runs: Iterable[StudyRun]) -> list[Geometry]:
 
 def by_cell(runs: Iterable[StudyRun]) -> Iterator[tuple[Geometry, str, list[StudyRun]]]:
     """Geometry, norm and the runs of both, which differ in nothing but their seed."""
-    groups: dict[tuple[Geometry, str], list[StudyRun]] = {}
-    for run in runs:
-        groups.setdefault((run.geometry, run.norm), []).append(run)
-    everything = [run for group in groups.values() for run in group]
-    for geometry in geometries_of(everything):
-        for norm in norms_of(everything):
-            if (geometry, norm) in groups:
-                yield geometry, norm, groups[geometry, norm]
+    runs = list(runs)
+    for geometry in geometries_of(runs):
+        for norm in norms_of(runs):
+            if group := [run for run in runs if (run.geometry, run.norm) == (geometry, norm)]:
+                yield geometry, norm, group
 
 
 def read_runs(folder: Path) -> list[StudyRun]:
@@ -101,15 +97,12 @@ def _read_run(folder: Path) -> StudyRun | None:
         gpus, clips = int(config["batch.gpus"]), int(config["batch.clips_per_gpu"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SnvideoError(f"{file}: not the config of a run; move this folder away") from error
-    results = read_results(folder)
-    status = "finished" if results else _status(folder)
+    results, failure = read_results(folder), folder / FAILURE_FILE
+    status = "finished" if results else "unfinished"
+    if results is None and failure.exists():
+        status = failure.read_text(encoding="utf-8").strip()
     environment = _environment(folder)
     return StudyRun(folder, norm, gpus, clips, seed, config, environment, results, status)
-
-
-def _status(folder: Path) -> str:
-    failure = folder / FAILURE_FILE
-    return failure.read_text(encoding="utf-8").strip() if failure.exists() else "unfinished"
 
 
 def _environment(folder: Path) -> dict[str, Any]:

@@ -113,11 +113,7 @@ def paired_differences(runs: list[StudyRun]) -> list[PairedDifference]:
     """SN (without it, the first norm) minus each other norm, for every geometry."""
     done = finished(runs)
     reference = next(iter(norms_of(run for run, _ in done)), "sn")
-    top1 = {
-        (run.geometry, run.seed): results.video_top1
-        for run, results in done
-        if run.norm == reference
-    }
+    top1 = {(r.geometry, r.seed): res.video_top1 for r, res in done if r.norm == reference}
     found = []
     for geometry, norm, group in by_cell(runs):
         pairs = [
@@ -150,21 +146,17 @@ def accuracy_table(runs: list[StudyRun]) -> SummaryTable:
     lines = []
     for geometry, norm, group in by_cell(runs):
         done = [results for _, results in finished(group)]
-        values = ["-"] * len(ACCURACIES)
-        if done:
-            values = [
-                confidence_interval([getattr(results, name) for results in done]).percent()
-                for name in ACCURACIES
-            ]
+        columns = [[getattr(results, name) for results in done] for name in ACCURACIES]
+        values = [confidence_interval(column).percent() if column else "-" for column in columns]
         seeds = f"n = {len(done)}" + (f" of {len(group)}" if len(done) < len(group) else "")
         total_batch = str(geometry[0] * geometry[1])
         lines.append((str(geometry), total_batch, norm.upper(), *values, seeds))
-    columns = (name.replace("_top", " top-") for name in ACCURACIES)
+    names = (name.replace("_top", " top-") for name in ACCURACIES)
     return SummaryTable(
         "Accuracy",
         "In percent: mean over seeds ± 95 % confidence interval (Student t). "
         "With n = 1, one seed, no interval can be given.",
-        ("(gpus, clips)", "total batch", "norm", *columns, "seeds"),
+        ("(gpus, clips)", "total batch", "norm", *names, "seeds"),
         lines,
     )
 
@@ -172,19 +164,15 @@ def accuracy_table(runs: list[StudyRun]) -> SummaryTable:
 def difference_table(runs: list[StudyRun]) -> SummaryTable:
     """Paired differences in video top-1 per geometry, with their reading."""
     found = paired_differences(runs)
+    rows = []
+    for one in found:
+        pair, interval = f"{one.reference.upper()} - {one.norm.upper()}", one.interval
+        percent, seeds = interval.percent(signed=True), f"n = {interval.n}"
+        rows.append((str(one.geometry), pair, percent, seeds, one.reading))
     return SummaryTable(
         f"{found[0].reference.upper() if found else 'SN'} against the others",
         "Difference in video top-1 in percentage points, paired by seed: mean ± 95 % confidence "
         "interval (Student t). A difference inside its interval is not called one.",
         ("(gpus, clips)", "difference", "video top-1", "seeds", "reading"),
-        [
-            (
-                str(one.geometry),
-                f"{one.reference.upper()} - {one.norm.upper()}",
-                one.interval.percent(signed=True),
-                f"n = {one.interval.n}",
-                one.reading,
-            )
-            for one in found
-        ],
+        rows,
     )

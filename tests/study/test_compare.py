@@ -16,7 +16,7 @@ from snvideo.config import load_config
 from snvideo.engine.config import RunConfig
 from snvideo.errors import PreemptedError, SnvideoError
 from snvideo.study import compare as module
-from snvideo.study.compare import compare, launch, sigterm_exits
+from snvideo.study.compare import launch, run_study, sigterm_exits
 from snvideo.study.config import Cell, cells
 from snvideo.study.runs import read_runs
 from snvideo.study.summary import comparison_csv
@@ -69,7 +69,7 @@ def _table(folder: Path) -> dict[str, dict[str, str]]:
 
 def test_every_cell_is_run_with_its_own_config(tmp_path: Path):
     child = Child()
-    rows = compare(run_config(tmp_path), study_config(norms=("sn", "bn")), write_table, child)
+    rows = run_study(run_config(tmp_path), study_config(norms=("sn", "bn")), write_table, child)
     assert child.names == ["sn_2x8_seed0", "bn_2x8_seed0"]
     folder = tmp_path / "bn_2x8_seed0"
     expected = [sys.executable, "-m", "snvideo", "train", str(folder / "cell.yaml")]
@@ -84,14 +84,14 @@ def test_every_cell_is_run_with_its_own_config(tmp_path: Path):
 
 def test_the_command_line_reads_the_cell_as_it_was_meant(tmp_path: Path):
     config, study = run_config(tmp_path), study_config(norms=("sn",))
-    compare(config, study, write_table, Child())
+    run_study(config, study, write_table, Child())
     cell = cells(config, study)[0]
     assert load_config(cell.folder / "cell.yaml") == cell.config
 
 
 def test_processes_go_through_torchrun(tmp_path: Path):
     child = Child()
-    compare(run_config(tmp_path), study_config(norms=("sn",), processes=2), write_table, child)
+    run_study(run_config(tmp_path), study_config(norms=("sn",), processes=2), write_table, child)
     words = child.commands[0]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     assert words[1:6] == torchrun
@@ -105,7 +105,7 @@ def test_a_finished_run_is_skipped_and_its_result_told(
     write_finished(cells(config, study)[1], 0.41)
     child = Child()
     with caplog.at_level(logging.INFO):
-        compare(config, study, write_table, child)
+        run_study(config, study, write_table, child)
     assert child.names == ["sn_2x8_seed0"]
     assert "[2/2] bn (2, 8) seed 0: already finished, video top-1 0.41" in caplog.messages
 
@@ -114,7 +114,7 @@ def test_a_begun_run_is_resumed(tmp_path: Path):
     config, study = run_config(tmp_path), study_config(norms=("sn",))
     write_begun(cells(config, study)[0])
     child = Child()
-    compare(config, study, write_table, child)
+    run_study(config, study, write_table, child)
     assert child.names == ["sn_2x8_seed0"]
 
 
@@ -125,7 +125,7 @@ def test_another_config_is_refused_before_anything_runs(tmp_path: Path, write):
     child = Child()
     changed = run_config(tmp_path, optim={"epochs": 12, "warmup_epochs": 1})
     with pytest.raises(SnvideoError, match=r"optim\.epochs: 8 there, 12 now") as caught:
-        compare(changed, study, write_table, child)
+        run_study(changed, study, write_table, child)
     message = str(caught.value)
     assert "bn_2x8_seed0" in message and "warmup" not in message and "\n" not in message
     assert child.commands == []
@@ -136,25 +136,25 @@ def test_a_study_that_has_moved_is_the_same_study(tmp_path: Path):
     write_finished(cells(run_config(tmp_path / "old"), study)[0])
     (tmp_path / "old").rename(tmp_path / "new")
     child = Child()
-    compare(run_config(tmp_path / "new"), study, write_table, child)
+    run_study(run_config(tmp_path / "new"), study, write_table, child)
     assert child.commands == []
 
 
 def test_a_failed_run_is_noted_and_the_others_go_on(tmp_path: Path):
     config, study = run_config(tmp_path), study_config()
-    rows = compare(config, study, write_table, Child(failing=("bn_2x8_seed0",)))
+    rows = run_study(config, study, write_table, Child(failing=("bn_2x8_seed0",)))
     assert [row["status"] for row in rows] == ["finished", "failed (exit 3)", "finished"]
     assert rows[1]["video_top1"] is None
     assert _table(tmp_path)["bn_2x8_seed0"]["status"] == "failed (exit 3)"
 
     again = Child()
-    rows = compare(config, study, write_table, again)
+    rows = run_study(config, study, write_table, again)
     assert again.names == ["bn_2x8_seed0"]
     assert [row["status"] for row in rows] == ["finished"] * 3
 
 
 def test_a_child_that_ends_well_without_results_has_failed(tmp_path: Path):
-    rows = compare(
+    rows = run_study(
         run_config(tmp_path), study_config(norms=("sn",)), write_table, lambda command: 0
     )
     assert rows[0]["status"] == "failed (no results)"
@@ -169,7 +169,7 @@ def test_a_run_that_is_asked_to_stop_stops_the_study_and_has_not_failed(tmp_path
         return 75
 
     with pytest.raises(PreemptedError):
-        compare(run_config(tmp_path), study, write_table, preempted)
+        run_study(run_config(tmp_path), study, write_table, preempted)
     assert len(called) == 1
 
     def under_torchrun(command: list[str]) -> int:  # which answers 1 whatever a worker's code
@@ -178,7 +178,7 @@ def test_a_run_that_is_asked_to_stop_stops_the_study_and_has_not_failed(tmp_path
         return 1
 
     with pytest.raises(PreemptedError):
-        compare(run_config(tmp_path), study, write_table, under_torchrun)
+        run_study(run_config(tmp_path), study, write_table, under_torchrun)
     assert len(called) == 2
     assert not list(tmp_path.rglob("failure*"))
 
@@ -186,11 +186,11 @@ def test_a_run_that_is_asked_to_stop_stops_the_study_and_has_not_failed(tmp_path
 def test_an_interrupted_study_keeps_its_table_and_repeats_nothing(tmp_path: Path):
     config, study = run_config(tmp_path), study_config()
     with pytest.raises(KeyboardInterrupt):
-        compare(config, study, write_table, Child(stop_at="bn_2x8_seed0"))
+        run_study(config, study, write_table, Child(stop_at="bn_2x8_seed0"))
     assert list(_table(tmp_path)) == ["sn_2x8_seed0"]
 
     again = Child()
-    compare(config, study, write_table, again)
+    run_study(config, study, write_table, again)
     assert again.names == ["bn_2x8_seed0", "gn_2x8_seed0"]
     assert len(_table(tmp_path)) == 3
 
@@ -227,7 +227,7 @@ time.sleep(60)
 def test_being_stopped_ends_the_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, error: type, mode: str
 ):
-    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    monkeypatch.setattr(module, "TERMINATE_TIMEOUT", 0.5)
     marker = tmp_path / "pid"
     stopper = threading.Thread(target=_stop_after_start, args=(marker, signum))
     stopper.start()
