@@ -1,7 +1,6 @@
 """Dry run: needs and speed of a run, counted and timed before it begins.
 
-Everything is counted on the run's own index, batch plan, network and schedule. Nothing is written,
-and without timed steps no weight gets any memory.
+Nothing is written, and without timed steps no weight gets any memory.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from snvideo.data.config import ClipConfig
 from snvideo.data.index import ClipIndex
@@ -46,25 +44,6 @@ class SplitSummary(NamedTuple):
     missing: list[str]  # names of those among the first few that have no file
 
 
-class Memory(NamedTuple):
-    """Bytes of training in each process, without gradients of activations and workspaces."""
-
-    weights: int  # with running statistics
-    gradients: int  # twice on several processes, which send them in buckets
-    optimizer: int
-    average: int  # EMA of the weights
-    activations: int  # kept by one pass for backward
-    available: int | None  # of the device's free memory, this process's share; None if unknown
-
-    @property
-    def needed(self) -> int:
-        return sum(self[:5])
-
-    @property
-    def fits(self) -> bool:
-        return self.available is None or self.needed <= USABLE * self.available
-
-
 class Timing(NamedTuple):
     """Times of a few real optimizer steps."""
 
@@ -79,7 +58,7 @@ class DryRun:
     """Needs of a run."""
 
     config: RunConfig
-    main: bool  # whether this is the main process
+    is_main: bool  # process
     device: torch.device
     plan: BatchPlan
     speed: Speed
@@ -91,11 +70,25 @@ class DryRun:
     peaks: dict[str, float]  # the peak learning rate of each group of parameters
     factors: dict[int, float]
     """Step -> learning rate as a fraction of its peak, where the schedule turns."""
-    memory: Memory
+    memory: dict[str, int]
+    """Bytes of training in each process, without gradients of activations and workspaces."""
+    memory_free: int | None
+    """This process's share of the free bytes of the device; None if unknown."""
     timing: Timing | None = None
 
     @property
+    def memory_needed(self) -> int:
+        """Sum of `memory`."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """False if the device is known to have too little free memory."""
+        return self.memory_free is None or self.memory_needed <= USABLE * self.memory_free
+
+    @property
     def total_steps(self) -> int:
+        """Optimizer steps of the run."""
         return self.config.optim.epochs * self.steps_per_epoch
 
     @property
@@ -105,10 +98,9 @@ class DryRun:
 
     @property
     def epoch_multiply_adds(self) -> int:
-        """Of training, over all processes."""
-        return (
-            self.forwards * self.cost.multiply_adds * self.steps_per_epoch * self.plan.total_batch
-        )
+        """Multiply-adds of training for an epoch, over all processes."""
+        views = self.steps_per_epoch * self.plan.total_batch
+        return self.forwards * self.cost.multiply_adds * views
 
 
 def dry_run(config: RunConfig, timed_steps: int = 3) -> DryRun:
@@ -124,13 +116,13 @@ def dry_run(config: RunConfig, timed_steps: int = 3) -> DryRun:
         SnvideoError: if config, index, videos, hardware and network do not fit together.
     """
     with init_world() as world:
-        found = count(config, world)
-        if not timed_steps or not all(world.gather(found.memory.fits)):
+        found = estimate(config, world)
+        if not timed_steps or not all(world.gather(found.fits)):
             return found
         return replace(found, timing=_time_steps(config, world, timed_steps))
 
 
-def count(config: RunConfig, world: World) -> DryRun:
+def estimate(config: RunConfig, world: World) -> DryRun:
     """The part of a dry run that computes nothing.
 
     Raises:
@@ -166,9 +158,11 @@ def count(config: RunConfig, world: World) -> DryRun:
             f"{reason}: change data.clip.frames or the crop"
         ) from error
     groups = parameter_groups(model, optim, learning_rate(optim, plan.total_batch))
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     return DryRun(
         config=config,
-        main=world.is_main,
+        is_main=world.is_main,
         device=world.device,
         plan=plan,
         speed=speed,
@@ -179,7 +173,14 @@ def count(config: RunConfig, world: World) -> DryRun:
         steps_per_epoch=steps_per_epoch,
         peaks={group["name"]: group["lr"] for group in groups},
         factors=_factors(config, steps_per_epoch),
-        memory=_memory(model, config, world, spent),
+        memory={
+            "weights": weights,
+            "gradients": trained * min(world.size, 2),  # several processes send them in buckets
+            "optimizer": trained if optim.momentum else 0,
+            "averaged weights": weights if optim.ema else 0,
+            "activations of a pass": spent.activation_bytes,
+        },
+        memory_free=free_memory(world.device),
     )
 
 
@@ -215,29 +216,13 @@ def _factors(config: RunConfig, steps_per_epoch: int) -> dict[int, float]:
     return {step: lr_factor(optim, steps_per_epoch, step) for step in sorted(steps)}
 
 
-def _memory(model: nn.Module, config: RunConfig, world: World, spent: Cost) -> Memory:
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    return Memory(
-        weights=weights,
-        gradients=trained * (1 if world.size == 1 else 2),
-        optimizer=trained if config.optim.momentum else 0,
-        average=weights if config.optim.ema else 0,
-        activations=spent.activation_bytes,
-        available=available_memory(world.device),
-    )
-
-
-def available_memory(device: torch.device) -> int | None:
+def free_memory(device: torch.device) -> int | None:
     """Free bytes of a GPU, or this process's share of the machine's; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        found = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:  # not on Linux
-        return None
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return int(found[1]) * 1024 // local_processes if found else None
+    table = Path("/proc/meminfo")  # of Linux
+    found = re.search(r"MemAvailable: +(\d+) kB", table.read_text() if table.exists() else "")
+    return int(found[1]) * 1024 // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if found else None
 
 
 def _time_steps(config: RunConfig, world: World, steps: int) -> Timing:
@@ -273,14 +258,12 @@ def _time_steps(config: RunConfig, world: World, steps: int) -> Timing:
 
 def remedies(config: RunConfig) -> str:
     """The options that make a training pass smaller."""
-    synchronised = config.model.norm.name in SYNCHRONISED
-    options = []
-    if config.batch.gpus_per_pass > 1 and not synchronised:
-        options.append(f"a batch.gpus_per_pass below {config.batch.gpus_per_pass}")
-    if not config.speed.activation_checkpointing:
-        options.append("speed.activation_checkpointing=true")
-    if config.speed.amp == "none":
-        options.append("speed.amp=bf16")
-    fewer_clips = "fewer batch.clips_per_gpu, which is another experiment"
-    options.append("more processes" if synchronised else fewer_clips)
-    return "try " + ", ".join(options)
+    together, synchronised = config.batch.gpus_per_pass, config.model.norm.name in SYNCHRONISED
+    options = {
+        f"a batch.gpus_per_pass below {together}": together > 1 and not synchronised,
+        "speed.activation_checkpointing=true": not config.speed.activation_checkpointing,
+        "speed.amp=bf16": config.speed.amp == "none",
+        "more processes": synchronised,
+        "fewer batch.clips_per_gpu, which is another experiment": not synchronised,
+    }
+    return "try " + ", ".join(option for option, helps in options.items() if helps)

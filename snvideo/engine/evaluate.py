@@ -1,20 +1,29 @@
-"""Evaluation of a run's weights, or of published ones, apart from training."""
+"""Evaluation: clip and video accuracy over test views, every video counted once."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from snvideo.data import sampling
+from snvideo.data.augmentation import to_input, train_input
+from snvideo.data.config import MEAN, STD, DataConfig
 from snvideo.data.index import ClipIndex
-from snvideo.engine.batch_plan import plan_batch
+from snvideo.data.loader import test_loader, train_loader
+from snvideo.data.quarantine import Quarantine
+from snvideo.engine.batch_plan import BatchPlan, plan_batch
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights
-from snvideo.engine.config import RunConfig
+from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
-from snvideo.engine.evaluator import evaluate_views, refresh_statistics
-from snvideo.engine.performance import algorithms, choose, memory_format
+from snvideo.engine.performance import algorithms, autocast, choose, memory_format
 from snvideo.engine.results import Results
 from snvideo.engine.run_dir import RunDir
 from snvideo.engine.setup import (
@@ -25,8 +34,170 @@ from snvideo.engine.setup import (
     start_from,
 )
 from snvideo.errors import SnvideoError
+from snvideo.norm import average_statistics, tracking_layers
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Evaluation:
+    """Accuracies (fractions) and predictions; views are clips x crops."""
+
+    loss: float
+    clip_top1: float
+    clip_top5: float
+    video_top1: float
+    video_top5: float
+    per_class_accuracy: list[float]
+    confusion: list[list[int]]
+    """Videos by true class (rows) and predicted class (columns)."""
+    failed: list[tuple[str, str]]
+    """Name and reason of videos that could not be read; they are left out of all figures."""
+    rows: np.ndarray = field(repr=False)
+    """Rows of the index, int64 (videos,), sorted."""
+    labels: np.ndarray = field(repr=False)
+    """int64 (videos,)."""
+    probabilities: np.ndarray = field(repr=False)
+    """float32 (videos, classes): softmax averaged over the views."""
+
+    def save_predictions(self, path: Path, index: ClipIndex) -> None:
+        """Write names, labels and probabilities of all videos as a .npz file."""
+        np.savez_compressed(
+            path,
+            videos=np.array([index[int(row)].name for row in self.rows]),
+            labels=self.labels,
+            probabilities=self.probabilities,
+            classes=np.array(index.labels),
+        )
+
+
+def refresh_statistics(
+    model: nn.Module,
+    index: ClipIndex,
+    config: RunConfig,
+    plan: BatchPlan,
+    epoch: int,
+    world: World,
+    quarantine: Quarantine,
+) -> int:
+    """Average batch statistics over training clips, in the groups of the run's batch plan.
+
+    Returns:
+        the number of groups; 0 if the model has no statistics or the config keeps moving averages.
+    """
+    if not tracking_layers(model) or not config.statistics.batches:
+        return 0
+    passes = ((epoch, group) for group in plan.statistics(len(index), config.statistics.batches))
+    stream = sampling.STATISTICS
+    batches = train_loader(index, config.data, config.seed, passes, stream, quarantine)
+    layout = memory_format(config.speed)
+    inputs = (train_input(batch, config.data, world.device, layout) for batch in batches)
+    with autocast(config.speed, world.device):
+        return average_statistics(model, inputs, config.statistics.kind)
+
+
+@torch.inference_mode()
+def evaluate_views(
+    model: nn.Module,
+    index: ClipIndex,
+    config: RunConfig,
+    world: World,
+    clips: int,
+    crops: int,
+    quarantine: Quarantine,
+    rows: Sequence[int] | None = None,
+) -> Evaluation:
+    """Evaluate a model over views of videos of an index.
+
+    A clip counts by its own softmax; a video by the softmax averaged over its views. Each process
+    takes every W-th video, and all return the same figures.
+
+    Args:
+        model: in whatever mode; it is left in evaluation mode.
+        index: videos of the test split.
+        config: views, precision and batch size.
+        world: the processes that share the work.
+        clips, crops: views of each video.
+        quarantine: videos that are not opened; what proves unreadable is added to it.
+        rows: of the index; None: all of them.
+    """
+    model.eval()
+    device, classes, batch_size = world.device, len(index.labels), config.test_batch
+    metrics = _metrics(classes).to(device)
+    failed: list[tuple[str, str]] = []
+    no_rows = np.empty(0, np.int64)
+    parts = [(no_rows, no_rows, np.empty((0, classes), np.float32))]
+    mine = (range(len(index)) if rows is None else rows)[world.rank :: world.size]
+    for batch in test_loader(index, config.data, mine, batch_size, clips, crops, quarantine):
+        failed += batch.unreadable
+        if not len(batch.videos):
+            continue
+        truth = batch.labels.to(device)
+        views = torch.cat([views.expand(device) for views in batch.views])
+        logits = view_logits(model, views, config.data, config.speed, batch_size, device)
+        softmax = logits.softmax(-1)
+        video = softmax.unflatten(0, (len(truth), -1)).mean(1)
+        view_truth = truth.repeat_interleave(clips * crops)
+        metrics["loss"].update(nn.functional.cross_entropy(logits, view_truth, reduction="none"))
+        for name in ("clip_top1", "clip_top5"):
+            metrics[name].update(softmax, view_truth)
+        for name in ("video_top1", "video_top5", "confusion"):
+            metrics[name].update(video, truth)
+        parts.append((batch.videos.numpy(), batch.labels.numpy(), video.cpu().numpy()))
+    gathered = world.gather((parts, failed))
+    columns = zip(*(part for some, _ in gathered for part in some), strict=True)
+    all_rows, labels, probabilities = (np.concatenate(column) for column in columns)
+    order = np.argsort(all_rows)
+    values = metrics.compute()
+    confusion = values.pop("confusion").cpu()
+    return Evaluation(
+        **{name: float(value) for name, value in values.items()},
+        per_class_accuracy=(confusion.diag() / confusion.sum(1).clamp_min(1)).tolist(),
+        confusion=confusion.tolist(),
+        failed=[video for _, some in gathered for video in some],
+        rows=all_rows[order],
+        labels=labels[order],
+        probabilities=probabilities[order],
+    )
+
+
+def _metrics(classes: int) -> MetricCollection:
+    def top(k: int) -> MulticlassAccuracy:
+        return MulticlassAccuracy(num_classes=classes, top_k=min(k, classes), average="micro")
+
+    accuracies = {f"{unit}_top{k}": top(k) for unit in ("clip", "video") for k in (1, 5)}
+    confusion = MulticlassConfusionMatrix(num_classes=classes)
+    # No groups: clips and videos are counted apart.
+    return MetricCollection(
+        {"loss": MeanMetric(), **accuracies, "confusion": confusion}, compute_groups=False
+    )
+
+
+def view_logits(
+    model: nn.Module,
+    views: Tensor,
+    data: DataConfig,
+    speed: SpeedConfig,
+    batch: int,
+    device: torch.device,
+) -> Tensor:
+    """Logits of test views, float32 (N, classes).
+
+    Args:
+        model: in evaluation mode.
+        views: uint8 (N, T, 3, H, W), on the device.
+        data: mean and standard deviation that the input is normalized with.
+        speed: precision and memory format.
+        batch: views in one forward pass.
+        device: of the model.
+    """
+    parts = []
+    mean, std, layout = data.mean or MEAN, data.std or STD, memory_format(speed)
+    for part in views.split(batch):
+        clips = to_input(part, mean, std, layout)
+        with autocast(speed, device):
+            parts.append(model(clips))
+    return torch.cat(parts).float()
 
 
 def evaluate(
@@ -69,14 +240,12 @@ def evaluate(
             with folder.written("evaluation.npz") as path:
                 found.save_predictions(path, index)
             folder.write_results(results.stored(), "evaluation")
+            accuracies = (found.clip_top1, found.clip_top5, found.video_top1, found.video_top5)
             log.info(
                 "%s: clip top-1 %.1f %% top-5 %.1f %%, video top-1 %.1f %% top-5 %.1f %% over %d "
                 "videos (%d unreadable) x %d views",
                 origin,
-                100 * results.clip_top1,
-                100 * results.clip_top5,
-                100 * results.video_top1,
-                100 * results.video_top5,
+                *(100 * accuracy for accuracy in accuracies),
                 results.videos,
                 results.failed_videos,
                 clips * crops,
@@ -85,11 +254,7 @@ def evaluate(
 
 
 def _load_run(
-    config: RunConfig,
-    run: Path,
-    checkpoint: Path | None,
-    classes: Sequence[str],
-    world: World,
+    config: RunConfig, run: Path, checkpoint: Path | None, classes: Sequence[str], world: World
 ) -> tuple[RunConfig, nn.Module, str]:
     """The resolved config, the network of a checkpoint, and the checkpoint's name."""
     config = resolve_config(config, None, world)
@@ -116,10 +281,9 @@ def _load_start(
     source = open_start(config, world)
     if source is None:
         raise SnvideoError("nothing to test: name weights with model.weights.source")
+    untrained = f"{source.origin} cannot be tested without training"
     if not source.exact:
-        raise SnvideoError(
-            f"{source.origin} cannot be tested without training: {'; '.join(source.notes)}"
-        )
+        raise SnvideoError(f"{untrained}: {'; '.join(source.notes)}")
     if (config.output / "config.yaml").exists():
         raise SnvideoError(f"{config.output} holds a run: choose another output")
     config = resolve_config(config, source, world)
@@ -134,7 +298,5 @@ def _load_start(
     if report.new_classes:
         new.append(f"{report.new_classes} classes that it does not know")
     if new:
-        raise SnvideoError(
-            f"{source.origin} cannot be tested without training: new would be {new[0]}"
-        )
+        raise SnvideoError(f"{untrained}: new would be {new[0]}")
     return config, model, source.origin

@@ -18,7 +18,7 @@ from snvideo.data.index import ClipIndex
 from snvideo.data.indexing.probe import index_row, probe_all
 from snvideo.data.loader import test_loader
 from snvideo.engine.config import SpeedConfig
-from snvideo.engine.evaluator import view_logits
+from snvideo.engine.evaluate import view_logits
 from snvideo.engine.performance import algorithms, choose, memory_format
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import LoadedModel, load_model

@@ -30,8 +30,8 @@ def describe_weights(
     config: RunConfig,
     classes: Sequence[str],
     statistics: str,
-    started_from: dict[str, Any] | None = None,
-    results: dict[str, Any] | None = None,
+    started_from: dict[str, Any] | None,
+    results: dict[str, Any] | None,
 ) -> WeightsMetadata:
     """Metadata of the weights that a run has trained.
 
@@ -43,7 +43,9 @@ def describe_weights(
         started_from: summary of the weights that training began from.
         results: of the final evaluation.
     """
-    data = config.data
+    data, test = config.data, config.data.test
+    mean, std = data.mean or MEAN, data.std or STD
+    sizes = {"short_side": test.short_side, "crop": test.crop}
     return WeightsMetadata(
         architecture=config.model.name,
         strides=layer_strides(model),
@@ -51,20 +53,14 @@ def describe_weights(
         use_batch=has_batch_part(model),
         statistics=statistics if tracking_layers(model) else None,
         classes=tuple(classes),
-        preprocessing=Preprocessing(
-            mean=data.mean or MEAN,
-            std=data.std or STD,
-            **data.clip.model_dump(),
-            short_side=data.test.short_side,
-            crop=data.test.crop,
-        ),
+        preprocessing=Preprocessing(mean=mean, std=std, **data.clip.model_dump(), **sizes),
         started_from=started_from,
         results=results,
     )
 
 
 def publish(folder: RunDir, model: nn.Module, metadata: WeightsMetadata, config: RunConfig) -> None:
-    """Write weights and card of a finished run.
+    """Write weights and model card of a finished run.
 
     Raises:
         SnvideoError: if the disk does not take them.

@@ -13,7 +13,7 @@ from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
     from snvideo.data.index import ClipIndex
-    from snvideo.engine.evaluator import Evaluation
+    from snvideo.engine.evaluate import Evaluation
 
 _ACCURACIES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
 _EVALUATED = (*_ACCURACIES, "per_class_accuracy", "confusion", "failed")
@@ -128,7 +128,7 @@ def read_results(folder: Path) -> Results | None:
         return Results.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SnvideoError(f"{file}: {where}: {first['msg']}; delete it and resume") from error
-    except ValueError as error:
-        raise SnvideoError(f"{file}: not JSON; delete it and resume") from error
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except ValueError:
+        reason = "not JSON"
+    raise SnvideoError(f"{file}: {reason}; delete it and resume")

@@ -25,7 +25,7 @@ from snvideo.engine.checkpoint import load_weights
 from snvideo.engine.config import RunConfig, rename_keys
 from snvideo.engine.distributed import World, parallelize
 from snvideo.engine.ema import EMA
-from snvideo.engine.evaluator import Evaluation, evaluate_views, refresh_statistics
+from snvideo.engine.evaluate import Evaluation, evaluate_views, refresh_statistics
 from snvideo.engine.finite_check import FiniteCheck
 from snvideo.engine.metrics import NOTHING, MetricSums, Progress, TrainMetrics
 from snvideo.engine.optim import build_optimizer, freeze

@@ -1,4 +1,4 @@
-"""A dry run as a table for a terminal."""
+"""Terminal output of a dry run."""
 
 from __future__ import annotations
 
@@ -17,39 +17,37 @@ Rows = Iterator[tuple[str, str]]
 
 def print_dry_run(found: DryRun) -> None:
     """Print a dry run, on the main process."""
-    if found.main:
+    if found.is_main:
         console().print(dry_run_table(found))
 
 
 def dry_run_table(found: DryRun) -> Table:
-    """Name and value of all that was found, and warnings last."""
-    rows = new_table("", "", title=f"Dry run of {found.config.output}", text=2)
-    rows.show_header, rows.columns[0].no_wrap = False, True
+    """A table of names and values, and warnings last."""
+    table = new_table("", "", title=f"Dry run of {found.config.output}", text=2)
+    table.show_header, table.columns[0].no_wrap = False, True
     for section in (_network, _data, _steps, _memory, _timing):
         for name, text in section(found):
-            rows.add_row(Text(name), Text(text))
-        rows.add_section()
+            table.add_row(Text(name), Text(text))
+        table.add_section()
     for text in dry_run_warnings(found):
-        rows.add_row(Text("warning", "bold red"), Text(text))
-    return rows
+        table.add_row(Text("warning", "bold red"), Text(text))
+    return table
 
 
 def dry_run_warnings(found: DryRun) -> list[str]:
     """Missing videos and missing memory, a line each."""
-    memory = found.memory
-    missing = [
+    warnings = [
         f"{len(split.missing)} of the first {min(FILES, split.videos)} videos of split "
         f"{split.name!r} are missing: {', '.join(split.missing)}"
         for split in found.splits
         if split.missing
     ]
-    if memory.available is None or memory.fits:
-        return missing
-    return [
-        *missing,
-        f"training needs {format_bytes(memory.needed)} and more, and {found.device} has "
-        f"{format_bytes(memory.available)} free for each process: {remedies(found.config)}",
-    ]
+    if found.memory_free is not None and not found.fits:
+        warnings.append(
+            f"training needs {format_bytes(found.memory_needed)} and more, and {found.device} has "
+            f"{format_bytes(found.memory_free)} free for each process: {remedies(found.config)}"
+        )
+    return warnings
 
 
 def _network(found: DryRun) -> Rows:
@@ -71,23 +69,18 @@ def _network(found: DryRun) -> Rows:
 def _data(found: DryRun) -> Rows:
     yield "classes", f"{found.classes:,}"
     for name, split in zip(("training", "test"), found.splits, strict=True):
-        about = "about " if split.videos > SAMPLE else ""
-        short = f", {about}{100 * split.short:.1f} % shorter than a clip" if split.short else ""
+        sampled = "about " if split.videos > SAMPLE else ""
+        short = f", {sampled}{100 * split.short:.1f} % shorter than a clip" if split.short else ""
         yield f"{name} videos", f"{split.videos:,} of split {split.name!r}{short}"
 
 
 def _steps(found: DryRun) -> Rows:
     plan, batch, steps = found.plan, found.config.batch, found.steps_per_epoch
-    yield (
-        "batch",
-        f"{batch.gpus} gpus x {batch.clips_per_gpu} clips = {plan.total_batch} on "
-        f"{_number(plan.processes, 'process')} ({found.device})",
-    )
-    yield (
-        "a step",
-        f"{_number(plan.passes, 'pass')} in each process, of "
-        f"{_number(plan.groups_per_pass, 'group')} of {plan.clips_per_gpu} clips",
-    )
+    processes, passes = _number(plan.processes, "process"), _number(plan.passes, "pass")
+    clips = f"{batch.gpus} gpus x {batch.clips_per_gpu} clips = {plan.total_batch}"
+    yield "batch", f"{clips} on {processes} ({found.device})"
+    groups = f"{_number(plan.groups_per_pass, 'group')} of {plan.clips_per_gpu} clips"
+    yield "a step", f"{passes} in each process, of {groups}"
     epochs = found.config.optim.epochs
     yield "steps", f"{steps:,} an epoch, {found.total_steps:,} in {epochs} epochs"
     peak = found.peaks.get("weights", next(iter(found.peaks.values())))
@@ -100,18 +93,12 @@ def _steps(found: DryRun) -> Rows:
 
 
 def _memory(found: DryRun) -> Rows:
-    memory = found.memory
-    parts = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "averaged weights": memory.average,
-        "activations of a pass": memory.activations,
-    }
-    listed = " + ".join(f"{format_bytes(size)} {name}" for name, size in parts.items() if size)
-    yield "memory needed", f"{format_bytes(memory.needed)} in each process: {listed}"
-    if memory.available is not None:
-        yield "memory free", f"{format_bytes(memory.available)} for each process"
+    parts = " + ".join(
+        f"{format_bytes(size)} {name}" for name, size in found.memory.items() if size
+    )
+    yield "memory needed", f"{format_bytes(found.memory_needed)} in each process: {parts}"
+    if found.memory_free is not None:
+        yield "memory free", f"{format_bytes(found.memory_free)} for each process"
 
 
 def _timing(found: DryRun) -> Rows:

@@ -13,12 +13,13 @@ from snvideo.config import load_config
 from snvideo.data.index import COLUMNS
 from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import World
-from snvideo.engine.dry_run import DryRun, count, dry_run
+from snvideo.engine.dry_run import DryRun, dry_run, estimate
 from snvideo.errors import SnvideoError
 from snvideo.report.dry_run_table import dry_run_table, dry_run_warnings, print_dry_run
 from tests.engine.runs import run_config
 
 CHECKPOINTED = "speed.activation_checkpointing=true"
+ACTIVATIONS = "activations of a pass"
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROW = {
     "path": "video.mp4",
@@ -113,8 +114,8 @@ def test_every_config_file_can_be_run(name, kinetics, tmp_path):
         peak = 0.01 if name.startswith("finetune/") else 0.1
         assert found.peaks["weights"] == pytest.approx(peak * batch / 64)
     assert found.epoch_multiply_adds == 3 * found.cost.multiply_adds * batch * found.steps_per_epoch
-    assert found.memory.weights >= 4 * found.cost.parameters
-    assert found.timing is None and found.main
+    assert found.memory["weights"] >= 4 * found.cost.parameters
+    assert found.timing is None and found.is_main
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,7 +124,7 @@ def kinetics_run(index: Path, *overrides: str) -> RunConfig:
     return load_config(path, (f"data.index={index}", *overrides))
 
 
-def test_what_is_printed(kinetics):
+def test_the_printed_table(kinetics):
     text = printed(dry_run(kinetics_run(kinetics, "optim.head_lr=10"), timed_steps=0))
     for words in (
         "i3d_r50_8x8 with sn, start equal",
@@ -143,26 +144,26 @@ def test_what_is_printed(kinetics):
     assert "clips/s" not in text
 
 
-def test_schedules_turn_where_they_turn(kinetics):
+def test_the_learning_rate_at_the_turns_of_a_schedule(kinetics):
     step = ("optim.schedule=step", "optim.epochs=10", "optim.warmup_epochs=0")
     found = dry_run(kinetics_run(kinetics, *step, "optim.milestones=[0.5,0.9]"), timed_steps=0)
     assert found.factors == pytest.approx({0: 1.0, 100: 0.1, 180: 0.01, 199: 0.01})
 
 
-def test_memory_that_does_not_fit_is_said_and_not_tried(kinetics, monkeypatch):
-    monkeypatch.setattr("snvideo.engine.dry_run.available_memory", lambda device: 10**9)
+def test_memory_that_does_not_fit_is_a_warning_and_not_tried(kinetics, monkeypatch):
+    monkeypatch.setattr("snvideo.engine.dry_run.free_memory", lambda device: 10**9)
     overrides = ("batch.gpus_per_pass=4", "speed.amp=none", "optim.ema=0.999")
     found = dry_run(kinetics_run(kinetics, *overrides), timed_steps=3)
-    assert found.timing is None and not found.memory.fits
+    assert found.timing is None and not found.fits
     # Weights and their average, gradients and momenta, and four times what four clips keep.
-    assert found.memory.needed == pytest.approx(4 * 112.4e6 + 4 * 2.198e9, rel=0.01)
+    assert found.memory_needed == pytest.approx(4 * 112.4e6 + 4 * 2.198e9, rel=0.01)
     (line,) = dry_run_warnings(found)
     assert (
         "try a batch.gpus_per_pass below 4, speed.activation_checkpointing=true, speed.amp=bf16"
         in line
     )
     less = dry_run(kinetics_run(kinetics, *overrides, CHECKPOINTED), timed_steps=0)
-    assert less.memory.activations < found.memory.activations / 2
+    assert less.memory[ACTIVATIONS] < found.memory[ACTIVATIONS] / 2
     assert less.forwards == 4 and CHECKPOINTED not in dry_run_warnings(less)[0]
 
 
@@ -171,7 +172,7 @@ def test_videos_that_are_not_there(kinetics, tmp_path):
     with pytest.raises(SnvideoError, match=r"none of its first 5 videos is there.*set data\.root"):
         dry_run(kinetics_run(kinetics, f"data.root={tmp_path / 'elsewhere'}"), timed_steps=0)
     with pytest.raises(SnvideoError, match=r"no video folder at .*set data\.root"):
-        dry_run(kinetics_run(kinetics, f"data.root={tmp_path / 'nowhere'}"), timed_steps=0)
+        dry_run(kinetics_run(kinetics, f"data.root={tmp_path / 'missing'}"), timed_steps=0)
     index = write_index(tmp_path / "some", {"train": 40, "val": 3}, frames=50)
     lines = index.read_text().splitlines()
     lines[2] = lines[2].replace("video.mp4", "lost.mp4")
@@ -193,8 +194,8 @@ def test_frozen_parts_cost_less(kinetics):
     whole = dry_run(kinetics_run(kinetics), timed_steps=0)
     part = dry_run(kinetics_run(kinetics, "optim.freeze=[blocks.0,blocks.1]"), timed_steps=0)
     assert part.cost.trainable < part.cost.parameters == whole.cost.parameters
-    assert part.memory.activations < whole.memory.activations
-    assert part.memory.gradients == 4 * part.cost.trainable
+    assert part.memory[ACTIVATIONS] < whole.memory[ACTIVATIONS]
+    assert part.memory["gradients"] == 4 * part.cost.trainable
     assert " M trained" in printed(part)
 
 
@@ -213,16 +214,16 @@ def test_real_steps_are_timed_and_leave_nothing_behind(toy, tmp_path, capsys):
 
 def test_one_of_several_processes(kinetics, capsys):
     second = World(1, 2, torch.device("cpu"))
-    found = count(kinetics_run(kinetics), second)
+    found = estimate(kinetics_run(kinetics), second)
     print_dry_run(found)
     assert capsys.readouterr().out == ""
     assert "on 2 processes" in printed(found)
     assert "4 passes in each process, of 1 group of 4 clips" in printed(found)
-    assert found.memory.gradients == 8 * found.cost.trainable
+    assert found.memory["gradients"] == 8 * found.cost.trainable
 
 
 @pytest.mark.slow
-def test_under_torchrun_one_process_speaks(toy, tmp_path):
+def test_under_torchrun_one_process_prints(toy, tmp_path):
     run_config(toy, tmp_path / "run")
     script = (
         "import sys, torch; from snvideo.config import load_config; torch.set_num_threads(1)\n"

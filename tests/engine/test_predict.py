@@ -18,7 +18,7 @@ from snvideo.data.files import find_videos
 from snvideo.data.index import ClipIndex
 from snvideo.data.quarantine import Quarantine
 from snvideo.engine.distributed import World
-from snvideo.engine.evaluator import evaluate_views
+from snvideo.engine.evaluate import evaluate_views
 from snvideo.engine.predict import Prediction, predict
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import (
