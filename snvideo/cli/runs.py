@@ -93,10 +93,7 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a study.")]) -
 def predict(
     videos: Annotated[
         list[str],
-        typer.Argument(
-            help="Files, folders (all videos below), quoted patterns such as 'x/**/*.mp4'.",
-            metavar="VIDEO",
-        ),
+        typer.Argument(metavar="VIDEO", help="Files, folders, quoted patterns: 'x/**/*.mp4'."),
     ],
     weights: Annotated[Path, typer.Option(help=Weights)],
     clips: Annotated[int, typer.Option(min=1, help="Clips, spread evenly over a video.")] = 10,
@@ -111,25 +108,18 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="A .csv or .json to write, too.")] = None,
     contact_sheets: Annotated[
         Path | None,
-        typer.Option(
-            "--contact-sheets", "--strips", help="Folder for frames and prediction of each video."
-        ),
+        typer.Option("--contact-sheets", "--strips", help="Folder for a PNG of each video."),
     ] = None,
 ) -> None:
     """Name the most probable classes of videos, averaged over clips and crops."""
     from snvideo.data.files import find_videos
     from snvideo.engine.predict import predict
-    from snvideo.report.predictions import (
-        ContactSheets,
-        check_output,
-        print_predictions,
-        write_predictions,
-    )
+    from snvideo.report import predictions as output
 
     found = find_videos(videos)
     if out is not None:
-        check_output(out)
-    sheets = None if contact_sheets is None else ContactSheets(contact_sheets)
+        output.check_output(out)
+    sheets = None if contact_sheets is None else output.ContactSheets(contact_sheets)
     predictions = predict(
         found,
         weights,
@@ -142,10 +132,10 @@ def predict(
         timeout=timeout,
         keep_frames=sheets is not None,
     )
-    shown = print_predictions(predictions, len(found), sheets)
+    printed = output.print_predictions(predictions, len(found), sheets)
     if out is not None:
-        write_predictions(out, shown)
-    if not all(prediction.classes for prediction in shown):
+        output.write_predictions(out, printed)
+    if not all(prediction.classes for prediction in printed):
         raise typer.Exit(1)
 
 
@@ -179,10 +169,8 @@ def clips(
     from snvideo.report.preview import train_clips_png, views_png
 
     run = load_config(config, overrides or ())
-    for name, content in (
-        ("train_clips.png", train_clips_png(run)),
-        ("test_views.png", views_png(run, video)),
-    ):
+    sheets = {"train_clips.png": train_clips_png(run), "test_views.png": views_png(run, video)}
+    for name, content in sheets.items():
         write_atomic(out / name, content)
         typer.echo(out / name)
 

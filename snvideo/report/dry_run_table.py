@@ -93,10 +93,9 @@ def _steps(found: DryRun) -> Rows:
 
 
 def _memory(found: DryRun) -> Rows:
-    parts = " + ".join(
-        f"{format_bytes(size)} {name}" for name, size in found.memory.items() if size
-    )
-    yield "memory needed", f"{format_bytes(found.memory_needed)} in each process: {parts}"
+    parts = [f"{format_bytes(size)} {name}" for name, size in found.memory.items() if size]
+    needed = format_bytes(found.memory_needed)
+    yield "memory needed", f"{needed} in each process: {' + '.join(parts)}"
     if found.memory_free is not None:
         yield "memory free", f"{format_bytes(found.memory_free)} for each process"
 

@@ -47,11 +47,11 @@ def test_commands(toy, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    shown = snvideo("clips", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "pictures"))
+    shown = snvideo("clips", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "sheets"))
     assert shown.split() == [
-        str(tmp_path / "pictures" / name) for name in ("train_clips.png", "test_views.png")
+        str(tmp_path / "sheets" / name) for name in ("train_clips.png", "test_views.png")
     ]
     shown = snvideo("index", str(toy / "index.csv"), "--out", str(tmp_path / "index.png"))
     assert "train" in shown and "48" in shown and max(map(len, shown.splitlines())) <= 110
-    for name in ("pictures/train_clips.png", "pictures/test_views.png", "index.png"):
+    for name in ("sheets/train_clips.png", "sheets/test_views.png", "index.png"):
         assert pixels((tmp_path / name).read_bytes()).std() > 5
