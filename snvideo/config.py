@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from snvideo.engine.config import RENAMED, RunConfig, rename_keys
 from snvideo.errors import SnvideoError
@@ -123,7 +124,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: ErrorDetails) -> str:
     """One validation problem in the words of a config: key, what was expected, nearest key."""
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location) or "the config"

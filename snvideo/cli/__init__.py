@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import typer
@@ -29,9 +29,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (runs.train, runs.evaluate, runs.compare, runs.report, runs.predict, runs.export):
-    app.command()(command)
-for command in (runs.clips, runs.models, videos.prepare, videos.toy):
+_COMMANDS: list[Callable[..., None]] = [
+    *(runs.train, runs.evaluate, runs.compare, runs.report, runs.predict, runs.export),
+    *(runs.clips, runs.models, videos.prepare, videos.toy),
+]
+for command in _COMMANDS:
     app.command()(command)
 app.add_typer(index.app, name="index")
 app.add_typer(configs.app, name="configs")

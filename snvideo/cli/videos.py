@@ -59,7 +59,7 @@ def prepare(
             timeout=timeout,
             progress=lambda: show("compare", next(done), len(chosen)),
         )
-    preparing.write_record(prepared, compared and asdict(compared))
+    preparing.write_record(prepared, None if compared is None else asdict(compared))
     print_preparation(prepared, compared, time.monotonic() - begun)
 
 

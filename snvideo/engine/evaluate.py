@@ -216,7 +216,8 @@ def evaluate(
         SnvideoError: if there are no weights, they do not fit, or lack some of the classes.
     """
     data = config.data
-    run, checkpoint = run and Path(run), checkpoint and Path(checkpoint)
+    run = None if run is None else Path(run)
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     with init_world() as world:
         index = ClipIndex.load(data.index, data.test_split, data.root)
         if run is None:
