@@ -42,18 +42,15 @@ class SampleKey(NamedTuple):
 
 
 class TrainSample(NamedTuple):
-    """One training clip."""
+    """Training clip, uint8 (T, 3, crop, crop), of the frames `numbers`, int64 (T,), of the video in
+    a row of the index; name and reason of every video that was tried before."""
 
     clip: Tensor
-    """uint8 (T, 3, crop, crop)."""
     augmentation: AugmentationParams
     label: int
     unreadable: list[tuple[str, str]]
-    """Name and reason of every video that was tried before."""
     row: int
-    """Of the index: the video that is shown."""
     numbers: np.ndarray
-    """int64 (T,): its frames."""
 
 
 class VideoViews(NamedTuple):
@@ -76,9 +73,8 @@ class VideoViews(NamedTuple):
         """
         frames = self.frames.to(device, non_blocking=True)
         clips = self.clips.to(device, non_blocking=True)
-        views = frames.new_empty(
-            (len(clips), len(self.corners), clips.shape[1], 3, self.side, self.side)
-        )
+        shape = len(clips), len(self.corners), clips.shape[1], 3, self.side, self.side
+        views = frames.new_empty(shape)
         for number, (top, left) in enumerate(self.corners):
             crop = frames[..., top : top + self.side, left : left + self.side]
             for clip, view in zip(clips, views[:, number], strict=True):
@@ -87,41 +83,33 @@ class VideoViews(NamedTuple):
 
 
 class EvalSample(NamedTuple):
-    """All evaluation views of one video."""
+    """All evaluation views of the video in a row of the index; None if it is unreadable."""
 
     views: VideoViews | None
-    """None if it could not be read."""
     label: int
     video: int
-    """Row of the index."""
     unreadable: list[tuple[str, str]]
 
 
 class Batch(NamedTuple):
-    """Training clips of one pass."""
+    """Training clips of one pass, uint8 (N, T, 3, crop, crop), of the videos in N rows of the
+    index; name and reason of every video that could not be read and was replaced by another."""
 
     clips: Tensor
-    """uint8 (N, T, 3, crop, crop)."""
     augmentation: BatchAugmentationParams
     labels: Tensor
-    """int64 (N,)."""
     unreadable: list[tuple[str, str]]
-    """Name and reason of every video that could not be read and was replaced by another."""
     rows: list[int]
-    """Of the index: the N videos that are shown."""
 
 
 class EvalBatch(NamedTuple):
-    """All evaluation views of some videos, each video decoded once."""
+    """All evaluation views of N videos, their labels and rows of the index, int64 (N,); name and
+    reason of every video that could not be read, which is not among the N."""
 
     views: list[VideoViews]
-    """Of N videos."""
     labels: Tensor
-    """int64 (N,)."""
     videos: Tensor
-    """int64 (N,): rows of the index."""
     unreadable: list[tuple[str, str]]
-    """Name and reason of every video that could not be read; it is not among the N."""
 
 
 def cut(frames: np.ndarray, crop: sampling.Crop, size: int) -> Tensor:
@@ -136,15 +124,14 @@ def cut(frames: np.ndarray, crop: sampling.Crop, size: int) -> Tensor:
         uint8 (T, 3, size, size).
     """
     top, left, side = crop
-    square = _resized(frames[:, top : top + side, left : left + side], size, size)
+    square = _resize(frames[:, top : top + side, left : left + side], size, size)
     return square.contiguous()  # else the network's input would inherit the decoder's order
 
 
-def _resized(frames: np.ndarray, height: int, width: int) -> Tensor:
-    """From uint8 (T, H, W, 3) to uint8 (T, 3, height, width)."""
-    return transforms.resize(
-        torch.from_numpy(frames).permute(0, 3, 1, 2), [height, width], antialias=True
-    )
+def _resize(frames: np.ndarray, height: int, width: int) -> Tensor:
+    """Resize uint8 (T, H, W, 3) to uint8 (T, 3, height, width)."""
+    channels_first = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    return transforms.resize(channels_first, [height, width], antialias=True)
 
 
 T = TypeVar("T")
@@ -205,25 +192,15 @@ class VideoDataset(Dataset[T], ABC, Generic[T]):
 
 
 class TrainDataset(VideoDataset[TrainSample]):
-    """Random clips of an index's videos, each a function of the seed and of its key alone.
+    """Random clips of an index's videos, each a function of the run's seed and of its key alone.
 
     A video that cannot be read is replaced by another, drawn in the same stateless way.
-
-    Args:
-        index: videos of the training split.
-        config: clips, views and decoder.
-        seed: of the run.
-        quarantine: videos that are not opened.
     """
 
     ATTEMPTS = 10
 
     def __init__(
-        self,
-        index: ClipIndex,
-        config: DataConfig,
-        seed: int,
-        quarantine: Quarantine | None = None,
+        self, index: ClipIndex, config: DataConfig, seed: int, quarantine: Quarantine | None = None
     ) -> None:
         super().__init__(index, config, quarantine)
         self.seed = seed
@@ -246,7 +223,9 @@ class TrainDataset(VideoDataset[TrainSample]):
             rng = sampling.generator(self.seed, *key[:3], attempt)
             row = self.row(key, attempt)
             video = self.index[row]
-            numbers = self._numbers(video, rng)
+            clip = self.config.clip
+            start = sampling.random_start(rng, sampling.last_start(clip, video.fps, video.frames))
+            numbers = sampling.clip_frames(clip, video.fps, video.frames, start)
             yield attempt
             try:
                 frames = self.read(key, attempt, video, numbers)
@@ -255,20 +234,15 @@ class TrainDataset(VideoDataset[TrainSample]):
                 continue
             view = self.config.train
             crop = sampling.random_crop(rng, *frames.shape[1:3], view)
-            clip = cut(frames, crop, view.crop)
+            shown = cut(frames, crop, view.crop)
             augmentation = sample_augmentation(rng, view)
-            yield TrainSample(clip, augmentation, video.label, unreadable, row, numbers)
+            yield TrainSample(shown, augmentation, video.label, unreadable, row, numbers)
             return
         raise SnvideoError(
             f"{self.ATTEMPTS} videos in a row could not be read, the last "
             f"{': '.join(unreadable[-1])}; "
             f"check data.root ({self.index.root}) and build the index again"
         )
-
-    def _numbers(self, video: Video, rng: np.random.Generator) -> np.ndarray:
-        clip = self.config.clip
-        start = sampling.random_start(rng, sampling.last_start(clip, video.fps, video.frames))
-        return sampling.clip_frames(clip, video.fps, video.frames, start)
 
     @staticmethod
     def collate(samples: list[TrainSample]) -> Batch:
@@ -282,14 +256,7 @@ class TrainDataset(VideoDataset[TrainSample]):
 
 
 class EvalDataset(VideoDataset[EvalSample]):
-    """All evaluation views of an index's videos; a video that cannot be read says so.
-
-    Args:
-        index: videos of the test split.
-        config: clips, views and decoder.
-        clips, crops: views of each video.
-        quarantine: videos that are not opened.
-    """
+    """All evaluation views of an index's videos, `clips * crops` of each."""
 
     def __init__(
         self,
@@ -322,17 +289,14 @@ class EvalDataset(VideoDataset[EvalSample]):
         """Cut out all that any crop shows, resize it once, and say where the crops lie in it."""
         view = self.view
         crops = sampling.even_crops(*frames.shape[1:3], view)
-        side = crops[0].side
-        top, left = min(crop.top for crop in crops), min(crop.left for crop in crops)
-        bottom = max(crop.top for crop in crops) + side
-        right = max(crop.left for crop in crops) + side
+        (top, left, side), (bottom, right, _) = crops[0], crops[-1]  # they lie in a row
         scale = view.crop / side
-        shown = frames[:, top:bottom, left:right]
+        shown = frames[:, top : bottom + side, left : right + side]
         height, width = (round(pixels * scale) for pixels in shown.shape[1:3])
         corners = [
             (round((crop.top - top) * scale), round((crop.left - left) * scale)) for crop in crops
         ]
-        resized = _resized(shown, height, width).contiguous(memory_format=torch.channels_last)
+        resized = _resize(shown, height, width).contiguous(memory_format=torch.channels_last)
         return VideoViews(resized, clips, corners, view.crop)
 
     def numbers(self, video: Video) -> np.ndarray:
@@ -346,10 +310,10 @@ class EvalDataset(VideoDataset[EvalSample]):
 
     @staticmethod
     def collate(samples: list[EvalSample]) -> EvalBatch:
-        """Views of several videos, leaving out those that could not be read."""
+        read = [sample for sample in samples if sample.views is not None]
         return EvalBatch(
-            [sample.views for sample in samples if sample.views is not None],
-            torch.tensor([s.label for s in samples if s.views is not None], dtype=torch.int64),
-            torch.tensor([s.video for s in samples if s.views is not None], dtype=torch.int64),
+            [sample.views for sample in read if sample.views is not None],
+            torch.tensor([sample.label for sample in read], dtype=torch.int64),
+            torch.tensor([sample.video for sample in read], dtype=torch.int64),
             [video for sample in samples for video in sample.unreadable],
         )

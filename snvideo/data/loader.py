@@ -1,8 +1,7 @@
-"""Loaders of training and evaluation batches, whose state is a place in the run alone.
+"""Loaders of training and evaluation batches, which depend on their place in the run alone.
 
-A batch is a function of its keys, so what a lost worker process had begun is simply done again.
-First its video is dealt with: one that never came is given up at once, one whose process died is
-tried once more, for that may not have been the file's doing (memory ran out, somebody killed it).
+So what a lost worker process had begun is simply done again. A video that never came is given up at
+once; one whose process died is tried once more, for that may not have been the file's doing.
 """
 
 import logging
@@ -14,7 +13,6 @@ from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
@@ -28,7 +26,7 @@ from snvideo.data.dataset import (
 )
 from snvideo.data.index import ClipIndex
 from snvideo.data.quarantine import Quarantine
-from snvideo.data.workers import PATIENCE, Death, Outcome, WorkerPool
+from snvideo.data.workers import Death, Outcome, WorkerPool
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -54,12 +52,9 @@ def train_loader(
         index: videos of the training split.
         config: clips, views and the number of worker processes.
         seed: of the run; order and augmentation depend on it and on the place in the run alone.
-        passes: for every pass its epoch and the positions in that epoch's order.
+        passes: for every pass, which makes one batch, its epoch and positions in that one's order.
         stream: `sampling.TRAIN`, or `sampling.STATISTICS` for clips that are not trained on.
         quarantine: of the run: videos that are not opened; what proves unreadable is added to it.
-
-    Returns:
-        an iterator of batches, one a pass.
     """
 
     def keys() -> Iterator[Keys]:
@@ -111,22 +106,22 @@ class BatchLoader(Iterator[B], Generic[B]):
         self, dataset: VideoDataset[Any], keys: Iterator[Keys], config: DataConfig
     ) -> None:
         self._dataset, self._keys, self._config = dataset, keys, config
-        self._quarantine = dataset.quarantine
-        self._recovery = _Recovery(dataset, config.timeout)
+        self._deaths: Counter[tuple[int, int, int]] = Counter()
         self._pool: WorkerPool[Keys] | None = None
+        self._version = -1
         self._outcomes: Iterator[Outcome] = iter(())
 
     def __next__(self) -> B:
-        if not self._config.workers:
-            *_, batch = _steps(self._dataset, next(self._keys))
-        else:
+        if self._config.workers:
             batch = self._next_from_pool()
+        else:
+            *_, batch = _steps(self._dataset, next(self._keys))
         for name, reason in batch.unreadable:
-            self._quarantine.add(name, reason)
+            self._dataset.quarantine.add(name, reason)
         return batch
 
     def _next_from_pool(self) -> Any:
-        if self._pool is None or self._version != self._quarantine.version:
+        if self._pool is None or self._version != self._dataset.quarantine.version:
             owed = self._pool.close() if self._pool is not None else []
             self._start(chain(owed, self._keys))
         assert self._pool is not None
@@ -139,11 +134,10 @@ class BatchLoader(Iterator[B], Generic[B]):
         except Exception:  # or there are no more
             self._pool.close()
             raise
-        self._recovery.idle_deaths = 0
         return batch
 
     def _start(self, keys: Iterator[Keys]) -> None:
-        self._version = self._quarantine.version
+        self._version = self._dataset.quarantine.version
         self._pool = WorkerPool(
             partial(_steps_or_error, self._dataset),
             self._config.workers,
@@ -151,45 +145,31 @@ class BatchLoader(Iterator[B], Generic[B]):
             start_method=self._config.start_method,
             ahead=AHEAD,
             pin_memory=torch.cuda.is_available(),
-            initializer=_use_one_thread,
-            on_death=self._recovery,
+            initializer=partial(torch.set_num_threads, 1),
+            on_death=partial(_on_death, self._dataset, self._deaths),
         )
         self._outcomes = self._pool.run(keys)
 
 
-class _Recovery:
-    """Keys of the batch that is read instead of one whose worker has died."""
-
-    def __init__(self, dataset: VideoDataset[Any], timeout: float) -> None:
-        self._dataset, self._timeout = dataset, timeout
-        self._deaths: Counter[tuple[int, int, int]] = Counter()
-        self.idle_deaths = 0
-        """In a row, of workers that read no video."""
-
-    def __call__(self, keys: Keys, death: Death) -> Keys:
-        if death.answer is None:
-            self.idle_deaths += 1
-            if self.idle_deaths == PATIENCE:
-                raise SnvideoError(
-                    f"loader workers: one {death.cause}, {PATIENCE} times without reading a video: "
-                    "lower data.workers, or look for what ends them (memory?)"
-                )
-            log.warning("a loader worker %s; its batch is read anew", death.cause)
+def _on_death(
+    dataset: VideoDataset[Any], deaths: Counter[tuple[int, int, int]], keys: Keys, death: Death
+) -> Keys | None:
+    """Keys of the batch that is read instead; None if no video was being read."""
+    if death.answer is None:
+        return None
+    number, attempt = death.answer
+    key = keys[number]
+    reason = f"no answer for {dataset.config.timeout:g} s"
+    if not death.timed_out:
+        place = key.epoch, key.position, attempt
+        deaths[place] += 1
+        if deaths[place] == 1:
+            log.warning("a loader worker %s; its video is tried once more", death.cause)
             return keys
-        number, attempt = death.answer
-        key = keys[number]
-        reason = f"no answer for {self._timeout:g} s"
-        if not death.timed_out:
-            place = key.epoch, key.position, attempt
-            self._deaths[place] += 1
-            if self._deaths[place] == 1:
-                log.warning("a loader worker %s; its video is tried once more", death.cause)
-                return keys
-            reason = f"its reader {death.cause} twice"
-        name = self._dataset.name(key, attempt)
-        log.warning("%s: %s; it is in quarantine now", name, reason)
-        failed = key._replace(failed=(*key.failed, (attempt, reason)))
-        return [*keys[:number], failed, *keys[number + 1 :]]
+        reason = f"its reader {death.cause} twice"
+    log.warning("%s: %s; it is in quarantine now", dataset.name(key, attempt), reason)
+    failed = key._replace(failed=(*key.failed, (attempt, reason)))
+    return [*keys[:number], failed, *keys[number + 1 :]]
 
 
 def _steps(dataset: VideoDataset[Any], keys: Keys) -> Iterator[Any]:
@@ -215,18 +195,10 @@ def _steps_or_error(dataset: VideoDataset[Any], keys: Keys) -> Iterator[Any]:
         yield error
 
 
-def _use_one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 class CudaPrefetcher(Iterator[Batch]):
     """Batches whose clips and labels are on a GPU, copied one ahead on a stream of their own.
 
     Copies overlap with computation only from pinned memory, which the loader's batches are in.
-
-    Args:
-        batches: in pinned memory.
-        device: a GPU.
     """
 
     def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
@@ -253,12 +225,11 @@ class CudaPrefetcher(Iterator[Batch]):
 
     def _copy(self) -> tuple[Batch, torch.cuda.Event]:
         batch = next(self._batches)
-
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(self._device, non_blocking=True)
-
         with torch.cuda.stream(self._stream):
-            batch = batch._replace(clips=moved(batch.clips), labels=moved(batch.labels))
+            batch = batch._replace(
+                clips=batch.clips.to(self._device, non_blocking=True),
+                labels=batch.labels.to(self._device, non_blocking=True),
+            )
             copied = torch.cuda.Event()
             copied.record()
         return batch, copied

@@ -10,20 +10,28 @@ from multiprocessing import reduction
 from typing import Any, BinaryIO
 
 
+def dump(value: Any) -> tuple[bytes, list[Any]]:
+    """Pickle a value, leaving its tensors aside."""
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(value)
+    return file.getvalue(), pickler.tensors
+
+
 class MemoryFile:
     """File in memory without a name: /dev/shm, scarce in containers, has no part in it."""
 
-    def __init__(self, descriptor: int | None = None) -> None:
-        if descriptor is None and sys.platform == "linux":
-            descriptor = os.memfd_create("snvideo")
-        self.file: Any = (
-            tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-            if descriptor is None
-            else os.fdopen(descriptor, "r+b", buffering=0)
-        )
+    def __init__(self, sent: Any = None) -> None:
+        self.file: Any
+        if sent is not None:
+            self.file = os.fdopen(sent.detach(), "r+b", buffering=0)
+        elif sys.platform == "linux":
+            self.file = os.fdopen(os.memfd_create("snvideo"), "r+b", buffering=0)
+        else:
+            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attach, (reduction.DupFd(self.file.fileno()),)
+        return MemoryFile, (reduction.DupFd(self.file.fileno()),)
 
     def close(self) -> None:
         self.file.close()
@@ -42,10 +50,6 @@ class MemoryFile:
             for tensor in unpickler.tensors:
                 file.readinto(_bytes_of(tensor))
         return value
-
-
-def _attach(descriptor: Any) -> MemoryFile:
-    return MemoryFile(descriptor.detach())
 
 
 class _Pickler(pickle.Pickler):
@@ -87,10 +91,3 @@ def _bytes_of(tensor: Any) -> Any:
     import torch
 
     return tensor.reshape(-1).view(torch.uint8).numpy()
-
-
-def dump(value: Any) -> tuple[bytes, list[Any]]:
-    file = io.BytesIO()
-    pickler = _Pickler(file)
-    pickler.dump(value)
-    return file.getvalue(), pickler.tensors

@@ -11,7 +11,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import cycle
+from dataclasses import dataclass
+from itertools import cycle, islice
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -25,12 +26,11 @@ log = logging.getLogger(__name__)
 GRACE = 30.0
 """Seconds beyond the timeout after which a process is killed whose watchdog did not end it."""
 PATIENCE = 3
-"""Deaths in a row of processes without a task, before the pool gives up."""
+"""Deaths in a row that are no task's doing, before the pool gives up."""
 _TICK = 1.0
-_PAUSE = 1.0
-"""Seconds by which a timer is late where the whole job was suspended for a while."""
-_STARTED, _ANSWER, _RAISED, _DONE = "started", "answer", "raised", "done"
-_END = object()
+_SUSPENSION = 3.0
+"""Seconds without a tick that tell that the whole job was suspended."""
+_STARTED, _ANSWER, _DONE = "started", "answer", "done"
 _INLINE = 4000
 """Bytes of a message that a pipe takes whole or not at all, even of a process that is stopped."""
 
@@ -38,40 +38,48 @@ Task = TypeVar("Task")
 
 
 class Outcome(NamedTuple):
-    """Result of one task."""
+    """Last answer to a task, if there was any, and why no further one came: `crashed`, `hangs` or
+    `raised <Error>: <message>`; None if the function ended by itself."""
 
     answer: Any
-    """The last answer that arrived; None if there was none."""
     failure: str | None = None
-    """Why no further answer came: `crashed`, `hangs` or `raised <Error>: <message>`; None if the
-    function ended by itself."""
 
 
 class Death(NamedTuple):
     """End of a process that was working on a task."""
 
     answer: Any
-    """The last answer before it; None if there was none."""
+    """The last one before it, if there was any."""
     timed_out: bool
-    """The task has hung; else it may be innocent (out of memory, killed, the job suspended)."""
+    """The task has hung; else it may be innocent (out of memory, killed)."""
     cause: str
+    number: int
+    """Of the deaths over this task, from 1."""
+
+
+def _try_twice(task: Any, death: Death) -> Any:
+    if death.number == 1 and not death.timed_out:
+        return task
+    return Outcome(death.answer, "hangs" if death.timed_out else "crashed")
 
 
 class WorkerPool(Generic[Task]):
     """Processes that work on tasks, outcomes in the order of the tasks.
 
+    Time during which the whole job is suspended (Ctrl-Z, a cluster's scheduler) does not count.
+
     Args:
-        function: yields answers to a task, each better than the one before. NumPy arrays and
-            tensors may be large in the last one alone.
+        function: yields answers to a task, each better than the one before; the last may be large.
         workers: processes, at least 1, started when needed.
         timeout: seconds without a further answer after which a task is given up.
-        start_method: `fork`, `spawn` or `forkserver`; None: Python's default.
+        start_method: of multiprocessing. None: Python's default, `fork` on Linux, which is quick,
+            and safe as long as the caller runs no threads of its own that hold locks.
         ahead: tasks that are handed to a process before it has done the first.
         window: tasks at most between the first whose outcome was not taken and the last handed out.
         pin_memory: put tensors into page-locked memory.
         initializer: called in every process when it starts, for instance `discard_output`.
-        on_death: returns the task to do instead, or the outcome of the one that was being done. By
-            default a task whose process crashed is tried once more.
+        on_death: returns the task to do instead, the outcome of the one that was being done, or
+            None if it had no part in this. By default it is tried twice unless it hangs.
     """
 
     def __init__(
@@ -85,27 +93,26 @@ class WorkerPool(Generic[Task]):
         window: int | None = None,
         pin_memory: bool = False,
         initializer: Callable[[], None] | None = None,
-        on_death: Callable[[Task, Death], Task | Outcome] | None = None,
+        on_death: Callable[[Task, Death], Task | Outcome | None] = _try_twice,
     ) -> None:
         self._context = multiprocessing.get_context(start_method)
         self._main = (function, timeout, initializer)
         self._size, self._timeout, self._ahead, self._pin = workers, timeout, ahead, pin_memory
         self._window = window or workers * ahead
         self._on_death = on_death
-        self._jobs: deque[_Job[Task]] = deque()
-        """In order; their outcomes have not been taken."""
-        self._waiting: deque[_Job[Task]] = deque()
-        """Those that no process has."""
+        # In order: those whose outcomes have not been taken, and among them those no process has.
+        self._jobs, self._waiting = deque[_Job[Task]](), deque[_Job[Task]]()
         self._workers: list[_Worker[Task]] = []
         self._idle_deaths = 0
+        self._suspension = _SuspensionDetector()
         # At the exit of the interpreter, before multiprocessing waits for its children.
-        self._finalize = util.Finalize(self, _kill_all, (self._workers,), exitpriority=10)
+        self._end = util.Finalize(self, _end, (self._workers, self._suspension), exitpriority=10)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Outcomes of tasks, which are taken from the iterable when processes are free.
 
         Raises:
-            SnvideoError: if processes die again and again without having begun a task.
+            SnvideoError: if processes die again and again for no task's sake.
         """
         iterator = iter(tasks)
         while True:
@@ -115,10 +122,7 @@ class WorkerPool(Generic[Task]):
                 return
             since = time.monotonic()
             while (outcome := self._jobs[0].outcome) is None:
-                before = time.monotonic()
                 self._receive(_TICK)
-                if time.monotonic() - before > _TICK + _PAUSE:  # the whole job was suspended
-                    since = time.monotonic()
                 self._kill_stuck(since)
                 self._hand_out(iterator)
             self._jobs.popleft()
@@ -126,94 +130,107 @@ class WorkerPool(Generic[Task]):
 
     def close(self) -> list[Task]:
         """Kill all processes; returns the tasks whose outcomes were not taken."""
-        _kill_all(self._workers)
+        self._end()
         return [job.task for job in self._jobs]
 
     def _hand_out(self, tasks: Iterator[Task]) -> None:
         """Give processes as many tasks as they may have, starting them if need be."""
         while self._waiting or len(self._jobs) < self._window:
             worker = min(self._workers, key=lambda worker: len(worker.jobs), default=None)
-            full = worker is None or len(worker.jobs) == self._ahead
-            if full and len(self._workers) == self._size:
+            if (worker is None or worker.jobs) and len(self._workers) < self._size:
+                worker = None
+            elif worker is None or len(worker.jobs) == self._ahead:
                 return
             if not self._waiting:
-                for task in tasks:
-                    self._waiting.append(_Job(task))
-                    self._jobs.append(self._waiting[-1])
-                    break
-                else:
+                new = [_Job(task) for task in islice(tasks, 1)]
+                if not new:
                     return
-            if (worker is None or worker.jobs) and len(self._workers) < self._size:
+                self._jobs += new
+                self._waiting += new
+            if worker is None:
                 worker = _Worker(self._context, self._main, self._ahead)
                 self._workers.append(worker)
-            assert worker is not None
             worker.begin(self._waiting.popleft())
 
     def _receive(self, seconds: float) -> None:
         """Take what processes have sent, after at most so many seconds."""
-        owners: dict[Any, _Worker[Task]] = {}
-        for worker in self._workers:
-            owners[worker.messages] = owners[worker.process.sentinel] = worker
-        for worker in {owners[one] for one in wait(list(owners), seconds)}:
+        owners: dict[Any, _Worker[Task]] = {worker.messages: worker for worker in self._workers}
+        for messages in wait(list(owners), seconds):
+            worker = owners[messages]
             try:
-                # A process that has ended may have sent something before.
                 while worker.messages.poll():
                     if worker.take(self._pin):
                         self._idle_deaths = 0
             except (EOFError, OSError):
                 self._bury(worker)
-            else:
-                if not worker.process.is_alive() and not worker.messages.poll():
-                    self._bury(worker)
 
     def _bury(self, worker: "_Worker[Task]") -> None:
-        """Find out of what a process died, and have its tasks done by others."""
+        """Have the tasks of a process that has died done by others."""
         self._workers.remove(worker)
         worker.process.join(_TICK)
-        cause = worker.cause()
+        timed_out, cause = worker.timed_out(), worker.cause()
         self._waiting.extendleft(reversed(worker.jobs))
-        if not worker.started or not worker.jobs:
+        found: Task | Outcome | None = None
+        if worker.started and worker.jobs:
+            job = worker.jobs[0]
+            answer, job.answer = job.answer, None
+            if timed_out and worker.armed() < self._suspension.last():
+                log.warning("the job was suspended for a while; a task is begun anew")
+                return
+            job.deaths += 1
+            found = self._on_death(job.task, Death(answer, timed_out, cause, job.deaths))
+            if isinstance(found, Outcome):
+                self._waiting.popleft().outcome = found
+            elif found is not None:
+                job.task = found
+        if found is None:
             self._idle_deaths += 1
             if self._idle_deaths == PATIENCE:
                 raise SnvideoError(
-                    f"worker processes {cause}, {PATIENCE} times without having begun a task: "
+                    f"worker processes: one {cause}, {PATIENCE} times without having begun a task: "
                     "use fewer of them, or look for what ends them (memory?)"
                 )
             log.warning("a worker process %s; another one is started", cause)
-            return
-        job = worker.jobs[0]
-        death = Death(job.answer, worker.timed_out(self._timeout), cause)
-        found = (self._on_death or job.on_death)(job.task, death)
-        if isinstance(found, Outcome):
-            job.outcome = found
-            self._waiting.popleft()
-        else:
-            job.task, job.answer = found, None
 
     def _kill_stuck(self, since: float) -> None:
         """Kill processes that stand still, say because they were stopped, while one waits."""
-        until = time.monotonic() - self._timeout - GRACE
+        since = max(since, self._suspension.last())
         for worker in self._workers:
-            if worker.jobs and max(worker.heard, since) < until:
+            silent = time.monotonic() - max(worker.heard, since)
+            if worker.jobs and silent > self._timeout + GRACE:
                 worker.stuck = True
                 worker.process.kill()
 
 
+class _SuspensionDetector:
+    """A thread whose ticks fail to come while the whole job is suspended."""
+
+    def __init__(self) -> None:
+        self._tick, self._last = time.monotonic(), 0.0
+        self.closed = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while not self.closed.wait(_TICK):
+            self.last()
+
+    def last(self) -> float:
+        """End of the last suspension by the monotonic clock, or 0."""
+        now = time.monotonic()
+        if now - self._tick > _SUSPENSION:
+            self._last = now
+        self._tick = now
+        return self._last
+
+
+@dataclass(eq=False)
 class _Job(Generic[Task]):
     """A task on its way to an outcome."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.answer: Any = None
-        self.outcome: Outcome | None = None
-        self._deaths = 0
-
-    def on_death(self, task: Task, death: Death) -> Task | Outcome:
-        """Try a task once more whose process crashed; give up one that hangs."""
-        self._deaths += 1
-        if death.timed_out:
-            return Outcome(death.answer, "hangs")
-        return task if self._deaths == 1 else Outcome(death.answer, "crashed")
+    task: Task
+    answer: Any = None
+    outcome: Outcome | None = None
+    deaths: int = 0
 
 
 class _Worker(Generic[Task]):
@@ -236,11 +253,10 @@ class _Worker(Generic[Task]):
             faulthandler.cancel_dump_traceback_later()
             tasks, self._tasks = context.Pipe(duplex=False)
             self.messages, messages = context.Pipe(duplex=False)
-            for ours in (self._tasks, self.messages):
-                util.register_after_fork(ours, Connection.close)
-            self.process = context.Process(
-                target=_work, args=(tasks, messages, self._slots, self._trace, *main), daemon=True
-            )
+            for end in (self._tasks, self.messages):
+                util.register_after_fork(end, Connection.close)
+            args = (tasks, messages, self._slots, self._trace, *main)
+            self.process = context.Process(target=_work, args=args, daemon=True)
             self.process.start()
             tasks.close()
             messages.close()
@@ -249,8 +265,7 @@ class _Worker(Generic[Task]):
 
     def begin(self, job: _Job[Task]) -> None:
         """Hand out a task."""
-        number = self._begun % len(self._slots)
-        self._slots[number].write(*dump(job.task))
+        self._slots[self._begun % len(self._slots)].write(*dump(job.task))
         if not self.jobs:
             self.heard = time.monotonic()
         self.jobs.append(job)
@@ -262,37 +277,31 @@ class _Worker(Generic[Task]):
         """Take a message; true if a task is done."""
         kind, content = pickle.loads(self.messages.recv_bytes())
         self.heard = time.monotonic()
+        job = self.jobs[0]
         if kind == _STARTED:
             self.started = True
-            return False
-        job = self.jobs[0]
-        if kind == _ANSWER:
-            number = (self._begun - len(self.jobs)) % len(self._slots)
-            job.answer = self._slots[number].read(pin) if content is None else pickle.loads(content)
-            return False
-        job.outcome = Outcome(job.answer, content if kind == _RAISED else None)
-        self.jobs.popleft()
-        return True
+        elif kind == _DONE:
+            job.outcome = Outcome(job.answer, content)
+            self.jobs.popleft()
+        elif content is not None:
+            job.answer = pickle.loads(content)
+        else:
+            job.answer = self._slots[(self._begun - len(self.jobs)) % len(self._slots)].read(pin)
+        return kind == _DONE
 
     def cause(self) -> str:
         """How the process died, in words."""
-        code = self.process.exitcode
-        if self.stuck:
-            return "stood still and was killed"
-        if os.fstat(self._trace.file.fileno()).st_size:
-            return "timed out, perhaps because the job was stopped for a while"
-        if code is None or code >= 0:
-            return f"ended with code {code}"
-        try:
-            return f"died of {signal.Signals(-code).name}"
-        except ValueError:
-            return f"died of signal {-code}"
+        if self.timed_out():
+            return "stood still and was killed" if self.stuck else "timed out"
+        code = self.process.exitcode or 0
+        return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
-    def timed_out(self, timeout: float) -> bool:
-        """Tell a task that hung from a job that was suspended while the timer ran."""
-        trace = os.fstat(self._trace.file.fileno())
-        late = trace.st_mtime - trace.st_atime - timeout  # written at, armed at
-        return self.stuck or (trace.st_size > 0 and late < _PAUSE)
+    def timed_out(self) -> bool:
+        return self.stuck or os.fstat(self._trace.file.fileno()).st_size > 0
+
+    def armed(self) -> float:
+        """When the watchdog was last armed, by the monotonic clock."""
+        return os.fstat(self._trace.file.fileno()).st_atime_ns / 1e9
 
 
 def discard_output() -> None:
@@ -302,13 +311,13 @@ def discard_output() -> None:
         os.dup2(null.fileno(), 2)
 
 
-def _kill_all(workers: list[_Worker[Any]]) -> None:
+def _end(workers: list[_Worker[Any]], suspension: _SuspensionDetector) -> None:
+    suspension.closed.set()
     for worker in workers:
         worker.process.kill()
     until = time.monotonic() + _TICK
     for worker in workers:
         worker.process.join(max(0.0, until - time.monotonic()))
-    workers.clear()
 
 
 def _work(
@@ -333,7 +342,8 @@ def _work(
         messages.send_bytes(pickle.dumps((kind, content)))
 
     def arm() -> None:
-        os.utime(trace.file.fileno())
+        now = time.monotonic_ns()
+        os.utime(trace.file.fileno(), ns=(now, now))
         # A thread in C: it ends the process even where native code never returns or holds the
         # interpreter's lock.
         faulthandler.dump_traceback_later(timeout, exit=True, file=trace.file)
@@ -342,23 +352,18 @@ def _work(
         send(_STARTED)
         for slot in cycle(slots):
             tasks.recv_bytes()
-            answers = None
-            while True:
+            failure = None
+            try:
                 arm()
-                try:
-                    answers = answers or iter(function(slot.read()))
-                    answer = next(answers, _END)
-                    data, tensors = (b"", []) if answer is _END else dump(answer)
-                    if tensors or len(data) > _INLINE:
+                for answer in function(slot.read()):
+                    data, tensors = dump(answer)
+                    small = not tensors and len(data) <= _INLINE
+                    if not small:
                         slot.write(data, tensors)
-                        data = None
-                except Exception as error:  # whatever one task does, the others go on
-                    disarm()
-                    why = f"raised {type(error).__name__}: {error}".splitlines()[0]
-                    send(_RAISED, why[:1000])
-                    break
-                disarm()  # for the parent may not take it soon
-                if answer is _END:
-                    send(_DONE)
-                    break
-                send(_ANSWER, data)
+                    disarm()  # for the parent may not take it soon
+                    send(_ANSWER, data if small else None)
+                    arm()
+            except Exception as error:  # whatever one task does, the others go on
+                failure = f"raised {type(error).__name__}: {error}".splitlines()[0][:1000]
+            disarm()
+            send(_DONE, failure)

@@ -23,7 +23,8 @@ from snvideo.engine.batch_plan import BatchPlan
 from snvideo.errors import SnvideoError
 from tests.data.faults import Sabotaged
 
-LIMIT = 1.0
+LIMIT = 3.0
+"""Seconds: on a busy machine a sound video can take more than one."""
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_hang_crash_and_kill(index, config, tmp_path, start_method, workers, fat
         quarantine,
         workers=workers,
         start_method=start_method,
-        timeout=LIMIT if start_method == "fork" else 3.0,  # a spawned worker first imports decoders
+        timeout=LIMIT if start_method == "fork" else 15.0,  # others first import decoders
     )
     lost = [name for name, fate in fates.items() if fate != "kill once"]
     epoch = [next(found) for _ in range(12)]
@@ -138,14 +139,15 @@ def test_what_is_closed_is_not_opened_again(index, config, tmp_path):
     found = batches(index, config, {hang: "hang", bad: "raise"}, tmp_path, quarantine)
     taken = [next(found) for _ in range(12)]
     assert quarantine.close([quarantine.found, {"of another process": "x"}]) == 3
-    begun = time.monotonic()
+    opened = tmp_path / "opened"
+    opened.unlink()
     taken += list(found)
-    assert time.monotonic() - begun < LIMIT + 3
     reasons = equal(taken, unharmed(index, config, [hang, bad], tmp_path))
     assert len(reasons) == 4 and quarantine.found == {}
     # Given the same list, a run repeats exactly, and opens none of these.
     again = batches(index, config, {hang: "hang"}, tmp_path, Quarantine(quarantine.closed))
     equal(again, taken)
+    assert not opened.exists()
 
 
 def test_a_flaky_video_stays_out_once_it_is_closed(index, config, tmp_path):
@@ -177,7 +179,7 @@ def test_test_videos_are_left_out_and_named(toy, config, tmp_path):
     order = ([SampleKey(sampling.TEST, 0, i, i)] for i in range(len(index)))
     found = list(BatchLoader(views, order, config))
     unreadable = dict(entry for views in found for entry in views.unreadable)
-    assert unreadable == {index[3].name: "no answer for 1 s", index[9].name: "known"}
+    assert unreadable == {index[3].name: "no answer for 3 s", index[9].name: "known"}
     assert [int(v) for views in found for v in views.videos] == [
         i for i in range(len(index)) if i not in (3, 9)
     ]
@@ -193,7 +195,7 @@ class DiesIdle(Sabotaged):
 def test_workers_that_die_without_a_video_end_the_run_in_one_line(index, config, tmp_path):
     clips = DiesIdle(index, config, 0, Quarantine(), {}, tmp_path)
     found = BatchLoader(clips, keys(index), config)
-    message = r"one died of SIGBUS, 3 times without reading a video: lower data.workers"
+    message = r"one died of SIGBUS, 3 times without having begun a task: use fewer of them"
     with pytest.raises(SnvideoError, match=message):
         next(found)
 
@@ -224,9 +226,19 @@ def test_a_worker_that_stands_still_outside_of_files_is_found(
     clips.how = how
     with caplog.at_level(logging.WARNING):
         found = list(BatchLoader(clips, keys(index), config))
-    assert "its batch is read anew" in caplog.text
+    assert "another one is started" in caplog.text
     expected = batches(index, config, {}, tmp_path, workers=0)
     assert equal(found, [next(expected) for _ in range(12)]) == []
+
+
+def wait_until_idle(processes):
+    """Wait for processes to sleep, as those do that wait for a task."""
+    idle = 0
+    while idle < 10:
+        time.sleep(0.1)
+        stats = [Path(f"/proc/{process}/stat").read_text() for process in processes]
+        asleep = all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats)
+        idle = idle + 1 if asleep else 0
 
 
 def test_stopped_workers_are_found_even_with_batches_ready(index, config, tmp_path, monkeypatch):
@@ -235,9 +247,10 @@ def test_stopped_workers_are_found_even_with_batches_ready(index, config, tmp_pa
     before = set(multiprocessing.active_children())
     found = batches(index, config, {}, tmp_path, epochs=1)
     taken = [next(found)]
-    time.sleep(1)  # others are ready now
-    for worker in set(multiprocessing.active_children()) - before:
-        os.kill(worker.pid, signal.SIGSTOP)
+    workers = [worker.pid for worker in set(multiprocessing.active_children()) - before]
+    wait_until_idle(workers)  # others are ready now, and no video is being read
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
     taken += list(found)
     assert equal(taken, batches(index, config, {}, tmp_path, epochs=1, workers=0)) == []
 
@@ -278,12 +291,14 @@ def test_a_pause_of_the_whole_job_is_no_fault_of_the_videos(toy, tmp_path):
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
     assert job.stdout.readline() == "begun\n"
-    os.killpg(job.pid, signal.SIGSTOP)
-    time.sleep(4)
-    os.killpg(job.pid, signal.SIGCONT)
+    for _ in range(3):  # the same video more than once
+        os.killpg(job.pid, signal.SIGSTOP)
+        time.sleep(4)
+        os.killpg(job.pid, signal.SIGCONT)
+        time.sleep(0.4)
     out, error = job.communicate(timeout=120)
     assert out == "12 {}\n", error
-    assert "the job was stopped for a while" in error
+    assert "the job was suspended for a while" in error
 
 
 def test_an_abandoned_loader_ends_its_workers(index, config, tmp_path):
