@@ -7,12 +7,7 @@ import numpy as np
 
 from snvideo.study.comparability import comparison_warnings
 from snvideo.study.runs import StudyRun, by_cell, finished
-from snvideo.study.summary import (
-    PairedDifference,
-    chance,
-    confidence_interval,
-    paired_differences,
-)
+from snvideo.study.summary import PairedDifference, chance, confidence_interval, paired_differences
 
 _NAMED = 4
 """Most runs, classes or warnings that a sentence names."""

@@ -93,9 +93,8 @@ def warning_box(title: str, lines: Sequence[str]) -> str:
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table that scrolls sideways where the screen is narrow."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in row)}</tr>" for row in rows
-    )
+    lines = ("".join(f"<td>{escape(value)}</td>" for value in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="wide" tabindex="0">{table}</div>'
 

@@ -45,9 +45,6 @@ _LIMITS = "Not shown, or to be read with care"
 def write_report(folder: Path) -> Path:
     """Write comparison.csv, comparison.md, figures/*.png and report.html into a study's folder.
 
-    Args:
-        folder: holds the run folders (or is one).
-
     Returns:
         the path of report.html, which holds its figures and needs no other file.
 
@@ -147,12 +144,11 @@ def conditions(runs: list[StudyRun]) -> dict[str, str]:
             "views": distinct(lambda r: f"{r.views.clips} x {r.views.crops} (clips x crops)"),
             "statistics for evaluation": " / ".join(statistics) or "none: no norm here keeps any",
         }
-    totals = ", ".join(str(n) for n in sorted({run.gpus * run.clips_per_gpu for run in runs}))
-    if "," in totals:
-        found["total batch"] = f"{totals} clips: at equal epochs the number of steps differs too"
-    else:
-        found["total batch"] = f"{totals} clips in every geometry: only the statistics differ"
-    return found
+    totals = sorted({run.gpus * run.clips_per_gpu for run in runs})
+    same = " in every geometry: only the statistics differ"
+    other = ": at equal epochs the number of steps differs too"
+    batch = f"{', '.join(map(str, totals))} clips"
+    return found | {"total batch": batch + (same if len(totals) == 1 else other)}
 
 
 def _run_table(runs: list[StudyRun]) -> str:
@@ -171,7 +167,7 @@ def _run_table(runs: list[StudyRun]) -> str:
 
 
 def _environment(runs: list[StudyRun]) -> dict[str, str]:
-    """The environment of the runs; the values that occur, where it was not the same for all."""
+    """The environment of the runs, with all values that occur."""
     found = {}
     for key in dict.fromkeys(key for run in runs for key in run.environment):
         texts = (str(run.environment[key]) for run in runs if key in run.environment)

@@ -128,7 +128,7 @@ def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
     except (KeyboardInterrupt, SystemExit):
         log.warning("%s: stopped; the same command goes on from here", label)
         raise
-    results = read_results(cell.folder)  # they are the mark of a finished run, not the exit code
+    results = read_results(cell.folder)  # which, not the exit code, make a finished run
     if results is not None:
         log.info("%s: finished, video top-1 %.2f", label, results.video_top1)
     elif code == TEMPORARY_FAILURE or (code and (cell.folder / PREEMPTED).exists()):

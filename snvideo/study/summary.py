@@ -164,7 +164,7 @@ def accuracy_table(runs: list[StudyRun]) -> SummaryTable:
 def difference_table(runs: list[StudyRun]) -> SummaryTable:
     """Paired differences in video top-1 per geometry, with their reading."""
     found = paired_differences(runs)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in found:
         pair, interval = f"{one.reference.upper()} - {one.norm.upper()}", one.interval
         percent, seeds = interval.percent(signed=True), f"n = {interval.n}"

@@ -31,8 +31,6 @@ def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
             [math.nan if i.half is None else 100 * i.half for i in line.values()],
             color=norm_colour(norm),
             marker=NORM_MARKERS.get(norm, "o"),
-            linewidth=1.8,
-            elinewidth=1.4,
             capsize=4,
             label=norm.upper(),
         )
@@ -46,9 +44,8 @@ def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     axes.text(right, level + 1, f"chance {level:.3g} %", color=MUTED, fontsize=9, ha="right")
     axes.set_xticks(list(places.values()), [str(geometry) for geometry in places])
     axes.minorticks_off()
-    axes.set_ylim(0, 103)
-    axes.set_xlabel("batch geometry (gpus, clips per GPU); log scale in clips per GPU")
-    axes.set_ylabel("video top-1 (%)")
+    xlabel = "batch geometry (gpus, clips per GPU); log scale in clips per GPU"
+    axes.set(ylim=(0, 103), xlabel=xlabel, ylabel="video top-1 (%)")
     axes.set_title(_seeds([interval.n for interval in means.values()]), color=MUTED)
     figure.legend(loc="outside lower left", ncols=8)
     texts.append(f"Chance: {level:.3g} %.")

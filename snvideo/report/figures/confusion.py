@@ -35,10 +35,8 @@ def confusion(runs: list[StudyRun]) -> tuple[Figure, str] | None:
             if share > 0:
                 shade = "white" if share > 55 else "black"
                 axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=shade)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    bar = figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.set_label("share of the true class's videos (%)")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class's videos (%)")
     wrong = shares - np.diag(np.diag(shares))
     pairs = [np.unravel_index(k, wrong.shape) for k in np.argsort(-wrong, axis=None)[:3]]
     mistakes = [f"{names[i]} as {names[j]} {wrong[i, j]:.0f} %" for i, j in pairs if wrong[i, j]]

@@ -44,8 +44,7 @@ def curves(runs: list[StudyRun]) -> tuple[Figure, str] | None:
         (top1, "Validation top-1 (centre clip, centre crop)", "top-1 (%)"),
     ):
         axes.set(title=title, xlabel="epochs", ylabel=label)
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
+        axes.set(xlim=(0, None), ylim=(0, None))
     top1.set_ylim(0, 103)
     handles = [
         Line2D([], [], color=norm_colour(norm), linewidth=3, label=norm.upper())
@@ -54,14 +53,8 @@ def curves(runs: list[StudyRun]) -> tuple[Figure, str] | None:
         Line2D([], [], color="black", linestyle=style, linewidth=1.6, label=str(geometry))
         for geometry, style in styles.items()
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower left",
-        ncols=8,
-        handlelength=3,
-        title="norms; (gpus, clips per GPU)",
-        alignment="left",
-    )
+    title = "norms; (gpus, clips per GPU)"
+    figure.legend(handles=handles, loc="outside lower left", ncols=8, handlelength=3, title=title)
     return figure, f"Curves of training loss and validation accuracy. {'; '.join(texts)}."
 
 

@@ -56,10 +56,9 @@ def importance_by_geometry(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     for row, axes in enumerate(figure.subplots(1, 2, sharey=True)):
         for place, means in enumerate(ratios.values()):
             _bar(axes, place, means[row])
-        axes.set_title(f"ratios of the {_KINDS[row]}")
+        axes.set(title=f"ratios of the {_KINDS[row]}", xlim=(-0.6, len(ratios) - 0.4))
         axes.set_xticks(range(len(ratios)), [str(geometry) for geometry in ratios])
         axes.set_xlabel("batch geometry (gpus, clips per GPU)")
-        axes.set_xlim(-0.6, len(ratios) - 0.4)
         axes.grid(False)
     left_out = any(means.shape[1] == 2 for means in ratios.values())
     _finish(figure, "one clip per GPU: SN has no batch part" if left_out else "")
