@@ -25,7 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: if the disk does not take the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Cut short, as a name may already be as long as the file system allows.
+    # Cut short: a name may be as long as the file system allows.
     temporary = path.with_name(f".{path.stem[:40]}.{os.getpid()}-{next(_numbers)}{path.suffix}")
     try:
         yield temporary
@@ -33,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync_folder(path.parent)
     finally:
-        with suppress(OSError):  # it would hide the first one
+        with suppress(OSError):  # which would hide the first error
             temporary.unlink(missing_ok=True)
 
 
@@ -48,7 +48,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Put a file's content on the disk, where it outlasts a loss of power."""
+    """Put a file's content on the disk, safe from a loss of power."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -58,7 +58,7 @@ def find_config(name: str | Path, folder: Path = Path()) -> Path:
     )
 
 
-def description(name: str) -> str:
+def config_description(name: str) -> str:
     """The first sentence of a shipped config, or of the config that it builds on."""
     path = find_config(name, configs_folder())
     text = path.read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def description(name: str) -> str:
         sentence, _, _ = " ".join(line.lstrip("# ") for line in lines).partition(". ")
         return textwrap.shorten(sentence, 90, placeholder=" ...")
     base = _BASE.search(text)
-    return description(_base_name(path, base[1])) if base else ""
+    return config_description(_base_name(path, base[1])) if base else ""
 
 
 def copy_config(name: str, out: Path) -> Path:

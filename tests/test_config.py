@@ -10,7 +10,7 @@ from snvideo.engine.config import RunConfig, differences, read_stored
 from snvideo.engine.optim import learning_rate, lr_factor
 from snvideo.errors import SnvideoError
 from snvideo.models import BACKBONES
-from snvideo.shipped_configs import config_names, copy_config, description
+from snvideo.shipped_configs import config_description, config_names, copy_config
 from snvideo.study.config import cells
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -234,7 +234,7 @@ def test_copied_configs_mean_the_same(name, tmp_path):
     assert load_config(copy, part) == load_config(name, part)
     if copy.stem == "compare":
         assert load_study(copy) == load_study(name)
-    assert description(name)
+    assert config_description(name)
     with pytest.raises(SnvideoError, match="exists: name another file"):
         copy_config(name, copy)
 

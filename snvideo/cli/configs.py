@@ -16,13 +16,13 @@ app = typer.Typer(
 @app.callback()
 def listed(ctx: typer.Context) -> None:
     """List the configs that come with snvideo, or copy one to edit."""
-    from snvideo.shipped_configs import config_names, description
+    from snvideo.shipped_configs import config_description, config_names
 
     if ctx.invoked_subcommand is None:
         names = config_names()
         width = max(map(len, names))
         for name in names:
-            typer.echo(f"{name:{width}}  {description(name)}".rstrip())
+            typer.echo(f"{name:{width}}  {config_description(name)}".rstrip())
 
 
 @app.command()

@@ -11,14 +11,12 @@ SYNCHRONISED = frozenset({"syncsn", "syncbn"})
 """Norms whose batch statistics span the whole batch."""
 
 PER_CLIP = frozenset({"gn", "in", "ln", "frozen_bn"})
-"""Norms to which it is all one which clips they see together."""
+"""Norms whose result for a clip does not depend on the others of its batch."""
 
 
 def uses_batch_statistics(norm: str, clips_per_gpu: int) -> bool:
-    """True if a norm's result depends on which clips it sees together.
-
-    There SN runs without its batch part, see `engine.setup.build_network`.
-    """
+    """True if a norm's result for a clip depends on the others of its batch."""
+    # With one clip SN has no batch part, see `engine.setup.build_network`.
     return norm not in PER_CLIP and not (norm == "sn" and clips_per_gpu == 1)
 
 
@@ -27,9 +25,9 @@ class BatchPlan:
     """Assignment of clips to groups, and of groups to the passes of processes.
 
     An experiment (gpus, clips_per_gpu) averages gradients over gpus x clips_per_gpu clips and takes
-    batch statistics over groups of clips_per_gpu. W processes play gpus / W groups each, in one
-    pass, as ghost groups of one batch, or in several, accumulating gradients. Which clips share a
-    group depends on the experiment alone.
+    batch statistics over groups of clips_per_gpu. Each of W processes takes gpus / W groups, in one
+    pass, as ghost groups of one batch, or in several, accumulating gradients. The clips of a group
+    depend on the experiment alone.
     """
 
     gpus: int
@@ -74,7 +72,7 @@ class BatchPlan:
 
     def statistics(self, videos: int, groups: int) -> list[range]:
         """This process's passes over the first `groups` groups of an epoch, at most all of them."""
-        # A joint group is a part for every process, and none may be missing.
+        # A joint group has a part for every process.
         parts = self.processes if self.joint else 1
         groups = parts * min(groups, videos // self.clips_per_gpu // parts)
         size, clips = self.groups_per_pass, self.clips_per_gpu

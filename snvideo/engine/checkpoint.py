@@ -7,11 +7,11 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
-from snvideo.atomic import sync_folder
+from snvideo.atomic import sync_folder, write_atomic
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ BEST = "best.pt"
 """The best weights so far, beside the newest ones."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What a write fails with when there is no room left: on the disk, or for this user."""
+"""Errors of a write for which there is no room: on the disk, or in the user's quota."""
 
 
 class DamagedError(SnvideoError):
@@ -28,13 +28,14 @@ class DamagedError(SnvideoError):
 
 
 class _HashedFile:
-    """A file that is hashed while it is written, and that remembers why it could not be."""
+    """A file that is hashed while it is written, and that keeps the error of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()
         self.error: OSError | None = None
 
     def write(self, data: bytes | memoryview) -> int:
+        """Write and hash."""
         try:
             written = self._file.write(data)
         except OSError as error:
@@ -44,6 +45,7 @@ class _HashedFile:
         return written
 
     def flush(self) -> None:
+        """Flush the file."""
         self._file.flush()
 
     def digest(self) -> str:
@@ -54,17 +56,14 @@ class _HashedFile:
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write `folder/step_<step>.pt` and its checksum, and remove all but the newest `keep`.
 
-    On a full disk, what can be spared of older checkpoints makes room and the write is tried once
-    more. A sound checkpoint is always left, if there was one.
+    On a full disk, older checkpoints make room, all but the newest sound one, and the write is
+    tried once more.
 
     Args:
         folder: made if missing.
         step: optimizer steps done.
         state: tensors and plain values.
         keep: number of checkpoints to leave.
-
-    Returns:
-        the path written.
 
     Raises:
         OSError: if it cannot be written; the folder then holds nothing half-written.
@@ -79,7 +78,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
 
 
 def save_best(folder: Path, state: dict[str, Any]) -> Path:
-    """Write `folder/best.pt` as `save_checkpoint` writes; no number of newer ones displaces it.
+    """Write `folder/best.pt` as `save_checkpoint` writes; it is never removed.
 
     Raises:
         OSError: if it cannot be written; the one before is then still there.
@@ -89,12 +88,9 @@ def save_best(folder: Path, state: dict[str, Any]) -> Path:
 
 
 def make_room(folder: Path) -> int:
-    """Remove all checkpoints by step but the newest sound one, and what is known to be damaged.
+    """Remove damaged files and all checkpoints by step but the newest sound one.
 
-    Without a sound one all stay: what can be saved of them is not ours to throw away.
-
-    Returns:
-        how many checkpoints were removed.
+    Without a sound one all checkpoints stay. Returns the number of those removed.
     """
     found = checkpoints(folder)
     sound = next((path for path in reversed(found) if _is_sound(path)), None)
@@ -116,8 +112,8 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     Damaged ones that are newer get the suffix `.damaged` and a warning each.
 
     Raises:
-        SnvideoError: if there are checkpoints and all are damaged (nothing is renamed then, and
-            nothing begun anew that took days), or if one cannot be read for another reason.
+        SnvideoError: if there are checkpoints and all are damaged (none is renamed then), or if one
+            cannot be read for another reason.
     """
     damaged: list[tuple[Path, DamagedError]] = []
     for path in reversed(checkpoints(folder)):
@@ -144,7 +140,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     A file without a checksum beside it, as when it was copied alone, is taken if it can be read.
 
     Raises:
-        DamagedError: if the file is not what was written, or no checkpoint of ours.
+        DamagedError: if the file is not what was written, or no checkpoint of snvideo.
         SnvideoError: if it is not there or cannot be read for another reason.
     """
     try:
@@ -152,16 +148,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SnvideoError(f"no checkpoint at {path}") from None
     except OSError as error:
-        # An unreadable sector is damage. A missing permission or too many open files are not: they
-        # must not cost a run its newest checkpoint.
+        # An unreadable sector is damage; a missing permission or too many open files are not.
         kind = DamagedError if error.errno == errno.EIO else SnvideoError
         raise kind(f"cannot read checkpoint {path}: {error.strerror or error}") from error
-    # What can't be read though it is as it was written is for another reason, such as memory.
+    # A verified file that cannot be read fails for another reason, such as memory.
     kind = SnvideoError if verified else DamagedError
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damage makes its unpickler raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise kind(f"cannot read checkpoint {path}: {reason}") from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise kind(f"{path} is not a checkpoint of snvideo: it has no 'model'")
@@ -169,7 +164,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def evaluated_weights(state: dict[str, Any]) -> dict[str, Any]:
-    """The weights of a checkpoint that are tested: averaged over steps, where the run did so."""
+    """The weights of a checkpoint that are tested: the EMA, where the run has one."""
     averaged = state.get("ema")
     return state["model"] if averaged is None else averaged
 
@@ -183,7 +178,7 @@ def load_weights(
         model: takes them.
         state: of the checkpoint.
         path: of the checkpoint, for messages.
-        averaged: take those that are to be tested, see `evaluated_weights`, not those trained on.
+        averaged: take `evaluated_weights` instead of those that are trained on.
 
     Raises:
         SnvideoError: if class count, architecture or norm differ, saying which.
@@ -198,16 +193,9 @@ def load_weights(
             f"{path} was trained for {len(weights[head[0]])} classes, the index has "
             f"{len(own[head[0]])}: use the index that it was trained with"
         )
-    if missing or extra or shapes:
-        parts = [
-            f"{len(names)} {what} (such as {min(names)})"
-            for what, names in (
-                ("missing", missing),
-                ("unexpected", extra),
-                ("of other shape", shapes),
-            )
-            if names
-        ]
+    kinds = {"missing": missing, "unexpected": extra, "of other shape": shapes}
+    parts = [f"{len(names)} {k} (such as {min(names)})" for k, names in kinds.items() if names]
+    if parts:
         raise SnvideoError(f"{path} holds another model or norm: tensors {', '.join(parts)}")
     model.load_state_dict(weights)
 
@@ -267,19 +255,18 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 def _write(path: Path, state: dict[str, Any]) -> None:
     """Write a file beside its place, then its checksum, and move it there.
 
-    A file that is in place thus always has its checksum. One that is replaced has, until the move
-    is done, a checksum file with both lines, and either makes it whole.
+    A file in place thus always has its checksum. While one is replaced, its checksum file has the
+    lines of both.
     """
-    partial = _partial(path)
+    partial = path.with_name(f"{path.name}.partial")
     try:
-        digest = _write_partial(partial, state)
-        line = f"{digest}  {path.name}"
-        replaced = _checksum_lines(path) if path.exists() else []
-        _place_text(_checksum(path), [line, *replaced])
+        line = f"{_write_partial(partial, state)}  {path.name}\n"
+        replaced = [f"{old}\n" for old in _checksum_lines(path)] if path.exists() else []
+        write_atomic(_checksum(path), "".join([line, *replaced]))
         partial.replace(path)
         sync_folder(path.parent)
         if replaced:
-            _place_text(_checksum(path), [line])
+            write_atomic(_checksum(path), line)
     except BaseException:
         partial.unlink(missing_ok=True)
         if not path.exists():
@@ -288,36 +275,18 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def _write_partial(partial: Path, state: dict[str, Any]) -> str:
-    """Write a file that survives a loss of power; returns its SHA-256."""
+    """Write a file and sync it to the disk; returns its SHA-256."""
     with partial.open("wb") as file:
         hashed = _HashedFile(file)
         try:
-            torch.save(state, hashed)
-        except RuntimeError:
-            # torch goes on to write the end of its archive and then complains of that instead.
+            torch.save(state, cast(BinaryIO, hashed))
+        except RuntimeError:  # of the end of torch's archive, which it still tries to write
             if hashed.error is not None:
                 raise hashed.error from None
             raise
         file.flush()
         os.fsync(file.fileno())
     return hashed.digest()
-
-
-def _place_text(path: Path, lines: list[str]) -> None:
-    partial = _partial(path)
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write("".join(f"{line}\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")
 
 
 # Removing ------------------------------------------------------------------------------------
@@ -332,7 +301,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint and its checksum; one that stays costs room, not the run."""
+    """Remove a checkpoint and its checksum; if that fails, the run goes on."""
     try:
         path.unlink(missing_ok=True)
         _checksum(path).unlink(missing_ok=True)
@@ -345,14 +314,14 @@ def _remove_leftovers(folder: Path) -> None:
     for pattern in ("step_*.partial", f"{BEST}*.partial"):
         for path in folder.glob(pattern):
             _remove(path)
-    for pattern in ("step_*.pt.sha256", f"{BEST}.sha256"):
+    for pattern in ("step_*.pt.sha256", f"{BEST}.sha256", ".step_*.sha256", f".{BEST}.*.sha256"):
         for path in folder.glob(pattern):
             if not path.with_suffix("").exists():
                 _remove(path)
 
 
 def _set_aside(path: Path) -> None:
-    """Give a damaged file and its checksum another name; if that fails, it is found again."""
+    """Rename a damaged file and its checksum."""
     try:
         path.replace(path.with_name(f"{path.name}.damaged"))
         checksum = _checksum(path)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run in progress: when they are due, and what a full disk means."""
+"""Checkpoints of a run in progress: their schedule, and full disks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Writes the checkpoints of a run. A full disk ends it only where it cannot go on without.
+    """Writes the checkpoints of a run. A full disk ends the run only at the last one.
 
     Args:
         run_dir: open for writing on the main process.
@@ -62,26 +62,29 @@ class Checkpointer:
             SnvideoError: if it cannot be written and is needed.
         """
         self._saved = time.monotonic()
-        if not self._world.is_main:
-            self.saved_step = step  # as far as it can know
+        if self._world.is_main:
+            self._save(step, state, last_chance, needed)
         else:
-            folder = self._run_dir.checkpoints
-            try:
-                state["metrics"] = self._sync_metrics()
-                save_checkpoint(folder, step, state, self._config.keep_checkpoints)
-                self.saved_step = step
-            except OSError as error:
-                what = f"cannot write a checkpoint to {folder}: {error.strerror or error}"
-                if needed:
-                    raise SnvideoError(
-                        f"{what}; free some space and run the same command again: it goes on from "
-                        "the last checkpoint"
-                    ) from error
-                if last_chance:
-                    log.error("%s; the run will go on from step %d", what, self.saved_step)
-                else:
-                    log.error("%s; training goes on, the next checkpoint is tried in time", what)
+            self.saved_step = step  # unless the main process has failed to write
         self._world.barrier()
+
+    def _save(self, step: int, state: dict[str, Any], last_chance: bool, needed: bool) -> None:
+        folder = self._run_dir.checkpoints
+        try:
+            state["metrics"] = self._sync_metrics()
+            save_checkpoint(folder, step, state, self._config.keep_checkpoints)
+            self.saved_step = step
+        except OSError as error:
+            what = f"cannot write a checkpoint to {folder}: {error.strerror or error}"
+            if needed:
+                raise SnvideoError(
+                    f"{what}; free some space and run the same command again: it goes on from the "
+                    "last checkpoint"
+                ) from error
+            if last_chance:
+                log.error("%s; the run will go on from step %d", what, self.saved_step)
+            else:
+                log.error("%s; training goes on, the next checkpoint is tried in time", what)
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Write the best weights so far; on the main process alone."""

@@ -1,5 +1,6 @@
 """Configuration of one run, its stored form, and the difference between two."""
 
+import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,17 +44,17 @@ class OptimConfig(Section):
     norms keep their statistics."""
     epochs: PositiveInt = 196
     warmup_epochs: NonNegativeFloat = 34
-    warmup_start: float = Field(0.1, gt=0, le=1)
+    warmup_start: float = Field(default=0.1, gt=0, le=1)
     """Factor on the learning rate at the first step of the warm-up."""
     schedule: Literal["cosine", "step"] = "cosine"
     milestones: tuple[float, ...] = ()
     """Fractions of the run after which the step schedule multiplies by `gamma`."""
     gamma: PositiveFloat = 0.1
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Part of every target that is spread evenly over all classes (Szegedy et al. 2016)."""
     clip_norm: PositiveFloat | None = None
-    """Gradients whose norm is greater are scaled down to it; null: as they are."""
-    ema: float = Field(0.0, ge=0, lt=1)
+    """Greatest norm of the gradient, which is scaled down to it; null: no limit."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay per step of an exponential moving average of the weights, which is then what is
     validated and tested; 0: off."""
     non_finite: Literal["stop", "skip"] = "stop"
@@ -62,8 +63,8 @@ class OptimConfig(Section):
 
 
 class SpeedConfig(Section):
-    """Speed switches. Nothing here changes a result but by rounding; null is what pays on
-    the hardware at hand (see `engine.performance`)."""
+    """Speed switches. They change results by rounding only; null: chosen for the hardware
+    (see `engine.performance`)."""
 
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
     """Precision of convolutions."""
@@ -80,8 +81,8 @@ class SpeedConfig(Section):
     keep_memory: bool | None = None
     """Keep freed memory instead of returning it to the system and fetching it again every step."""
     activation_checkpointing: bool = False
-    """Keep the inputs of residual blocks alone, and compute their inside
-    again for backward. Less memory for a third more work."""
+    """Keep only the inputs of residual blocks and compute their inside again in backward: less
+    memory for a third more work."""
 
 
 class StatisticsConfig(Section):
@@ -141,9 +142,7 @@ that names the new one."""
 
 def rename_keys(values: dict[str, Any]) -> dict[str, Any]:
     """Copy of a stored config's values with `RENAMED` keys replaced."""
-    values = {
-        key: dict(value) if isinstance(value, dict) else value for key, value in values.items()
-    }
+    values = copy.deepcopy(values)
     for old, new in RENAMED.items():
         (section, old_name), (_, new_name) = old.split("."), new.split(".")
         keys = values.get(section)
@@ -168,22 +167,14 @@ def read_stored(path: Path) -> dict[str, Any]:
     return rename_keys(values)
 
 
-# Keys that say where and how a run is done, not what comes out of it.
+# Keys that do not change a run's results, but for those below them in _BINDING.
 _FREE = (
-    "output",
-    "log",
-    "data.workers",
-    "data.start_method",
-    "data.timeout",
-    "data.root",
-    "speed",
-    "test_batch",
+    *("output", "log", "speed", "test_batch"),
+    *("data.workers", "data.start_method", "data.timeout", "data.root"),
 )
-
-# Parts of these that are not free: another precision is more than another rounding.
 _BINDING = ("speed.amp",)
 
-# What a config may leave open; a run settles it by what it starts from.
+# Keys that a config may leave open, see `engine.setup.resolve_config`.
 _OPEN = ("data.mean", "data.std")
 
 

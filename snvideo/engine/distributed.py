@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -104,18 +104,18 @@ def init_world() -> Iterator[World]:
         return
     _init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield World(rank, size, device, dist.new_group(backend="gloo"))
+        # For a member of the group, which every process is, it is never the number of others.
+        yield World(rank, size, device, cast(dist.ProcessGroup, dist.new_group(backend="gloo")))
     finally:
-        # A DistributedDataParallel network refers to itself, and holds threads that want the
-        # interpreter's lock; collected only while the interpreter shuts down, they abort it.
+        # A DistributedDataParallel network is in a reference cycle; its threads abort the
+        # interpreter if they are collected only at its shutdown.
         gc.collect()
         dist.destroy_process_group()
 
 
 def _init_process_group(backend: str) -> None:
-    # torchrun keeps its store when it starts processes again, with the addresses of those that are
-    # gone: each attempt has a prefix of its own there. Nodes may count attempts differently, so of
-    # several nodes it is torchrun that has to take a new store, see docs/training.md.
+    # torchrun keeps its store, with the addresses of dead processes, when it starts them again: a
+    # prefix for each attempt. Several nodes may count attempts differently, see docs/training.md.
     store, rank, size = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -135,7 +135,7 @@ def parallelize(
         on_bucket: called whenever a bucket of gradients is ready to be averaged; after the last,
             backward waits for other processes.
     """
-    network: nn.Module = torch.compile(model, dynamic=False) if compiled else model
+    network = cast(nn.Module, torch.compile(model, dynamic=False)) if compiled else model
     if world.size == 1:
         return network
     device = world.device
@@ -150,7 +150,7 @@ def parallelize(
     # DDP reads the annotations, so they may not be text.
     def average(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
         on_bucket()
-        return allreduce_hook(None, bucket)
+        return allreduce_hook(wrapped.process_group, bucket)
 
     wrapped.register_comm_hook(None, average)
     return wrapped

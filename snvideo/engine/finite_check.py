@@ -15,36 +15,33 @@ from snvideo.errors import SnvideoError
 log = logging.getLogger(__name__)
 
 PATIENCE = 20
-"""Steps in a row that may be skipped before the run is given up; a loss scale begins at 2 ** 16 and
-is halved with every one."""
+"""Steps in a row that may be skipped; a loss scale begins at 2 ** 16 and each one halves it."""
 
 NAMED = 5
 """Clips that a message names at most."""
 
 
-class _Seen(NamedTuple):
-    """A step whose verdict is on its way from the device."""
+class _Step(NamedTuple):
+    """A step and its verdict, which may be on its way from the device."""
 
-    step: int
+    number: int
     finite: Tensor
     losses: Tensor
     rows: list[int]
-    arrived: torch.cuda.Event | None
 
 
 class FiniteCheck:
     """Checks every step's gradient norm and losses.
 
-    Processes share a gradient, and so its norm: they come to the same verdict without asking.
+    All processes come to the same verdict, as the gradient is common to them.
 
     Args:
-        policy: `skip` decides on the spot. `stop` lets a GPU go on and reads verdicts when they
-            have arrived, steps later: until then nothing may be kept of what was trained, so
-            `wait` comes before a checkpoint.
+        policy: `skip` decides at once. `stop` lets a GPU go on and reads verdicts when they have
+            arrived, steps later: `wait` comes before a checkpoint.
         device: of the network.
         index: whose videos are named.
-        scaled: gradients overflow now and then because a loss scale is being searched for; such
-            steps are skipped, whatever the policy.
+        scaled: steps are skipped whatever the policy, as gradients overflow while a loss scale is
+            searched for.
     """
 
     def __init__(
@@ -55,8 +52,8 @@ class FiniteCheck:
         scaled: bool = False,
     ) -> None:
         self._stops, self._index = policy == "stop" and not scaled, index
-        self._waits = device.type == "cuda" and self._stops
-        self._seen: deque[_Seen] = deque()
+        self._deferred = device.type == "cuda" and self._stops
+        self._pending: deque[tuple[_Step, torch.cuda.Event]] = deque()
         self._in_a_row = 0
 
     def accepts(self, step: int, losses: Tensor, rows: list[int], norm: Tensor) -> bool:
@@ -72,14 +69,14 @@ class FiniteCheck:
             SnvideoError: if the run is to stop, naming step and clips.
         """
         finite = torch.isfinite(norm)
-        if self._waits:
-            verdict, arrived = finite.to("cpu", non_blocking=True), torch.cuda.Event()
-            arrived.record()
-            self._seen.append(_Seen(step, verdict, losses, rows, arrived))
-            while self._seen and self._seen[0].arrived.query():
-                self._judge(self._seen.popleft())
-            return True
-        return self._judge(_Seen(step, finite, losses, rows, None))
+        if not self._deferred:
+            return self._judge(_Step(step, finite, losses, rows))
+        verdict, arrived = finite.to("cpu", non_blocking=True), torch.cuda.Event()
+        arrived.record()
+        self._pending.append((_Step(step, verdict, losses, rows), arrived))
+        while self._pending and self._pending[0][1].query():
+            self._judge(self._pending.popleft()[0])
+        return True
 
     def wait(self) -> None:
         """Wait for all verdicts.
@@ -87,16 +84,16 @@ class FiniteCheck:
         Raises:
             SnvideoError: as `accepts`.
         """
-        while self._seen:
-            seen = self._seen.popleft()
-            seen.arrived.synchronize()
-            self._judge(seen)
+        while self._pending:
+            step, arrived = self._pending.popleft()
+            arrived.synchronize()
+            self._judge(step)
 
-    def _judge(self, seen: _Seen) -> bool:
-        if seen.finite:
+    def _judge(self, step: _Step) -> bool:
+        if step.finite:
             self._in_a_row = 0
             return True
-        what = f"step {seen.step}: {self._culprits(seen)}"
+        what = f"step {step.number}: {self._culprits(step)}"
         self._in_a_row += 1
         if self._stops:
             raise SnvideoError(
@@ -111,21 +108,17 @@ class FiniteCheck:
         log.warning("%s; the step is skipped", what)
         return False
 
-    def _culprits(self, seen: _Seen) -> str:
-        losses = seen.losses.tolist()
-        bad = [row for row, good in zip(seen.rows, _finite(losses), strict=True) if not good]
+    def _culprits(self, step: _Step) -> str:
+        finite = torch.isfinite(step.losses.cpu()).tolist()
+        bad = [row for row, good in zip(step.rows, finite, strict=True) if not good]
         if bad:
             return f"the loss is not finite for {self._names(bad)}"
         return (
             "the gradient is not finite, though the losses here are; "
-            f"this process's clips were {self._names(seen.rows)}"
+            f"this process's clips were {self._names(step.rows)}"
         )
 
     def _names(self, rows: list[int]) -> str:
         names = [self._index[row].name for row in rows[:NAMED]]
         more = len(rows) - NAMED
         return ", ".join(names) + (f" and {more} more" if more > 0 else "")
-
-
-def _finite(values: list[float]) -> list[bool]:
-    return torch.isfinite(torch.tensor(values)).tolist()

@@ -1,7 +1,7 @@
 """The training loop: steps, log lines, validations and checkpoints.
 
-Everything that a run writes at a step comes before the checkpoint of that step, and a validation
-after it: a run that is stopped at any moment goes on from a checkpoint and writes the same again.
+Log lines of a step are written before its checkpoint, and its validation after it: wherever a run
+is stopped, it goes on from a checkpoint and writes the same again.
 """
 
 from __future__ import annotations
@@ -33,17 +33,14 @@ PARTS = ("instance", "layer", "batch")
 
 
 class ThroughputTimer:
-    """Wall-clock time of training: since the last log line, of the session, and of the run.
-
-    Pauses, in which something else is done, are left out of all three.
-    """
+    """Wall-clock time of training without pauses: of a log line, of the session, of the run."""
 
     def __init__(self) -> None:
         self._line = self._session = self._total = time.perf_counter()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Within, time does not count."""
+        """Leave out the time of the block."""
         begun = time.perf_counter()
         yield
         spent = time.perf_counter() - begun
@@ -51,13 +48,11 @@ class ThroughputTimer:
         self._session += spent
         self._total += spent
 
-    def since_log(self) -> float:
-        """Seconds since the last log line."""
-        return time.perf_counter() - self._line
-
-    def restart_log(self) -> None:
-        """A log line has been written."""
-        self._line = time.perf_counter()
+    def take_line(self) -> float:
+        """Seconds since the last call, for a log line."""
+        now = time.perf_counter()
+        spent, self._line = now - self._line, now
+        return spent
 
     def session(self) -> float:
         """Seconds since the session began."""
@@ -76,8 +71,8 @@ class TrainingLoop:
     Args:
         trainer: new, or with the state of a checkpoint.
         run_dir: open for writing on the main process.
-        preemption: whether the run is asked to stop.
-        profile: steps are recorded by it.
+        preemption: requests to stop.
+        profile: recorder of steps.
     """
 
     def __init__(
@@ -94,7 +89,7 @@ class TrainingLoop:
         """The step at which the session began."""
         self.checkpointer = Checkpointer(run_dir, trainer.config.log, trainer.world, self.first)
         self.timer = ThroughputTimer()
-        self._warned_epoch = -np.inf  # the last one in which the loader was said to be slow
+        self._warned_epoch = -np.inf  # of the last warning of a slow loader
 
     def run(self) -> None:
         """Train to the end.
@@ -113,7 +108,9 @@ class TrainingLoop:
                         self._validate()
                 if progress.step == trainer.total_steps:
                     return
-                due = AsyncAny(self.world, self.preemption.asked, self.checkpointer.due_by_time())
+                due = AsyncAny(
+                    self.world, self.preemption.requested, self.checkpointer.due_by_time()
+                )
                 trainer.step(batches)
                 if self.profile is not None:
                     with self.timer.pause():
@@ -144,11 +141,10 @@ class TrainingLoop:
 
     def _log(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
-        seconds = self.timer.since_log()
         steps = trainer.timer.take()
         sums = trainer.take_metrics()
+        seconds = self.timer.take_line()
         progress.train_seconds += self.timer.take_total()
-        self.timer.restart_log()
         if not self.world.is_main:
             return
         if not sums.clips:
@@ -167,16 +163,9 @@ class TrainingLoop:
         per_step = self.timer.session() / (progress.step - self.first)
         left = timedelta(seconds=round(per_step * (trainer.total_steps - progress.step)))
         log.info(
-            "step %d/%d  epoch %.2f/%d  loss %.3f  top-1 %.1f %%  lr %.4f  %.1f clips/s  %s left",
-            progress.step,
-            trainer.total_steps,
-            epoch,
-            self.config.optim.epochs,
-            values["loss"],
-            100 * values["top1"],
-            lr,
-            rate,
-            left,
+            f"step {progress.step}/{trainer.total_steps}  "
+            f"epoch {epoch:.2f}/{self.config.optim.epochs}  loss {values['loss']:.3f}  "
+            f"top-1 {100 * values['top1']:.1f} %  lr {lr:.4f}  {rate:.1f} clips/s  {left} left"
         )
         self._warn_of_time(steps, progress.step - len(steps))
 
@@ -209,7 +198,7 @@ class TrainingLoop:
             )
 
     def _log_importance(self, epoch: int) -> None:
-        """SN's ratios: their means over the layers as metrics, each layer's in TensorBoard."""
+        """Log means of SN's ratios over the layers, and each layer's in TensorBoard."""
         layers = importance(self.trainer.model) if self.world.is_main else []
         if not layers:
             return
@@ -227,7 +216,7 @@ class TrainingLoop:
     # Between epochs -------------------------------------------------------------------------
 
     def _close_quarantine(self, epoch: int) -> None:
-        """Share what processes found unreadable in an epoch, which none opens in the next."""
+        """Quarantine the videos that processes could not read in an epoch."""
         new, replaced = self.trainer.close_quarantine()
         if not self.world.is_main or not (new or replaced):
             return
@@ -252,7 +241,7 @@ class TrainingLoop:
         )
 
     def _validation_due(self) -> bool:
-        """True after a step at which to validate, until that is done."""
+        """True after a step at which to validate, until it is done."""
         progress, early = self.trainer.progress, self.config.log.early_validation
         first_look = early is not None and early.step == progress.step
         return progress.validated != progress.step and (self._at_whole_split() or first_look)
@@ -269,7 +258,7 @@ class TrainingLoop:
         if early is not None:
             videos = len(trainer.test_index)
             rows = np.linspace(0, videos - 1, min(videos, early.videos)).round().astype(int)
-        with self.preemption.breakable():
+        with self.preemption.interruptible():
             found = trainer.validate(None if rows is None else rows.tolist())
         progress.validated = progress.step
         best = rows is None and found.clip_top1 > progress.best_top1
@@ -281,13 +270,10 @@ class TrainingLoop:
         values = {"loss": found.loss, "top1": found.clip_top1, "top5": found.clip_top5}
         kind = "validate" if rows is None else "early_validation"
         self.run_dir.log(kind, progress.step, epoch=epoch, **values)
+        part = "" if rows is None else f" on {len(rows)} videos"
         log.info(
-            "validation after epoch %.2f%s: loss %.3f  top-1 %.1f %%%s",
-            epoch,
-            "" if rows is None else f" on {len(rows)} videos",
-            found.loss,
-            100 * found.clip_top1,
-            "  (the best so far)" if best else "",
+            f"validation after epoch {epoch:.2f}{part}: loss {found.loss:.3f}  "
+            f"top-1 {100 * found.clip_top1:.1f} %{'  (the best so far)' if best else ''}"
         )
         if best:
             self.checkpointer.save_best(trainer.best_state())

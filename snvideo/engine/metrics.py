@@ -20,7 +20,7 @@ class Progress:
     """Of all validations over the whole test split."""
     best_step: int = 0
     skipped: int = 0
-    """Steps that changed nothing because their gradient was not finite."""
+    """Steps without an update, as their gradient was not finite."""
     replaced: int = 0
     """Training clips whose video could not be read and was replaced by another."""
     train_seconds: float = 0.0
@@ -40,11 +40,8 @@ class MetricSums(NamedTuple):
 
     @classmethod
     def total(cls, parts: list[MetricSums]) -> MetricSums:
-        """Of several processes, in the order of their ranks, so that it is always the same sum.
-
-        Steps and gradients are common to them: the main one counts, which has seen them all, also
-        where a run goes on with another number of processes.
-        """
+        """Sum over processes, in the order of their ranks; steps and gradients are the main one's,
+        as they are common to all."""
         summed = cls(*(sum(column) for column in zip(*parts, strict=True)))
         return summed._replace(norm=parts[0].norm, steps=parts[0].steps)
 
@@ -57,7 +54,7 @@ class TrainMetrics:
 
     Args:
         device: of the network.
-        counted: where a run goes on: what was counted before its checkpoint.
+        counted: sums at a checkpoint from which a run is resumed.
     """
 
     def __init__(self, device: torch.device, counted: MetricSums = NOTHING) -> None:
@@ -65,13 +62,13 @@ class TrainMetrics:
         self.steps, self.clips, self.replaced = counted[3:]
 
     def add(self, losses: Tensor, correct: Tensor, norm: Tensor, replaced: int) -> None:
-        """Enter a step.
+        """Add a step.
 
         Args:
             losses: of each clip, (N,).
-            correct: whether each was recognised, bool (N,).
+            correct: of each clip, bool (N,).
             norm: of the step's gradient, ().
-            replaced: clips that were.
+            replaced: number of clips that were replaced.
         """
         self._sums += torch.stack([losses.double().sum(), correct.sum(), norm])
         self.steps += 1
@@ -80,4 +77,5 @@ class TrainMetrics:
 
     def read(self) -> MetricSums:
         """The sums so far; waits for the device."""
-        return MetricSums(*self._sums.tolist(), self.steps, self.clips, self.replaced)
+        loss, correct, norm = self._sums.tolist()
+        return MetricSums(loss, correct, norm, self.steps, self.clips, self.replaced)

@@ -1,4 +1,4 @@
-"""Metrics of a run, as lines of a file and in TensorBoard, which outlive kills and full disks."""
+"""Metrics of a run as lines of a file and in TensorBoard, safe from kills and full disks."""
 
 from __future__ import annotations
 
@@ -37,11 +37,9 @@ class MetricsFile:
             self._write()
         except OSError as error:
             if not self._failing:
-                log.warning(
-                    "cannot write to %s: %s; the run goes on, and lines wait in memory",
-                    self._path,
-                    error.strerror or error,
-                )
+                why = error.strerror or error
+                message = "cannot write to %s: %s; the run goes on, and lines wait in memory"
+                log.warning(message, self._path, why)
             self._failing = True
 
     def sync(self) -> int:
@@ -54,21 +52,17 @@ class MetricsFile:
         try:
             self._write()
         except OSError as error:
-            log.warning(
-                "%d lines are missing in %s: %s",
-                len(self._waiting),
-                self._path,
-                error.strerror or error,
-            )
+            missing, why = len(self._waiting), error.strerror or error
+            log.warning("%d lines are missing in %s: %s", missing, self._path, why)
 
     def _write(self, sync: bool = False) -> None:
         data = b"".join(self._waiting)
         if not data and not sync:
             return
-        # Opened anew each time, as closing is when network file systems say that they are full.
+        # Opened anew each time, as network file systems report a full disk at closing.
         with self._path.open("ab", buffering=0) as file:
             size = min(self._size, file.seek(0, os.SEEK_END))
-            file.truncate(size)  # what a write that broke off left behind
+            file.truncate(size)  # the rest of a write that broke off
             try:
                 _write_all(file, data)
                 if sync:
@@ -87,7 +81,7 @@ class MetricsFile:
 def cut_lines(path: Path, mark: int) -> int:
     """Cut a file of lines back to `mark` bytes, or make an empty one; returns its size in bytes.
 
-    A file that is shorter, or whose lines have changed, keeps the whole lines before that.
+    A shorter file keeps its whole lines.
     """
     with path.open("a+b") as file:
         file.seek(0)
@@ -112,9 +106,7 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
 
 
 class TensorBoardLog:
-    """TensorBoard's files, without which a run can do.
-
-    Its writer has a thread, which ends at the first error and hands it to the next caller.
+    """TensorBoard's files; an error ends them, not the run.
 
     Args:
         path: their folder.
@@ -131,31 +123,31 @@ class TensorBoardLog:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        with self._dispensable():
+        with self._tolerated():
             self._writer = SummaryWriter(str(path), purge_step=purge_step)
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Add values by name."""
-        with self._dispensable():
+        with self._tolerated():
             for name, value in values.items():
                 if self._writer is not None:
                     self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Write everything added so far."""
-        with self._dispensable():
+        with self._tolerated():
             if self._writer is not None:
                 self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the file."""
-        with self._dispensable():
+        with self._tolerated():
             if self._writer is not None:
                 self._writer.close()
         self._writer = None
 
     @contextmanager
-    def _dispensable(self) -> Iterator[None]:
+    def _tolerated(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

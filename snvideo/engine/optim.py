@@ -1,12 +1,13 @@
-"""SGD with the same rules for every norm, and its learning rate as a function of the step."""
+"""SGD and its learning rate, with the same rules for every norm, and the EMA of the weights."""
 
+import copy
 import difflib
 import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from snvideo.engine.config import OptimConfig
 from snvideo.errors import SnvideoError
@@ -14,11 +15,7 @@ from snvideo.norm import SwitchNorm
 
 
 def norm_parameters(model: nn.Module) -> set[nn.Parameter]:
-    """Parameters of the layers that only rescale channels, whatever their class.
-
-    A convolution or a classifier holds a matrix; a layer whose own parameters are all vectors is a
-    norm. Asking for classes instead would leave out every norm that nobody thought of.
-    """
+    """Parameters of norms of any class: layers whose own parameters are all vectors."""
     found: set[nn.Parameter] = set()
     for module in model.modules():
         own = list(module.parameters(recurse=False))
@@ -28,17 +25,14 @@ def norm_parameters(model: nn.Module) -> set[nn.Parameter]:
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """Keep parts of a network as they are.
-
-    Their parameters need no gradient. They are to be kept in evaluation mode, for a norm that is
-    not trained keeps its statistics, too.
+    """Switch off the gradients of parts of a network.
 
     Args:
-        model: its parameters are marked in place.
+        model: changed in place.
         names: of modules, as in `blocks.0`.
 
     Returns:
-        these modules.
+        these modules, to be kept in evaluation mode so that norms keep their statistics, too.
 
     Raises:
         SnvideoError: if the network has no such module, or nothing would be left to train.
@@ -57,21 +51,13 @@ def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig, lr: float) -> list[dict]:
-    """Weights with decay, norms without, SN's logits without, classifier with; the last two at
-    learning rates of their own."""
-    logits = {
-        parameter
-        for module in model.modules()
-        if isinstance(module, SwitchNorm)
-        for parameter in (module.mean_logits, module.var_logits)
-    }
+    """Parameter groups: weights and classifier with decay, norms and SN's logits without; logits
+    and classifier at learning rates of their own."""
+    switch_norms = [module for module in model.modules() if isinstance(module, SwitchNorm)]
+    logits = {p for module in switch_norms for p in (module.mean_logits, module.var_logits)}
     norms = norm_parameters(model) - logits
-    head = {
-        parameter
-        for module in model.modules()
-        if isinstance(module, nn.Linear)
-        for parameter in module.parameters()
-    }
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    head = {p for module in linear for p in module.parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rest = set(trained) - norms - logits - head
 
@@ -108,7 +94,7 @@ def lr_factor(config: OptimConfig, steps_per_epoch: int, step: int) -> float:
     else:
         factor = config.gamma ** sum(progress >= milestone for milestone in config.milestones)
     if step < warmup:
-        # From the start to where the schedule is when the warm-up ends, in a straight line.
+        # Linear from the start to the schedule's value at the end of the warm-up.
         end = lr_factor(config, steps_per_epoch, math.ceil(warmup))
         return config.warmup_start + (end - config.warmup_start) * step / warmup
     return factor
@@ -133,3 +119,38 @@ def build_optimizer(
         optimizer, lambda step: lr_factor(config, steps_per_epoch, step)
     )
     return optimizer, schedule
+
+
+class EMA:
+    """Exponential moving average of a network's weights; statistics are those of the last step.
+
+    Unlike torch's AveragedModel, it counts on the host, so that no GPU is waited for.
+
+    Args:
+        model: whose weights are averaged.
+        decay: part of the average that each step keeps; the first step is taken as it is.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model)
+        """The network with averaged weights."""
+        self.updates = 0
+        self._decay = decay
+        self._new = _weights_and_buffers(model)
+        self._own = _weights_and_buffers(self.module)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Average in the model's present weights."""
+        (weights, buffers), (new_weights, new_buffers) = self._own, self._new
+        if self.updates:
+            torch._foreach_lerp_(weights, new_weights, 1 - self._decay)
+        else:
+            torch._foreach_copy_(weights, new_weights)
+        if buffers:
+            torch._foreach_copy_(buffers, new_buffers)
+        self.updates += 1
+
+
+def _weights_and_buffers(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    return list(model.parameters()), list(model.buffers())

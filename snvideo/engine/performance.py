@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ from snvideo.engine.config import SpeedConfig
 Precision = Literal["none", "bf16", "fp16"]
 
 LONG_RUN = 3000
-"""Optimizer steps from which on torch.compile, which takes a minute or two, is paid back."""
+"""Optimizer steps from which on torch.compile pays."""
 
 DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,19 +65,19 @@ def choose(config: SpeedConfig, device: torch.device, steps: int) -> Speed:
 
 
 def precision(config: SpeedConfig, device: torch.device) -> Precision:
-    """Of convolutions: bfloat16 on GPUs that have it."""
+    """Precision of convolutions: bfloat16 on GPUs that have it."""
     if config.amp != "auto":
         return config.amp
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "none"
 
 
 def memory_format(config: SpeedConfig) -> torch.memory_format:
-    """Of activations and weights: channels last unless that is switched off."""
+    """Memory format of activations and weights: channels last unless that is switched off."""
     return torch.contiguous_format if config.channels_last is False else torch.channels_last_3d
 
 
 def autocast(config: SpeedConfig, device: torch.device) -> torch.autocast:
-    """The precision of forward passes."""
+    """Autocast of forward passes."""
     chosen = precision(config, device)
     return torch.autocast(device.type, dtype=DTYPES[chosen], enabled=chosen != "none")
 
@@ -85,11 +85,10 @@ def autocast(config: SpeedConfig, device: torch.device) -> torch.autocast:
 def keep_freed_memory() -> bool:
     """Let the C library keep freed blocks of up to 32 MiB, the most that glibc allows.
 
-    By itself it returns blocks to the system, whose fresh pages cost a CPU more than a small norm.
-    Holds for the whole process from now on.
+    It returns them to the system otherwise, whose fresh pages cost a CPU more than a small norm.
 
     Returns:
-        whether the C library knows how.
+        True if the C library can; it then holds for the whole process.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -101,22 +100,22 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def algorithms(speed: Speed, device: torch.device) -> Iterator[None]:
-    """Within, the algorithms that a run asks for; afterwards all is as it was.
+    """Set torch's deterministic or fastest algorithms within the block.
 
-    Deterministic ones are asked for everywhere, and refused operations are named by torch: as
-    errors on a CPU, as warnings on a GPU, where some have no deterministic form. Otherwise cuDNN
-    tries which algorithms are fastest. On a CPU oneDNN is left out for half precision: its bfloat16
-    weight gradient of 3D convolutions holds NaN now and then on some CPUs (seen on an AMD EPYC with
-    avx512_bf16: 4 of 30 random stems).
+    Operations without a deterministic form are errors of torch on a CPU, and warnings on a GPU.
     """
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    # torch.utils.deterministic is a module of properties, which types do not show.
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
+    # oneDNN's bfloat16 weight gradient of 3D convolutions holds NaN now and then on some CPUs (AMD
+    # EPYC with avx512_bf16: 4 of 30 random stems).
     half_on_cpu = speed.amp != "none" and device.type == "cpu"
     torch.use_deterministic_algorithms(speed.deterministic, warn_only=device.type == "cuda")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it takes time; none is read
+    memory.fill_uninitialized_memory = False  # it takes time; none is read
     cudnn.benchmark, cudnn.deterministic = not speed.deterministic, speed.deterministic
     onednn = torch.backends.mkldnn.set_flags(False)[0] if half_on_cpu else True
     try:
@@ -125,5 +124,5 @@ def algorithms(speed: Speed, device: torch.device) -> Iterator[None]:
         if half_on_cpu:
             torch.backends.mkldnn.set_flags(onednn)
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
         cudnn.benchmark, cudnn.deterministic = before

@@ -12,44 +12,40 @@ from snvideo.errors import PreemptedError
 
 
 class Preemption:
-    """State of the request to stop.
-
-    A training step is never torn apart: between two of them the run looks at `asked`. What changes
-    nothing and takes minutes, a validation, is broken off instead, see `breakable`.
-    """
+    """State of the request to stop: checked between steps, at once within `interruptible`."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self._breakable = False
+        self.requested = False
+        self._interruptible = False
 
-    def _ask(self, signum: int, frame: FrameType | None) -> None:
-        if self.asked and signum == signal.SIGINT:  # twice: whoever is at the keyboard means now
+    def _request(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested and signum == signal.SIGINT:  # a second Ctrl-C
             raise KeyboardInterrupt
-        self.asked = True
-        if self._breakable:
+        self.requested = True
+        if self._interruptible:
             raise PreemptedError
 
     @contextmanager
-    def breakable(self) -> Iterator[None]:
-        """Within, being asked to stop raises PreemptedError on the spot."""
-        if self.asked:
+    def interruptible(self) -> Iterator[None]:
+        """Raise PreemptedError as soon as a stop is requested within the block."""
+        if self.requested:
             raise PreemptedError
-        self._breakable = True
+        self._interruptible = True
         try:
             yield
         finally:
-            self._breakable = False
+            self._interruptible = False
 
 
 @contextmanager
 def preemption() -> Iterator[Preemption]:
-    """Within, SIGTERM and a first Ctrl-C ask for a stop instead of ending the process."""
+    """Let SIGTERM and a first Ctrl-C request a stop within the block, not end the process."""
     found = Preemption()
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield found
         return
     signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, found._ask) for number in signals}
+    before = {number: signal.signal(number, found._request) for number in signals}
     try:
         yield found
     finally:

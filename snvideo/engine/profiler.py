@@ -1,4 +1,4 @@
-"""A few steps under torch's profiler: a trace to look at, and a table of the dearest operators."""
+"""A few steps under torch's profiler: a trace, and a table of the slowest operators."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ROWS = 25
 
 
 class StepProfile:
-    """Records steps, and when it has seen enough writes `trace.json.gz`, for chrome://tracing or
-    Perfetto, and `operators.txt`; the run goes on.
+    """Records some steps and writes `trace.json.gz`, for chrome://tracing or Perfetto, and
+    `operators.txt`.
 
     Args:
         folder: to write to.
@@ -44,7 +44,7 @@ class StepProfile:
         self._left = SKIPPED + WARM_UP + PROFILED
 
     def step(self) -> None:
-        """To be called after every step."""
+        """Count a step; to be called after each."""
         if not self._left:
             return
         self._left -= 1
@@ -53,21 +53,19 @@ class StepProfile:
             self._profiler.stop()
 
     def close(self) -> None:
-        """Write what there is of a run that was shorter."""
+        """Write the profile of a shorter run."""
         if self._left:
             self._left = 0
             self._profiler.stop()
 
     def _write(self, profiler: profile) -> None:
-        try:
-            self._publish(profiler)
-        except OSError as error:  # the run does without
-            log.warning("cannot write a profile to %s: %s", self._folder, error.strerror or error)
-
-    def _publish(self, profiler: profile) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         trace = self._folder / "trace.json.gz"
-        profiler.export_chrome_trace(str(trace))
         table = profiler.key_averages().table(sort_by=self._by, row_limit=ROWS)
-        write_atomic(self._folder / "operators.txt", table)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(trace))
+            write_atomic(self._folder / "operators.txt", table)
+        except OSError as error:
+            log.warning("cannot write a profile to %s: %s", self._folder, error.strerror or error)
+            return
         log.info("profile of %d steps: %s; operators:\n%s", PROFILED, trace, table)

@@ -1,4 +1,4 @@
-"""A run is a folder: config, environment, metrics, checkpoints, results. Nothing else is needed."""
+"""Run directory: config, environment, metrics, checkpoints and results of a run."""
 
 from __future__ import annotations
 
@@ -29,21 +29,18 @@ from snvideo.norm.kernels import describe_kernels
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = "environment.json"
-"""In the run's folder."""
-
 PREEMPTED = "preempted"
-"""In the run's folder: a file that says when the run was asked to stop, until it goes on."""
+"""Name of a file with the time at which a run was asked to stop, until it goes on."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware, number of threads and norm kernels of this process."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in ("snvideo", "torch", "torchvision", "pytorchvideo", "decord", "av", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -51,9 +48,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "norm_kernels": describe_kernels(device),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if cuda
-        else [],
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "command": sys.argv,
     }
@@ -62,7 +57,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 def sessions(folder: Path) -> list[dict[str, Any]]:
     """The starts of a run so far, the first one first: step, time, threads, processes, host, torch.
 
-    A folder that says nothing of them, or nothing that can be read, has none.
+    Empty if the folder has no list of them that can be read.
     """
     try:
         found = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["sessions"]
@@ -72,17 +67,14 @@ def sessions(folder: Path) -> list[dict[str, Any]]:
 
 
 def threads_before(folder: Path) -> int | None:
-    """Threads per process when the run was last started; None if that is not known.
-
-    With another number, sums are taken in another order: results are equal up to rounding only.
-    """
+    """Threads per process when the run was last started; None if that is not known."""
     before = sessions(folder)
     threads = before[-1].get("threads") if before else None
     return threads if isinstance(threads, int) else None
 
 
 class RunDir:
-    """Writes what a run leaves behind. Only the main process holds one open for writing.
+    """Files of a run. Only the main process opens it for writing.
 
     Args:
         path: the folder.
@@ -91,15 +83,13 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self._metrics: MetricsFile | None = None
-        self._tensorboard: TensorBoardLog | None = None
+        self._logs: tuple[MetricsFile, TensorBoardLog] | None = None
 
     def check(self, config: RunConfig) -> None:
-        """Check that a run may begin or go on here.
+        """Check that a run of this config may begin or go on here.
 
         Raises:
-            SnvideoError: if the folder holds a run of another config, or of one that cannot be
-                read.
+            SnvideoError: if the folder holds another run, or a config that cannot be read.
         """
         stored = self.stored_config()
         if stored is None:
@@ -125,7 +115,7 @@ class RunDir:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            keys = (".".join(map(str, one["loc"])) or "the whole" for one in error.errors())
+            keys = (".".join(map(str, one["loc"])) for one in error.errors())
             why = f"this version does not take: {', '.join(dict.fromkeys(keys))}"
         except OSError as error:
             why = error.strerror or str(error)
@@ -141,7 +131,7 @@ class RunDir:
 
         Args:
             config: stored in the folder.
-            mark: what `mark` said at that checkpoint; metrics beyond it are cut off. 0 to begin.
+            mark: result of `mark` at that checkpoint; metrics beyond it are cut off. 0 to begin.
             step: optimizer steps done. 0 to begin.
 
         Raises:
@@ -151,25 +141,23 @@ class RunDir:
             path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         with self.written(ENVIRONMENT) as path:
             path.write_text(json.dumps(self._environment(step), indent=2))
-        metrics, tensorboard = self.path / "metrics.jsonl", self.path / "tensorboard"
-        with _explained(metrics):
-            self._metrics = MetricsFile(metrics, cut_lines(metrics, mark))
+        path, tensorboard = self.path / "metrics.jsonl", self.path / "tensorboard"
+        with _explained(path):
+            metrics = MetricsFile(path, cut_lines(path, mark))
         if not step:
             shutil.rmtree(tensorboard, ignore_errors=True)
-        # TensorBoard hides what older files say of `purge_step` and later. Up to this step they
-        # hold nothing but what was measured before the checkpoint, which is not measured again,
-        # and perhaps this step's validation, which may be: it would then be shown twice, both
-        # times the same up to rounding. To hide this step too would lose its other values for good.
-        self._tensorboard = TensorBoardLog(tensorboard, purge_step=step + 1 if step else None)
+        # TensorBoard hides older files' values of `purge_step` and later. Those of this step, from
+        # before the checkpoint, stay; a validation may be repeated and is then shown twice.
+        self._logs = metrics, TensorBoardLog(tensorboard, purge_step=step + 1 if step else None)
 
     def log(self, kind: str, step: int, **values: float) -> None:
-        """Add one line of metrics, and the same to TensorBoard; a full disk stops neither."""
-        self._metrics.add(json.dumps({"kind": kind, "step": step, **values}))
+        """Add one line of metrics, and the same to TensorBoard; a full disk is no error."""
+        self._opened()[0].add(json.dumps({"kind": kind, "step": step, **values}))
         self.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Add values to TensorBoard alone, each under its own name."""
-        self._tensorboard.add(step, values)
+        self._opened()[1].add(step, values)
 
     def mark(self) -> int:
         """Put all metrics on the disk, and return their size in bytes.
@@ -177,23 +165,24 @@ class RunDir:
         Raises:
             OSError: if lines are waiting for room, or the disk does not take them.
         """
-        self._tensorboard.flush()
-        return self._metrics.sync()
+        metrics, tensorboard = self._opened()
+        tensorboard.flush()
+        return metrics.sync()
 
     def clear_preempted(self) -> None:
-        """Forget that the run was asked to stop: it goes on, or fails for a reason of its own."""
+        """Remove the file of `mark_preempted`."""
         with suppress(OSError):
             (self.path / PREEMPTED).unlink(missing_ok=True)
 
     def mark_preempted(self, step: int) -> None:
-        """Leave word that the run was asked to stop after a step, and is not broken."""
+        """Write a file that tells a preempted run from a broken one."""
         try:
             write_atomic(self.path / PREEMPTED, f"step {step}, {_now()}\n")
-        except OSError as error:  # the run has its checkpoint, which is what counts
+        except OSError as error:
             log.warning("cannot write %s: %s", self.path / PREEMPTED, error.strerror or error)
 
     def write_results(self, results: dict[str, Any], name: str = "results") -> None:
-        """Write results as JSON; `results.json` is the mark of a finished run.
+        """Write results as JSON; a run with `results.json` is finished.
 
         Raises:
             SnvideoError: if the disk does not take them.
@@ -213,10 +202,12 @@ class RunDir:
 
     def close(self) -> None:
         """Flush and close logs."""
-        if self._metrics is not None:
-            self._metrics.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for file in self._logs or ():
+            file.close()
+
+    def _opened(self) -> tuple[MetricsFile, TensorBoardLog]:
+        assert self._logs is not None, "the run directory is not open for writing"
+        return self._logs
 
     def _environment(self, step: int) -> dict[str, Any]:
         """The environment of this session, and the list of all sessions."""

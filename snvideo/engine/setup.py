@@ -27,10 +27,10 @@ QUARANTINE = "quarantine.csv"
 def open_start(config: RunConfig, world: World) -> WeightsSource | None:
     """Open the weights that a config names; None if it names none.
 
-    The main process goes first: what has to be downloaded, it does alone.
+    The main process goes first, as it may have to download them.
 
     Raises:
-        SnvideoError: on all processes, if one of them cannot have or read them.
+        SnvideoError: on all processes, if one of them cannot read them.
     """
     named = config.model.weights
     if named is None:
@@ -57,10 +57,10 @@ def resolve_config(
     world: World,
     stored: RunConfig | None = None,
 ) -> RunConfig:
-    """Fill in what a config leaves open: mean and std of the input.
+    """Fill in mean and std of the input where a config leaves them open.
 
     They are those of the stored config of the run, of the weights it starts from, or the default.
-    Otherwise a config that differs from what the weights were trained with is a warning.
+    Warns of a config whose input differs from that of the weights.
 
     Args:
         config: of the user.

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from math import ceil
 from statistics import median
+from typing import cast
 
 import torch
 
@@ -19,22 +20,22 @@ log = logging.getLogger(__name__)
 PHASES = ("data", "forward", "backward", "communication", "update")
 
 SLOW = 3.0
-"""A step is slow that takes so many times the usual, and a second more."""
+"""A step is slow if it takes so many times the usual, and a second more."""
 
 STUCK = 60.0
-"""Seconds in one phase, and at least ten usual steps, after which a run says what it waits for."""
-
-STARVED = 0.1
-"""Part of the time that steps may wait for data before the loader is said to be too slow."""
-
-WORTH_A_WORD = 2.0
-"""Seconds of steps from which on a slow loader is worth a word."""
+"""Seconds in one phase, and at least ten usual steps, before the watchdog warns."""
 
 FIRST = 600.0
-"""Seconds in one phase of the first steps, which compile and find out what is fastest."""
+"""The same in the first steps, which compile and try algorithms."""
 
 LOOK = 5.0
-"""Seconds between two looks at whether a run is stuck."""
+"""Seconds between two checks of the watchdog."""
+
+STARVED = 0.1
+"""Part of the time that steps may wait for data before the loader is too slow."""
+
+MIN_SECONDS = 2.0
+"""Seconds of steps from which on a slow loader is reported."""
 
 USUAL = 50
 """Steps whose median is the usual time."""
@@ -42,34 +43,36 @@ USUAL = 50
 Step = dict[str, float]
 """Seconds by phase."""
 
+_Lap = tuple[str, float | torch.cuda.Event]
+"""A phase, and its end."""
+
 
 class StepTimer:
-    """Times the phases of steps by the clock that does the work.
+    """Times the phases of steps, on a GPU by its own events, which are read later.
 
-    On a GPU, events are recorded and read later, so that no step waits: a phase is what the GPU
-    spends on it or, when the host is late, waits for it.
+    There a phase includes the time that the GPU waits for the host.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._gpu = device.type == "cuda"
-        self._laps: list[tuple[str, float | torch.cuda.Event]] = []
-        self._steps: list[list[tuple[str, float | torch.cuda.Event]]] = []
+        self._laps: list[_Lap] = []
+        self._steps: list[list[_Lap]] = []
         self._usual: deque[float] = deque(maxlen=USUAL)
         self.phase, self.since = "between steps", time.monotonic()
-        """The phase that the host is in, and since when."""
+        """The phase that the host is in, and the time of its begin."""
 
     def begin(self) -> None:
-        """A step begins, with its data."""
+        """Begin a step with its data."""
         self._laps = [("", self._now())]
         self._host("data")
 
     def lap(self, phase: str, following: str) -> None:
-        """A phase ends, or a part of it, and another begins."""
+        """End a phase, or a part of it, and begin another."""
         self._laps.append((phase, self._now()))
         self._host(following)
 
     def end(self, phase: str) -> None:
-        """The step ends with a phase."""
+        """End the step with a phase."""
         self.lap(phase, "between steps")
         self._steps.append(self._laps)
 
@@ -96,14 +99,14 @@ class StepTimer:
         self.phase, self.since = phase, time.monotonic()
 
 
-def _spent(laps: list[tuple[str, float | torch.cuda.Event]]) -> Step:
+def _spent(laps: list[_Lap]) -> Step:
     spent = dict.fromkeys(PHASES, 0.0)
     for (_, begin), (phase, end) in pairwise(laps):
-        if isinstance(end, float):
-            spent[phase] += end - begin
-        else:
+        if isinstance(begin, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
             end.synchronize()
             spent[phase] += begin.elapsed_time(end) / 1e3
+        else:
+            spent[phase] += cast(float, end) - cast(float, begin)
     return spent
 
 
@@ -123,17 +126,16 @@ def shares(step: Step) -> str:
 
 
 def workers_needed(steps: list[Step], workers: int) -> int | None:
-    """Number of loader workers that would keep up, if those that there are do not.
+    """Number of loader workers that would keep up, if the present number does not.
 
-    Batches that take W workers a whole step, waiting included, take 1 / (1 - waiting) times as many
-    to be there in time.
+    W workers that make steps wait for a share s of their time need to be W / (1 - s).
 
     Args:
-        steps: of which the first may not have waited for workers to start.
-        workers: loader processes; with 0 the step waits for all that it reads.
+        steps: without the first, which waits for workers to start.
+        workers: loader processes.
     """
     total, waiting = sum(sum(step.values()) for step in steps), sum(step["data"] for step in steps)
-    if total <= WORTH_A_WORD or waiting / total < STARVED:
+    if total <= MIN_SECONDS or waiting / total < STARVED:
         return None
     rest = max(total - waiting, 1e-3 * total)
     return ceil(workers * total / rest) if workers else ceil(waiting / rest)
@@ -150,18 +152,18 @@ ADVICE = {
 
 @contextmanager
 def step_watchdog(clock: StepTimer, rank: int) -> Iterator[None]:
-    """Within, a step that does not come to an end is reported, and where it stands."""
+    """Report steps that are stuck within the block, and their phase."""
     done = threading.Event()
 
     def watch() -> None:
-        said = 0.0
+        reported = 0.0
         while not done.wait(LOOK):
             phase, spent = clock.phase, time.monotonic() - clock.since
             limit = max(STUCK, 10 * clock.usual) if clock.usual else FIRST
             if phase not in ADVICE or spent < limit:
-                said = 0.0
-            elif spent >= 2 * said:
-                said = spent
+                reported = 0.0
+            elif spent >= 2 * reported:
+                reported = spent
                 log.warning(
                     "process %d: the step has been in '%s' for %.0f s: %s",
                     rank,
@@ -170,7 +172,7 @@ def step_watchdog(clock: StepTimer, rank: int) -> Iterator[None]:
                     ADVICE[phase],
                 )
 
-    thread = threading.Thread(target=watch, daemon=True, name="step-watch")
+    thread = threading.Thread(target=watch, daemon=True, name="step-watchdog")
     thread.start()
     try:
         yield

@@ -43,8 +43,7 @@ def train(config: RunConfig, profile: bool = False) -> Results:
 
     Raises:
         SnvideoError: if the config, the index, the hardware or the folder do not fit together.
-        PreemptedError: if the run was asked to stop, by SIGTERM or Ctrl-C, and has written a
-            checkpoint.
+        PreemptedError: if the run was asked to stop, by SIGTERM or Ctrl-C.
     """
     with init_world() as world, preemption() as stop:
         run_dir = RunDir(config.output)
@@ -60,7 +59,7 @@ def train(config: RunConfig, profile: bool = False) -> Results:
             loop.run()
             return _test(trainer, run_dir, stop)
         except PreemptedError:
-            run_dir.mark_preempted(loop.checkpointer.saved_step)  # by whoever gets to do it
+            run_dir.mark_preempted(loop.checkpointer.saved_step)
             raise
         finally:
             if recorder is not None:
@@ -76,10 +75,7 @@ def _finished(run_dir: RunDir, config: RunConfig) -> Results | None:
 
 
 def _trainer(config: RunConfig, world: World, run_dir: RunDir) -> tuple[Trainer, int]:
-    """A trainer from the newest checkpoint, or else at step 0, and the size of its metrics file.
-
-    What it is read from, a checkpoint or weights, is not kept in memory while the run goes on.
-    """
+    """Build a trainer from the newest checkpoint or else at step 0, and the size of its metrics."""
     stored = world.on_main(run_dir.stored_config)
     checkpoint = world.on_main(lambda: newest_checkpoint(run_dir.checkpoints))
     source = open_start(config, world) if checkpoint is None else None
@@ -93,11 +89,11 @@ def _trainer(config: RunConfig, world: World, run_dir: RunDir) -> tuple[Trainer,
     log.info("resuming %s at step %d", run_dir.path, trainer.progress.step)
     before, now = threads_before(run_dir.path), torch.get_num_threads()
     if world.is_main and before not in (None, now):
-        log.warning(
-            "the run had %d threads and goes on with %d: results are the same up to rounding only",
-            before,
-            now,
+        # Sums are then taken in another order.
+        message = (
+            "the run had %d threads and goes on with %d: results are the same up to rounding only"
         )
+        log.warning(message, before, now)
     return trainer, state["metrics"]
 
 
@@ -143,7 +139,7 @@ def _test(trainer: Trainer, run_dir: RunDir, stop: Preemption) -> Results:
     """Test over all views and write results and predictions."""
     config, progress = trainer.config, trainer.progress
     begun = time.perf_counter()
-    with stop.breakable():
+    with stop.interruptible():
         found = trainer.test(config.data.test.clips, config.data.test.crops)
     results = Results.of(
         config,

@@ -24,11 +24,10 @@ from snvideo.engine.batch_plan import check_mixing, plan_batch
 from snvideo.engine.checkpoint import load_weights
 from snvideo.engine.config import RunConfig, rename_keys
 from snvideo.engine.distributed import World, parallelize
-from snvideo.engine.ema import EMA
 from snvideo.engine.evaluate import Evaluation, evaluate_views, refresh_statistics
 from snvideo.engine.finite_check import FiniteCheck
 from snvideo.engine.metrics import NOTHING, MetricSums, Progress, TrainMetrics
-from snvideo.engine.optim import build_optimizer, freeze
+from snvideo.engine.optim import EMA, build_optimizer, freeze
 from snvideo.engine.performance import algorithms, autocast, choose, memory_format
 from snvideo.engine.publish import describe_weights
 from snvideo.engine.setup import build_network, read_quarantine, resolve_config, start_from
@@ -43,12 +42,10 @@ log = logging.getLogger(__name__)
 
 
 class _Pass(NamedTuple):
-    """Outcome of one forward and backward pass."""
+    """Outcome of one forward and backward pass over N clips."""
 
-    losses: Tensor
-    """Of its clips, (N,)."""
-    correct: Tensor
-    """Right predictions, bool (N,)."""
+    losses: Tensor  # (N,)
+    correct: Tensor  # bool (N,)
     batch: Batch
 
 
@@ -65,9 +62,9 @@ class Trainer:
         """Build network, optimizer and all else at step 0.
 
         Args:
-            config: of the run; `resolve_config` fills in what it leaves open.
-            world: the processes that share it.
-            source: weights to start from; those that the config names are not read here.
+            config: of the run, not resolved.
+            world: all processes.
+            source: weights to start from, opened.
             stored: config of the run directory, where a run is resumed.
         """
         config = resolve_config(config, source, world, stored)
@@ -77,43 +74,31 @@ class Trainer:
         self.train_index = ClipIndex.load(data.index, data.train_split, data.root)
         self.test_index = ClipIndex.load(data.index, data.test_split, data.root)
         self.classes = len(self.train_index.labels)
-        self.plan = plan_batch(
-            config.batch,
-            config.model.norm.name,
-            world.size,
-            world.rank,
-            len(self.train_index),
-        )
+        norm, videos = config.model.norm.name, len(self.train_index)
+        self.plan = plan_batch(config.batch, norm, world.size, world.rank, videos)
         check_mixing(config, self.plan)
-        self.steps_per_epoch = self.plan.steps(len(self.train_index))
+        self.steps_per_epoch = self.plan.steps(videos)
         self.total_steps = optim.epochs * self.steps_per_epoch
         self.speed = choose(config.speed, self.device, self.total_steps)
         self.timer = StepTimer(self.device)
         self.model = build_network(config, self.classes)
         labels = self.train_index.labels
         self.report = source and start_from(self.model, source, config, labels, world)
-        """Of the weights that this session has started from."""
+        """Report on the weights that this session has started from."""
         self.started_from = self.report and self.report.summary()
-        """The same in short, of the whole run."""
-        self.model.to(self.device, memory_format=memory_format(config.speed))
+        """Summary of those that the run has started from."""
+        self.model.to(self.device).to(memory_format=memory_format(config.speed))
         self.frozen = freeze(self.model, optim.freeze)
         self.ema = EMA(self.model, optim.ema) if optim.ema else None
         if self.speed.activation_checkpointing:
             enable_activation_checkpointing(self.model)
         self.optimizer, self.schedule = build_optimizer(
-            self.model,
-            optim,
-            self.plan.total_batch,
-            self.steps_per_epoch,
-            self.speed.optimizer,
+            self.model, optim, self.plan.total_batch, self.steps_per_epoch, self.speed.optimizer
         )
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.speed.amp == "fp16")
         self.finite_check = FiniteCheck(
-            optim.non_finite,
-            self.device,
-            self.train_index,
-            scaled=self.scaler.is_enabled(),
+            optim.non_finite, self.device, self.train_index, scaled=self.scaler.is_enabled()
         )
         self.tracking = tracking_layers(self.model)
         self.dropouts = [m for m in self.model.modules() if isinstance(m, ClipDropout) and m.p]
@@ -121,8 +106,7 @@ class Trainer:
         self.progress = Progress()
         self.quarantine = read_quarantine(config)
         self.metrics = TrainMetrics(self.device)
-        self.replaced_in_epoch = 0
-        """Of this process's clips."""
+        self.replaced_in_epoch = 0  # of this process's clips
         self.network = parallelize(
             self.model,
             world,
@@ -176,7 +160,7 @@ class Trainer:
                 self.progress.skipped += 1
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
-        if accepted and self.ema is not None:  # which takes the statistics, too, of the whole step
+        if accepted and self.ema is not None:  # with the statistics of the whole step
             self.ema.update()
         self.schedule.step()
         self.progress.step += 1
@@ -185,15 +169,15 @@ class Trainer:
     def _pass(
         self, batches: Iterator[Batch], group: int, masks: dict[ClipDropout, Tensor]
     ) -> _Pass:
-        """Forward and backward over the groups that share a pass, the first of them given."""
+        """Forward and backward of the pass that begins with a group."""
         last = group == self.plan.groups()[-1]
         batch = next(batches)
         self.timer.lap("data", "forward")
         clips = self.plan.positions(0, group)
         for layer, mask in masks.items():
             layer.mask = mask[clips.start : clips.stop].to(self.device, non_blocking=True)
-        parallel = isinstance(self.network, DistributedDataParallel)
-        with self.network.no_sync() if parallel and not last else nullcontext():
+        parallel = self.network if isinstance(self.network, DistributedDataParallel) else None
+        with nullcontext() if parallel is None or last else parallel.no_sync():
             labels = batch.labels.to(self.device, non_blocking=True)
             layout = memory_format(self.config.speed)
             inputs = train_input(batch, self.config.data, self.device, layout)
@@ -209,7 +193,7 @@ class Trainer:
             )
             self.timer.lap("forward", "backward")
             self.scaler.scale(losses.mean() / self.plan.passes).backward()
-        self.timer.lap("communication" if parallel and last else "backward", "data")
+        self.timer.lap("backward" if parallel is None or not last else "communication", "data")
         epoch_ends = (self.progress.step + 1) % self.steps_per_epoch == 0
         # The next epoch's batches may be others when videos go into quarantine.
         if isinstance(batches, CudaPrefetcher) and not (last and epoch_ends):
@@ -223,18 +207,16 @@ class Trainer:
             module.eval()
 
     def _dropout_masks(self) -> dict[ClipDropout, Tensor]:
-        """Of all clips of the step, so that none depends on who passes it, or how often the run
-        was stopped."""
+        """Masks of all clips of the step, the same on any number of processes."""
         masks = {}
         for number, layer in enumerate(self.dropouts):
             place = (self.config.seed, sampling.DROPOUT, self.progress.step, number)
             mask = layer.sample_masks(sampling.generator(*place), self.plan.total_batch)
-            # Sent from pinned memory, it holds nobody up.
             masks[layer] = mask.pin_memory() if self.device.type == "cuda" else mask
         return masks
 
     def _gradient_norm(self) -> Tensor:
-        """Of all trained parameters together, before clipping; the same on all processes."""
+        """Norm of the whole gradient before clipping, the same on all processes."""
         self.scaler.unscale_(self.optimizer)
         return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
@@ -265,17 +247,17 @@ class Trainer:
             )
 
     def validate(self, rows: list[int] | None = None) -> Evaluation:
-        """Centre clip, centre crop; the moving averages of training are left as they were."""
+        """Evaluate centre clip and centre crop; training's moving averages stay as they are."""
         with kept_statistics(tracking_layers(self.evaluated)):
             return self.test(1, 1, rows)
 
     # Checkpoints ----------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that the run goes on from, the same on all processes; all have to call.
+        """State of a checkpoint, the same on all processes; all have to call.
 
         Raises:
-            SnvideoError: if what was trained is not finite.
+            SnvideoError: if a loss or gradient was not finite.
         """
         self.finite_check.wait()
         own = {
@@ -301,7 +283,7 @@ class Trainer:
         }
 
     def best_state(self) -> dict[str, Any]:
-        """The weights that are tested, for `best.pt`."""
+        """Content of `best.pt`: the weights that are tested."""
         return {
             "model": self.evaluated.state_dict(),
             "index_hash": self.train_index.hash,
@@ -312,7 +294,7 @@ class Trainer:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Size of a checkpoint: weights and statistics, momenta, and perhaps averaged weights."""
+        """Size of a checkpoint: weights and statistics, momenta and EMA."""
         weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
         momenta = sum(p.nbytes for p in self.parameters) if self.config.optim.momentum else 0
         return weights * (2 if self.ema else 1) + momenta
@@ -376,8 +358,8 @@ class Trainer:
             )
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
-        """Momenta in the memory format of their weights, which kernels rely on, and updates of the
-        kind that this session has chosen, whatever the checkpoint's was."""
+        """Load momenta, in the memory format of their weights, which kernels rely on; the kind of
+        optimizer stays that of this session."""
         kinds = [(group["fused"], group["foreach"]) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state)
         for group, (fused, foreach) in zip(self.optimizer.param_groups, kinds, strict=True):
@@ -388,7 +370,7 @@ class Trainer:
                 kept["momentum_buffer"] = momentum.copy_(kept["momentum_buffer"])
 
     def _load_own(self, parts: list[dict[str, Any]]) -> None:
-        """Load the counts of each process. If they were others, the main one takes over all."""
+        """Load each process's counts; the main one takes all if their number has changed."""
         rank, same = self.world.rank, len(parts) == self.world.size
         mine = [parts[rank]] if same else parts if rank == 0 else []
         for part in reversed(mine):

@@ -39,6 +39,6 @@ class ModelConfig(Section):
 
     name: str = "i3d_r50_8x8"
     norm: NormConfig = NormConfig()
-    dropout: float = Field(0.5, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
     weights: WeightsConfig | None = None
     """null: random ones, from the run's seed."""

@@ -145,7 +145,7 @@ def test_checkpoints_by_the_clock(toy, tmp_path):
 
 def test_a_loader_that_does_not_keep_up_is_said_once_an_epoch(toy, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(step_timer, "STARVED", 0.0)
-    monkeypatch.setattr(step_timer, "WORTH_A_WORD", 0.0)
+    monkeypatch.setattr(step_timer, "MIN_SECONDS", 0.0)
     train(run_config(toy, tmp_path / "run", "optim.epochs=2"))
     said = [message for message in caplog.messages if message.startswith("steps wait for data")]
     assert len(said) == 2 and "with data.workers=0: about" in said[0]

@@ -1,4 +1,4 @@
-"""Being asked to stop."""
+"""Requests to stop."""
 
 import os
 import signal
@@ -10,28 +10,28 @@ from snvideo.engine.preemption import preemption
 from snvideo.errors import PreemptedError
 
 
-def test_a_signal_asks_and_handlers_are_put_back():
+def test_a_signal_requests_a_stop_and_handlers_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with preemption() as asked:
-        assert not asked.asked
+    with preemption() as stop:
+        assert not stop.requested
         os.kill(os.getpid(), signal.SIGTERM)
-        assert asked.asked
+        assert stop.requested
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_what_is_breakable_breaks_off():
-    with preemption() as asked:
-        with pytest.raises(PreemptedError), asked.breakable():
+def test_an_interruptible_block_is_interrupted():
+    with preemption() as stop:
+        with pytest.raises(PreemptedError), stop.interruptible():
             os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)  # outside, nothing is torn apart
-        with pytest.raises(PreemptedError), asked.breakable():
-            pytest.fail("nothing begins that would be broken off at once")
+        os.kill(os.getpid(), signal.SIGTERM)  # outside of one, nothing is raised
+        with pytest.raises(PreemptedError), stop.interruptible():
+            pytest.fail("the block has begun after a request to stop")
 
 
 def test_a_second_interrupt_means_now():
-    with preemption() as asked, pytest.raises(KeyboardInterrupt):
+    with preemption() as stop, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked.asked
+        assert stop.requested
         os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -39,8 +39,8 @@ def test_other_threads_leave_handlers_alone():
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def inside() -> None:
-        with preemption() as asked:
-            seen.append((signal.getsignal(signal.SIGTERM), asked.asked))
+        with preemption() as stop:
+            seen.append((signal.getsignal(signal.SIGTERM), stop.requested))
 
     thread = threading.Thread(target=inside)
     thread.start()
