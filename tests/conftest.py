@@ -35,7 +35,7 @@ def _make_toy(folder: Path) -> None:
     from snvideo.data.indexing.build import build_index
 
     make_toy_kinetics(folder, train=48, val=16, difficulty="easy", seed=0, workers=2)
-    listing = sources.kinetics([folder / "train.csv", folder / "val.csv"], folder)
+    listing = sources.read_kinetics([folder / "train.csv", folder / "val.csv"], folder)
     build_index(listing, folder, folder / "index.csv", workers=2)
 
 

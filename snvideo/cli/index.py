@@ -62,7 +62,7 @@ def kinetics(
     """Kinetics 400, 600 or 700: annotation CSVs and a folder of clips, flat or in folders."""
     from snvideo.data.indexing import sources
 
-    _build(sources.kinetics(csv, videos, _names(labels)), videos, out, check, workers, timeout)
+    _build(sources.read_kinetics(csv, videos, _names(labels)), videos, out, check, workers, timeout)
 
 
 @build_app.command()
@@ -81,7 +81,7 @@ def folders(
     """Class folders: VIDEOS/<split>/<class>/* or VIDEOS/<class>/*."""
     from snvideo.data.indexing import sources
 
-    listing = sources.folders(videos, split, val_fraction, _names(labels))
+    listing = sources.read_class_folders(videos, split, val_fraction, _names(labels))
     _build(listing, videos, out, check, workers, timeout)
 
 
@@ -104,7 +104,7 @@ def lists(
     files = {split: file for split, file in given if file is not None}
     if not files:
         raise SnvideoError("no list given: add --train FILE, --val FILE or --test FILE")
-    _build(sources.lists(files, videos, _names(labels)), videos, out, check, workers, timeout)
+    _build(sources.read_lists(files, videos, _names(labels)), videos, out, check, workers, timeout)
 
 
 @app.command("report")

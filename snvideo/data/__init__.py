@@ -1,4 +1,4 @@
-"""Clips of real videos: index, decoding, sampling, loading. Knows no model."""
+"""Clips of real videos: index, decoding, sampling, augmentation, loading."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -49,34 +49,26 @@ class Operation(IntEnum):
     HUE = 14  # turns of the colour circle
 
 
-class MagnitudeRange(NamedTuple):
-    """Amounts of a RandAugment operation at magnitude 0 and at the greatest."""
-
-    weakest: float = 0.0
-    strongest: float = 0.0
-    signed: bool = False
-    """Half of the clips go from the weakest amount in the other direction."""
-
-
 GREATEST_MAGNITUDE = 30
 
-RAND_AUGMENT = {
-    Operation.IDENTITY: MagnitudeRange(),
-    Operation.SHEAR_X: MagnitudeRange(0, 0.3, signed=True),
-    Operation.SHEAR_Y: MagnitudeRange(0, 0.3, signed=True),
-    Operation.TRANSLATE_X: MagnitudeRange(0, 150 / 331, signed=True),
-    Operation.TRANSLATE_Y: MagnitudeRange(0, 150 / 331, signed=True),
-    Operation.ROTATE: MagnitudeRange(0, 30, signed=True),
-    Operation.BRIGHTNESS: MagnitudeRange(1, 1.9, signed=True),
-    Operation.SATURATION: MagnitudeRange(1, 1.9, signed=True),
-    Operation.CONTRAST: MagnitudeRange(1, 1.9, signed=True),
-    Operation.SHARPNESS: MagnitudeRange(1, 1.9, signed=True),
-    Operation.POSTERIZE: MagnitudeRange(8, 4),
-    Operation.SOLARIZE: MagnitudeRange(255, 0),
-    Operation.AUTOCONTRAST: MagnitudeRange(),
-    Operation.EQUALIZE: MagnitudeRange(),
+RAND_AUGMENT: dict[Operation, tuple[float, float, bool]] = {
+    Operation.IDENTITY: (0, 0, False),
+    Operation.SHEAR_X: (0, 0.3, True),
+    Operation.SHEAR_Y: (0, 0.3, True),
+    Operation.TRANSLATE_X: (0, 150 / 331, True),
+    Operation.TRANSLATE_Y: (0, 150 / 331, True),
+    Operation.ROTATE: (0, 30, True),
+    Operation.BRIGHTNESS: (1, 1.9, True),
+    Operation.SATURATION: (1, 1.9, True),
+    Operation.CONTRAST: (1, 1.9, True),
+    Operation.SHARPNESS: (1, 1.9, True),
+    Operation.POSTERIZE: (8, 4, False),
+    Operation.SOLARIZE: (255, 0, False),
+    Operation.AUTOCONTRAST: (0, 0, False),
+    Operation.EQUALIZE: (0, 0, False),
 }
-"""The operations that RandAugment chooses from, with their amounts, as in torchvision."""
+"""RandAugment's operations as in torchvision: their amounts at magnitude 0 and at the greatest, and
+True where half of the clips go from the first amount in the other direction."""
 
 
 # Parameters of one clip, and of a batch ---------------------------------------------------------
@@ -110,19 +102,8 @@ class AugmentationParams(NamedTuple):
     """None where nothing is ever mixed."""
 
 
-class BatchMixParams(NamedTuple):
-    """Mixtures of a batch."""
-
-    weights: Tensor
-    """float64 (N,)."""
-    cutmix: Tensor
-    """bool (N,)."""
-    centres: Tensor
-    """float64 (N, 2): down, across."""
-
-
 class BatchAugmentationParams(NamedTuple):
-    """Augmentation of a batch's clips. Meant to stay on the CPU, where it is read."""
+    """Augmentation of a batch's clips, on the CPU, where it is read."""
 
     flips: Tensor
     """bool (N,)."""
@@ -130,19 +111,19 @@ class BatchAugmentationParams(NamedTuple):
     """int64 (N, K): `Operation`s in order, for K the most of any clip; the rest are identities."""
     amounts: Tensor
     """float64 (N, K)."""
-    mixing: BatchMixParams | None
-    """None where nothing is ever mixed."""
+    mixing: tuple[Tensor, Tensor, Tensor] | None
+    """As `MixParams`: weights float64 (N,), bool (N,), centres float64 (N, 2)."""
 
 
 def sample_augmentation(rng: np.random.Generator, view: TrainViewConfig) -> AugmentationParams:
     """Sample the augmentation of one clip.
 
     In this order: flip, colours, RandAugment, mixing. What is off takes nothing from the generator,
-    so switching on a later one leaves the earlier ones, and all older runs, as they were.
+    so switching on a later one leaves the earlier ones as they were.
 
     Args:
         rng: of the clip alone, after its frames and its crop were sampled.
-        view: what is on, and its strength.
+        view: the augmentation that is on, and its strength.
     """
     flip = bool(view.flip and rng.random() < 0.5)
     operations = [*_color_jitter(rng, view.color), *_rand_augment(rng, view.rand_augment)]
@@ -198,7 +179,7 @@ def collate_augmentation(params: Sequence[AugmentationParams]) -> BatchAugmentat
         torch.tensor([clip.flip for clip in params]),
         pad_sequence([torch.tensor(row, dtype=torch.int64) for row in operations], True),
         pad_sequence([torch.tensor(row, dtype=torch.float64) for row in amounts], True),
-        BatchMixParams(
+        (
             torch.tensor([each.weight for each in mixing], dtype=torch.float64),
             torch.tensor([each.cutmix for each in mixing]),
             torch.tensor([each.centre for each in mixing], dtype=torch.float64),
@@ -214,12 +195,12 @@ def collate_augmentation(params: Sequence[AugmentationParams]) -> BatchAugmentat
 def augment(clips: Tensor, params: BatchAugmentationParams) -> Tensor:
     """Flip clips and apply their operations, to all frames of a clip alike.
 
-    A clip comes out the same whatever its neighbours are. Contrast, autocontrast and equalize look
-    at each frame by itself, as torchvision's do.
+    A clip's result does not depend on its neighbours. Contrast, autocontrast and equalize take
+    each frame by itself, as in torchvision.
 
     Args:
-        clips: uint8 (N, T, 3, H, W), on the device that the network is on; they are not written to.
-        params: of these clips, on the CPU, so that nothing waits for the device to be read.
+        clips: uint8 (N, T, 3, H, W), on the network's device; they are not written to.
+        params: of these clips.
 
     Returns:
         uint8 (N, T, 3, H, W); the clips themselves if nothing is to be done.
@@ -250,15 +231,14 @@ _BILINEAR = InterpolationMode.BILINEAR
 
 
 def _shear(clips: Tensor, across: float = 0.0, down: float = 0.0) -> Tensor:
-    """Shear about the top left corner."""
     angles = [math.degrees(math.atan(tangent)) for tangent in (across, down)]
+    # about the top left corner
     return transforms.affine(clips, 0.0, [0, 0], 1.0, angles, _BILINEAR, center=[0, 0])
 
 
 def _translate(clips: Tensor, across: float = 0.0, down: float = 0.0) -> Tensor:
-    """Translate by whole pixels."""
     height, width = clips.shape[-2:]
-    shift = [int(across * width), int(down * height)]
+    shift = [int(across * width), int(down * height)]  # whole pixels
     return transforms.affine(clips, 0.0, shift, 1.0, [0.0, 0.0], _BILINEAR)
 
 
@@ -337,10 +317,9 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Mix every clip with its partner: mixup, or CutMix with a box through all frames.
 
-    The partner of clip i of a group is clip `group - 1 - i` of the same group; the middle one of an
-    odd group is its own, and stays as it is. A group is what batch statistics span, so neither they
-    nor the partners depend on how many groups share a pass or a process. Both clips of a pair
-    are used, each with a weight of its own.
+    The partner of clip i of a group is clip `group - 1 - i` of the same group, so the middle one of
+    an odd group stays as it is. Batch statistics span a group: neither they nor the partners depend
+    on how many groups share a pass or a process.
 
     Args:
         inputs: float (N, 3, T, H, W), normalized.
@@ -350,13 +329,13 @@ def mix(
         group: clips in a group; divides N.
 
     Returns:
-        inputs of the same shape, and for each class the part of the clip that is of it, float32
-        (N, classes); inputs and labels as they were if nothing is ever mixed.
+        inputs of the same shape, and targets, float32 (N, classes): the part of the clip that is
+        of each class; inputs and labels as they were if nothing is ever mixed.
     """
     if params.mixing is None:
         return inputs, labels
     height, width = inputs.shape[-2:]
-    plan = _mixing_plan(params.mixing, height, width).to(inputs.device, non_blocking=True)
+    plan = _mixing_plan(*params.mixing, height, width).to(inputs.device, non_blocking=True)
     parts, outside, top, left, bottom, right = plan.T[..., None]
     rows = torch.arange(height, device=inputs.device)
     columns = torch.arange(width, device=inputs.device)
@@ -370,18 +349,17 @@ def mix(
     )
 
 
-def _mixing_plan(mixing: BatchMixParams, height: int, width: int) -> Tensor:
-    """Shares and boxes for frames of a size.
-
-    Returns:
-        float32 (N, 6): the part of a frame that the clip keeps, its share of the pixels outside the
-        box, and the box's top, left, bottom and right.
+def _mixing_plan(
+    weights: Tensor, cutmix: Tensor, centres: Tensor, height: int, width: int
+) -> Tensor:
+    """float32 (N, 6): the part of a frame that the clip keeps, its share of the pixels outside the
+    box, and the box's top, left, bottom and right.
     """
     size = torch.tensor([height, width], dtype=torch.float64)
-    half = (1 - mixing.weights).sqrt()[:, None] / 2 * mixing.cutmix[:, None]
-    low = ((mixing.centres - half) * size).round().clamp(min=0)
-    high = torch.minimum(((mixing.centres + half) * size).round(), size)
-    outside = torch.where(mixing.cutmix, 1.0, mixing.weights)
+    half = (1 - weights).sqrt()[:, None] / 2 * cutmix[:, None]
+    low = ((centres - half) * size).round().clamp(min=0)
+    high = torch.minimum(((centres + half) * size).round(), size)
+    outside = torch.where(cutmix, 1.0, weights)
     parts = outside * (1 - (high - low).prod(1) / size.prod())
     return torch.cat([torch.stack([parts, outside], 1), low, high], 1).float()
 

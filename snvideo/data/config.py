@@ -1,4 +1,4 @@
-"""Configuration of clips: which videos, which frames, which crops."""
+"""Configuration of clips: videos, frames, crops, augmentation."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,11 +10,11 @@ from snvideo.base_config import Section
 RGB = tuple[float, float, float]
 MEAN: RGB = (0.45, 0.45, 0.45)
 STD: RGB = (0.225, 0.225, 0.225)
-"""What videos are normalized with where nothing else is said, as PySlowFast does."""
+"""Normalization where nothing else is stated, as in PySlowFast."""
 
 
 class ClipConfig(Section):
-    """Which frames make a clip."""
+    """Frames of a clip."""
 
     frames: PositiveInt = 8
     stride: PositiveInt = 8
@@ -35,9 +35,9 @@ class ColorConfig(Section):
     """As brightness, on the distance from a frame's mean grey."""
     saturation: NonNegativeFloat = 0.0
     """As brightness, on the distance from a pixel's own grey."""
-    hue: float = Field(0.0, ge=0, le=0.5)
+    hue: float = Field(default=0.0, ge=0, le=0.5)
     """The shift is uniform in [-hue, hue], in turns of the colour circle."""
-    probability: float = Field(0.8, ge=0, le=1)
+    probability: float = Field(default=0.8, ge=0, le=1)
     """Part of the clips that are changed."""
 
 
@@ -45,15 +45,15 @@ class RandAugmentConfig(Section):
     """RandAugment (Cubuk et al. 2020): operations from a fixed list, all of one magnitude."""
 
     operations: PositiveInt = 2
-    """Drawn one after another from the 14 of the list, which may give one twice."""
-    magnitude: int = Field(9, ge=0, le=30)
+    """Chosen at random from the 14 of the list; one may come twice."""
+    magnitude: int = Field(default=9, ge=0, le=30)
     """From 0, the weakest, to 30; the same strengths as torchvision's 31 bins."""
-    probability: float = Field(1.0, ge=0, le=1)
+    probability: float = Field(default=1.0, ge=0, le=1)
     """Part of the clips that are changed."""
 
 
 class TrainViewConfig(Section):
-    """Random view for training: scale jitter, crop, flip, and what is changed or mixed after."""
+    """Random view for training: scale jitter, crop, flip, colour changes and mixing."""
 
     short_side: tuple[PositiveInt, PositiveInt] = (256, 320)
     crop: PositiveInt = 224
@@ -61,10 +61,10 @@ class TrainViewConfig(Section):
     color: ColorConfig = ColorConfig()
     rand_augment: RandAugmentConfig | None = None
     mixup: NonNegativeFloat = 0.0
-    """Alpha of Beta(alpha, alpha), of which mixup weights are drawn (Zhang et al. 2018); 0: off."""
+    """Alpha of Beta(alpha, alpha), which gives mixup's weights (Zhang et al. 2018); 0: off."""
     cutmix: NonNegativeFloat = 0.0
     """As mixup, for CutMix (Yun et al. 2019); with both, either for half of the mixed clips."""
-    mix_probability: float = Field(1.0, ge=0, le=1)
+    mix_probability: float = Field(default=1.0, ge=0, le=1)
     """Part of the clips that are mixed, if mixup or cutmix is on."""
 
     @model_validator(mode="after")
@@ -85,7 +85,7 @@ class TestViewConfig(Section):
     short_side: PositiveInt = 256
     crop: PositiveInt = 256
     clips: PositiveInt = 10
-    crops: int = Field(3, ge=1, le=3)
+    crops: int = Field(default=3, ge=1, le=3)
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "TestViewConfig":
@@ -104,12 +104,11 @@ class DataConfig(Section):
     """Folder that the index's paths start from; null: the one stated beside the index."""
     train_split: str = "train"
     test_split: str = "val"
-    workers: int = Field(4, ge=0)
-    """Processes that read videos; with 0 the main process does, which nothing can save from a
-    video that hangs."""
+    workers: int = Field(default=4, ge=0)
+    """Processes that read videos; with 0 the main process does, which a broken video may hang."""
     start_method: Literal["fork", "spawn", "forkserver"] | None = None
     """How workers start; null: as Python does by itself."""
-    timeout: float = Field(60.0, gt=0, le=300)
+    timeout: float = Field(default=60.0, gt=0, le=300)
     """Seconds that reading one video may take before it goes into quarantine."""
     quarantine: Path | None = None
     """Videos not to open: the `quarantine.csv` of another run."""

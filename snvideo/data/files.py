@@ -19,7 +19,7 @@ EXTENSIONS = (
 
 
 def scan_videos(folder: Path) -> list[str]:
-    """All video files below a folder, by extension: POSIX paths relative to it, sorted.
+    """Find all video files below a folder, by extension: POSIX paths relative to it, sorted.
 
     Links are followed; hidden files and folders are not looked at.
 
@@ -33,11 +33,11 @@ def scan_videos(folder: Path) -> list[str]:
     found: list[str] = []
     for here, subfolders, names in os.walk(folder, onerror=fail, followlinks=True):
         inside = Path(here).relative_to(folder)
-        subfolders[:] = sorted(
+        subfolders[:] = [
             name
             for name in subfolders
             if not name.startswith(".") and not _is_circular(Path(here, name))
-        )
+        ]
         found += [
             (inside / name).as_posix()
             for name in names
@@ -53,7 +53,7 @@ def _is_circular(folder: Path) -> bool:
 
 
 def find_videos(arguments: Sequence[str]) -> list[Path]:
-    """Files that arguments name, in their order, each file once.
+    """Find the files that arguments name, in their order, each file once.
 
     Args:
         arguments: of files, which are taken whatever they are called and whatever is in them;
@@ -71,28 +71,26 @@ def find_videos(arguments: Sequence[str]) -> list[Path]:
             found.append(Path(argument))
             continue
         else:
-            inside = _matching(argument)
+            inside = _match(argument)
         log.info("%s: %d video%s", shorten(argument, 200), len(inside), "s" * (len(inside) != 1))
         found += inside
     return unique_files(found)
 
 
 def unique_files(videos: Iterable[Path]) -> list[Path]:
-    """Paths without those that name a file again, by another way to its folder."""
+    """Drop paths that name a file again, by another way to its folder."""
     first: dict[str, Path] = {}
     for video in videos:
         first.setdefault(os.path.join(os.path.realpath(video.parent), video.name), video)  # noqa: PTH118
     return list(first.values())
 
 
-def _matching(pattern: str) -> list[Path]:
+def _match(pattern: str) -> list[Path]:
     named = shorten(pattern, 200)
     if not glob.has_magic(pattern):
         raise SnvideoError(f"no video at '{named}': expected a file, a folder or a pattern")
     paths = (Path(path) for path in sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207
     files = [path for path in paths if not path.is_dir()]
     if not files:
-        raise SnvideoError(
-            f"no file matches '{named}': quote a pattern, and use ** for any folders"
-        )
+        raise SnvideoError(f"no file matches '{named}': quote it, and use ** for any folders")
     return files

@@ -1,9 +1,7 @@
 """The clip index: one CSV row a video, and beside it a JSON file with its labels and root.
 
-`index.csv` says of every video where it is, what it shows and what the file really holds; missing
-and broken files are kept, with the reason. `index.json` states the folder that the paths start
-from, the label names in the order of their ids, and where all this came from. `build.py` writes
-both; here they are read.
+The CSV keeps missing and broken files, with the reason. The JSON file states the folder that the
+paths start from, the label names in the order of their ids, and the source.
 """
 
 import csv
@@ -14,11 +12,12 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, compress, islice
+from functools import cached_property
+from itertools import chain, islice
 from multiprocessing import reduction
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,12 +55,9 @@ class IndexRow(NamedTuple):
 
 COLUMNS = IndexRow._fields
 _PARSE: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("label", "first_frame", "frames", "width", "height", "rotation"), int),
-    **dict.fromkeys(("bytes", "seekable"), int),
-    **dict.fromkeys(("fps", "seconds"), float),
-    **dict.fromkeys(("start", "end"), lambda text: float(text) if text else None),
+    name: (lambda text: float(text) if text else None) if kind == float | None else kind
+    for name, kind in IndexRow.__annotations__.items()
 }
-"""How columns that are not text are read."""
 
 
 class Video(NamedTuple):
@@ -76,20 +72,20 @@ class Video(NamedTuple):
     """Shown frames."""
     fps: float
     width: int
-    """Pixels, of the upright picture."""
+    """Pixels, of the upright frame."""
     height: int
     rotation: int
-    """Degrees (0, 90, 180, 270) to turn PyAV's pictures counter-clockwise; decord turns its own."""
+    """Degrees (0, 90, 180, 270) to turn PyAV's frames counter-clockwise; decord turns its own."""
     seekable: bool
-    """Whether packets are frames, and those before a key frame need not be decoded."""
+    """Packets are frames, and those before a key frame need not be decoded."""
     decoder: str
     """`decord` where it shows the right frames (PyAV does too), else `pyav`."""
     name: str
     """The path as the index has it."""
 
 
-# The number columns that training needs, with the least value that makes sense.
-_NUMBERS: dict[str, tuple[type, type, float]] = {
+# Columns of the table in memory: how a value is read and stored, and the least that makes sense.
+_NUMBERS: dict[str, tuple[Callable[[str], float], type, float]] = {
     "label": (int, np.int32, 0),
     "first_frame": (int, np.int32, 0),
     "frames": (int, np.int32, 1),
@@ -98,8 +94,9 @@ _NUMBERS: dict[str, tuple[type, type, float]] = {
     "height": (int, np.int32, 1),
     "rotation": (int, np.int16, 0),
     "seekable": (int, np.bool_, 0),
+    "decoder": (DECODERS.index, np.uint8, 0),
 }
-_TABLE = np.dtype([(name, kind) for name, (_, kind, _) in _NUMBERS.items()] + [("decoder", "u1")])
+_TABLE = np.dtype([(name, kind) for name, (_, kind, _) in _NUMBERS.items()])
 _CODING = ("utf-8", "surrogateescape")
 """File names are bytes; some are not UTF-8."""
 _CHUNK = 1 << 14
@@ -110,7 +107,7 @@ class ClipIndex:
     """The usable videos of one split, in the order of the index: `len(index)`, `index[i]`.
 
     Ten million rows take less than a gigabyte, once for all worker processes: numbers lie in one
-    table, paths in one string of bytes, and a `Video` exists only while somebody looks at it.
+    table, paths in one string of bytes, and a `Video` is made when it is looked up.
     """
 
     def __init__(self, root: Path, split: str, labels: list[str], reader: "_Reader") -> None:
@@ -120,30 +117,14 @@ class ClipIndex:
         self.split = split
         self.labels = labels
         """Label names in the order of their ids, of all splits."""
-        self._shared = (reader.paths, reader.ends, reader.table)
-        self._map()
+        self._paths, self._ends, self._table = reader.paths, reader.ends, reader.table
         self.hash = reader.digest.hexdigest()
         """Hex SHA-256 of what decides a run: label names, and path, label, split, first frame and
         frames of all usable rows of all splits, in order. The root does not matter."""
 
-    def _map(self) -> None:
-        paths, ends, table = self._shared
-        self._paths = paths.array(np.uint8)
-        self._ends = ends.array(np.int64)
-        self._table = table.array(_TABLE)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What goes to a worker: the way to the shared memory, not what is in it."""
-        arrays = ("_paths", "_ends", "_table")
-        return {name: value for name, value in vars(self).items() if name not in arrays}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._map()
-
     @classmethod
     def load(cls, path: Path | str, split: str, root: Path | None = None) -> "ClipIndex":
-        """Reads the usable videos of a split.
+        """Read the usable videos of a split.
 
         Args:
             path: the CSV file.
@@ -166,7 +147,7 @@ class ClipIndex:
 
     @classmethod
     def from_rows(cls, rows: Sequence[IndexRow], labels: list[str], root: Path) -> "ClipIndex":
-        """An index of usable rows of one split in memory, without files.
+        """Make an index of usable rows of one split in memory, without files.
 
         Args:
             rows: at least one.
@@ -178,24 +159,24 @@ class ClipIndex:
         return cls(root, rows[0].split, labels, reader)
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._table.values)
 
     def __getitem__(self, number: int) -> Video:
         number = range(len(self))[number]  # negative numbers and IndexError as usual
-        start, stop = self._ends[number : number + 2]
-        name = self._paths[start:stop].tobytes().decode(*_CODING)
-        *numbers, decoder = self._table[number].item()
-        values = dict(zip(_NUMBERS, numbers, strict=True))
-        return Video(path=self.root / name, name=name, decoder=DECODERS[decoder], **values)
+        start, stop = self._ends.values[number : number + 2]
+        name = self._paths.values[start:stop].tobytes().decode(*_CODING)
+        values = dict(zip(_NUMBERS, self._table.values[number].item(), strict=True))
+        values["decoder"] = DECODERS[values["decoder"]]
+        return Video(path=self.root / name, name=name, **values)
 
     @property
     def class_counts(self) -> np.ndarray:
         """int64 (number of labels,): videos of each label in this split."""
-        return np.bincount(self._table["label"], minlength=len(self.labels))
+        return np.bincount(self._table.values["label"], minlength=len(self.labels))
 
 
 def read_rows(path: Path) -> Iterator[IndexRow]:
-    """All rows of an index one by one, whatever their split and status.
+    """Read all rows of an index one by one, whatever their split and status.
 
     Raises:
         SnvideoError: if the file is missing, or a row is malformed.
@@ -235,55 +216,55 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
     return root, labels
 
 
-class SharedBytes:
-    """Read-only memory that worker processes share, however they start.
+class _SharedArray:
+    """Array that worker processes share, however they start.
 
-    Bytes are appended to a file without a name, then mapped: neither a fork nor a pickle to a
-    spawned worker copies them.
+    Values are appended to a file without a name, which is then mapped: neither a fork nor a pickle
+    to a spawned worker copies them.
     """
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (in use as long as the object)
-        self.size = 0
+    def __init__(self, dtype: Any, file: Any = None, size: int = 0) -> None:
+        self._dtype, self.size = dtype, size
+        self._file = file or tempfile.TemporaryFile()  # noqa: SIM115
 
-    def append(self, data: bytes) -> None:
-        """Add bytes at the end, before the first `array`."""
-        self._file.write(data)
-        self.size += len(data)
+    def append(self, values: np.ndarray) -> None:
+        """Add values at the end, before the first look at them."""
+        self._file.write(values.tobytes())
+        self.size += len(values)
 
-    def array(self, dtype: Any) -> np.ndarray:
-        """All of it as a read-only array (size / itemsize,)."""
+    @cached_property
+    def values(self) -> np.ndarray:
+        """All of it, read-only, (size,)."""
         if not self.size:
-            return np.empty(0, dtype)
+            return np.empty(0, self._dtype)
         self._file.flush()
-        pages = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ)
-        return np.frombuffer(pages, dtype)
+        return np.frombuffer(
+            mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ), self._dtype
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._file.flush()
-        return _attach, (reduction.DupFd(self._file.fileno()), self.size)
+        return _attach, (self._dtype, reduction.DupFd(self._file.fileno()), self.size)
 
 
-def _attach(descriptor: Any, size: int) -> SharedBytes:
-    """The same bytes in the process that unpickles them."""
-    attached = SharedBytes.__new__(SharedBytes)
-    attached._file, attached.size = os.fdopen(descriptor.detach(), "rb"), size
-    return attached
+def _attach(dtype: Any, descriptor: Any, size: int) -> _SharedArray:
+    return _SharedArray(dtype, os.fdopen(descriptor.detach(), "rb"), size)
 
 
 class _Reader:
     """One pass over the rows of an index, a chunk of rows at a time, into shared memory."""
 
     def __init__(self, path: Path, split: str, labels: list[str]) -> None:
-        self.paths, self.table, self.ends = SharedBytes(), SharedBytes(), SharedBytes()
-        self.ends.append(np.int64(0).tobytes())
-        """Where each path ends in `paths`, after a 0: path i lies between values i and i + 1."""
+        self.paths, self.table = _SharedArray(np.uint8), _SharedArray(_TABLE)
+        self.ends = _SharedArray(np.int64)
+        """End of each path in `paths`, after a 0: path i lies between values i and i + 1."""
+        self.ends.append(np.zeros(1, np.int64))
         self.digest = hashlib.sha256(json.dumps(labels).encode())
         self._path, self._split, self._labels = path, split, labels
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def read(self) -> None:
-        """Reads the CSV file.
+        """Read the CSV file.
 
         Raises:
             SnvideoError: if it is malformed, or nothing of the split is usable.
@@ -299,97 +280,81 @@ class _Reader:
             raise SnvideoError(self._why_empty())
 
     def add(self, header: Sequence[str], rows: Iterable[list[str]]) -> None:
-        """Adds rows of text, whose columns the header names."""
-        self._column, rows, line = self._columns(header), iter(rows), 2
-        while chunk := list(islice(rows, _CHUNK)):
-            self._take(chunk, line)
-            line += len(chunk)
-
-    def _columns(self, header: Sequence[str]) -> dict[str, int]:
-        missing = [name for name in COLUMNS if name not in header]
-        if missing:
+        """Add rows of text, whose columns the header names."""
+        if missing := [name for name in COLUMNS if name not in header]:
             raise SnvideoError(
                 f"index {self._path} line 1: no column {', '.join(missing)}: "
                 "build it again with 'snvideo index build'"
             )
         self._width = len(header)
-        return {name: header.index(name) for name in COLUMNS}
+        self._column = {name: header.index(name) for name in COLUMNS}
+        rows, line = iter(rows), 2  # of the file, if no path holds a line break
+        while chunk := list(islice(rows, _CHUNK)):
+            self._add_chunk(chunk, line)
+            line += len(chunk)
 
-    def _take(self, chunk: list[list[str]], line: int) -> None:
-        """Adds rows, the first of them on this line (if no path holds a line break)."""
-        for number, row in enumerate(chunk, line):
+    def _add_chunk(self, chunk: list[list[str]], first_line: int) -> None:
+        for line, row in enumerate(chunk, first_line):
             if len(row) != self._width:
-                self._fail(number, f"it has {len(row)} values, expected {self._width}")
+                raise self._error(line, f"it has {len(row)} values, expected {self._width}")
         split, status = self._column["split"], self._column["status"]
         self._counts.update(map(itemgetter(split, status), chunk))
-        usable = [(number, row) for number, row in enumerate(chunk, line) if row[status] == "ok"]
-        if not usable:
-            return
-        lines, rows = zip(*usable, strict=True)
-        table = np.empty(len(rows), _TABLE)
-        for name, (parse, kind, least) in _NUMBERS.items():
-            table[name] = self._convert(name, rows, lines, parse, kind)
-            self._refuse(~(table[name] >= least), name, rows, lines, f"at least {least}")
-        self._refuse(
-            table["label"] >= len(self._labels),
-            "label",
-            rows,
-            lines,
-            f"below {len(self._labels)}, the number of classes in {self._path.stem}.json",
-        )
-        table["decoder"] = self._convert("decoder", rows, lines, DECODERS.index, np.uint8)
+        rows = [row for row in chunk if row[status] == "ok"]
+        try:
+            table = self._parse(rows)
+        except (ValueError, OverflowError):
+            for line, row in enumerate(chunk, first_line):
+                if row[status] == "ok":
+                    self._check_row(line, row)
+            raise
         decisive = ("path", "label", "split", "first_frame", "frames")
         values = map(itemgetter(*(self._column[name] for name in decisive)), rows)
         text = "".join(f"{value}\0" for value in chain.from_iterable(values))
         self.digest.update(text.encode(*_CODING))
-        self._keep(rows, table)
 
-    def _keep(self, rows: Sequence[list[str]], table: np.ndarray) -> None:
-        """Stores the rows of the split that was asked for."""
-        wanted = np.array([row[self._column["split"]] == self._split for row in rows])
-        self.table.append(table[wanted].tobytes())
-        column = self._column["path"]
-        paths = [row[column].encode(*_CODING) for row in compress(rows, wanted)]
-        ends = np.cumsum([len(path) for path in paths], dtype=np.int64) + self.paths.size
-        self.paths.append(b"".join(paths))
-        self.ends.append(ends.tobytes())
+        wanted = np.array([row[split] == self._split for row in rows], bool)
+        self.table.append(table[wanted])
+        path = self._column["path"]
+        paths = [row[path].encode(*_CODING) for row in rows if row[split] == self._split]
+        self.ends.append(np.cumsum([len(p) for p in paths], dtype=np.int64) + self.paths.size)
+        self.paths.append(np.frombuffer(b"".join(paths), np.uint8))
 
-    def _convert(
-        self,
-        name: str,
-        rows: Sequence[list[str]],
-        lines: Sequence[int],
-        parse: Callable[[str], float],
-        kind: type,
-    ) -> np.ndarray:
-        column = self._column[name]
-        try:
-            return np.fromiter((parse(row[column]) for row in rows), kind, len(rows))
-        except (ValueError, OverflowError):
-            for line, row in zip(lines, rows, strict=True):
-                try:
-                    np.array([parse(row[column])], kind)
-                except (ValueError, OverflowError):
-                    expected = "a whole number" if parse is int else "a number"
-                    expected = f"one of {', '.join(DECODERS)}" if name == "decoder" else expected
-                    self._fail(line, f"{name} is {row[column]!r}, expected {expected}")
-            raise
+    def _parse(self, rows: Sequence[list[str]]) -> np.ndarray:
+        """The numbers of rows as a table, or a ValueError or OverflowError if one is wrong."""
+        table = np.empty(len(rows), _TABLE)
+        for name, (parse, kind, least) in _NUMBERS.items():
+            column = self._column[name]
+            table[name] = np.fromiter((parse(row[column]) for row in rows), kind, len(rows))
+            if not (table[name] >= least).all():
+                raise ValueError
+        if (table["label"] >= len(self._labels)).any():
+            raise ValueError
+        return table
 
-    def _refuse(
-        self,
-        bad: np.ndarray,
-        name: str,
-        rows: Sequence[list[str]],
-        lines: Sequence[int],
-        expected: str,
-    ) -> None:
-        if bad.any():
-            first = int(bad.argmax())
-            value = rows[first][self._column[name]]
-            self._fail(lines[first], f"{name} is {value!r}, expected {expected}")
+    def _check_row(self, line: int, row: list[str]) -> None:
+        """Raises `SnvideoError` if a number of a row is wrong."""
+        for name, (parse, kind, least) in _NUMBERS.items():
+            text = row[self._column[name]]
+            try:
+                value = np.array([parse(text)], kind)[0]
+            except (ValueError, OverflowError):
+                expected = "a whole number" if parse is int else "a number"
+                expected = f"one of {', '.join(DECODERS)}" if name == "decoder" else expected
+            else:
+                if not value >= least:
+                    expected = f"at least {least}"
+                elif name == "label" and value >= len(self._labels):
+                    number = len(self._labels)
+                    file = f"{self._path.stem}.json"
+                    expected = f"below {number}, the number of classes in {file}"
+                else:
+                    continue
+            raise self._error(line, f"{name} is {text!r}, expected {expected}")
 
-    def _fail(self, line: int, what: str) -> NoReturn:
-        raise SnvideoError(f"index {self._path} line {line}: {what}: correct it or build it again")
+    def _error(self, line: int, problem: str) -> SnvideoError:
+        return SnvideoError(
+            f"index {self._path} line {line}: {problem}: correct it or build it again"
+        )
 
     def _why_empty(self) -> str:
         here = {status: n for (split, status), n in self._counts.items() if split == self._split}

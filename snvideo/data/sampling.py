@@ -1,4 +1,4 @@
-"""Which videos, which frames, which crops: pure functions of a random generator or of nothing."""
+"""Choice of videos, frames and crops: pure functions of a random generator or of nothing."""
 
 import math
 from typing import NamedTuple
@@ -12,15 +12,15 @@ ORDER, TRAIN, STATISTICS, SUBSTITUTE, DROPOUT, TEST = range(6)
 
 
 def generator(seed: int, stream: int, *place: int) -> np.random.Generator:
-    """A generator that depends on where a draw is used and on nothing that came before it.
+    """Random generator that depends on its place in the run and on nothing that came before it.
 
-    So the number of workers, a restart or a resume in mid-epoch changes no draw.
+    So the number of workers, a restart or a resume in mid-epoch changes no number.
     """
     return np.random.default_rng((seed, stream, *place))
 
 
 def epoch_order(seed: int, epoch: int, videos: int) -> np.ndarray:
-    """The order in which an epoch visits its videos, an int64 permutation of shape (videos,)."""
+    """Order of an epoch's videos, an int64 permutation of shape (videos,)."""
     return generator(seed, ORDER, epoch).permutation(videos)
 
 
@@ -33,12 +33,12 @@ def frame_step(clip: ClipConfig, fps: float) -> float:
 
 
 def last_start(clip: ClipConfig, fps: float, frames: int) -> float:
-    """The latest frame at which a whole clip can begin; 0 for a video shorter than a clip."""
+    """Latest frame at which a whole clip can begin; 0 for a video shorter than a clip."""
     return max(0.0, frames - 1 - (clip.frames - 1) * frame_step(clip, fps))
 
 
 def is_short(clip: ClipConfig, fps: float, frames: int) -> bool:
-    """Whether a clip that begins with frame 0 goes on, rounded to frames, beyond the last."""
+    """True if a clip that begins with frame 0 goes on, rounded to frames, beyond the last."""
     return math.floor((clip.frames - 1) * frame_step(clip, fps) + 0.5) >= frames
 
 
@@ -49,7 +49,7 @@ def clip_frames(clip: ClipConfig, fps: float, frames: int, start: float) -> np.n
 
 
 def random_start(rng: np.random.Generator, latest: float) -> float:
-    """A start drawn uniformly from [0, latest], whole frames as likely as each other."""
+    """Random whole frame from [0, latest], uniform."""
     return float(rng.integers(0, int(latest) + 1))
 
 
@@ -70,17 +70,15 @@ class Crop(NamedTuple):
 
 
 def _side(height: int, width: int, crop: int, short_side: float) -> int:
-    """Side, in the frame's pixels, of a crop of a frame whose short side became `short_side`.
-
-    Cutting before resizing gives the same view and never resizes what is thrown away.
-    """
+    """Side, in the frame's pixels, of a crop of a frame whose short side became `short_side`."""
+    # Cutting before resizing gives the same view and never resizes what is thrown away.
     return max(1, min(height, width, round(min(height, width) * crop / short_side)))
 
 
 def random_crop(rng: np.random.Generator, height: int, width: int, view: TrainViewConfig) -> Crop:
     """Scale jitter and position of a training view, both uniform."""
     low, high = view.short_side
-    side = _side(height, width, view.crop, rng.integers(low, high + 1))
+    side = _side(height, width, view.crop, int(rng.integers(low, high + 1)))
     return Crop(
         int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1)), side
     )

@@ -179,7 +179,7 @@ def test_rand_augment_is_torchvisions(magnitude):
         flip=False, rand_augment=RandAugmentConfig(operations=1, magnitude=magnitude)
     )
     ours = {one.operations[0] for one in some_params(config, 400)}
-    signed = [strength.signed for strength in RAND_AUGMENT.values()]
+    signed = [signed for _, _, signed in RAND_AUGMENT.values()]
     assert len(ours) == len(signed) + (sum(signed) if magnitude else 0)
     variants = torch.cat(
         [augment(picture, collate_augmentation([only(change)])) for change in ours]

@@ -167,9 +167,9 @@ def many(folder: Path, number: int) -> Path:
 def test_many_rows_load_in_seconds(tmp_path: Path) -> None:
     number = 300_000
     path = many(tmp_path, number)
-    started = time.perf_counter()
+    started = time.process_time()
     index = ClipIndex.load(path, "train")
-    assert time.perf_counter() - started < 15
+    assert time.process_time() - started < 15  # of the processor, however busy the machine is
     assert len(index) == number
     assert index[299_999].name == "some_class_name/00000299999_000000_000010.mp4"
 
@@ -191,10 +191,10 @@ def test_workers_share_what_they_read(tmp_path: Path, method: str) -> None:
     """Of 24 MB of index a worker owns next to nothing, even after reading all over it."""
     index = ClipIndex.load(many(tmp_path, 300_000), "train")
     context = multiprocessing.get_context(method)
-    ours, theirs = context.Pipe()
-    worker = context.Process(target=_read_in_worker, args=(index, theirs))
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_read_in_worker, args=(index, sender))
     worker.start()
-    names, private = ours.recv()
+    names, private = receiver.recv()
     worker.join()
     assert names == [index[i].name for i in range(0, len(index), 1000)]
     assert private < 2_000_000

@@ -12,7 +12,7 @@ import pytest
 from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.index import ClipIndex
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import folders
+from snvideo.data.indexing.sources import read_class_folders
 from snvideo.data.loader import train_loader
 
 CLIPS = 4
@@ -93,7 +93,7 @@ def test_2000_clips_leave_no_more_than_200(
     (videos / "train" / "all").mkdir(parents=True)
     for path in paths:
         (videos / "train" / "all" / path.name).symlink_to(path)
-    build_index(folders(videos), videos, tmp_path / "index.csv", workers=2)
+    build_index(read_class_folders(videos), videos, tmp_path / "index.csv", workers=2)
     index = ClipIndex.load(tmp_path / "index.csv", "train")
     numbers = [200, 500, 1000, 1500, 2000]
     found = after(numbers, index, configuration(tmp_path / "index.csv", decoder, "spawn"))

@@ -11,7 +11,7 @@ import decord
 import numpy as np
 import pytest
 
-from snvideo.data.toy import CLASSES, DIFFICULTIES, draw_clip, make_toy_kinetics, toy_entry
+from snvideo.data.toy import CLASSES, DIFFICULTIES, make_toy_kinetics, render_clip, toy_entry
 from snvideo.errors import SnvideoError
 
 CHANCE = 1 / len(CLASSES)
@@ -66,7 +66,7 @@ def test_files_are_what_their_entries_say(small):
         assert reader.get_avg_fps() == entry.fps
         assert abs((entry.end - entry.start) - entry.frames / entry.fps) <= 0.5
         assert entry.height % 2 == entry.width % 2 == 0
-        drawn = draw_clip(3, "val", number)
+        drawn = render_clip(3, "val", number)
         assert drawn.label == entry.label == number
         assert np.abs(frames.astype(int) - drawn.frames).mean() < 8  # only compression between
         shapes.add(frames.shape)
@@ -91,10 +91,10 @@ def test_same_seed_gives_the_same_bytes_in_any_number_of_processes(small, tmp_pa
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 def test_a_clip_is_a_function_of_seed_split_and_number(difficulty):
-    clip = draw_clip(0, "train", 5, difficulty)
-    assert np.array_equal(clip.frames, draw_clip(0, "train", 5, difficulty).frames)
+    clip = render_clip(0, "train", 5, difficulty)
+    assert np.array_equal(clip.frames, render_clip(0, "train", 5, difficulty).frames)
     others = [(1, "train", 5), (0, "val", 5), (0, "train", 13)]
-    assert not any(np.array_equal(clip.frames, draw_clip(*o, difficulty).frames) for o in others)
+    assert not any(np.array_equal(clip.frames, render_clip(*o, difficulty).frames) for o in others)
     assert len({toy_entry(*o).youtube_id for o in [*others, (0, "train", 5)]}) == 4
 
 
@@ -229,7 +229,7 @@ class Seen:
 
 def see(difficulty: str, number: int) -> Seen:
     labels, motions, looks = [], [], {name: [] for name in ("first", "middle", "last", "enlarged")}
-    for clip in (draw_clip(7, "train", i, difficulty) for i in range(number)):
+    for clip in (render_clip(7, "train", i, difficulty) for i in range(number)):
         first, middle, last = clip.frames[[0, len(clip.frames) // 2, -1]]
         crop = np.kron(last[::2, ::2], np.ones((2, 2, 1)))[: len(first), : first.shape[1]]
         for name, frame in zip(looks, (first, middle, last, crop), strict=True):

@@ -1,8 +1,7 @@
 """Frames of videos by number, from PyAV, or from decord for the files that it shows right.
 
-Both show the same frame for the same number. For sound 8-bit 4:2:0 video of even size their
-pixels are equal to the bit; of other video they may differ in rounding (odd sizes) or in colour
-(10-bit), so the index trusts decord only with what it shows within a level of PyAV.
+Both show the same frame for the same number. Of sound 8-bit 4:2:0 video of even size their pixels
+are equal to the bit; of other video they may differ, but in the mean by a level of 256 at most.
 """
 
 import re

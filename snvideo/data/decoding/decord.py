@@ -38,8 +38,7 @@ def decode_decord(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
     """
     import decord
 
-    # One reader per clip and one thread: memory grows with readers that are kept, and the loader's
-    # workers are the parallelism.
+    # One reader per clip (memory grows with readers that are kept) and one thread.
     reader = decord.VideoReader(str(video.path), ctx=decord.cpu(0), num_threads=1)
     numbers = wanted + video.first_frame
     if numbers[-1] >= len(reader):  # asking beyond the end may never return

@@ -1,4 +1,4 @@
-"""Decoding of frames by number with PyAV, leaving out what nobody asked for."""
+"""Decoding of frames by number with PyAV, leaving out frames that are not needed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,31 @@ if TYPE_CHECKING:
     from snvideo.data.index import Video
 
 
+class Unusable(Exception):
+    """A file that gives no video; the message is the reason, in a few words and without paths."""
+
+
 def open_video(path: Path) -> InputContainer:
     """Open a file with PyAV, even if its titles are in another encoding than UTF-8."""
     try:
         return av.open(str(path))
     except UnicodeDecodeError:
         return av.open(str(path), metadata_errors="ignore")
+
+
+def main_stream(container: InputContainer) -> VideoStream:
+    """The video stream that FFmpeg chooses, to be decoded on one thread.
+
+    Raises:
+        Unusable: if there is none.
+    """
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream):
+        raise Unusable("no video stream")
+    if stream.codec_context is None:
+        raise Unusable("no decoder for its codec")
+    stream.codec_context.thread_count = 1  # worker processes are the parallelism
+    return stream
 
 
 def is_shown(frame: VideoFrame) -> bool:
@@ -59,18 +78,12 @@ def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
     return np.ascontiguousarray(upright), counted  # torch takes no array that runs backwards
 
 
-def _stream(container: InputContainer) -> VideoStream:
-    stream = container.streams.best("video")
-    stream.codec_context.thread_count = 1  # the loader's workers are the parallelism
-    return stream
-
-
 def _from_start(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int]:
     frames: list[np.ndarray] = []
     number = -1
     with open_video(video.path) as container:
         # Frames are counted, not found by their times: those of AVI files are not monotonic.
-        for frame in container.decode(_stream(container)):
+        for frame in container.decode(main_stream(container)):
             if not is_shown(frame):
                 continue
             number += 1
@@ -89,10 +102,10 @@ def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """Frames found by their packets' times."""
     first, latest = 0, -1  # number of the group's first shown frame; latest time before the group
     with open_video(video.path) as container:
-        stream = _stream(container)
+        stream = main_stream(container)
         for group in _groups(container, stream):
-            times = sorted(packet.pts for packet in group)
-            closed = group[0].is_keyframe and group[0].pts == times[0]
+            times = sorted(time for time, _ in group)
+            closed = group[0][1].is_keyframe and group[0][0] == times[0]
             if not closed or times[0] <= latest >= 0:
                 raise _NotAsIndexed
             latest = times[-1]
@@ -107,9 +120,9 @@ def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
     raise _NotAsIndexed  # it ends early
 
 
-def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[Packet]]:
-    """Packets from one key frame to the next, in the order of decoding."""
-    group: list[Packet] = []
+def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[tuple[int, Packet]]]:
+    """Times and packets from one key frame to the next, in the order of decoding."""
+    group: list[tuple[int, Packet]] = []
     for packet in container.demux(stream):
         if not packet.size:  # marks the end
             continue
@@ -118,28 +131,28 @@ def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[Pac
         if packet.is_keyframe and group:
             yield group
             group = []
-        group.append(packet)
+        group.append((packet.pts, packet))
     if group:
         yield group
 
 
 def _decode_group(
-    stream: VideoStream, group: list[Packet], times: Sequence[int]
+    stream: VideoStream, group: list[tuple[int, Packet]], times: Sequence[int]
 ) -> list[np.ndarray]:
     """Frames of a group of packets at certain times."""
     decoder = stream.codec_context
     found: dict[int, np.ndarray] = {}
-    last = max(number for number, packet in enumerate(group) if packet.pts in times)
+    last = max(number for number, (time, _) in enumerate(group) if time in times)
 
     def decoded() -> Iterator[VideoFrame]:
-        for packet in group[: last + 1]:
-            # What no other frame refers to is not decoded unless it is wanted itself.
-            decoder.skip_frame = "DEFAULT" if packet.pts in times else "NONREF"
+        for time, packet in group[: last + 1]:
+            # Frames that no other refers to are not decoded unless they are wanted.
+            decoder.skip_frame = "DEFAULT" if time in times else "NONREF"
             yield from decoder.decode(packet)
         yield from decoder.decode(None)  # frames held back for reordering
 
     for frame in decoded():
-        if frame.pts in times:
+        if frame.pts is not None and frame.pts in times:
             found[frame.pts] = frame.to_ndarray(format="rgb24")
     decoder.flush_buffers()
     if len(found) < len(times):

@@ -1,1 +1,1 @@
-"""From folders of videos to a clip index: what is listed, and what the files really hold."""
+"""Building of clip indexes: sources, probes of the files, summaries."""

@@ -22,7 +22,7 @@ class BuildSummary:
     """Counts of an index's rows."""
 
     skipped: dict[str, int]
-    """Why entries of the source gave no row -> how many."""
+    """Reason why entries of the source gave no row -> their number."""
     rows: int = 0
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     """Split -> status -> videos."""
@@ -55,14 +55,14 @@ def build_index(
 ) -> BuildSummary:
     """Probe the files of a listing and write their index, `out` and the JSON file beside it.
 
-    A build that is interrupted goes on from there when it is called again with the same listing
-    and check; until all is done, the rows lie in a hidden file beside `out`.
+    An interrupted build goes on from there when it is called again with the same listing and check;
+    until all is done, the rows lie in a hidden file beside `out`.
 
     Args:
         listing: from `snvideo.data.indexing.sources`.
-        videos: folder that its paths start from. Stored relative to the index where it lies inside
+        videos: folder that its paths start from. Stored relative to the index if it lies inside
             the index's folder, so that both can move together.
-        out: the CSV file; its folder is made if need be. Both files appear whole or not at all.
+        out: the CSV file; its folder is made if need be.
         check: `header`, `packets` or `decode`, see `snvideo.data.indexing.probe.stages`.
         workers: processes that probe.
         timeout: seconds after which a file that gives no answer counts as broken.
@@ -73,7 +73,7 @@ def build_index(
 
     Example:
         >>> from snvideo.data.indexing import sources
-        >>> listing = sources.folders(Path("toy/train"))
+        >>> listing = sources.read_class_folders(Path("toy/train"))
         >>> build_index(listing, Path("toy/train"), Path("toy/again.csv")).total("ok") > 0
         True
     """
@@ -96,8 +96,7 @@ def build_index(
             if not done:
                 writer.writerow(COLUMNS)
             for number, (row, found) in enumerate(zip(left, probes, strict=True), done + 1):
-                label_name = listing.labels[row.label]
-                entry = index_row(found, **row._asdict(), label_name=label_name)
+                entry = index_row(found, **row._asdict(), label_name=listing.labels[row.label])
                 writer.writerow(entry)
                 table.flush()
                 summary.add(entry)
@@ -126,7 +125,7 @@ def build_index(
 
 
 def _partial_path(out: Path, listing: Listing, videos: Path, check: Check) -> Path:
-    """Path of an index that is being built; another one for other rows or another check."""
+    """Path of an unfinished index, which depends on its rows and check."""
     digest = hashlib.sha256(
         f"{videos.absolute()}\0{check}\0{listing.labels}".encode("utf-8", "surrogateescape")
     )
@@ -136,7 +135,7 @@ def _partial_path(out: Path, listing: Listing, videos: Path, check: Check) -> Pa
 
 
 def _resume(part: Path, listing: Listing) -> BuildSummary:
-    """Counts of the rows that an interrupted build has left whole."""
+    """Counts of the whole rows of an interrupted build."""
     summary = BuildSummary(listing.skipped)
     if not part.exists():
         return summary
@@ -148,7 +147,7 @@ def _resume(part: Path, listing: Listing) -> BuildSummary:
             if row.path != listed.path:
                 raise SnvideoError(f"{part}: of other videos")
             summary.add(row)
-    except SnvideoError:  # as good as none
+    except SnvideoError:
         part.unlink()
         return BuildSummary(listing.skipped)
     return summary

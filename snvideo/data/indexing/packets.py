@@ -1,6 +1,7 @@
-"""What reading a video stream from start to end shows about it."""
+"""Scan of a video stream: counts and times of its packets and frames."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -8,32 +9,20 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from snvideo.data.decoding.pyav import is_shown
-
-TABLED = ("mov,mp4,m4a,3gp,3g2,mj2",)
-"""Containers whose header tells where each packet lies."""
-
-
-class Unusable(Exception):
-    """A file that gives no video; the message is the reason, in a few words and without paths."""
+from snvideo.data.decoding.pyav import Unusable, is_shown
 
 
 @dataclass
-class Track:
-    """What reading a stream shows, counted on the way."""
+class StreamScan:
+    """Counts and times of a video stream's packets and frames."""
 
-    every_frame: bool
+    every_frame: bool  # decode all frames, not just the first
     packets: int = 0
-    hidden: int = 0
-    """Packets before time 0."""
-    dropped: int = 0
-    """Packets flagged as corrupt or to be discarded, be they hidden or not."""
-    lost: int = 0
-    """Packets dropped but not hidden, and hidden ones that are corrupt."""
-    shown: int = 0
-    """Packets neither hidden nor dropped."""
-    frames: int = 0
-    """Frames decoded that are shown."""
+    hidden: int = 0  # packets before time 0
+    dropped: int = 0  # packets flagged as corrupt or to be discarded, be they hidden or not
+    lost: int = 0  # packets dropped but not hidden, and hidden ones that are corrupt
+    shown: int = 0  # packets neither hidden nor dropped
+    frames: int = 0  # frames decoded that are shown
     width: int = 0
     height: int = 0
     rotation: int = 0
@@ -50,11 +39,8 @@ class Track:
     _closed: bool = True
 
     def read(self, container: InputContainer, stream: VideoStream) -> None:
-        """Reads all packets, and decodes up to the first frame shown or, if asked to, all frames.
-
-        Stops at the first error, as whoever decodes the video will.
-        """
-        self.encrypted = any(key.lower() == "enc_key_id" for key in stream.metadata)
+        """Read all packets and decode frames, up to the first error."""
+        self.encrypted = _is_encrypted(stream)
         last: VideoFrame | None = None
         try:
             for packet in container.demux(stream):
@@ -70,19 +56,19 @@ class Track:
             self.samples[self.frames - 1] = last
 
     def read_table(self, container: InputContainer, stream: VideoStream, size: int) -> bool:
-        """Counts packets from the table in an MP4 file's header, and decodes the first frame alone.
+        """Count packets from the table in an MP4 file's header, and decode the first frame alone.
 
         Args:
             container, stream: of the file.
             size: of the file in bytes: packets beyond it are not there.
 
         Returns:
-            whether there is a table of all packets; else nothing was read.
+            False if there is no table of all packets; then nothing was read.
         """
         entries = list(stream.index_entries or ())
-        if container.format.name not in TABLED or not entries or len(entries) != stream.frames:
+        if not container.format.name.startswith("mov,") or not 0 < len(entries) == stream.frames:
             return False
-        self.encrypted = any(key.lower() == "enc_key_id" for key in stream.metadata)
+        self.encrypted = _is_encrypted(stream)
         whole = [entry for entry in entries if entry.pos + entry.size <= size]
         self.packets = len(whole)
         self.hidden = sum(entry.is_discard for entry in whole)
@@ -132,20 +118,17 @@ class Track:
         self.frames += 1
 
     def is_sound(self, stream: VideoStream) -> bool:
-        """Whether decord's numbers can mean the same frames wherever it starts to decode.
-
-        It seeks to the key packet before the one asked for and counts on from that packet's place
-        in the file, which goes wrong where hidden packets are dropped on decoding.
-        """
+        """True if decord's numbers mean the same frames wherever it starts to decode."""
+        # It seeks to the key packet before the one asked for and counts on from that packet's
+        # place in the file, which goes wrong where hidden packets are dropped on decoding.
         return self.is_seekable(stream) and not self.dropped
 
     def is_seekable(self, stream: VideoStream) -> bool:
-        """Whether shown frame k is that of the packet with the k-th time, found by decoding from
-        the key packet before it.
-
-        Not where packets are lost or no time tells them apart, nor where pictures shown before a
-        key picture follow it (open groups: usual in HEVC, possible in H.264).
+        """True if shown frame k is that of the packet with the k-th time, and decoding from the
+        key packet before it finds it.
         """
+        # Not where packets are lost or no time tells them apart, nor where frames shown before a
+        # key frame follow it (open groups: usual in HEVC, possible in H.264).
         return (
             self.error is None
             and not self.lost
@@ -155,19 +138,12 @@ class Track:
             and (not self.every_frame or self.frames == self.shown)
         )
 
-    def why_nothing(self) -> str:
-        """Why no frame is shown."""
-        if self.encrypted:
-            return "encrypted"
-        return "no frame can be decoded" if self.packets else "no frames"
-
     def fps(self, stream: VideoStream) -> float:
-        """The stated rate, which is exact, where time stamps bear it out; else what they say.
-
-        Some files state their clock's ticks (1000 a second) for a rate, others nothing.
-        """
+        """Shown frames a second: as stated, which is exact, if time stamps agree; else theirs."""
+        # Some files state their clock's ticks (1000 a second) for a rate, others nothing.
         times = [t for t in (self._frame_times, self._packet_times) if len(t) > 1]
-        spans = [(len(t) - 1, float((max(t) - min(t)) * stream.time_base)) for t in times]
+        tick = stream.time_base or Fraction(1)
+        spans = [(len(t) - 1, float((max(t) - min(t)) * tick)) for t in times]
         for stated in (stream.average_rate, stream.guessed_rate):
             # Off by 2 %, or by a single frame in short clips, is still that rate.
             if stated and (
@@ -176,3 +152,7 @@ class Track:
             ):
                 return float(stated)
         return spans[0][0] / spans[0][1] if spans else 0.0
+
+
+def _is_encrypted(stream: VideoStream) -> bool:
+    return any(key.lower() == "enc_key_id" for key in stream.metadata)

@@ -1,10 +1,10 @@
-"""What one video file really holds: its shown frames, their rate and size, and whom to decode with.
+"""Probes of video files: shown frames, their rate and size, and the decoder that reads them right.
 
 File headers are not to be believed: downloads are cut off, edit lists hide frames, AVI files count
-packets that hold no picture. So the packets are read, and the frames decoded where packets lie.
+packets that hold no frame. So packets are read, and frames decoded where packets do not tell.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,36 +17,35 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from snvideo.data.decoding.pyav import open_video
+from snvideo.data.decoding.pyav import Unusable, main_stream, open_video
 from snvideo.data.index import IndexRow
-from snvideo.data.indexing.packets import Track, Unusable
+from snvideo.data.indexing.packets import StreamScan
 from snvideo.data.workers import Outcome, WorkerPool, discard_output
 
 Check = Literal["header", "packets", "decode"]
 
 TOLERANCE = 1.0
-"""Largest mean absolute difference, in levels of 0 to 255, at which two decoders show one frame.
+"""Largest mean absolute difference of one frame from two decoders, in levels of 0 to 255.
 
-Sound 8-bit 4:2:0 video is bit-equal, odd sizes differ by half a level, 10-bit by three or more."""
+8-bit 4:2:0 video is bit-equal, odd sizes differ by half a level, 10-bit by three or more."""
 
 # Where a packet is a frame and decord can be trusted unseen. Elsewhere it may repeat or skip frames
 # (MPEG-4 in AVI, MPEG-TS), have no decoder (AV1) or show other colours (10-bit).
-_PLAIN_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-_PLAIN_CODECS = ("h264", "hevc", "vp9")  # not VP8, which has packets that show nothing
-_PLAIN_PIXELS = ("yuv420p", "yuvj420p")
+_USUAL_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_USUAL_CODECS = ("h264", "hevc", "vp9")  # not VP8, which has packets that show nothing
+_USUAL_PIXELS = ("yuv420p", "yuvj420p")
 
 
 class Probe(NamedTuple):
-    """What a file holds.
+    """Content of a video file.
 
     A frame is *shown* unless it is flagged to be discarded or its time stamp is negative, which is
     how an edit list hides the start of a clip cut without re-encoding. Shown frame k is
 
     - in PyAV: the k-th output frame whose `pts` is not negative (frames to be discarded never
       come out, so there is no number to add);
-    - in decord: number `first_frame + k`. decord numbers packets, hidden ones included. But what a
-      number shows can depend on where decord last sought to (see `Track.is_sound`); such files
-      are left to PyAV (`decoder`).
+    - in decord: number `first_frame + k`, as it numbers packets, hidden ones included. Files whose
+      numbers mean different frames by where decord last sought to are left to PyAV (`decoder`).
     """
 
     first_frame: int = 0
@@ -56,16 +55,16 @@ class Probe(NamedTuple):
     fps: float = 0.0
     """Shown frames a second."""
     width: int = 0
-    """Pixels, of the upright picture (after rotation)."""
+    """Pixels, of the upright frame."""
     height: int = 0
     rotation: int = 0
-    """Degrees (0, 90, 180, 270) to turn PyAV's pictures counter-clockwise; decord turns its own."""
+    """Degrees (0, 90, 180, 270) to turn PyAV's frames counter-clockwise; decord turns its own."""
     seconds: float = 0.0
     """Length of what is shown."""
     bytes: int = 0
     seekable: bool = False
-    """Whether every packet is a shown frame, and no frame refers to one before its key frame: then
-    a decoder may begin at any key frame."""
+    """Every packet is a shown frame, and no frame refers to one before its key frame: a decoder may
+    begin at any key frame."""
     decoder: str = "pyav"
     """`decord` where it is known to show the right frames, else `pyav`."""
     status: str = "ok"
@@ -85,16 +84,18 @@ def index_row(
     end: float | None = None,
     note: str = "",
 ) -> IndexRow:
-    """The row of a probed file, rounded as in every index: the frames of a clip depend on it."""
-    reason = "; ".join(filter(None, (note, found.reason)))
-    fps, seconds = round(found.fps, 4), round(found.seconds, 3)
-    rounded = found._replace(fps=fps, seconds=seconds, reason=reason)
+    """Row of a probed file, rounded as in every index: the frames of a clip depend on it."""
+    rounded = found._replace(
+        fps=round(found.fps, 4),
+        seconds=round(found.seconds, 3),
+        reason="; ".join(filter(None, (note, found.reason))),
+    )
     row = IndexRow(path, label, label_name, split, start, end, *rounded)
     return row._replace(seekable=int(found.seekable))
 
 
 def probe(path: Path, check: Check) -> Probe:
-    """Looks into one video file; see `stages` for what the checks do. Never raises for bad files.
+    """Probe one video file with a check of `stages`; bad files raise nothing.
 
     The decode check may crash or hang in native code: run it through `probe_all`.
     """
@@ -104,14 +105,14 @@ def probe(path: Path, check: Check) -> Probe:
 
 def probe_all(
     paths: Iterable[Path], check: Check, workers: int, timeout: float = 120.0
-) -> Iterator[Probe]:
-    """Probe files in worker processes; yields verdicts in the order of the paths.
+) -> Generator[Probe, None, None]:
+    """Probe files in worker processes; yields results in the order of the paths.
 
     A file that PyAV had read before decord died is usable, by PyAV.
 
     Args:
-        paths: files to look into.
-        check: how thoroughly, see `stages`.
+        paths: files to probe.
+        check: of `stages`.
         workers: processes, at least 1.
         timeout: seconds after which a file that gives no answer is given up.
     """
@@ -121,14 +122,14 @@ def probe_all(
     with closing(
         WorkerPool(function, workers, timeout, window=window, initializer=discard_output)
     ) as pool:
-        yield from map(_result, pool.run(paths))
+        yield from map(_probe_of_outcome, pool.run(paths))
 
 
-def _result(outcome: Outcome) -> Probe:
+def _probe_of_outcome(outcome: Outcome) -> Probe:
     found: Probe | None = outcome.answer
     if outcome.failure is None and found is not None:
         return found
-    # Without the message: alike for all like cases.
+    # Without the message, so that like cases have one reason.
     failure = (outcome.failure or "crashed").partition(":")[0]
     if found is None:
         return Probe(status="broken", reason=f"decoder {failure}")
@@ -136,16 +137,16 @@ def _result(outcome: Outcome) -> Probe:
 
 
 def stages(path: Path, check: Check) -> Iterator[Probe]:
-    """Verdicts on a file, each better than the one before; only the last step runs decord.
+    """Probe a file in steps, each result better than the one before; only the last runs decord.
 
-    - `header`: the table of packets in the header of an MP4 file is believed, as far as the file
-      is long enough to hold them, and one frame is decoded; left to PyAV. Files without such a
-      table are read as by `packets`.
-    - `packets`: packets are counted and one frame is decoded, for its size and rotation. Files
-      whose packets may not be their frames (hidden, damaged or missing ones, AVI, MPEG-TS, AV1,
-      10-bit) are decoded with PyAV from start to end, and left to it.
-    - `decode`: all files are decoded with PyAV from start to end, then compared with decord's
-      frames at 9 to 17 places. decord gets those that agree and are sound.
+    - `header`: counts packets by the table in an MP4 file's header, as far as the file is long
+      enough to hold them, and decodes one frame; left to PyAV. Files without such a table are
+      read as by `packets`.
+    - `packets`: counts packets and decodes one frame, for its size and rotation. Files whose
+      packets may not be their frames (hidden, damaged or missing ones, AVI, MPEG-TS, AV1, 10-bit)
+      are decoded with PyAV from start to end, and left to it.
+    - `decode`: decodes with PyAV from start to end, then compares decord's frames at 9 to 17
+      places. decord gets files that agree and are sound.
     """
     try:
         size = path.stat().st_size
@@ -180,102 +181,98 @@ def _short(error: Exception) -> str:
 
 
 def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
-    """A file's verdict without running decord, and frames of it, by number, to compare decord's
-    with; none where decord needs no trial (packets check) or deserves none.
+    """Probe without running decord, and frames by number to compare decord's with: none where
+    decord needs no trial (packets check) or is not to be used.
 
     Raises:
         Unusable: if no frame can be shown.
     """
-    with _open(path) as container:
+    try:
+        container = open_video(path)
+    except InvalidDataError:
+        raise Unusable("no video header: not a video, or cut off before it") from None
+    with container:
         stream = _video_stream(container)
         if check == "header":
-            track = Track(every_frame=False)
-            if track.read_table(container, stream, path.stat().st_size):
-                # Whether its groups of pictures are closed shows when it is decoded.
-                found = _verdict(track, stream)
-                return found._replace(seekable=_is_plain(container, stream, track)), {}
+            scan = StreamScan(every_frame=False)
+            if scan.read_table(container, stream, path.stat().st_size):
+                # Open groups of pictures show when it is decoded.
+                found = _probe_of(scan, stream)
+                return found._replace(seekable=_is_usual(container, stream, scan)), {}
             return _read(path, "packets")
-        track = Track(every_frame=check == "decode")
-        track.read(container, stream)
-        found = _verdict(track, stream)
-        sound = track.is_sound(stream)
+        scan = StreamScan(every_frame=check == "decode")
+        scan.read(container, stream)
+        found = _probe_of(scan, stream)
+        sound = scan.is_sound(stream)
         if check == "decode":
-            found = found._replace(seekable=track.is_seekable(stream))
-            return found, track.samples if sound else {}
-        plain = (
-            _is_plain(container, stream, track)
-            and not track.hidden
+            found = found._replace(seekable=scan.is_seekable(stream))
+            return found, scan.samples if sound else {}
+        usual = (
+            _is_usual(container, stream, scan)
+            and not scan.hidden
             and sound
             # decord divides a row, padded to 32 pixels, by the width and finds four channels or
-            # more in very narrow pictures (24, 48, 72 pixels).
+            # more in very narrow frames (24, 48, 72 pixels).
             and -(-found.width // 32) * 32 * 3 // found.width == 3
         )
-        if plain:
+        if usual:
             return found._replace(seekable=True, decoder="decord"), {}
     return _read(path, "decode")[0], {}
 
 
-def _is_plain(container: InputContainer, stream: VideoStream, track: Track) -> bool:
+def _is_usual(container: InputContainer, stream: VideoStream, scan: StreamScan) -> bool:
     return (
-        container.format.name in _PLAIN_CONTAINERS
-        and stream.codec_context.name in _PLAIN_CODECS
-        and track.pixels in _PLAIN_PIXELS
+        container.format.name in _USUAL_CONTAINERS
+        and stream.codec_context.name in _USUAL_CODECS
+        and scan.pixels in _USUAL_PIXELS
     )
 
 
-def _open(path: Path) -> InputContainer:
-    try:
-        return open_video(path)
-    except InvalidDataError:
-        raise Unusable("no video header: not a video, or cut off before it") from None
-
-
 def _video_stream(container: InputContainer) -> VideoStream:
-    """The stream that FFmpeg's own choice makes the main one, as decord chooses it too."""
+    """The stream that FFmpeg chooses, and decord with it; not a picture or a cover."""
     if container.format.name.endswith("_pipe"):  # FFmpeg's readers of PNG, JPEG, ...
         raise Unusable("a picture, not a video")
     stream = container.streams.best("video")
     if stream is None or stream.disposition & Disposition.attached_pic:
         others = sorted({other.type for other in container.streams} - {"video"})
         raise Unusable(f"no video stream, only {' and '.join(others) or 'a cover picture'}")
-    if stream.codec_context is None:
-        raise Unusable("no decoder for its codec")
-    stream.codec_context.thread_count = 1  # workers are the parallelism
-    return stream
+    return main_stream(container)
 
 
-def _verdict(track: Track, stream: VideoStream) -> Probe:
+def _probe_of(scan: StreamScan, stream: VideoStream) -> Probe:
     """Raises `Unusable` if no frame is shown, or decoding fails before half of the packets."""
-    if not track.frames:
-        detail = f": {_short(track.error)}" if track.error and not track.encrypted else ""
-        raise Unusable(track.why_nothing() + detail)
-    if track.error is not None and track.every_frame and 2 * track.frames < track.shown:
-        # What was filmed is mostly gone, and with it perhaps what the label says.
-        raise Unusable(f"decoding fails early: {_short(track.error)}")
-    fps = track.fps(stream)
+    if not scan.frames:
+        if scan.encrypted:
+            raise Unusable("encrypted")
+        detail = f": {_short(scan.error)}" if scan.error else ""
+        raise Unusable(("no frame can be decoded" if scan.packets else "no frames") + detail)
+    if scan.error is not None and scan.every_frame and 2 * scan.frames < scan.shown:
+        # What the label says may be in the part that is lost.
+        raise Unusable(f"decoding fails early: {_short(scan.error)}")
+    fps = scan.fps(stream)
     if not fps:
         raise Unusable("no frame rate")
     reason = ""
-    if track.error is not None:
+    if scan.error is not None:
         reason = "decoding stops early"
-    elif not track.hidden and track.packets < stream.frames:
+    elif not scan.hidden and scan.packets < stream.frames:
         reason = "fewer frames than its header states"
-    frames = track.frames if track.every_frame else track.shown
-    turned = track.rotation in (90, 270)
+    frames = scan.frames if scan.every_frame else scan.shown
+    turned = scan.rotation in (90, 270)
     return Probe(
-        first_frame=track.hidden,
+        first_frame=scan.hidden,
         frames=frames,
         fps=fps,
-        width=track.height if turned else track.width,
-        height=track.width if turned else track.height,
-        rotation=track.rotation,
+        width=scan.height if turned else scan.width,
+        height=scan.width if turned else scan.height,
+        rotation=scan.rotation,
         seconds=frames / fps,
         reason=reason,
     )
 
 
 def _decord_agrees(path: Path, found: Probe, samples: dict[int, VideoFrame]) -> bool:
-    """Whether decord shows the same pictures as PyAV under the same numbers."""
+    """True if decord shows the same frames as PyAV under the same numbers."""
     try:
         import decord
     except (ImportError, OSError):  # no wheel for this platform
@@ -285,13 +282,18 @@ def _decord_agrees(path: Path, found: Probe, samples: dict[int, VideoFrame]) -> 
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
         if numbers[-1] >= len(reader):  # asking beyond the end may never return
             return False
-        pictures = reader.get_batch(numbers).asnumpy()
-    except Exception:  # whatever decord raises, it is not the one to decode this file
+        shown = reader.get_batch(numbers).asnumpy()
+    except Exception:  # decord raises kinds of its own, and others besides
         return False
-    for picture, frame in zip(pictures, samples.values(), strict=True):
-        expected = np.rot90(frame.to_ndarray(format="rgb24"), found.rotation // 90)
-        if picture.shape != expected.shape:
-            return False
-        if np.abs(picture.astype(np.int16) - expected).mean() > TOLERANCE:
-            return False
-    return True
+    expected = np.stack(
+        [
+            np.rot90(frame.to_ndarray(format="rgb24"), found.rotation // 90)
+            for frame in samples.values()
+        ]
+    )
+    if shown.shape != expected.shape:
+        return False
+    return all(
+        np.abs(one.astype(np.int16) - other).mean() <= TOLERANCE
+        for one, other in zip(shown, expected, strict=True)
+    )

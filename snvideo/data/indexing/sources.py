@@ -14,14 +14,9 @@ from snvideo.data.files import scan_videos
 from snvideo.errors import SnvideoError
 
 SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "validate": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "validate", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 """Usual names of splits -> the names that an index has."""
 
@@ -29,12 +24,10 @@ SPLITS = {
 class ListedVideo(NamedTuple):
     """A video that a source lists, be the file there or not."""
 
-    path: str
-    """POSIX, relative to the video folder; absolute if outside it."""
+    path: str  # POSIX, relative to the video folder; absolute if outside it
     label: int
     split: str
-    start: float | None = None
-    """Seconds into the source video, where it was cut out."""
+    start: float | None = None  # seconds into the source video, where it was cut out
     end: float | None = None
     note: str = ""
     """Remark for the column `reason`."""
@@ -45,10 +38,8 @@ class Listing:
     """Videos and labels that a source lists."""
 
     rows: list[ListedVideo]
-    labels: list[str]
-    """Names in the order of their ids."""
-    source: str
-    """Description of the source."""
+    labels: list[str]  # names in the order of their ids
+    source: str  # description of the source
     skipped: dict[str, int] = field(default_factory=dict)
     """Why entries gave no row -> number of entries."""
 
@@ -73,8 +64,10 @@ def read_labels(path: Path) -> list[str]:
 # Kinetics ---------------------------------------------------------------------------------------
 
 
-def kinetics(csvs: Sequence[Path], videos: Path, labels: Sequence[str] | None = None) -> Listing:
-    """Kinetics 400, 600 or 700: annotation files and a folder of clips.
+def read_kinetics(
+    csvs: Sequence[Path], videos: Path, labels: Sequence[str] | None = None
+) -> Listing:
+    """List Kinetics 400, 600 or 700: annotation files and a folder of clips.
 
     Files are called `{youtube_id}_{start:06d}_{end:06d}` or just `{youtube_id}`, with any video
     extension, in any subfolders; of several, the one whose folders name the split and label is
@@ -98,14 +91,11 @@ def kinetics(csvs: Sequence[Path], videos: Path, labels: Sequence[str] | None = 
         skipped["without a label"] = unlabelled
     entries = [(where, clip) for where, clip in entries if clip.label]
     ids = _LabelIds({clip.label for _, clip in entries}, labels)
-    rows = _note_repeats(
-        (
-            ListedVideo(clip.find(files), ids(clip.label, where), clip.split, clip.start, clip.end)
-            for where, clip in entries
-        ),
-        skipped,
-        key=lambda path: PurePosixPath(path).stem,
-    )
+    found = [
+        ListedVideo(clip.find(files), ids(clip.label, where), clip.split, clip.start, clip.end)
+        for where, clip in entries
+    ]
+    rows = _note_repeats(found, skipped, key=lambda path: PurePosixPath(path).stem)
     listed = {row.path for row in rows}
     if unlisted := sum(path not in listed for paths in files.values() for path in paths):
         skipped["files that no row names"] = unlisted
@@ -121,17 +111,19 @@ class _KineticsClip(NamedTuple):
     split: str
 
     def find(self, files: Mapping[str, Sequence[str]]) -> str:
-        """Its file; if there is none, the name that it should have."""
+        """Path of its file; if there is none, the name that it should have."""
         stem = f"{self.youtube_id}_{int(self.start):06d}_{int(self.end):06d}"
         short = f"{self.youtube_id}_{int(self.start)}_{int(self.end)}"
         found = files.get(stem) or files.get(short) or files.get(self.youtube_id)
-        return max(found, key=self._fit) if found else f"{stem}.mp4"
 
-    def _fit(self, path: str) -> int:
-        folders = PurePosixPath(path).parts[:-1]
-        splits = [SPLITS.get(folder.lower()) for folder in folders]
-        label = _as_in_folders(self.label)
-        return 2 * (self.split in splits) + (label in map(_as_in_folders, folders))
+        def fit(path: str) -> tuple[bool, bool]:
+            folders = PurePosixPath(path).parts[:-1]
+            return (
+                self.split in (SPLITS.get(folder.lower()) for folder in folders),
+                _as_in_folders(self.label) in map(_as_in_folders, folders),
+            )
+
+        return max(found, key=fit) if found else f"{stem}.mp4"
 
 
 def _kinetics_entries(path: Path) -> Iterator[tuple[str, _KineticsClip]]:
@@ -161,27 +153,26 @@ def _kinetics_entries(path: Path) -> Iterator[tuple[str, _KineticsClip]]:
 # Class folders ----------------------------------------------------------------------------------
 
 
-def folders(
+def read_class_folders(
     videos: Path,
     split: str = "train",
     val_fraction: float = 0.0,
     labels: Sequence[str] | None = None,
 ) -> Listing:
-    """Class folders: `videos/<split>/<class>/...` or `videos/<class>/...`.
+    """List class folders: `videos/<split>/<class>/...` or `videos/<class>/...`.
 
     Args:
         videos: its subfolders are splits if all are called train, val, test or the like (those
             without a video do not count); else they are classes.
         split: of class folders without split folders.
-        val_fraction: part (0 to 1) of these that becomes the split `val` instead. Each file's
-            path alone decides, so that new files move no others.
+        val_fraction: part (0 to 1) of these that becomes the split `val` instead, by a hash of
+            each path, so that new files move no others.
         labels: names in the order of their ids; by default all class folders, sorted.
 
     Raises:
         SnvideoError: if the folder cannot be read, mixes splits and classes, or holds a class that
             is not in `labels`.
     """
-    skipped = Counter[str]()
     paths = [PurePosixPath(path) for path in scan_videos(videos)]
     tops = {path.parts[0] for path in paths if len(path.parts) > 1}
     splits = {top for top in tops if top.lower() in SPLITS}
@@ -196,8 +187,7 @@ def folders(
         )
     depth = 1 if splits else 0
     inside = [path for path in paths if len(path.parts) > depth + 1]
-    if len(inside) < len(paths):
-        skipped["files outside class folders"] = len(paths) - len(inside)
+    outside = len(paths) - len(inside)
     ids = _LabelIds({path.parts[depth] for path in inside}, labels)
     rows = []
     for path in inside:
@@ -207,7 +197,8 @@ def folders(
             chosen = "val" if _path_fraction(str(path)) < val_fraction else _split_name(split)
         label = ids(path.parts[depth], f"videos {videos / path}")
         rows.append(ListedVideo(str(path), label, chosen))
-    return Listing(rows, ids.names, "class folders", dict(skipped))
+    skipped = {"files outside class folders": outside} if outside else {}
+    return Listing(rows, ids.names, "class folders", skipped)
 
 
 def _path_fraction(path: str) -> float:
@@ -219,8 +210,10 @@ def _path_fraction(path: str) -> float:
 # Lists ------------------------------------------------------------------------------------------
 
 
-def lists(files: Mapping[str, Path], videos: Path, labels: Sequence[str] | None = None) -> Listing:
-    """Lists as PySlowFast and mmaction2 read them: a path and a label id a line.
+def read_lists(
+    files: Mapping[str, Path], videos: Path, labels: Sequence[str] | None = None
+) -> Listing:
+    """List videos from files as PySlowFast and mmaction2 read them: a path and a label id a line.
 
     The last space, tab or comma of a line separates, so paths may hold some.
 
@@ -272,7 +265,6 @@ class _LabelIds:
         self._exact = {name: number for number, name in enumerate(self.names)}
 
     def __call__(self, name: str, where: str) -> int:
-        """Raises `SnvideoError`, which begins with `where`, if the name is not among them."""
         number = self._exact.get(name, self._loose.get(_as_in_folders(name)))
         if number is None:
             raise SnvideoError(
@@ -286,10 +278,7 @@ def _note_repeats(
 ) -> list[ListedVideo]:
     """Drop and count repeated rows; note one video's other labels and splits.
 
-    Args:
-        rows: in the order of the source.
-        skipped: counts what is dropped.
-        key: from a path to a string that two paths of one video share.
+    Two paths of one video have the same `key`.
     """
     first: dict[str, ListedVideo] = {}
     kept: list[ListedVideo] = []

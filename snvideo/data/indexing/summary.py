@@ -17,28 +17,24 @@ from snvideo.errors import SnvideoError
 
 Counts = Counter[str]
 _LEAST = {"frames": 1, "width": 1, "height": 1, "fps": 1e-3, "seconds": 0}
-"""The least value of a usable video's numbers that makes sense."""
+"""Least values of a usable video that make sense."""
 
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """What an index holds. Usable videos are those whose status is `ok`."""
+    """Statistics of an index. Usable videos are those whose status is `ok`."""
 
     path: Path
     labels: list[str]
     clip: ClipConfig | None
     counts: dict[str, np.ndarray]
     """Split -> int64 (labels, statuses): videos of each label, statuses as in `STATUSES`."""
-    seconds: dict[str, float]
-    """Split -> seconds of usable video."""
-    bytes: dict[str, int]
-    """Split -> size of usable files."""
+    seconds: dict[str, float]  # split -> seconds of usable video
+    bytes: dict[str, int]  # split -> size of usable files
     short: dict[str, int]
     """Split -> usable videos in which a clip must repeat the last frame; 0 without a clip."""
-    numbers: dict[str, np.ndarray]
-    """`seconds`, `frames`, `fps` -> float64 (usable videos,)."""
-    sizes: Counter[tuple[int, int]]
-    """Width and height -> usable videos."""
+    numbers: dict[str, np.ndarray]  # `seconds`, `frames`, `fps` -> float64 (usable videos,)
+    sizes: Counter[tuple[int, int]]  # width and height -> usable videos
     kinds: dict[str, Counts]
     """`resolution`, `container`, `decoder`, `seekable`, `rotation` -> value -> usable videos."""
     reasons: dict[str, Counts]
@@ -46,17 +42,17 @@ class IndexSummary:
 
     @property
     def usable(self) -> int:
-        """Usable videos of all splits."""
+        """Number of usable videos, of all splits."""
         return len(self.numbers["seconds"])
 
     def rare(self, split: str, below: int) -> list[tuple[str, int]]:
-        """Labels with fewer usable videos in a split than that, and how many: rarest first."""
+        """Labels with fewer than `below` usable videos in a split, and how many: rarest first."""
         videos = self.counts[split][:, 0]
         order = np.argsort(videos, kind="stable")
         return [(self.labels[k], int(videos[k])) for k in order if videos[k] < below]
 
     def commonest_reasons(self, most: int) -> list[tuple[str, str, int]]:
-        """Status, reason and videos: so many reasons of each status, and how many more."""
+        """Status, reason and videos of each status's `most` commonest reasons, then of the rest."""
         found = []
         for status in ("missing", "broken", "ok"):
             reasons = self.reasons[status].most_common()
@@ -67,7 +63,7 @@ class IndexSummary:
 
 
 def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
-    """Counts what an index holds, row by row: of the rows, only three numbers each are kept.
+    """Summarize an index row by row; only three numbers of each row are kept.
 
     Args:
         path: the CSV file.
@@ -121,7 +117,7 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
 
 
 def _problem(row: IndexRow, labels: int) -> str:
-    """What is wrong with a row; nothing for most."""
+    """Reason why a row makes no sense, or nothing."""
     if row.status not in STATUSES:
         return f"status is {row.status!r}, expected one of {', '.join(STATUSES)}"
     if not 0 <= row.label < labels:
@@ -134,7 +130,7 @@ def _problem(row: IndexRow, labels: int) -> str:
 
 
 def _arrays(videos: Counter[tuple[str, int, str]], labels: int) -> dict[str, np.ndarray]:
-    """Splits to counts by label and status, the usual splits first."""
+    """Counts of each split by label and status, the usual splits first."""
     usual = list(dict.fromkeys(SPLITS.values()))
     splits = {split for split, _, _ in videos}
     order = [split for split in usual if split in splits] + sorted(splits - {*usual})

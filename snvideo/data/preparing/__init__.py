@@ -1,1 +1,1 @@
-"""Re-encoding of videos for training, and its cost and gain."""
+"""Re-encoding of videos for training, and comparison with their sources."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,18 +30,18 @@ from snvideo.data.workers import WorkerPool, discard_output
 QUALITY = ("psnr_luma", "psnr_rgb", "ssim")
 TIMES = ("milliseconds_before", "milliseconds_after")
 FRAMES = 16
-"""Frames of a video that are compared, drawn from its first `_WITHIN`."""
+"""Frames of a video that are compared, chosen from its first `_WITHIN`."""
 CLIPS = 3
-"""Clips of a video that are timed, besides one before them that is not."""
+"""Clips of a video that are timed, after a first one that is not."""
 EQUAL = 100.0
-"""PSNR in decibels of equal frames, which has no bound."""
+"""PSNR in decibels of equal frames, instead of infinity."""
 _WITHIN = 1000
 _WINDOW = 11
 """Side in pixels of SSIM's window."""
 
 
 class Percentiles(NamedTuple):
-    """Median and 5 % quantile of many values."""
+    """Median and 5 % quantile of values."""
 
     median: float
     low: float
@@ -49,25 +49,21 @@ class Percentiles(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Prepared videos against their sources, on a sample."""
+    """Prepared videos against their sources, on a sample of `videos`."""
 
     videos: int
-    """That were compared."""
-    psnr_luma: Percentiles
-    """Decibels, of single frames against the scaled ones that were encoded."""
+    psnr_luma: Percentiles  # decibels, of single frames against the scaled ones that were encoded
     psnr_rgb: Percentiles
     ssim: Percentiles
-    """Of luma: Wang et al., Image Quality Assessment: From Error Visibility to Structural
-    Similarity, 2004."""
-    milliseconds_before: float
-    """Processor time of a training clip, in the mean over the sample."""
+    """Of luma (Wang et al. 2004)."""
+    milliseconds_before: float  # processor time of a training clip, in the mean over the sample
     milliseconds_after: float
 
 
 def sample_pairs(
     prepared: PrepareSummary, index: Path, number: int
 ) -> list[tuple[IndexRow, IndexRow]]:
-    """Old and new rows of some prepared videos, spread evenly over the index."""
+    """Choose old and new rows of prepared videos, spread evenly over the index."""
     made = prepared.videos - len(prepared.failures)
     chosen = np.linspace(0, made - 1, min(number, made)).round().astype(int)
     both = (pair for pair in row_pairs(index, prepared.index) if pair[1].status == "ok")
@@ -96,13 +92,13 @@ def compare_videos(
     Returns:
         None if no video could be compared.
     """
-    items = [(_video(old, root), _video(new, out)) for old, new in sample]
+    pairs = [(_video(old, root), _video(new, out)) for old, new in sample]
     found: dict[str, list[float]] = {}
     videos = 0
     # One process, so that no other takes the caches that the times depend on.
     function = partial(compare_pair, short_side=short_side)
     with closing(WorkerPool(function, 1, timeout, initializer=discard_output)) as pool:
-        for outcome in pool.run(items):
+        for outcome in pool.run(pairs):
             if outcome.answer and outcome.failure is None:
                 videos += 1
                 for name, values in outcome.answer.items():
@@ -111,9 +107,11 @@ def compare_videos(
                 progress()
     if not videos:
         return None
-    quality = {name: Percentiles(*np.percentile(found[name], (50, 5)).round(4)) for name in QUALITY}
-    means = {name: float(np.mean(found[name]).round(3)) for name in TIMES}
-    return Comparison(videos, **quality, **means)
+    measured: dict[str, Any] = {
+        **{name: Percentiles(*np.percentile(found[name], (50, 5)).round(4)) for name in QUALITY},
+        **{name: float(np.mean(found[name]).round(3)) for name in TIMES},
+    }
+    return Comparison(videos, **measured)
 
 
 def _video(row: IndexRow, folder: Path) -> Video:
@@ -122,7 +120,7 @@ def _video(row: IndexRow, folder: Path) -> Video:
 
 
 def compare_pair(pair: tuple[Video, Video], short_side: int) -> Iterator[dict[str, list[float]]]:
-    """Quality and times of one video, as a worker process calls it; nothing for tiny videos."""
+    """Compare one video with its source, in a worker process; yields nothing for tiny videos."""
     torch.set_num_threads(1)  # as in a loader's worker
     old, new = pair
     if min(new.width, new.height) <= _WINDOW:
@@ -132,7 +130,7 @@ def compare_pair(pair: tuple[Video, Video], short_side: int) -> Iterator[dict[st
 
 def _frame_quality(old: Video, new: Video, short_side: int) -> dict[str, list[float]]:
     within = min(old.frames, new.frames, _WITHIN)
-    # At random, so that key frames, which look best, get no more than their part.
+    # At random: every k-th frame would be key frames, which look best, too often or never.
     chosen = sampling.generator(0, 0).choice(within, min(FRAMES, within), replace=False)
     values: dict[str, list[float]] = {name: [] for name in QUALITY}
     frames = zip(
@@ -141,38 +139,35 @@ def _frame_quality(old: Video, new: Video, short_side: int) -> dict[str, list[fl
     for number, (before, after) in enumerate(islice(frames, int(chosen.max()) + 1)):
         if number in chosen:
             for name, value in zip(QUALITY, frame_quality(before, after), strict=True):
-                values[name].append(min(float(value), EQUAL))
+                values[name].append(min(value, EQUAL))
     return values
 
 
-def frame_quality(before: VideoFrame, after: VideoFrame) -> tuple[Tensor, Tensor, Tensor]:
+def frame_quality(before: VideoFrame, after: VideoFrame) -> tuple[float, float, float]:
     """PSNR of luma, PSNR of RGB and SSIM of luma of two frames in 4:2:0."""
-    lumas = [_tensor(frame.to_ndarray()[None, : frame.height]) for frame in (after, before)]
-    colours = [
-        _tensor(frame.to_ndarray(format="rgb24").transpose(2, 0, 1)) for frame in (after, before)
-    ]
+    luma, old_luma = (_tensor(f.to_ndarray()[None, : f.height]) for f in (after, before))
+    rgb, old_rgb = (
+        _tensor(f.to_ndarray(format="rgb24").transpose(2, 0, 1)) for f in (after, before)
+    )
+    similarity = structural_similarity_index_measure(luma, old_luma, data_range=255.0)
     return (
-        peak_signal_noise_ratio(*lumas, data_range=255.0),
-        peak_signal_noise_ratio(*colours, data_range=255.0),
-        structural_similarity_index_measure(*lumas, data_range=255.0),
+        peak_signal_noise_ratio(luma, old_luma, data_range=255.0).item(),
+        peak_signal_noise_ratio(rgb, old_rgb, data_range=255.0).item(),
+        torch.as_tensor(similarity).item(),
     )
 
 
 def _tensor(frame: np.ndarray) -> Tensor:
-    """From (C, H, W) bytes to float32 (1, C, H, W), still 0 to 255."""
+    """float32 (1, C, H, W) of uint8 (C, H, W), still 0 to 255."""
     return torch.from_numpy(np.ascontiguousarray(frame)).float()[None]
 
 
 def _clip_times(old: Video, new: Video) -> dict[str, list[float]]:
-    """Times of the same clips, old and new in turn."""
-    spent: dict[str, list[float]] = {name: [] for name in TIMES}
+    times: list[list[float]] = [[], []]
     for number in range(1 + CLIPS):
-        turns = list(zip(TIMES, (old, new), strict=True))
-        for name, video in turns[:: -1 if number % 2 else 1]:
-            milliseconds = _clip_time(video, number)
-            if number:  # the first is slower: libraries load
-                spent[name].append(milliseconds)
-    return spent
+        for which in (1, 0) if number % 2 else (0, 1):  # old and new by turns
+            times[which].append(_clip_time((old, new)[which], number))
+    return {name: spent[1:] for name, spent in zip(TIMES, times, strict=True)}  # libraries load
 
 
 def _clip_time(video: Video, number: int) -> float:
@@ -182,5 +177,6 @@ def _clip_time(video: Video, number: int) -> float:
     start = sampling.random_start(rng, sampling.last_start(clip, video.fps, video.frames))
     begun = time.process_time()
     frames = decode_frames(video, sampling.clip_frames(clip, video.fps, video.frames, start))
-    cut(frames, sampling.random_crop(rng, *frames.shape[1:3], view), view.crop)
+    _, height, width, _ = frames.shape
+    cut(frames, sampling.random_crop(rng, height, width, view), view.crop)
     return 1e3 * (time.process_time() - begun)

@@ -1,12 +1,12 @@
 """Re-encoding of an index's videos into a folder of their own, with an index of its own."""
 
-# An output appears under its name when it is whole, so that a later call goes on where one stopped:
-# what is there, and not older than its source, is done.
+# An output appears under its name when it is whole: what is there, and not older than its source,
+# is done for a later call.
 
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from snvideo.data.workers import WorkerPool, discard_output
 from snvideo.errors import SnvideoError
 
 OUTSIDE = "_outside"
-"""Folder of the outputs of videos that lie outside the root, below it their whole path."""
+"""Folder of the outputs of videos that lie outside the root, by their whole paths."""
 RECORD = "prepare.json"
 """File in the folder of the outputs with settings and results."""
 
@@ -37,21 +37,14 @@ RECORD = "prepare.json"
 class PrepareSummary:
     """Result of preparing an index's videos; a video that has several rows counts once."""
 
-    index: Path
-    """Of the new files."""
-    videos: int
-    """That are usable in the old index."""
-    kept: int
-    """Found done from an earlier call."""
-    failures: dict[str, str]
-    """Path in the old index -> why there is no new file."""
-    other_frames: dict[str, tuple[int, int]]
-    """Path -> frames before and after, where they differ."""
-    bytes_before: int
-    """Of the sources of the new files."""
+    index: Path  # of the new files
+    videos: int  # usable ones of the old index
+    kept: int  # done by an earlier call
+    failures: dict[str, str]  # path in the old index -> reason why there is no new file
+    other_frames: dict[str, tuple[int, int]]  # path -> frames before and after, where they differ
+    bytes_before: int  # of the sources of the new files
     bytes_after: int
-    seconds: float
-    """Length of the new files."""
+    seconds: float  # length of the new files
 
 
 def prepare_videos(
@@ -86,16 +79,12 @@ def prepare_videos(
     root = video_root(index)
     _claim(out, root, settings)
     names = output_names((row.path for row in read_rows(index)), root)
-    jobs = {
-        names[row.path]: EncodeJob(
-            str(root / row.path),
-            str((out / names[row.path]).absolute()),
-            row.rotation,
-            row.fps,
-        )
-        for row in read_rows(index)
-        if row.status == "ok"
-    }
+    jobs = {}
+    for row in read_rows(index):
+        if row.status == "ok":
+            name = names[row.path]
+            source, output = str(root / row.path), str((out / name).absolute())
+            jobs[name] = EncodeJob(source, output, row.rotation, row.fps)
     waiting = {name: job for name, job in jobs.items() if not _is_done(job)}
     kept = len(jobs) - len(waiting)
     report("encode", kept, len(jobs))
@@ -107,15 +96,14 @@ def prepare_videos(
                 reasons[name] = failure
             report("encode", kept + done, len(jobs))
     listing = _listing(index, names, reasons)
-    new = out / "index.csv"
+    new, rows = out / "index.csv", len(listing.rows)
     build_index(
         listing,
         out,
         new,
-        check="packets",
-        workers=min(workers, len(listing.rows) or 1),
+        workers=min(workers, rows or 1),
         timeout=timeout,
-        progress=lambda done: report("index", done, len(listing.rows)),
+        progress=lambda done: report("index", done, rows),
     )
     return _summarize(index, new, names, kept, reasons)
 
@@ -133,7 +121,7 @@ def video_root(index: Path) -> Path:
 
 
 def _claim(out: Path, root: Path, settings: EncoderSettings) -> None:
-    """Write root and settings into a new folder, or check that they are those of an old one."""
+    """Write root and settings into a new folder, or compare them with those of an old one."""
     asked = {"root": str(root), **settings._asdict()}
     record = out / RECORD
     try:
@@ -198,14 +186,14 @@ def _is_done(job: EncodeJob) -> bool:
         return False
     try:
         return Path(job.source).stat().st_mtime_ns <= made
-    except OSError:  # the source is gone by now
+    except OSError:  # the source is gone
         return True
 
 
 def _reencode_all(
     jobs: Iterable[EncodeJob], settings: EncoderSettings, workers: int, timeout: float
-) -> Iterator[str]:
-    """Re-encode videos; yields, in their order, why there is no new file, or nothing.
+) -> Generator[str, None, None]:
+    """Re-encode videos; yields, in their order, the reason of a failure, or "".
 
     Raises:
         SnvideoError: if nothing can be written.
@@ -218,8 +206,8 @@ def _reencode_all(
     try:
         with closing(pool):
             for outcome in pool.run(tuple(left)):
-                failed = outcome.failure is not None
-                state = EncodeState("failed", outcome.failure) if failed else outcome.answer
+                failure = outcome.failure
+                state = outcome.answer if failure is None else EncodeState("failed", failure)
                 if state.state == "unwritable":
                     raise SnvideoError(
                         f"{left[0].output}: cannot be written: {state.reason}: "
@@ -228,7 +216,7 @@ def _reencode_all(
                 job = left.popleft()
                 if state.state != "done":
                     _remove(partial_path(Path(job.output), run))
-                    _remove(Path(job.output))  # of an earlier call, it shows an older source
+                    _remove(Path(job.output))  # of an earlier call, from an older source
                 yield state.reason
     finally:
         for job in left:  # some were being written
@@ -275,7 +263,7 @@ def _summarize(
 
 
 def row_pairs(index: Path, new: Path) -> Iterator[tuple[IndexRow, IndexRow]]:
-    """Rows of the old and the new index of every video that is usable in the old one, once each."""
+    """Pairs of old and new row of every video that is usable in the old index, once each."""
     seen: set[str] = set()
     for old_row, new_row in zip(read_rows(index), read_rows(new), strict=True):
         if old_row.status == "ok" and new_row.path not in seen:
@@ -284,11 +272,7 @@ def row_pairs(index: Path, new: Path) -> Iterator[tuple[IndexRow, IndexRow]]:
 
 
 def write_record(prepared: PrepareSummary, compared: dict[str, Any] | None) -> None:
-    """Add the results, and the comparison if there was one, to `prepare.json`.
-
-    Raises:
-        SnvideoError: if it cannot be written.
-    """
+    """Add the results, and the comparison if there was one, to `prepare.json`."""
     record = prepared.index.with_name(RECORD)
     facts = json.loads(record.read_text(encoding="utf-8"))
     result = {**asdict(prepared), "index": prepared.index.name}

@@ -1,7 +1,6 @@
 """Re-encoding of one video for training: small upright frames with key frames close together.
 
-A random clip then costs few decoded frames besides its own, and these are no larger than training
-needs. Frame k of the new file is shown frame k of the old one.
+Frame k of the new file is shown frame k of the old one.
 """
 
 import errno
@@ -23,8 +22,8 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from snvideo.data.decoding.pyav import is_shown, open_video
-from snvideo.data.indexing.packets import Unusable
+from snvideo.atomic import sync
+from snvideo.data.decoding.pyav import Unusable, is_shown, main_stream, open_video
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
 """Of x264, from little work and large files to much work and small ones."""
@@ -38,12 +37,9 @@ _COLOURS = ("colorspace", "color_range", "color_primaries", "color_trc")
 class EncoderSettings(NamedTuple):
     """Settings of the encoder."""
 
-    short_side: int = 256
-    """Pixels at most; smaller videos stay as small as they are."""
-    keyframes: int = 16
-    """Frames from one key frame to the next."""
-    crf: int = 20
-    """Quality of x264: 0 is lossless, 18 to 23 usual; 6 more halve the size, about."""
+    short_side: int = 256  # pixels at most; smaller videos stay as small as they are
+    keyframes: int = 16  # frames from one key frame to the next
+    crf: int = 20  # quality of x264: 0 is lossless, 18 to 23 usual; 6 more halve the size, about
     preset: str = "fast"
     """One of `PRESETS`."""
 
@@ -53,13 +49,12 @@ class EncodeJob(NamedTuple):
 
     source: str
     output: str
-    rotation: int
-    """Degrees to turn PyAV's frames counter-clockwise."""
+    rotation: int  # degrees to turn PyAV's frames counter-clockwise
     fps: float
 
 
 class EncodeState(NamedTuple):
-    """State of a job; `failed` concerns this video alone, `unwritable` all that are to come."""
+    """State of a job; `failed` concerns this video alone, `unwritable` all others too."""
 
     state: Literal["encoding", "done", "failed", "unwritable"]
     reason: str = ""
@@ -72,12 +67,8 @@ class _Unwritable(Exception):
 def shown_frames(path: Path) -> Iterator[VideoFrame]:
     """Frames of a video as `data.decoding` numbers them, as many as can be decoded."""
     with open_video(path) as container:
-        stream = container.streams.best("video")
-        if stream is None:
-            raise Unusable("no video stream")
-        stream.codec_context.thread_count = 1  # processes are the parallelism
         try:
-            for frame in container.decode(stream):
+            for frame in container.decode(main_stream(container)):
                 if is_shown(frame):
                     yield frame
         except (FFmpegError, OSError):
@@ -85,7 +76,7 @@ def shown_frames(path: Path) -> Iterator[VideoFrame]:
 
 
 def scaled_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoFrame]:
-    """Shown frames as they are to be encoded: upright, scaled, 8-bit 4:2:0 of limited range.
+    """Shown frames of a video, upright, scaled, in 8-bit 4:2:0 of limited range.
 
     Colours keep their matrix, and the frames say which it is, so that they decode as before.
 
@@ -93,25 +84,24 @@ def scaled_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoF
         Unusable: if the size changes on the way.
     """
     reformatter = VideoReformatter()
-    size = small = None
+    size = None
     for frame in shown_frames(path):
         if size is None:
             size = (frame.width, frame.height)
-            small = scaled_size(*size, short_side)
+            width, height = scaled_size(*size, short_side)
         if (frame.width, frame.height) != size:
             raise Unusable("frames of different sizes")
-        yield _turned(
-            reformatter.reformat(
-                frame,
-                *small,
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU601 if frame.format.is_rgb else None,
-                dst_color_range=ColorRange.MPEG,
-                interpolation=_INTERPOLATION,
-                threads=1,
-            ),
-            rotation,
+        scaled = reformatter.reformat(
+            frame,
+            width,
+            height,
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU601 if frame.format.is_rgb else None,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=_INTERPOLATION,
+            threads=1,
         )
+        yield _turned(scaled, rotation)
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -163,7 +153,9 @@ def reencode(job: EncodeJob, settings: EncoderSettings, run: int) -> Iterator[En
     part = partial_path(output, run)
     try:
         yield from _encode(job, settings, part)
-        _publish(part, output)
+        with _writing():
+            sync(part)
+            part.replace(output)
     except _Unwritable as error:
         yield EncodeState("unwritable", str(error))
     except (Unusable, FFmpegError, OSError) as error:
@@ -175,7 +167,6 @@ def reencode(job: EncodeJob, settings: EncoderSettings, run: int) -> Iterator[En
 
 
 def _encode(job: EncodeJob, settings: EncoderSettings, part: Path) -> Iterator[EncodeState]:
-    """Write the new video under its temporary name."""
     frames = scaled_frames(Path(job.source), job.rotation, settings.short_side)
     first = next(frames, None)
     if first is None:
@@ -221,17 +212,9 @@ def _new_stream(
     return stream
 
 
-def _publish(part: Path, output: Path) -> None:
-    """Give a written file its name, whole after a power cut too."""
-    with _writing():
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(output)
-
-
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Turn errors that every other video would meet too into `_Unwritable`."""
+    """Turns errors that every other video would meet too into `_Unwritable`."""
     try:
         yield
     except OSError as error:

@@ -1,15 +1,9 @@
-"""Toy Kinetics: a small action data set, drawn, whose classes differ by motion alone."""
+"""Toy Kinetics: a small synthetic action data set, whose classes differ by motion alone.
 
-from snvideo.data.toy.drawing import CLASSES, DIFFICULTIES, ToyClip, ToyEntry, draw_clip, toy_entry
-from snvideo.data.toy.files import make_toy_kinetics, write_mp4
+It is laid out, named and annotated as Kinetics is, in H.264 files of varying size, length and rate.
+"""
 
-__all__ = [
-    "CLASSES",
-    "DIFFICULTIES",
-    "ToyClip",
-    "ToyEntry",
-    "draw_clip",
-    "make_toy_kinetics",
-    "toy_entry",
-    "write_mp4",
-]
+from snvideo.data.toy.files import make_toy_kinetics
+from snvideo.data.toy.rendering import CLASSES, DIFFICULTIES, render_clip, toy_entry
+
+__all__ = ["CLASSES", "DIFFICULTIES", "make_toy_kinetics", "render_clip", "toy_entry"]

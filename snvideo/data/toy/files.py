@@ -1,8 +1,8 @@
-"""Toy Kinetics on disk: mp4 files, annotations, and runs that can be interrupted."""
+"""Toy Kinetics on disk: mp4 files and annotations."""
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from functools import partial
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import av
 
-from snvideo.data.toy.drawing import (
+from snvideo.atomic import write_atomic
+from snvideo.data.toy.rendering import (
     CLASSES,
     VERSION,
     ToyClip,
-    ToyEntry,
-    draw_clip,
-    scene_of,
+    find_scene,
+    render_clip,
     toy_entry,
 )
 from snvideo.errors import SnvideoError
@@ -35,8 +35,8 @@ def write_mp4(clip: ToyClip, path: Path) -> None:
         stream.height, stream.width = clip.frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        # Coarser, single frames show a trace of the motion. Macroblock trees would coarsen the last
-        # ones, and with x264's AVX-512 code they do not repeat, on one thread either.
+        # Coarser, single frames show a trace of the motion. Macroblock trees coarsen the last ones,
+        # and with x264's AVX-512 code they do not repeat, on one thread either.
         stream.codec_context.options = {
             "preset": "veryfast",
             "crf": "20",
@@ -58,29 +58,28 @@ def make_toy_kinetics(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Draw a data set: `out/{train,val}/<class>/<id>_<start>_<end>.mp4`, `out/{train,val}.csv`.
+    """Make a data set: `out/{train,val}/<class>/<id>_<start>_<end>.mp4`, `out/{train,val}.csv`.
 
-    The CSVs are in Kinetics' own format and are written last. Called again with the same settings
-    it keeps the videos that are there, so an interrupted run goes on where it stopped.
+    The CSVs are in Kinetics' own format and are written last. An interrupted run goes on where it
+    stopped when it is called again with the same settings.
 
     Args:
         out: folder to fill; new, empty, or filled before with the same settings.
         train: number of training videos; classes take turns.
         val: number of validation videos.
-        difficulty: "easy", "medium" or "hard", see `draw_clip`.
+        difficulty: "easy", "medium" or "hard", see `render_clip`.
         seed: the same seed, the same videos.
-        workers: processes to draw in; 0: in this one; None: one a processor. Has no influence on
-            what is drawn. (As always with processes, a script that calls this guards its entry with
-            `if __name__ == "__main__"`.)
+        workers: processes, which have no influence on the videos; 0: this one; None: one a
+            processor.
         progress: called with the number of videos done so far, kept ones included, and of all.
 
     Returns:
-        How many videos were drawn; the others were there already.
+        Number of videos that were not there already.
 
     Raises:
         SnvideoError: the difficulty has no such name, or `out` holds something else.
     """
-    scene_of(difficulty)
+    find_scene(difficulty)
     wanted = {"train": train, "val": val}
     _claim(out, {"version": VERSION, "difficulty": difficulty, "seed": seed, **wanted})
     plan = {split: [toy_entry(seed, split, i) for i in range(n)] for split, n in wanted.items()}
@@ -94,45 +93,46 @@ def make_toy_kinetics(
     kept = total - len(jobs)
     if progress:
         progress(kept, total)
-    draw = partial(_draw_file, out, seed, difficulty)
-    with closing(_run(draw, jobs, workers)) as steps:
+    write = partial(_write_video, out, seed, difficulty)
+    with closing(_run(write, jobs, workers)) as steps:
         for done, _ in enumerate(steps, start=kept + 1):
             if progress:
                 progress(done, total)
     for split, entries in plan.items():
-        _write_annotation(out / f"{split}.csv", split, entries)
+        rows = ["label,youtube_id,time_start,time_end,split"]
+        rows += [f"{CLASSES[e.label]},{e.youtube_id},{e.start},{e.end},{split}" for e in entries]
+        write_atomic(out / f"{split}.csv", "\n".join(rows) + "\n")
     return len(jobs)
 
 
 def _claim(out: Path, settings: dict[str, int | str]) -> None:
-    """Write the settings into a new folder, or check that they are those of an old one."""
-    note = out / "toy.json"
-    if note.exists():
-        found = json.loads(note.read_text())
+    """Write the settings into a new folder, or compare them with those of an old one."""
+    record = out / "toy.json"
+    if record.exists():
+        found = json.loads(record.read_text())
         if found != settings:
-            raise SnvideoError(
-                f"{out}: holds a toy set of other settings ({_spell(found)}; asked for "
-                f"{_spell(settings)}): give another folder, or delete this one"
+            old, new = (
+                ", ".join(f"{key} {value}" for key, value in each.items())
+                for each in (found, settings)
             )
-    elif out.exists() and any(path.suffix != ".part" for path in out.iterdir()):
+            raise SnvideoError(
+                f"{out}: holds a toy set of other settings ({old}; asked for {new}): "
+                "give another folder, or delete this one"
+            )
+    elif out.exists() and any(out.iterdir()):
         raise SnvideoError(f"{out}: holds files that are no toy set: give a new or an empty folder")
     else:
-        out.mkdir(parents=True, exist_ok=True)
-        _write_text(note, json.dumps(settings, indent=2) + "\n")
+        write_atomic(record, json.dumps(settings, indent=2) + "\n")
 
 
-def _spell(settings: dict[str, int | str]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items())
-
-
-def _draw_file(out: Path, seed: int, difficulty: str, job: tuple[str, int]) -> None:
+def _write_video(out: Path, seed: int, difficulty: str, job: tuple[str, int]) -> None:
     split, number = job
     path = out / split / toy_entry(seed, split, number).path
-    write_mp4(draw_clip(seed, split, number, difficulty), path)
+    write_mp4(render_clip(seed, split, number, difficulty), path)
 
 
-def _run(work: Callable, jobs: list, workers: int | None) -> Iterator[None]:
-    """Do all jobs, yielding after each; an interrupt drops those not begun."""
+def _run(work: Callable, jobs: list, workers: int | None) -> Generator[None, None, None]:
+    """Do all jobs, yielding after each; closing it drops those not begun."""
     workers = min(os.cpu_count() or 1 if workers is None else workers, len(jobs))
     if workers < 1:
         yield from map(work, jobs)
@@ -146,16 +146,3 @@ def _run(work: Callable, jobs: list, workers: int | None) -> Iterator[None]:
                 yield future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _write_annotation(path: Path, split: str, entries: list[ToyEntry]) -> None:
-    rows = ["label,youtube_id,time_start,time_end,split"]
-    rows += [f"{CLASSES[e.label]},{e.youtube_id},{e.start},{e.end},{split}" for e in entries]
-    _write_text(path, "\n".join(rows) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write under a temporary name and rename, so the file is whole or not there."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)

@@ -9,7 +9,7 @@ from snvideo.data.decoding import DecodeError, decode_frames
 from snvideo.data.index import ClipIndex, Video
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.probe import TOLERANCE, probe, probe_all
-from snvideo.data.indexing.sources import folders
+from snvideo.data.indexing.sources import read_class_folders
 from tests.data.videos import frame_number, write_video
 
 
@@ -169,7 +169,7 @@ def test_every_real_file_agrees_or_says_why(real_videos):
 def test_real_clips_decode_as_their_index_says(real_videos, tmp_path):
     """XviD AVIs, of which decord repeats frames: first and last frame exist, none beyond."""
     clips = real_videos / "ut_interaction"
-    build_index(folders(clips), clips, tmp_path / "index.csv", workers=2)
+    build_index(read_class_folders(clips), clips, tmp_path / "index.csv", workers=2)
     for split, count in (("train", 83), ("test", 37)):
         index = ClipIndex.load(tmp_path / "index.csv", split)
         assert len(index) == count and len(index.labels) == 6

@@ -8,7 +8,7 @@ import pytest
 
 from snvideo.data.index import ClipIndex
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import folders, lists
+from snvideo.data.indexing.sources import read_class_folders, read_lists
 from snvideo.errors import SnvideoError
 from tests.data.videos import write_video
 
@@ -33,7 +33,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_index_of_what_is_there(videos: Path, tmp_path: Path) -> None:
     out, seen = videos.parent / "index.csv", []
-    summary = build_index(folders(videos), videos, out, workers=2, progress=seen.append)
+    summary = build_index(read_class_folders(videos), videos, out, workers=2, progress=seen.append)
     assert summary.counts == {
         "train": {"ok": 2, "missing": 0, "broken": 0},
         "val": {"ok": 1, "missing": 0, "broken": 1},
@@ -52,7 +52,7 @@ def test_index_of_what_is_there(videos: Path, tmp_path: Path) -> None:
     assert out.read_text().splitlines()[-1].endswith(",pyav,broken,empty file")
 
     outside = tmp_path / "index.csv"  # the root is elsewhere, and stated whole
-    build_index(folders(videos), videos, outside, workers=1)
+    build_index(read_class_folders(videos), videos, outside, workers=1)
     assert ClipIndex.load(outside, "train").hash == train.hash
     assert json.loads(outside.with_suffix(".json").read_text())["root"] == str(videos)
 
@@ -62,7 +62,7 @@ def test_remarks_of_source_and_probe_are_kept(videos: Path, tmp_path: Path) -> N
     train, val = tmp_path / "train.txt", tmp_path / "val.txt"
     train.write_text(f"{path} 0\ngone.mp4 1\n")
     val.write_text(f"{path} 0\n")
-    listing = lists({"train": train, "val": val}, videos)
+    listing = read_lists({"train": train, "val": val}, videos)
     summary = build_index(listing, videos, tmp_path / "i.csv", workers=1)
     assert summary.reasons == {
         "ok": {"also in train": 1},
@@ -73,10 +73,10 @@ def test_remarks_of_source_and_probe_are_kept(videos: Path, tmp_path: Path) -> N
 
 def test_nothing_usable_leaves_an_old_index_alone(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "index.csv"
-    build_index(folders(videos), videos, out, workers=1)
+    build_index(read_class_folders(videos), videos, out, workers=1)
     before = out.read_bytes()
     (tmp_path / "l.txt").write_text("no.mp4 0\n")
-    listing = lists({"train": tmp_path / "l.txt"}, videos)
+    listing = read_lists({"train": tmp_path / "l.txt"}, videos)
     with pytest.raises(SnvideoError, match=r"none is usable \(1 missing: no such file\)"):
         build_index(listing, videos, out, workers=1)
     assert out.read_bytes() == before
@@ -85,20 +85,20 @@ def test_nothing_usable_leaves_an_old_index_alone(videos: Path, tmp_path: Path) 
 
 def test_an_interrupted_build_goes_on(videos: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
-    build_index(folders(videos), videos, whole, workers=1)
+    build_index(read_class_folders(videos), videos, whole, workers=1)
 
     def interrupt(done: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_index(folders(videos), videos, out, workers=1, progress=interrupt)
+        build_index(read_class_folders(videos), videos, out, workers=1, progress=interrupt)
     assert not out.exists()
     (part,) = tmp_path.glob(".out.csv.*.part")
     with part.open("a") as file:
         file.write("train/kick/b.mp4,1,ki")  # killed while writing
     seen: list[int] = []
-    summary = build_index(folders(videos), videos, out, workers=1, progress=seen.append)
+    summary = build_index(read_class_folders(videos), videos, out, workers=1, progress=seen.append)
     assert seen == [2, 3, 4]
     assert out.read_bytes() == whole.read_bytes()
     assert summary.counts["val"] == {"ok": 1, "missing": 0, "broken": 1}
@@ -112,12 +112,12 @@ def test_what_another_build_left_is_not_taken_up(videos: Path, tmp_path: Path, c
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_index(folders(videos), videos, tmp_path / "i.csv", progress=interrupt)
-    listing, check, seen = folders(videos), "packets", []
+        build_index(read_class_folders(videos), videos, tmp_path / "i.csv", progress=interrupt)
+    listing, check, seen = read_class_folders(videos), "packets", []
     if change == "check":
         check = "decode"
     elif change == "listing":
-        listing = folders(videos, labels=["kick", "hug"])
+        listing = read_class_folders(videos, labels=["kick", "hug"])
     else:
         (part,) = tmp_path.glob(".i.csv.*.part")
         part.write_text(part.read_text().replace("train", "frame"))
@@ -127,7 +127,7 @@ def test_what_another_build_left_is_not_taken_up(videos: Path, tmp_path: Path, c
 
 def test_index_must_be_called_csv(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(SnvideoError, match=r"call it something\.csv"):
-        build_index(folders(videos), videos, tmp_path / "index")
+        build_index(read_class_folders(videos), videos, tmp_path / "index")
 
 
 def test_program_on_class_folders(videos: Path, tmp_path: Path) -> None:
@@ -174,7 +174,9 @@ def test_program_says_errors_in_one_line(
 def test_real_class_folders(tmp_path: Path) -> None:
     root = Path(DATA) / "ut_interaction"
     for check in ("packets", "decode"):
-        summary = build_index(folders(root), root, tmp_path / "i.csv", check=check, workers=2)
+        summary = build_index(
+            read_class_folders(root), root, tmp_path / "i.csv", check=check, workers=2
+        )
         assert {split: n["ok"] for split, n in summary.counts.items()} == {"train": 83, "test": 37}
         index = ClipIndex.load(tmp_path / "i.csv", "train")
         assert {video.decoder for video in index} == {"pyav"}

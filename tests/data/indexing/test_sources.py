@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from snvideo.data.files import scan_videos
-from snvideo.data.indexing.sources import folders, kinetics, lists, read_labels
+from snvideo.data.indexing.sources import read_class_folders, read_kinetics, read_labels, read_lists
 from snvideo.errors import SnvideoError
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
@@ -51,7 +51,7 @@ def test_kinetics_rows_meet_their_files(tmp_path: Path) -> None:
         '"playing guitar",c,7,17,train\nabseiling,gone,3,13,train\n',
     )
     val = write(tmp_path / "validate.csv", HEADER + "abseiling,d,5.0,15.0,validate\n")
-    listing = kinetics([train, val], videos)
+    listing = read_kinetics([train, val], videos)
     assert listing.labels == ["abseiling", "playing guitar"]
     assert [tuple(row) for row in listing.rows] == [
         ("_aB-_000010_000020.mp4", 0, "train", 10, 20, ""),
@@ -67,7 +67,7 @@ def test_kinetics_of_several_files_takes_the_fitting_one(tmp_path: Path) -> None
     stem = "a_000000_000010.mp4"
     videos = touch(tmp_path / "v", f"train/x/{stem}", f"val/x/{stem}", f"val/y_z/{stem}")
     csv = write(tmp_path / "k.csv", HEADER + "y z,a,0,10,val\n")
-    assert [row.path for row in kinetics([csv], videos).rows] == [f"val/y_z/{stem}"]
+    assert [row.path for row in read_kinetics([csv], videos).rows] == [f"val/y_z/{stem}"]
 
 
 def test_kinetics_notices_repeats_and_leaks(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_kinetics_notices_repeats_and_leaks(tmp_path: Path) -> None:
         tmp_path / "k.csv",
         HEADER + "x,a,0,10,train\nx,a,0,10,train\nx,a,0,10,val\ny,a,0,10,train\n",
     )
-    listing = kinetics([csv], videos)
+    listing = read_kinetics([csv], videos)
     notes = [(row.path, row.label, row.note) for row in listing.rows]
     assert notes == [
         (f"train/{stem}", 0, ""),
@@ -91,7 +91,7 @@ def test_kinetics_without_labels_or_split(tmp_path: Path) -> None:
     videos = touch(tmp_path / "v", "a_000000_000010.mp4", "b_000000_000010.mp4")
     train = write(tmp_path / "kinetics_train.csv", "label,youtube_id,time_start,time_end\nx,a,0,10")
     test = write(tmp_path / "test.csv", "youtube_id,time_start,time_end,split\nb,0,10,test\n")
-    listing = kinetics([train, test], videos)
+    listing = read_kinetics([train, test], videos)
     assert [(row.path, row.split) for row in listing.rows] == [("a_000000_000010.mp4", "train")]
     assert listing.skipped["without a label"] == 1
 
@@ -109,21 +109,21 @@ def test_kinetics_without_labels_or_split(tmp_path: Path) -> None:
 def test_kinetics_bad_rows_are_named(tmp_path: Path, text: str, message: str) -> None:
     videos = touch(tmp_path / "v", "a.mp4")
     with pytest.raises(SnvideoError, match=message):
-        kinetics([write(tmp_path / "k.csv", text)], videos)
+        read_kinetics([write(tmp_path / "k.csv", text)], videos)
 
 
 def test_kinetics_missing_file(tmp_path: Path) -> None:
     with pytest.raises(SnvideoError, match=r"cannot read .*/k.csv: No such file"):
-        kinetics([tmp_path / "k.csv"], touch(tmp_path / "v", "a.mp4"))
+        read_kinetics([tmp_path / "k.csv"], touch(tmp_path / "v", "a.mp4"))
 
 
 def test_label_file_decides_ids(tmp_path: Path) -> None:
     videos = touch(tmp_path / "v", "a_000000_000010.mp4")
     csv = write(tmp_path / "k.csv", HEADER + "playing guitar,a,0,10,train\n")
     labels = read_labels(write(tmp_path / "labels.txt", "zumba\nplaying_guitar\n"))
-    assert [row.label for row in kinetics([csv], videos, labels).rows] == [1]
+    assert [row.label for row in read_kinetics([csv], videos, labels).rows] == [1]
     with pytest.raises(SnvideoError, match=r"k.csv line 2: label 'playing guitar' is not one of"):
-        kinetics([csv], videos, ["zumba"])
+        read_kinetics([csv], videos, ["zumba"])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_split_and_class_folders(tmp_path: Path) -> None:
         tmp_path, "train/hug/1.avi", "Validation/kick/sub/2.mp4", "test/hug/3.mp4", "loose.mp4"
     )
     (videos / "annotations").mkdir()  # no video, so neither split nor class
-    listing = folders(videos)
+    listing = read_class_folders(videos)
     assert listing.labels == ["hug", "kick"]
     assert [(row.path, row.label, row.split) for row in listing.rows] == [
         ("Validation/kick/sub/2.mp4", 1, "val"),
@@ -151,17 +151,18 @@ def test_split_and_class_folders(tmp_path: Path) -> None:
 
 
 def test_class_folders_in_one_split(tmp_path: Path) -> None:
-    rows = folders(touch(tmp_path, "hug/1.mp4", "kick/2.mp4"), split="validate").rows
+    rows = read_class_folders(touch(tmp_path, "hug/1.mp4", "kick/2.mp4"), split="validate").rows
     assert [(row.label, row.split) for row in rows] == [(0, "val"), (1, "val")]
 
 
 def test_val_fraction_depends_on_each_path_alone(tmp_path: Path) -> None:
     names = [f"{kind}/{number}.mp4" for kind in ("hug", "kick") for number in range(200)]
-    rows = folders(touch(tmp_path, *names), val_fraction=0.25).rows
+    rows = read_class_folders(touch(tmp_path, *names), val_fraction=0.25).rows
     before = {row.path: row.split for row in rows}
     assert 70 <= list(before.values()).count("val") <= 130
     after = {
-        row.path: row.split for row in folders(touch(tmp_path, "hug/new.mp4"), "train", 0.25).rows
+        row.path: row.split
+        for row in read_class_folders(touch(tmp_path, "hug/new.mp4"), "train", 0.25).rows
     }
     assert before.items() <= after.items()
 
@@ -169,9 +170,9 @@ def test_val_fraction_depends_on_each_path_alone(tmp_path: Path) -> None:
 def test_mixed_folders_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/hug/1.mp4", "kick/2.mp4")
     with pytest.raises(SnvideoError, match="folders train look like splits, but kick like a class"):
-        folders(tmp_path)
+        read_class_folders(tmp_path)
     with pytest.raises(SnvideoError, match="drop the fraction"):
-        folders(touch(tmp_path / "s", "train/hug/1.mp4"), val_fraction=0.5)
+        read_class_folders(touch(tmp_path / "s", "train/hug/1.mp4"), val_fraction=0.5)
 
 
 def test_lists_of_paths_and_labels(tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_lists_of_paths_and_labels(tmp_path: Path) -> None:
         f"a/my video 1.mp4 3\n{videos}/b.mp4,0\n\n./c, d.mp4 ,  1  \n/other/e.mp4\t2\n",
     )
     val = write(tmp_path / "val.csv", "f.mp4 -1\ng.mp4 1\r\ng.mp4 1")
-    listing = lists({"train": train, "val": val}, videos)
+    listing = read_lists({"train": train, "val": val}, videos)
     assert listing.labels == ["0", "1", "2", "3"]
     assert [(row.path, row.label, row.split) for row in listing.rows] == [
         ("a/my video 1.mp4", 3, "train"),
@@ -203,4 +204,4 @@ def test_lists_of_paths_and_labels(tmp_path: Path) -> None:
 )
 def test_lists_bad_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SnvideoError, match=message):
-        lists({"train": write(tmp_path / "l.csv", text)}, tmp_path, ["x", "y"])
+        read_lists({"train": write(tmp_path / "l.csv", text)}, tmp_path, ["x", "y"])

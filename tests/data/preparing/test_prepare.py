@@ -17,7 +17,7 @@ import pytest
 from snvideo.data.decoding import decode_frames
 from snvideo.data.index import ClipIndex, Video, read_rows
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import ListedVideo, Listing, folders
+from snvideo.data.indexing.sources import ListedVideo, Listing, read_class_folders
 from snvideo.data.preparing.comparison import FRAMES, compare_pair, frame_quality, sample_pairs
 from snvideo.data.preparing.prepare import output_names, prepare_videos
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, partial_path, reencode
@@ -30,7 +30,7 @@ QUICK = EncoderSettings(preset="ultrafast")
 
 def index_of(root: Path, rows: list[ListedVideo] | None = None) -> Path:
     """Indexes a folder of class folders, or these rows."""
-    listing = folders(root) if rows is None else Listing(rows, ["hug", "kick"], "test")
+    listing = read_class_folders(root) if rows is None else Listing(rows, ["hug", "kick"], "test")
     build_index(listing, root, root.parent / "index.csv", workers=2)
     return root.parent / "index.csv"
 

@@ -1,19 +1,14 @@
-"""Toy Kinetics: a small action data set, drawn, whose classes differ by motion alone.
+"""Synthetic video clips of eight classes that differ by motion alone.
 
-It is laid out, named and annotated as Kinetics is, in real H.264 files of varying size, length and
-frame rate, so all that is done to Kinetics can be tried on it in a minute.
-
-**No single frame tells the class.** A texture's pose has an anchor, an angle and a log scale, and
-each lives on a circle: the texture is periodic, an angle is, and the log scale is made so (two
-copies an octave apart grow for ever, each fading out at its largest while it fades in again at its
-smallest). Every clip draws its pose uniformly; its class only says which part of the pose moves,
-and which way. A uniform variable that moves at constant speed round its circle stays uniform, so
-the first, the middle and the last frame have the same distribution in all classes. Size, length,
-frame rate, colours, sharpness, shake, noise and clutter never see the class. That is exact before
+No single frame tells the class. A texture's pose has an anchor, an angle and a log scale, each on a
+circle: the texture is periodic, an angle is, and the log scale is made so (of two copies an octave
+apart, each fades out at its largest while it fades in again at its smallest). Every clip takes its
+pose at random; the class alone says which part of it moves, and which way. A uniform variable that
+moves round its circle stays uniform, so any frame has the same distribution in all classes; size,
+length, rate, colours, shake, noise and clutter never depend on the class. That is exact before
 compression; H.264 blurs along the motion a little, so the files are encoded finely.
 
-**Train without flips.** A mirror image turns moving left into moving right, and clockwise into
-counterclockwise: with random horizontal flips four of the eight classes cannot be learned.
+Train without flips: a mirror image turns left into right and clockwise into counterclockwise.
 """
 
 import math
@@ -29,9 +24,9 @@ from torch.nn.functional import grid_sample
 
 from snvideo.errors import SnvideoError
 
-VERSION = 1  # of the drawing: raise it with any change of the pixels, so that sets never mix
+VERSION = 1  # raise it with any change of the pixels, so that sets never mix
 
-# What a speed of 1 moves in a second: shift in short sides (x right, y down), turn in radians
+# Motion in a second at a speed of 1: shift in short sides (x right, y down), turn in radians
 # (clockwise), log scale in octaves. Half a short side from the pivot, all are equally fast.
 _MOTIONS: dict[str, tuple[float, float, float, float]] = {
     "moving left": (-1, 0, 0, 0),
@@ -59,31 +54,30 @@ _WAVE = 0.32  # middle wavelength of the colours, in short sides
 
 @dataclass(frozen=True)
 class _Scene:
-    """What makes a difficulty. Covers are shares of the frame, lengths are in short sides."""
+    """Settings of a difficulty. Covers are shares of the frame, lengths are in short sides."""
 
-    cover: float = 1.0  # by what moves as the class says; behind it lies a still background
-    island: float | None = None  # wavelength of the masks, whose pieces are about half as wide
-    distractors: float = 0.0  # cover of things in front that sway to and fro
+    cover: float = 1.0  # of the texture that moves by the class, before a still background
+    mask_wavelength: float | None = None  # the mask's pieces are about half as wide
+    distractors: float = 0.0  # cover of a texture in front that sways
     shake: float = 0.0  # of the camera, standard deviation
     noise: float = 4.0  # of the sensor, standard deviation in grey levels
 
 
 _SCENES = {
     "easy": _Scene(),
-    "medium": _Scene(cover=0.95, island=1.0, shake=0.003, noise=6.0),
-    "hard": _Scene(cover=0.3, island=0.6, distractors=0.1, shake=0.008, noise=10.0),
+    "medium": _Scene(cover=0.95, mask_wavelength=1.0, shake=0.003, noise=6.0),
+    "hard": _Scene(cover=0.3, mask_wavelength=0.6, distractors=0.1, shake=0.008, noise=10.0),
 }
 DIFFICULTIES = tuple(_SCENES)
 
 
 @dataclass(frozen=True)
 class ToyEntry:
-    """What is known of a video before it is drawn: its annotation and its shape."""
+    """Annotation and shape of a video."""
 
     label: int
     youtube_id: str
-    start: int
-    """Second of the imaginary source video at which the clip starts."""
+    start: int  # second of the imaginary source video at which the clip starts
     frames: int
     fps: int
     height: int
@@ -91,25 +85,23 @@ class ToyEntry:
 
     @property
     def end(self) -> int:
-        """Second at which the clip ends: Kinetics annotates in whole seconds."""
+        """Second at which the clip ends, rounded as in Kinetics."""
         return self.start + round(self.frames / self.fps)
 
     @property
     def path(self) -> Path:
-        """Of the file, relative to its split's folder."""
+        """Path of the file, relative to its split's folder."""
         name = f"{self.youtube_id}_{self.start:06d}_{self.end:06d}.mp4"
         return Path(CLASSES[self.label].replace(" ", "_")) / name
 
 
 @dataclass(frozen=True)
 class ToyClip:
-    """A drawn video."""
+    """A rendered video."""
 
-    frames: np.ndarray
-    """uint8 RGB, (T, H, W, 3)."""
+    frames: np.ndarray  # uint8 RGB, (T, H, W, 3)
     fps: int
-    label: int
-    """Position in CLASSES."""
+    label: int  # position in CLASSES
 
 
 @dataclass(frozen=True)
@@ -143,8 +135,8 @@ def toy_entry(seed: int, split: str, number: int) -> ToyEntry:
     )
 
 
-def draw_clip(seed: int, split: str, number: int, difficulty: str = "easy") -> ToyClip:
-    """Draw video `number` of a split: a function of the arguments alone.
+def render_clip(seed: int, split: str, number: int, difficulty: str = "easy") -> ToyClip:
+    """Render video `number` of a split, a function of the arguments alone.
 
     The same number has the same label, size, length and speed at every difficulty.
 
@@ -158,34 +150,35 @@ def draw_clip(seed: int, split: str, number: int, difficulty: str = "easy") -> T
     Raises:
         SnvideoError: the difficulty has no such name.
     """
-    scene = scene_of(difficulty)
+    scene = find_scene(difficulty)
     entry = toy_entry(seed, split, number)
     rng = _rng(seed, split, number, "pixels")
     seconds = np.arange(entry.frames) / entry.fps
     *shift, turn, growth = _MOTIONS[CLASSES[entry.label]]
-    way = rng.uniform(*_SPEEDS) * seconds
-    shake = scene.shake * _wobble(rng, seconds, 1, 3)
-    moving = _paint(
+    distance = rng.uniform(*_SPEEDS) * seconds
+    shake = scene.shake * _oscillation(rng, seconds, 1, 3)
+    moving = _random_layer(
         rng,
-        scene.island,
-        pivot=rng.uniform(-0.15, 0.15, 2) + way[:, None] * shift + shake,
-        angle=rng.uniform(0, 2 * np.pi) + way * turn,
-        octave=rng.uniform(0, 2) + way * growth,
+        scene.mask_wavelength,
+        pivot=rng.uniform(-0.15, 0.15, 2) + distance[:, None] * shift + shake,
+        angle=rng.uniform(0, 2 * np.pi) + distance * turn,
+        octave=rng.uniform(0, 2) + distance * growth,
     )
     layers = [(moving, scene.cover)]
     if scene.cover < 1:
-        layers.insert(0, (_paint(rng, None, shake), 1.0))
+        layers.insert(0, (_random_layer(rng, None, shake), 1.0))
     if scene.distractors:
-        sway = 0.06 * _wobble(rng, seconds, 0.7, 1.5)
-        layers.append((_paint(rng, scene.island, shake + sway), scene.distractors))
+        sway = 0.06 * _oscillation(rng, seconds, 0.7, 1.5)
+        distractor = _random_layer(rng, scene.mask_wavelength, shake + sway)
+        layers.append((distractor, scene.distractors))
 
     frames = np.empty((entry.frames, entry.height, entry.width, 3), np.uint8)
-    # Frames read stretches of one pool of noise: fresh noise would cost more than all the rest.
+    # Frames read stretches of one pool of noise: fresh noise costs more than all the rest.
     pool = rng.normal(0.5, scene.noise, 3 * frames[0].size).astype(np.float32)
     for start in range(0, entry.frames, 16):  # as many as the processor's cache holds
         part = slice(start, start + 16)
-        picture = _compose(layers, part, entry).transpose(1, 2, 3, 0)
-        for frame, level in zip(frames[part], picture, strict=True):
+        levels = _composite(layers, part, entry).transpose(1, 2, 3, 0)
+        for frame, level in zip(frames[part], levels, strict=True):
             skip = rng.integers(pool.size - frame.size)
             noise = pool[skip : skip + frame.size].reshape(frame.shape)
             frame[:] = (level + noise).clip(0, 255)
@@ -197,40 +190,45 @@ def _rng(seed: int, split: str, number: int, purpose: str) -> np.random.Generato
     return np.random.default_rng([seed, SPLITS.index(split), number, purposes.index(purpose)])
 
 
-def scene_of(difficulty: str) -> _Scene:
+def find_scene(difficulty: str) -> _Scene:
+    """Settings of a difficulty.
+
+    Raises:
+        SnvideoError: the difficulty has no such name.
+    """
     if difficulty not in _SCENES:
         raise SnvideoError(f"difficulty {difficulty!r}: expected one of {', '.join(DIFFICULTIES)}")
     return _SCENES[difficulty]
 
 
-def _wobble(rng: np.random.Generator, seconds: np.ndarray, low: float, high: float) -> np.ndarray:
+def _oscillation(
+    rng: np.random.Generator, seconds: np.ndarray, low: float, high: float
+) -> np.ndarray:
     """Smooth motion to and fro at `low` to `high` hertz, of unit variance: (T,) -> (T, 2)."""
     hertz, phase = rng.uniform(low, high, (3, 2)), rng.uniform(0, 2 * np.pi, (3, 2))
     waves = np.sin(2 * np.pi * hertz * seconds[:, None, None] + phase)
     return waves.sum(1) * np.sqrt(2 / 3)
 
 
-def _paint(
+def _random_layer(
     rng: np.random.Generator,
-    island: float | None,
+    mask_wavelength: float | None,
     pivot: np.ndarray,
     angle: np.ndarray | None = None,
     octave: np.ndarray | None = None,
 ) -> _Layer:
-    """Draw textures for a layer with the given pose; what is None stays as it is.
-
-    Without an octave one copy will do: the other's weight is nought at a log scale of 1.
-    """
+    """A layer of random textures with the given pose; without angles or octaves they are fixed."""
     copies = []
     wave, sharpness = _WAVE * rng.uniform(0.8, 1.25), rng.uniform(0.5, 3)
     colours = rng.uniform(25, 55) * np.add(rng.normal(0, 0.5, (3, 3)), (0.8, 0, 0))
+    # At a log scale of 1 the second copy's weight is 0.
     for _ in range(1 if octave is None else 2):
-        texture = np.tensordot(colours, np.clip(sharpness * _field(rng, wave, 3), -1, 1), 1)
-        if island is not None:
-            texture = np.concatenate([texture, _field(rng, island, 1)])
+        texture = np.tensordot(colours, np.clip(sharpness * _noise(rng, wave, 3), -1, 1), 1)
+        if mask_wavelength is not None:
+            texture = np.concatenate([texture, _noise(rng, mask_wavelength, 1)])
         wrapped = np.pad(texture.astype(np.float32), ((0, 0), (0, 1), (0, 1)), mode="wrap")
         copies.append(torch.from_numpy(wrapped)[None])
-    level = [*rng.uniform(70, 185, 3)] + [0.0] * (island is not None)
+    level = [*rng.uniform(70, 185, 3)] + [0.0] * (mask_wavelength is not None)
     return _Layer(
         copies,
         anchors=[complex(*rng.random(2)) for _ in copies],
@@ -241,7 +239,7 @@ def _paint(
     )
 
 
-def _field(rng: np.random.Generator, wave: float, channels: int) -> np.ndarray:
+def _noise(rng: np.random.Generator, wave: float, channels: int) -> np.ndarray:
     """Smooth periodic noise about one wavelength (in short sides), unit variance: (C, P, P)."""
     rows, columns = np.fft.fftfreq(_TEXELS), np.fft.rfftfreq(_TEXELS)
     cycles = np.hypot(rows[:, None], columns) * _TEXELS
@@ -249,31 +247,27 @@ def _field(rng: np.random.Generator, wave: float, channels: int) -> np.ndarray:
     band = np.exp(-0.5 * (np.log(cycles * wave / _PERIOD) / 0.35) ** 2)
     shape = (channels, *band.shape)
     spectrum = band * (rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
-    field = np.fft.irfft2(spectrum, s=(_TEXELS, _TEXELS))
-    return field / field.std(axis=(1, 2), keepdims=True)
+    noise = np.fft.irfft2(spectrum, s=(_TEXELS, _TEXELS))
+    return noise / noise.std(axis=(1, 2), keepdims=True)
 
 
-def _compose(layers: list[tuple[_Layer, float]], part: slice, entry: ToyEntry) -> np.ndarray:
+def _composite(layers: list[tuple[_Layer, float]], part: slice, entry: ToyEntry) -> np.ndarray:
     """Some frames of layers, back to front, each with its cover: (3, T, H, W) in grey levels."""
-    views = [_view(layer, part, entry.height, entry.width) for layer, _ in layers]
-    picture = views[0][:3]
+    views = [_render_layer(layer, part, entry.height, entry.width) for layer, _ in layers]
+    levels = views[0][:3]
     edge = 8  # makes a seam a few pixels wide
     for view, (_, cover) in zip(views[1:], layers[1:], strict=True):
         threshold = np.float32(NormalDist().inv_cdf(1 - cover))
         opacity = ((view[3:] - threshold) * edge + 0.5).clip(0, 1)
-        picture += (view[:3] - picture) * opacity
-    return picture
+        levels += (view[:3] - levels) * opacity
+    return levels
 
 
-def _view(layer: _Layer, part: slice, height: int, width: int) -> np.ndarray:
-    """Some frames of a layer, its mask unapplied: (3 or 4, T, H, W).
-
-    The squares of the copies' weights add up to one at any scale, so contrast and cover stay the
-    same; the weight of the copy whose scale wraps round is nought just then.
-
-    Of torch it takes `grid_sample` alone, which runs a single image on one thread: that repeats to
-    the last bit on any machine load, and does not slow down when the processors are busy.
-    """
+def _render_layer(layer: _Layer, part: slice, height: int, width: int) -> np.ndarray:
+    """Some frames of a layer, its mask unapplied: (3 or 4, T, H, W)."""
+    # The squares of the copies' weights add up to 1 at any scale, so contrast and cover stay the
+    # same; the weight of the copy whose scale wraps round is 0 just then. Of torch, `grid_sample`
+    # on a single image runs on one thread, which repeats to the last bit on any machine load.
     pivot, angle, octave = layer.pivot[part], layer.angle[part], layer.octave[part]
     short = min(height, width)
     x = (np.arange(width) + 0.5 - width / 2) / short - pivot[:, :1]
@@ -281,8 +275,8 @@ def _view(layer: _Layer, part: slice, height: int, width: int) -> np.ndarray:
     view = layer.level
     for number, (texture, anchor) in enumerate(zip(layer.copies, layer.anchors, strict=True)):
         log_scale = (octave + number) % 2
-        # Points as complex numbers: a turn and a zoom are one product. The picture turns clockwise
-        # when what looks at it turns the other way (y points down).
+        # Points as complex numbers: a turn and a zoom are one product. The frame turns clockwise
+        # when the coordinates turn the other way (y points down).
         look = (np.exp(-1j * angle) / (_PERIOD * 2 ** (log_scale - 1)))[:, None]
         across = (look * x + anchor).astype(np.complex64)
         down = (look * 1j * y).astype(np.complex64)
