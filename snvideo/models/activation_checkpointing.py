@@ -12,14 +12,11 @@ from snvideo.errors import SnvideoError
 def enable_activation_checkpointing(model: nn.Module) -> int:
     """Let every residual block keep its input alone, and run again in the backward pass.
 
-    One more forward pass of the blocks, a third more work, for activations of the block boundaries
-    and of one block at a time (Chen et al., arXiv 1604.06174). In training mode and with gradients
-    enabled only. Gradients are the same: blocks use no random numbers, and batch statistics are
-    those of the same clips.
+    A third more work, for activations of the block boundaries and of one block at a time (Chen et
+    al., arXiv 1604.06174); in training with gradients only, and with the same gradients.
 
-    Running statistics are updated once more when a block runs again, with the same values. Within
-    `snvideo.norm.one_update`, read after backward, that makes no difference. Elsewhere a pass moves
-    them by 1 - (1 - momentum)^2 instead of momentum and counts as two, which is forgotten when
+    Running statistics are updated twice, with the same values. Within `snvideo.norm.one_update`,
+    read after backward, that makes no difference; elsewhere a pass counts as two, until
     `snvideo.norm.average_statistics` replaces them before evaluation.
 
     Args:

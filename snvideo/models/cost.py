@@ -1,7 +1,6 @@
 """Parameters, arithmetic and activation memory of a network, counted on the network itself.
 
-Counting runs the network's own forward pass over tensors that have a shape but no memory, so it
-takes a second at most and does not depend on the machine's memory.
+Its own forward pass runs over tensors that have a shape but no memory.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ def cost(
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
 ) -> Cost:
-    """Cost of a network in training passes over clips of one shape; arguments of
-    `activation_bytes`."""
+    """Cost of a network in training passes over clips; arguments of `activation_bytes`."""
     _, _, frames, _, crop = clips
     return Cost(
         count_parameters(model),
@@ -64,8 +62,7 @@ def count_parameters(model: nn.Module, trainable: bool = False) -> int:
 def multiply_adds(model: nn.Module, frames: int, crop: int) -> int:
     """Multiply-adds of the forward pass of one view, which the literature often calls FLOPs.
 
-    Those of convolutions and matrix products, as is usual; norms, activations and pools are left
-    out.
+    Those of convolutions and matrix products; norms, activations and pools are left out.
 
     Args:
         model: in any mode, on any device; left unchanged.
@@ -90,11 +87,10 @@ def activation_bytes(
 ) -> int:
     """Bytes that autograd keeps for backward between the two halves of a training pass.
 
-    Each memory is counted once, however many operations keep it; parameters and buffers are left
-    out. Gradients, workspaces and temporaries of the backward pass come on top.
+    Each memory is counted once, however many operations keep it. Parameters, buffers, gradients,
+    workspaces and temporaries are left out.
 
-    Norms with kernels of their own are counted as `norm.kernels.autograd` has it: the input and
-    tables of one value per sample and channel. Without the kernels of the device they keep a
+    Norms with kernels are counted as `norm.kernels.autograd` has it; without kernels they keep a
     handful of tensors like their input. torch.compile decides by itself, as a rule for less.
 
     Args:
@@ -185,11 +181,12 @@ def _without_memory(model: nn.Module, device: torch.device) -> nn.Module:
 
 def _set_training(model: nn.Module) -> None:
     """Set training mode, but for modules in evaluation mode whose parameters are all frozen."""
-    frozen = []
-    for module in model.modules():
+
+    def is_frozen(module: nn.Module) -> bool:
         parameters = list(module.parameters())
-        if not module.training and parameters and not any(p.requires_grad for p in parameters):
-            frozen.append(module)
+        return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+    frozen = [m for m in model.modules() if not m.training and is_frozen(m)]
     model.train()
     for module in frozen:
         module.eval()
@@ -221,6 +218,7 @@ class _NormMemory(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: int, *parameters: Tensor) -> Tensor:
+        """A tensor like x."""
         samples, channels = x.shape[:2]
         wide = torch.promote_types(x.dtype, torch.float32).itemsize
         # Of a sample and channel: center and scale, and mean, variance, offset of the mixed mean

@@ -7,8 +7,7 @@ from torch.nn import functional
 
 
 class ClipDropout(nn.Module):
-    """Dropout whose masks can be given from outside, so that they depend on a clip's place in the
-    batch alone: not on which clips share a pass, nor on process, device or compiler.
+    """Dropout whose masks can be given from outside, to depend on a clip's place in a batch alone.
 
     Without a mask it is nn.Dropout.
 
@@ -28,6 +27,7 @@ class ClipDropout(nn.Module):
         """Of the next pass: (N, features), with kept features scaled by 1 / (1 - p)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """x with some of its channels zeroed."""
         if not self.training or not self.p:
             return x
         if self.mask is None:
@@ -40,6 +40,7 @@ class ClipDropout(nn.Module):
         return torch.from_numpy(kept).float() / (1 - self.p)
 
     def extra_repr(self) -> str:
+        """Settings of the layer."""
         return f"p={self.p}, features={self.features}"
 
 

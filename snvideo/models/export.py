@@ -28,8 +28,7 @@ class ExportResult(NamedTuple):
 
     path: Path
     difference: float | None
-    """Largest difference of its logits from the network's own, relative to the largest logit; None
-    for a file that holds the weights alone."""
+    """As for `TOLERANCE`; None for a file that holds the weights alone."""
 
 
 def export_model(loaded: LoadedModel, path: Path) -> ExportResult:
@@ -121,12 +120,8 @@ def _write_onnx(loaded: LoadedModel, path: Path) -> float:
     return _difference(loaded, run)
 
 
-def _write_safetensors(loaded: LoadedModel, path: Path) -> None:
-    write_weights(path, loaded.model, loaded.metadata)
-
-
 _WRITERS: dict[str, Callable[[LoadedModel, Path], float | None]] = {
     ".onnx": _write_onnx,
     ".pt2": _write_pt2,
-    ".safetensors": _write_safetensors,
+    ".safetensors": lambda loaded, path: write_weights(path, loaded.model, loaded.metadata),
 }

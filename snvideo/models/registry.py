@@ -31,13 +31,7 @@ class Backbone(NamedTuple):
 
 
 def x3d(classes: int, norm: NormLayer, dropout: float) -> nn.Module:
-    """X3D (Feichtenhofer, arXiv 2004.04730). XS, S and M are this one network in different views.
-
-    Args:
-        classes: size of the logits.
-        norm: makes every norm.
-        dropout: rate before the classifier.
-    """
+    """X3D (Feichtenhofer, arXiv 2004.04730), in all views; arguments of `resnet`."""
     net = create_x3d(
         model_num_class=classes,
         dropout_rate=dropout,
@@ -55,12 +49,11 @@ def video_resnet(
 ) -> nn.Module:
     """R3D, MC3 or R(2+1)D of 18 layers (Tran et al., arXiv 1711.11248).
 
-    Parameters and buffers have torchvision's names, so its own weights load into the form with
-    Batch Normalization.
+    Parameters and buffers have torchvision's names, so that its weights load.
 
     Args:
         create: a builder of torchvision, as `torchvision.models.video.r3d_18`.
-        classes, norm: as for `x3d`.
+        classes, norm: as for `resnet`.
         dropout: rate before the classifier; torchvision has none.
     """
     net = create(num_classes=classes)
@@ -159,9 +152,8 @@ def create_model(
     model = get_backbone(name).build(num_classes, create_norm(norm, **norm_options), dropout)
     replace_dropout(model)
     for module in model.modules():
-        # Every residual branch starts at zero (Goyal et al., arXiv 1706.02677), whatever its norm.
-        # pytorchvideo marks the last norm of each branch and zeroes it for Batch Normalization
-        # only, which would give one norm a better start than the others, and torchvision for none.
+        # Every residual branch starts at zero (Goyal et al., arXiv 1706.02677), whatever its norm;
+        # pytorchvideo zeroes Batch Normalization only, and torchvision none.
         if getattr(module, "block_final_bn", False):
             nn.init.zeros_(module.get_parameter("weight"))
         # The builders compute strides with numpy, whose integers torch.compile cannot trace.

@@ -24,6 +24,7 @@ class SlowFast(Net):
         self.alpha = alpha
 
     def forward(self, clip: Tensor) -> Tensor:
+        """Logits of clips."""
         if clip.shape[2] % self.alpha:
             raise ValueError(
                 f"expected a multiple of {self.alpha} frames (got {clip.shape[2]}): "

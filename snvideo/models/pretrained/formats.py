@@ -1,8 +1,7 @@
-"""Weight formats of other libraries: their names for the same layers, and what they leave unsaid.
+"""Weight formats of other libraries: their names for the same layers, and facts of their networks.
 
-A format is identified by names that it alone has, or refused. Names are translated to the canonical
-ones of `models.pretrained.name_mapping`; a tensor of unknown name keeps it, so that no layer loads
-it and it is reported.
+A format is identified by names that it alone has. Names are translated to the canonical ones of
+`models.pretrained.name_mapping`; a tensor of unknown name keeps it, and is reported.
 """
 
 from __future__ import annotations
@@ -81,18 +80,13 @@ def identify(contents: Contents, origin: str) -> WeightsSource:
         name.removeprefix("module.").removeprefix("_orig_mod."): tensor  # of wrappers
         for name, tensor in contents.tensors.items()
     }
+    fields = {name.rpartition(".")[2] for name in tensors}
+    norm: NormKind
+    norm = "sn" if "mean_logits" in fields else "bn" if "running_mean" in fields else "gn"
     for name, known in _FORMATS.items():
         if any(re.search(known.pattern, tensor) for tensor in tensors):
-            source = WeightsSource(
-                origin,
-                name,
-                tensors,
-                _norm_kind(tensors),
-                known.mean_std,
-                contents.sha256,
-                canonical_names=known.canonical_names,
-            )
-            return known.translate(source, contents)
+            facts = norm, known.mean_std, contents.sha256, known.canonical_names
+            return known.translate(WeightsSource(origin, name, tensors, *facts), contents)
     some = ", ".join(list(contents.tensors)[:3])
     raise SnvideoError(
         f"{origin}: no known format has tensors such as {some}; known are ResNets of torchvision, "
@@ -104,11 +98,6 @@ def identify(contents: Contents, origin: str) -> WeightsSource:
 _KINDS: dict[str, NormKind] = {"sn": "sn", "syncsn": "sn", "gn": "gn", "ln": "ln", "in": "in"}
 
 
-def _norm_kind(tensors: Mapping[str, Tensor]) -> NormKind:
-    fields = {name.rpartition(".")[2] for name in tensors}
-    return "sn" if "mean_logits" in fields else "bn" if "running_mean" in fields else "gn"
-
-
 def _rename(source: WeightsSource, translate: Callable[[str], str]) -> dict[str, Tensor]:
     return {translate(name): tensor for name, tensor in source.tensors.items()}
 
@@ -117,6 +106,7 @@ def _rename(source: WeightsSource, translate: Callable[[str], str]) -> dict[str,
 
 _STEM = {"conv1": "stem.conv", "bn1": "stem.norm", "sn1": "stem.norm", "fc": "head"}
 _LETTER = {"1": "a", "2": "b", "3": "c"}
+_KIND = {"conv": "conv", "bn": "norm", "sn": "norm"}
 
 
 def _image_name(name: str) -> str:
@@ -131,7 +121,7 @@ def _image_name(name: str) -> str:
     if part == "downsample.":
         layer = "shortcut.conv" if number == "0" else "shortcut.norm"
     else:
-        layer = f"{'conv' if part == 'conv' else 'norm'}_{_LETTER.get(number, number)}"
+        layer = f"{_KIND[part]}_{_LETTER.get(number, number)}"
     return f"res{int(stage) + 1}.{block}.{layer}.{field}"
 
 
@@ -182,13 +172,10 @@ def _pyslowfast_name(name: str) -> str:
     module, _, field = name.rpartition(".")
     if module == "head.projection":
         return f"head.{field}"
-    found = re.fullmatch(r"s1\.pathway(\d)_stem\.(conv|bn)", module)
-    if found:
-        layer = "conv" if found[2] == "conv" else "norm"
-        return f"pathway{found[1]}.stem.{layer}.{field}"
-    found = re.fullmatch(r"s([1-4])_fuse\.(conv_f2s|bn)", module)
-    if found:
-        return f"fuse{found[1]}.{'conv' if found[2] == 'conv_f2s' else 'norm'}.{field}"
+    if found := re.fullmatch(r"s1\.pathway(\d)_stem\.(conv|bn)", module):
+        return f"pathway{found[1]}.stem.{_KIND[found[2]]}.{field}"
+    if found := re.fullmatch(r"s([1-4])_fuse\.(conv_f2s|bn)", module):
+        return f"fuse{found[1]}.{_KIND[found[2].removesuffix('_f2s')]}.{field}"
     found = re.fullmatch(r"s([2-5])\.pathway(\d)_res(\d+)\.(branch1|branch2\.[abc])(_bn)?", module)
     if not found:
         return name
@@ -227,7 +214,12 @@ def _pyslowfast_data(text: Any) -> Mapping[str, Any]:
         data = yaml.safe_load(text)["DATA"] if isinstance(text, str) else None
     except (yaml.YAMLError, ValueError, TypeError, KeyError):
         data = None
-    return data if isinstance(data, Mapping) else {}
+    return _mapping(data)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The value if it is a mapping, or an empty one."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _rgb(value: Any) -> RGB | None:
@@ -247,16 +239,14 @@ def _mmaction_name(name: str) -> str:
     )
     if found:
         pathway, stage, block, part, number, kind = found.groups()
-        kind = "norm" if kind == "bn" else kind
-        pathway = (pathway or "").replace("_path", "")
+        kind, pathway = _KIND[kind], (pathway or "").replace("_path", "")
         if stage is None:
             return f"{pathway}stem.{kind}.{field}"
         layer = f"shortcut.{kind}" if part == "downsample" else f"{kind}_{_LETTER[number]}"
         return f"{pathway}res{int(stage) + 1}.{block}.{layer}.{field}"
     found = re.fullmatch(r"backbone\.slow_path\.(?:conv1|layer(\d))_lateral\.(conv|bn)", module)
     if found:
-        kind = "norm" if found[2] == "bn" else found[2]
-        return f"fuse{int(found[1] or 0) + 1}.{kind}.{field}"
+        return f"fuse{int(found[1] or 0) + 1}.{_KIND[found[2]]}.{field}"
     return name
 
 
@@ -272,10 +262,8 @@ def _mmaction(source: WeightsSource, contents: Contents) -> WeightsSource:
         weight, last = (translated.get(x) for x in ("head.weight", "fast.res5.0.conv_c.weight"))
         if weight is not None and last is not None and weight.dim() == 2 and last.dim() == 5:
             translated["head.weight"] = weight.roll(-len(last), 1)
-    meta = contents.extra.get("meta")
-    meta = meta if isinstance(meta, Mapping) else {}
-    dataset = meta.get("dataset_meta")
-    names = dataset.get("classes") if isinstance(dataset, Mapping) else None
+    meta = _mapping(contents.extra.get("meta"))
+    names = _mapping(meta.get("dataset_meta")).get("classes")
     config = meta.get("cfg")
     stated = re.search(r"conv1_stride_t=(\d)", config) if isinstance(config, str) else None
     stem = translated.get("stem.conv.weight")
@@ -284,9 +272,8 @@ def _mmaction(source: WeightsSource, contents: Contents) -> WeightsSource:
     if stem is not None and stem.dim() == 4:
         notes = (f"the first pool of mmaction2's C2D is not padded, here it is: {_POOLS}",)
     elif stem is not None and stem.dim() == 5:
-        is_i3d = stem.shape[2] == 5
-        stride = 2 if is_i3d else 1  # of all of its published ones
-        if is_i3d:
+        stride = 2 if stem.shape[2] == 5 else 1  # of all of its published ones
+        if stride == 2:
             notes = (f"the first pool of mmaction2's I3D sees one frame, here three: {_POOLS}",)
     return source._replace(
         tensors=translated,

@@ -24,8 +24,7 @@ from snvideo.models.pretrained.native import check_strides
 from snvideo.models.registry import BACKBONES, create_model
 from snvideo.norm import SwitchNorm
 
-_COUNTER = "num_batches_tracked"
-"""Of norms: means nothing in another training, and is left as it is."""
+_COUNTER = "num_batches_tracked"  # of norms: means nothing in another training, and stays
 _LOGITS = ("mean_logits", "var_logits")
 _NORM_FIELDS = ("weight", "bias", "running_mean", "running_var", *_LOGITS)
 _NEW_HEAD = "start the classifier anew with model.weights.head=new"
@@ -41,8 +40,7 @@ def load_weights_into(
 ) -> LoadReport:
     """Start a network from weights.
 
-    Every layer but the classifier has to be there, and nothing else: a convolution that would stay
-    random, or weights that no layer takes, are an error, and then the network is as it was.
+    Every layer but the classifier has to be there, and nothing else. An error changes nothing.
 
     Args:
         model: changed in place; its classifier and, where configured, its norms stay as they are.
@@ -80,10 +78,11 @@ class _Loader:
         self.entries: list[TensorEntry] = []
         self.used: set[str] = set()
         self.missing: list[str] = []
-        self.shapes: list[str] = []
+        self.shapes: list[str] = []  # that do not fit
         self.new_classes = 0
 
     def load(self) -> LoadReport:
+        """Load all that fits, or raise a SnvideoError."""
         source = self.source
         for name, tensor in self.tensors.items():
             if not tensor.is_floating_point() and not name.endswith(_COUNTER):
@@ -111,14 +110,12 @@ class _Loader:
                     f"{self.origin}: {name} has values that are not finite: the file is damaged, "
                     "or its training had gone wrong"
                 )
-        state = self.model.state_dict()
-        state.update(self.new)
-        self.model.load_state_dict(state)
+        self.model.load_state_dict(self.model.state_dict() | self.new)
         facts = source.origin, source.format, source.sha256
         return LoadReport(*facts, tuple(self.entries), source.notes, self.new_classes)
 
     def _source_tensors(self) -> dict[str, Tensor]:
-        """Tensors of the source by the names of the network; others keep their own."""
+        """Tensors of the source by the names of the network."""
         if not self.source.canonical_names:
             return dict(self.source.tensors)
         layers = canonical_layers(self.model)
@@ -127,11 +124,12 @@ class _Loader:
                 f"{self.origin} ({self.source.format}) can start C2D, I3D, Slow and SlowFast, not "
                 f"{self.name}"
             )
-        found = {}
-        for name, tensor in self.source.tensors.items():
-            layer, _, field = name.rpartition(".")
-            found[f"{layers[layer]}.{field}" if layer in layers else name] = tensor
-        return found
+
+        def own_name(name: str) -> str:
+            layer, dot, field = name.rpartition(".")
+            return layers.get(layer, layer) + dot + field
+
+        return {own_name(name): tensor for name, tensor in self.source.tensors.items()}
 
     def _load_layers(self) -> None:
         """All layers but the classifier."""
@@ -147,8 +145,7 @@ class _Loader:
 
     def _load_weight(self, name: str, own: Tensor) -> None:
         """A kernel or a bias."""
-        found = self.tensors.get(name)
-        if found is None:
+        if (found := self.tensors.get(name)) is None:
             self.missing.append(name)
             return
         self.used.add(name)
@@ -160,7 +157,10 @@ class _Loader:
             self.new[name] = found
             self.entries.append(TensorEntry(name, "loaded", own.numel()))
         else:
-            self.shapes.append(f"{name}: {_shape(found)} there, {_shape(own)} here")
+            self._note_shapes(name, found, own)
+
+    def _note_shapes(self, name: str, found: Tensor, own: Tensor) -> None:
+        self.shapes.append(f"{name}: {_shape(found)} there, {_shape(own)} here")
 
     def _load_norm(self, name: str, layer: nn.Module) -> None:
         own = {field: t for field, t in layer.state_dict().items() if field != _COUNTER}
@@ -177,8 +177,7 @@ class _Loader:
             return  # an error later, unless a worse one is found
         for field, value in convert_norm_fields(found, layer, self.origin).items():
             if value.shape != own[field].shape:
-                shapes = f"{_shape(value)} there, {_shape(own[field])} here"
-                self.shapes.append(f"{name}.{field}: {shapes}")
+                self._note_shapes(f"{name}.{field}", value, own[field])
                 return
             self.new[f"{name}.{field}"] = value
             self._report(name, {field: value}, "loaded")
@@ -204,11 +203,8 @@ class _Loader:
     def _mismatches(self) -> str:
         """Tensors that are missing, too many, or of other shape; empty if all fits."""
         heads = {f"{self.head}.weight", f"{self.head}.bias", "head.weight", "head.bias"}
-        spare = [
-            name
-            for name in self.tensors
-            if name not in self.used | heads and not name.endswith(_COUNTER)
-        ]
+        rest = self.tensors.keys() - self.used - heads
+        spare = [x for x in self.tensors if x in rest and not x.endswith(_COUNTER)]
         found = {"missing": self.missing, "too many": spare, "of other shape": self.shapes}
         return ", ".join(f"{len(x)} {what} (such as {x[0]})" for what, x in found.items() if x)
 
@@ -226,14 +222,12 @@ class _Loader:
                 return not loader._mismatches()
             return False
 
-        if fits(self.model):
-            return None
-        for name in BACKBONES:
+        def build(name: str) -> nn.Module:
             with torch.device("meta"):
-                model = create_model(name, len(self.classes))
-            if fits(model):
-                return name
-        return None
+                return create_model(name, len(self.classes))
+
+        found = (name for name in BACKBONES if fits(build(name)))
+        return None if fits(self.model) else next(found, None)
 
     def _check_strides(self) -> None:
         source = self.source
@@ -312,9 +306,8 @@ def inflate(kernel: Tensor, frames: int, rule: Literal["repeat", "centre"]) -> T
         kernel: (out, in, H, W).
         frames: of the new kernel.
         rule: "repeat" puts the kernel into every frame and divides it by their number (Carreira &
-            Zisserman, arXiv 1705.07750, section 2.4). Padding in time is black, so the first and
-            last frames of a still clip come out darker than the others. "centre" puts it into the
-            middle frame alone: every frame of any clip comes out as from the 2D network.
+            Zisserman, arXiv 1705.07750, section 2.4), which darkens the first and last frames, as
+            padding in time is black; "centre" puts it into the middle frame alone.
 
     Returns:
         (out, in, frames, H, W).
@@ -341,8 +334,7 @@ def norm_mismatch(source: NormKind, layer: nn.Module) -> str | None:
     """The reason why a layer cannot load a norm, and the remedy; None if it can.
 
     One of the same kind can. A Batch Normalization may become a Switchable one that leans to its
-    batch part: it then computes nearly the same, as far as it leans. All other changes of kind
-    would keep numbers and lose their meaning.
+    batch part, and then computes nearly the same.
     """
     kind = norm_kind(layer)
     if source == kind:

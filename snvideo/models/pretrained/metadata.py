@@ -37,7 +37,7 @@ class Preprocessing(Section):
 
 
 class WeightsMetadata(Section):
-    """Everything about a network and its weights that the tensors do not say."""
+    """Facts of a network and its weights that the tensors do not say."""
 
     architecture: str
     """One of `snvideo.models.BACKBONES`."""

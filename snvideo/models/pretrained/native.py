@@ -81,11 +81,10 @@ def read_metadata(contents: Contents, path: Path) -> WeightsMetadata | None:
     stored = contents.extra.get(METADATA_KEY)
     if stored is None:
         return None
+    section = WeightsMetadata
+    validate = section.model_validate_json if isinstance(stored, str) else section.model_validate
     try:
-        if isinstance(stored, str):
-            metadata = WeightsMetadata.model_validate_json(stored)
-        else:
-            metadata = WeightsMetadata.model_validate(stored)
+        metadata = validate(stored)
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, one["loc"])) or "the whole" for one in error.errors())
         raise SnvideoError(

@@ -36,9 +36,7 @@ class Contents(NamedTuple):
 
 
 def read_weights(path: Path) -> Contents:
-    """Read tensors and plain values.
-
-    The kind of file shows in its first bytes; the name does not count.
+    """Read tensors and plain values; the kind of file shows in its first bytes.
 
     Args:
         path: safetensors, or a file of torch.save, of any version.
