@@ -233,7 +233,8 @@ class TrainDataset(VideoDataset[TrainSample]):
                 unreadable.append((video.name, str(error)))
                 continue
             view = self.config.train
-            crop = sampling.random_crop(rng, *frames.shape[1:3], view)
+            height, width = frames.shape[1:3]
+            crop = sampling.random_crop(rng, height, width, view)
             shown = cut(frames, crop, view.crop)
             augmentation = sample_augmentation(rng, view)
             yield TrainSample(shown, augmentation, video.label, unreadable, row, numbers)
@@ -288,7 +289,7 @@ class EvalDataset(VideoDataset[EvalSample]):
     def _views(self, frames: np.ndarray, clips: Tensor) -> VideoViews:
         """Cut out all that any crop shows, resize it once, and say where the crops lie in it."""
         view = self.view
-        crops = sampling.even_crops(*frames.shape[1:3], view)
+        crops = sampling.even_crops(frames.shape[1], frames.shape[2], view)
         (top, left, side), (bottom, right, _) = crops[0], crops[-1]  # they lie in a row
         scale = view.crop / side
         shown = frames[:, top : bottom + side, left : right + side]

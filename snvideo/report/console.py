@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+REFRESH = 0.1
+"""Seconds between two drawings of a progress bar."""
 
 ShowProgress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
@@ -62,15 +66,21 @@ def progress(
         console=out or console(stderr=True),
         transient=transient,
         disable=disable,
+        auto_refresh=False,  # by a thread, beside which worker processes could not be forked safely
     )
     steps: dict[str, TaskID] = {}
+    refreshed = 0.0
 
     def show(step: str, done: int, total: int) -> None:
+        nonlocal refreshed
         bars.start()
         if step in steps:
             bars.update(steps[step], completed=done)
         else:
             steps[step] = bars.add_task(step, total=total, completed=done)
+        if (now := time.monotonic()) - refreshed >= REFRESH:
+            bars.refresh()
+            refreshed = now
 
     try:
         yield show
