@@ -64,7 +64,7 @@ def _load(path: str | Path, overrides: Sequence[str]) -> tuple[RunConfig, StudyC
     try:
         file = _File.model_validate(values)
     except ValidationError as error:
-        problems = [_explain(dict(problem)) for problem in error.errors()]
+        problems = [_explain(problem) for problem in error.errors()]
         raise SnvideoError(f"{path}: {'; '.join(problems)}") from None
     return RunConfig(**{name: getattr(file, name) for name in RunConfig.model_fields}), file.study
 
