@@ -34,15 +34,18 @@ class MemoryFile:
         return MemoryFile, (reduction.DupFd(self.file.fileno()),)
 
     def close(self) -> None:
+        """Close this process's end."""
         self.file.close()
 
     def write(self, data: bytes, tensors: Sequence[Any]) -> None:
+        """Write what `dump` returned."""
         with open(self.file.fileno(), "wb", closefd=False) as file:
             file.seek(0)
             for part in (data, *map(_bytes_of, tensors)):
                 file.write(part)
 
     def read(self, pin: bool = False) -> Any:
+        """Read the value that was written, its tensors in page-locked memory if `pin`."""
         with open(self.file.fileno(), "rb", closefd=False) as file:
             file.seek(0)
             unpickler = _Unpickler(file, pin)

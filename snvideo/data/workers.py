@@ -290,7 +290,7 @@ class _Worker(Generic[Task]):
         return kind == _DONE
 
     def cause(self) -> str:
-        """How the process died, in words."""
+        """The way in which the process died, in words."""
         if self.timed_out():
             return "stood still and was killed" if self.stuck else "timed out"
         code = self.process.exitcode or 0
@@ -300,7 +300,7 @@ class _Worker(Generic[Task]):
         return self.stuck or os.fstat(self._trace.file.fileno()).st_size > 0
 
     def armed(self) -> float:
-        """When the watchdog was last armed, by the monotonic clock."""
+        """Time at which the watchdog was last armed, by the monotonic clock."""
         return os.fstat(self._trace.file.fileno()).st_atime_ns / 1e9
 
 
