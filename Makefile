@@ -7,7 +7,7 @@ GPU_PYTHON ?= $(PYTHON)
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install demo test lint format docs wheel gpu clean
+.PHONY: install demo test test-process coverage lint format docs wheel gpu clean
 .DELETE_ON_ERROR:
 
 install: $(installed)
@@ -25,7 +25,14 @@ demo: $(installed)
 
 # Waiting threads that spin would starve the processes that some tests start.
 test: $(installed) lint
-	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m pytest -n auto --dist worksteal
+	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m pytest -n auto --dist loadfile
+
+# What starts whole processes, and is left out of `make test`.
+test-process: $(installed)
+	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m pytest -n auto --dist loadfile -m process
+
+coverage: $(installed)
+	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m pytest -n auto --dist loadfile --cov=snvideo --cov-report=term:skip-covered
 
 lint: $(installed)
 	$(bin)/ruff check .

@@ -71,6 +71,7 @@ def test_a_geometry_that_does_not_divide_is_one_line(toy, tmp_path):
     assert "snvideo: batch.gpus 3 does not divide among 2 processes: start 1, 3" in printed
 
 
+@pytest.mark.process
 def test_train_evaluate_compare_and_report(snvideo, toy, tmp_path):
     """The four commands after one another, with two norms at one geometry."""
     run_config(toy, tmp_path / "study")
@@ -100,6 +101,7 @@ def test_train_evaluate_compare_and_report(snvideo, toy, tmp_path):
     assert code == 2 and "name others by --checkpoint" in printed
 
 
+@pytest.mark.process
 def test_a_failed_run_is_an_exit_code(snvideo, toy, tmp_path):
     run_config(toy, tmp_path / "study")
     overrides = ["data.index=none.csv", "study.batches=[{gpus: 2, clips_per_gpu: 4}]"]

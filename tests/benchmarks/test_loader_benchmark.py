@@ -18,6 +18,8 @@ from snvideo.data.sampling import TRAIN
 from snvideo.data.toy import make_toy_kinetics
 from tests.data.videos import frame_number, write_video
 
+pytestmark = pytest.mark.process
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RIVALS = {"snvideo", "snvideo (decord)", "bare decord", "mmaction2"}
 RIVALS |= {"pytorchvideo (pyav)", "pytorchvideo (decord)"}

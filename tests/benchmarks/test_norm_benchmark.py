@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "norm.py"
 RIVALS = {"BatchNorm3d", "GroupNorm", "SwitchNorm3d", "textbook SN", "textbook SN / SwitchNorm3d"}
 FORMATS = {"contiguous", "channels_last_3d"}

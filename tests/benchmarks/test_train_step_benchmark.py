@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "train_step.py"
 NORMS = {"bn", "sn", "gn"}
 SWITCHES = {

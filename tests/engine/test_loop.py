@@ -170,6 +170,7 @@ def test_a_disk_that_is_too_small_is_seen_at_the_start(toy, small_disk, tmp_path
     assert not (small_disk / "run/metrics.jsonl").exists()
 
 
+@pytest.mark.process
 def test_a_disk_that_fills_up_costs_checkpoints_and_nothing_else(
     toy, small_disk, tmp_path, caplog, monkeypatch
 ):

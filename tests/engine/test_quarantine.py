@@ -28,7 +28,7 @@ def fates_of(toy: Path) -> dict[str, str]:
 
 
 def options(*more: str) -> tuple[str, ...]:
-    return ("data.timeout=2", f"optim.epochs={EPOCHS}", "statistics.batches=2", *more)
+    return ("data.timeout=5", f"optim.epochs={EPOCHS}", "statistics.batches=2", *more)
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -79,6 +79,7 @@ def test_alone(toy, tmp_path, harmless, monkeypatch):
 
 
 @pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.process
 def test_two_processes(toy, tmp_path, harmless, start_method):
     output = tmp_path / "run"
     more = (f"data.start_method={start_method}", "data.workers=1")

@@ -330,6 +330,7 @@ def kill_in(
     print(f"killed in its {phase}: {lines_in(run)} lines, a checkpoint of step {saved(run)}")
 
 
+@pytest.mark.process
 def test_killed_twice(videos, tmp_path, whole_sn, rng):
     run = tmp_path / "run"
     run_config(videos, run, *OPTIONS)
@@ -378,6 +379,7 @@ def stopped_at(run: Path) -> int:
 @pytest.mark.parametrize(
     ("number", "workers"), [(signal.SIGTERM, 4), (signal.SIGINT, 0)], ids=["SIGTERM", "SIGINT"]
 )
+@pytest.mark.process
 def test_asked_to_stop_between_steps(videos, tmp_path, whole_sn, number, workers):
     run = tmp_path / "run"
     run_config(videos, run, *OPTIONS, "log.checkpoint_minutes=null", f"data.workers={workers}")
@@ -405,6 +407,7 @@ SELDOM = pytest.mark.slow
         pytest.param(signal.SIGINT, 1, False, marks=SELDOM),
     ],
 )
+@pytest.mark.process
 def test_a_validation_is_broken_off(videos, tmp_path, whole_sn, number, workers, everybody):
     """Of videos that take a minute each."""
     run = tmp_path / "run"
@@ -461,6 +464,7 @@ def test_torchrun_is_killed(videos, tmp_path, whole_on_two, rng, phase):
     assert_ended_alike(run, whole_on_two)
 
 
+@pytest.mark.process
 def test_a_lost_process_is_started_again(videos, tmp_path, whole_on_two, rng):
     run = tmp_path / "run"
     run_config(videos, run, *OPTIONS, "model.norm.name=bn")
@@ -480,6 +484,7 @@ def test_a_lost_process_is_started_again(videos, tmp_path, whole_on_two, rng):
 
 
 @pytest.mark.parametrize("processes", [(1, 2), (2, 1)])
+@pytest.mark.process
 def test_going_on_with_another_number_of_processes(videos, tmp_path, whole_sn, processes, rng):
     """Not with bn: small groups amplify what is rounding at first to a percent in a dozen steps."""
     run = tmp_path / "run"

@@ -120,6 +120,7 @@ def test_a_run_goes_on_without_the_weights_it_started_from(bn, toy, tmp_path):
     assert last_state(run)["started_from"] == whole.started_from
 
 
+@pytest.mark.process
 def test_two_processes_start_from_the_same(bn, toy, tmp_path):
     alone, together = tmp_path / "one", tmp_path / "two"
     for output, processes in ((alone, 1), (together, 2)):

@@ -98,6 +98,7 @@ def test_class_count_must_match_the_checkpoint(finished, toy, tmp_path):
         evaluate(config.model_copy(update={"data": data}), finished)
 
 
+@pytest.mark.process
 def test_it_learns_its_training_clips(toy, tmp_path):
     """Sixty steps on 48 easy videos bring the loss well below chance (ln 8 = 2.08)."""
     overrides = (
@@ -146,6 +147,7 @@ def played(toy, tmp_path_factory) -> dict[tuple[str, str], dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.process
 def test_it_is_all_one_who_plays_the_groups(played, norm):
     """Ghost groups, accumulated passes, two processes and four: the same weights and statistics,
     with dropout, after four steps."""

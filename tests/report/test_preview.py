@@ -38,6 +38,7 @@ def test_a_video_that_is_not_there_is_one_line(toy, tmp_path):
         views_png(config, 16)
 
 
+@pytest.mark.process
 def test_commands(toy, tmp_path):
     run_config(toy, tmp_path / "run")
 

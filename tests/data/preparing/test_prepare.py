@@ -269,6 +269,7 @@ def test_one_video_compared(tmp_path: Path) -> None:
     assert min(found["milliseconds_before"]) > 0
 
 
+@pytest.mark.process
 def test_the_program(root: Path, tmp_path: Path) -> None:
     index, out = index_of(root), tmp_path / "out"
     (root / "kick" / "b.mkv").write_bytes(b"no video any more")

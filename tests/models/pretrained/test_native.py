@@ -156,6 +156,7 @@ def test_a_card_says_how_good_it_is_and_how_to_use_it():
 
 
 @pytest.mark.parametrize(("suffix", "norm"), [("pt2", "bn"), ("onnx", "sn")])
+@pytest.mark.process
 def test_exported_programs_compute_what_the_network_does(tmp_path, suffix, norm):
     model = network(norm=norm)
     loaded = LoadedModel(model, about(model, norm=norm))
