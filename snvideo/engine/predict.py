@@ -163,7 +163,7 @@ class _Predictor:
                 yield Prediction(given[name], reason=probe.reason)
         if not rows:
             return
-        index = ClipIndex.from_rows(rows, labels=[""], root=Path("/"))
+        index = ClipIndex(rows, "predict", labels=[""], root=Path("/"))
         clips, crops = self.config.test.clips, self.config.test.crops
         config = self.config.model_copy(update={"workers": min(workers, len(index))})
         dataset = EvalDataset(index, config, clips, crops)

@@ -63,8 +63,7 @@ def _probed(path: Path) -> Video:
     found = probe(path, "packets")
     if found.status != "ok":
         raise DecodeError(found.reason)
-    values = {name: value for name, value in found._asdict().items() if name in Video._fields}
-    return Video(path=path, label=0, name=str(path), **values)
+    return Video.of(found, path, label=0, name=str(path))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """Summary of a clip index, counted in one pass over its rows."""
 
-import math
 import posixpath
 from array import array
 from collections import Counter, defaultdict
@@ -10,14 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from snvideo.data.config import ClipConfig
-from snvideo.data.index import STATUSES, IndexRow, read_meta, read_rows
+from snvideo.data.index import STATUSES, read_meta, read_rows
 from snvideo.data.indexing.sources import SPLITS
 from snvideo.data.sampling import is_short
 from snvideo.errors import SnvideoError
 
 Counts = Counter[str]
-_LEAST = {"frames": 1, "width": 1, "height": 1, "fps": 1e-3, "seconds": 0}
-"""Least values of a usable video that make sense."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +70,17 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
         SnvideoError: if a file is missing or malformed, or the index has no rows.
     """
     labels = read_meta(path)[1]
-    videos: Counter[tuple[str, int, str]] = Counter()
+    counts: defaultdict[str, np.ndarray] = defaultdict(
+        lambda: np.zeros((len(labels), len(STATUSES)), np.int64)
+    )
     seconds: defaultdict[str, float] = defaultdict(float)
     size, short = Counts(), Counts()
     numbers = {name: array("d") for name in ("seconds", "frames", "fps")}
     sizes: Counter[tuple[int, int]] = Counter()
     kinds = {name: Counts() for name in ("container", "decoder", "seekable", "rotation")}
     reasons = {status: Counts() for status in STATUSES}
-    for line, row in enumerate(read_rows(path), 2):
-        if problem := _problem(row, len(labels)):
-            raise SnvideoError(f"index {path} line {line}: {problem}: correct it or build it again")
-        videos[row.split, row.label, row.status] += 1
+    for row in read_rows(path, len(labels)):
+        counts[row.split][row.label, STATUSES.index(row.status)] += 1
         if row.status != "ok":
             reasons[row.status][row.reason or "no reason given"] += 1
             continue
@@ -98,43 +95,20 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
         kinds["decoder"][row.decoder] += 1
         kinds["seekable"]["yes" if row.seekable else "no"] += 1
         kinds["rotation"][f"{row.rotation}°"] += 1
-    if not videos:
+    if not counts:
         raise SnvideoError(f"index {path}: it has no videos: build it again")
-    counts = _arrays(videos, len(labels))
+    usual = list(dict.fromkeys(SPLITS.values()))  # the usual splits come first
+    splits = sorted(counts, key=lambda name: ([*usual, name].index(name), name))
     return IndexSummary(
         path=path,
         labels=labels,
         clip=clip,
-        counts=counts,
-        seconds={split: seconds[split] for split in counts},
-        bytes={split: size[split] for split in counts},
-        short={split: short[split] for split in counts},
+        counts={split: counts[split] for split in splits},
+        seconds={split: seconds[split] for split in splits},
+        bytes={split: size[split] for split in splits},
+        short={split: short[split] for split in splits},
         numbers={name: np.frombuffer(values) for name, values in numbers.items()},
         sizes=sizes,
         kinds={"resolution": Counts({f"{w}x{h}": n for (w, h), n in sizes.items()}), **kinds},
         reasons=reasons,
     )
-
-
-def _problem(row: IndexRow, labels: int) -> str:
-    """Reason why a row makes no sense, or nothing."""
-    if row.status not in STATUSES:
-        return f"status is {row.status!r}, expected one of {', '.join(STATUSES)}"
-    if not 0 <= row.label < labels:
-        return f"label is {row.label}, expected 0 to {labels - 1}"
-    if row.status == "ok":
-        for name, least in _LEAST.items():
-            if not least <= (value := getattr(row, name)) < math.inf:
-                return f"{name} of a usable video is {value}"
-    return ""
-
-
-def _arrays(videos: Counter[tuple[str, int, str]], labels: int) -> dict[str, np.ndarray]:
-    """Counts of each split by label and status, the usual splits first."""
-    usual = list(dict.fromkeys(SPLITS.values()))
-    splits = {split for split, _, _ in videos}
-    order = [split for split in usual if split in splits] + sorted(splits - {*usual})
-    counts = {split: np.zeros((labels, len(STATUSES)), np.int64) for split in order}
-    for (split, label, status), number in videos.items():
-        counts[split][label, STATUSES.index(status)] = number
-    return counts

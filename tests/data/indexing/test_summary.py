@@ -130,26 +130,9 @@ def test_indexes_that_cannot_be_counted(tmp_path: Path) -> None:
         summarize_index(tmp_path / "none.csv")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"label": 3}, r"line 3: label is 3, expected 0 to 2: correct it"),
-        ({"label": -1}, r"line 3: label is -1, expected 0 to 2"),
-        ({"status": "fine"}, r"line 3: status is 'fine', expected one of ok, missing, broken"),
-        ({"frames": 0}, r"line 3: frames of a usable video is 0"),
-        ({"seconds": "nan"}, r"line 3: seconds of a usable video is nan"),
-        ({"fps": "inf"}, r"line 3: fps of a usable video is inf"),
-        ({"width": "wide"}, r"line 3: .*'wide'"),
-    ],
-)
-def test_bad_values_are_named_by_line(tmp_path: Path, change: dict, message: str) -> None:
-    with pytest.raises(SnvideoError, match=message):
-        summarize_index(write(tmp_path, [ROW, ROW._replace(**change)]))
-
-
 def test_rows_are_not_kept(tmp_path: Path) -> None:
     peaks = []
-    for number in (5_000, 10_000):
+    for number in (1_500, 4_500):
         names = (f"some_class_name/{k:011d}_000000_000010.mp4" for k in range(number))
         path = write(tmp_path, (ROW._replace(path=name) for name in names))
         tracemalloc.start()
@@ -158,5 +141,5 @@ def test_rows_are_not_kept(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert found.usable == number
         peaks.append(peak)
-    assert peaks[1] - peaks[0] < 60 * 5_000  # 24 bytes a row, and a buffer may move as it grows
+    assert peaks[1] - peaks[0] < 60 * 3_000  # 24 bytes a row, and a buffer may move as it grows
     assert peaks[1] < 3e6

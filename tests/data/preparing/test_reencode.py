@@ -35,8 +35,7 @@ def encode(source: Path, out: Path, settings: EncoderSettings = QUICK) -> tuple[
 
 
 def video(path: Path, found: Probe) -> Video:
-    values = {name: value for name, value in found._asdict().items() if name in Video._fields}
-    return Video(path=path, label=0, name=path.name, **values)
+    return Video.of(found, path, label=0, name=path.name)
 
 
 KINDS = {
