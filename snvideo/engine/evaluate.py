@@ -85,7 +85,8 @@ def refresh_statistics(
     Returns:
         the number of groups; 0 if the model has no statistics or the config keeps moving averages.
     """
-    if not tracking_layers(model) or not config.statistics.batches:
+    layers = tracking_layers(model, frozen=False)  # frozen parts keep their statistics, too
+    if not layers or not config.statistics.batches:
         return 0
     passes = ((epoch, group) for group in plan.statistics(len(index), config.statistics.batches))
     stream = sampling.STATISTICS
@@ -93,7 +94,7 @@ def refresh_statistics(
     layout = memory_format(config.speed)
     inputs = (train_input(batch, config.data, world.device, layout) for batch in batches)
     with autocast(config.speed, world.device):
-        return average_statistics(model, inputs, config.statistics.kind)
+        return average_statistics(model, inputs, config.statistics.kind, layers)
 
 
 @torch.inference_mode()

@@ -51,7 +51,7 @@ def describe_weights(
         strides=layer_strides(model),
         norm=config.model.norm.name,
         use_batch=has_batch_part(model),
-        statistics=statistics if tracking_layers(model) else None,
+        statistics=statistics if tracking_layers(model, frozen=False) else None,
         classes=tuple(classes),
         preprocessing=Preprocessing(mean=mean, std=std, **data.clip.model_dump(), **sizes),
         started_from=started_from,

@@ -100,7 +100,7 @@ class Trainer:
         self.finite_check = FiniteCheck(
             optim.non_finite, self.device, self.train_index, scaled=self.scaler.is_enabled()
         )
-        self.tracking = tracking_layers(self.model)
+        self.tracking = tracking_layers(self.model, frozen=False)
         self.dropouts = [m for m in self.model.modules() if isinstance(m, ClipDropout) and m.p]
         self._train_mode()
         self.progress = Progress()

@@ -7,9 +7,9 @@ from snvideo.norm.importance import Importance, importance, importance_table
 from snvideo.norm.statistics import (
     average_statistics,
     kept_statistics,
-    one_update,
     tracking_layers,
 )
+from snvideo.norm.step_statistics import one_update
 from snvideo.norm.switch_norm import SwitchNorm, SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
 
 __all__ = [

@@ -46,12 +46,14 @@ class _Grouped(_BatchNorm):
             )
         batch_alone = x.new_full((3,), -float("inf"))  # filled there: a GPU is not waited for
         batch_alone[2].zero_()
+        tracked = self.track_running_stats
         return switch_norm(
             x,
-            *(self.running_mean, self.running_var, self.weight, self.bias),
+            *((self.running_mean, self.running_var) if tracked else (None, None)),
+            *(self.weight, self.bias),
             *(batch_alone, batch_alone),
             training=self.training,
-            momentum=update_momentum(self),
+            momentum=update_momentum(self) if tracked else 0.0,
             eps=self.eps,
             group_size=self.group_size,
             process_group=process_group,

@@ -1,9 +1,10 @@
-"""Batch statistics over more than one pass: for training steps of several passes, and evaluation.
+"""Batch statistics over more than one pass: their layers, and averages for evaluation.
 
 Layers are known by what they hold, running statistics, and not by their class, so every norm that
 keeps them takes part, whoever wrote it.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
@@ -11,32 +12,47 @@ from typing import Any, Literal, TypeAlias
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
+from snvideo.norm.batch_norm import BatchNorm1d
 from snvideo.norm.distributed import resolve_process_group
 from snvideo.norm.functional import batch_statistics
 from snvideo.norm.reference import BatchStatistics
 
 TrackingLayer: TypeAlias = Any
-"""A module with running_mean, running_var, num_batches_tracked and momentum, of any class."""
+"""A module with running_mean, running_var and momentum, of any class."""
 
 
-def tracking_layers(model: nn.Module) -> list[TrackingLayer]:
+def tracking_layers(model: nn.Module, *, frozen: bool = True) -> list[TrackingLayer]:
     """Layers whose running batch statistics are to be kept up to date, in the model's order.
 
-    Layers whose parameters are all frozen keep their statistics, too.
+    A layer behind a wrapper that shows its attributes (torch.compile, checkpoint wrappers) is
+    there once; one whose `track_running_stats` has been switched off is not.
+
+    Args:
+        model: any module.
+        frozen: include layers of which no parameter is trained, as in a teacher or an average of
+            weights.
     """
 
-    def tracks(module: nn.Module) -> bool:
+    def found(module: nn.Module) -> bool:
         own = list(module.parameters(recurse=False))
         is_trained = not own or any(parameter.requires_grad for parameter in own)
-        has_statistics = isinstance(getattr(module, "running_mean", None), Tensor)
-        return has_statistics and hasattr(module, "momentum") and is_trained
+        held = vars(module) | module._buffers  # not what a wrapper hands through
+        has_statistics = isinstance(held.get("running_mean"), Tensor)
+        return has_statistics and hasattr(module, "momentum") and (frozen or is_trained)
 
-    return [module for module in model.modules() if tracks(module)]
+    return [module for module in model.modules() if found(module) and is_tracking(module)]
+
+
+def is_tracking(layer: TrackingLayer) -> bool:
+    """True unless the layer's statistics have been switched off."""
+    return getattr(layer, "track_running_stats", True)
 
 
 @contextmanager
-def _momentum_one(layers: list[TrackingLayer]) -> Iterator[None]:
+def momentum_one(layers: list[TrackingLayer]) -> Iterator[None]:
     """Make running statistics the batch statistics of the last pass."""
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
@@ -52,7 +68,8 @@ def _momentum_one(layers: list[TrackingLayer]) -> Iterator[None]:
 def kept_statistics(layers: list[TrackingLayer]) -> Iterator[None]:
     """Restore the running statistics of the layers at the end."""
     names = ("running_mean", "running_var", "num_batches_tracked")
-    buffers = [b for layer in layers for n in names if (b := getattr(layer, n)) is not None]
+    held = (getattr(layer, name, None) for layer in layers for name in names)
+    buffers = [buffer for buffer in held if isinstance(buffer, Tensor)]
     kept = [buffer.clone() for buffer in buffers]
     try:
         yield
@@ -61,8 +78,8 @@ def kept_statistics(layers: list[TrackingLayer]) -> Iterator[None]:
             torch._foreach_copy_(buffers, kept)
 
 
-def _over_processes(sums: list[Tensor]) -> None:
-    """Add up tensors of one dtype over all processes, in place and in one message."""
+def add_over_processes(sums: list[Tensor]) -> None:
+    """Add up tensors over all processes, in place and in one message."""
     if sums and dist.is_available() and dist.is_initialized():
         flat = torch.cat([tensor.flatten() for tensor in sums])
         dist.all_reduce(flat)
@@ -70,76 +87,70 @@ def _over_processes(sums: list[Tensor]) -> None:
             tensor.copy_(total.view_as(tensor))
 
 
-class StepStatistics:
-    """Batch statistics of the passes of one optimizer step, see `one_update`."""
-
-    def __init__(self, buffers: list[Tensor]) -> None:
-        self._buffers, self.passes, self.cancelled = buffers, 0, False
-        self.sums: list[Tensor] = []
-
-    def collect(self) -> None:
-        """To be called after every forward pass."""
-        self.passes += 1
-        if not self.sums:
-            self.sums = [buffer.clone() for buffer in self._buffers]
-        else:
-            torch._foreach_add_(self.sums, self._buffers)
-
-    def cancel(self) -> None:
-        """Leave the running statistics as they were; all processes have to agree on it."""
-        self.cancelled = True
+def _has_own_forward(layer: TrackingLayer) -> bool:
+    """True for a Batch Normalization that may take its statistics over something else."""
+    known = _BatchNorm.forward, BatchNorm1d.forward
+    is_own = isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm)
+    return is_own and type(layer).forward not in known
 
 
-@contextmanager
-def one_update(layers: list[TrackingLayer]) -> Iterator[StepStatistics]:
-    """Make the passes of one optimizer step count as one update of the running statistics.
-
-    A step of k passes on W processes would otherwise move the running statistics k times, and
-    differently in each process. The update is the mean over passes and processes, entered with each
-    layer's own momentum.
+def _statistics_of_pass(layer: TrackingLayer, x: Tensor) -> BatchStatistics:
+    """Batch statistics that a layer took in the pass that it has just done, while training.
 
     Args:
-        layers: the result of `tracking_layers`.
+        layer: of any class; one that is not known takes them over its batch.
+        x: (N, C, ...), the layer's input; without N where nn.InstanceNorm takes it so.
     """
-    buffers = [b for layer in layers for b in (layer.running_mean, layer.running_var)]
-    found = StepStatistics(buffers)
-    with kept_statistics(layers), _momentum_one(layers):
-        yield found
-    if not found.sums or found.cancelled:
-        return
-    count = torch.full((1,), float(found.passes), device=buffers[0].device)
-    _over_processes([*found.sums, count])
-    torch._foreach_div_(found.sums, count[0])
-    for position, (buffer, mean) in enumerate(zip(buffers, found.sums, strict=True)):
-        buffer.lerp_(mean, layers[position // 2].momentum)
-    for layer in layers:
-        layer.num_batches_tracked.add_(1)
+    if _has_own_forward(layer):  # it has stored them, with momentum 1
+        count = x.numel() // layer.num_features
+        variance = layer.running_var.double() * ((count - 1) / count)
+        return BatchStatistics(layer.running_mean.double()[None], variance[None], count)
+    if isinstance(layer, _InstanceNorm):  # the mean over its samples' own
+        x = x.unsqueeze(0) if x.dim() == layer._get_no_batch_dim() else x
+        return batch_statistics(x, group_size=1)
+    process_group = getattr(layer, "process_group", None)
+    if isinstance(layer, nn.SyncBatchNorm):  # for which None is all processes
+        process_group = process_group or "world"
+    group_size = getattr(layer, "group_size", None)
+    return batch_statistics(x, group_size, resolve_process_group(process_group))
 
 
 class _LayerSums:
     """Sums over the groups that reached one layer, in float64."""
 
-    def __init__(self, layer: TrackingLayer) -> None:
-        zeros = torch.zeros_like(layer.running_mean, dtype=torch.float64)
+    def __init__(self, layer: TrackingLayer, kind: Literal["average", "population"]) -> None:
+        zeros = torch.zeros_like(layer.running_mean, dtype=torch.float64).flatten()
         self.mean, self.square, self.variance = zeros, zeros.clone(), zeros.clone()
         self.weight = zeros.new_zeros(1)
+        # Instance Normalization evaluates with the variance inside of a sample, not between them.
+        self.joins = kind == "population" and not isinstance(layer, _InstanceNorm)
 
     def tensors(self) -> list[Tensor]:
         """Every sum."""
         return [self.weight, self.mean, self.square, self.variance]
 
-    def add(self, batch: BatchStatistics, weight: float | Tensor) -> None:
-        """Enter every group of a batch with a weight."""
+    def add(self, batch: BatchStatistics) -> None:
+        """Enter every group of a batch."""
+        weight = batch.count if self.joins else 1
         self.weight += weight * len(batch.mean)
         self.mean += weight * batch.mean.sum(0)
         self.square += weight * batch.mean.square().sum(0)
         self.variance += weight * batch.variance.sum(0)
+
+    def store(self, layer: TrackingLayer) -> None:
+        """Make the sums the layer's running statistics."""
+        mean, square, variance = (total / self.weight for total in self.tensors()[1:])
+        if self.joins:
+            variance = variance + (square - mean.square()).clamp_min(0)
+        layer.running_mean.copy_(mean.view_as(layer.running_mean))
+        layer.running_var.copy_(variance.view_as(layer.running_var))
 
 
 def average_statistics(
     model: nn.Module,
     batches: Iterable[Tensor],
     kind: Literal["average", "population"] = "average",
+    layers: list[TrackingLayer] | None = None,
 ) -> int:
     """Replace running statistics by those of some training batches, with the weights frozen.
 
@@ -148,40 +159,54 @@ def average_statistics(
     section 3). Moving averages are a poor estimate with few clips a group.
 
     Every layer's statistics are those of its input, taken as while training: over the batch, its
-    ghost groups, or the batches of all processes. Mode, gradients and random number generators are
-    left as found. Each process passes its own share of the batches; all end with the same.
+    ghost groups, the batches of all processes, or each sample in Instance Normalization. Mode,
+    gradients and random number generators are left as found. Each process passes its own share of
+    the batches; all end with the same.
 
     Args:
-        model: any model; norms without running statistics are left alone.
+        model: any model, frozen ones too; norms without running statistics are left alone.
         batches: inputs, each what `model` takes; of the size that the network was trained with, or
             several ghost groups. Synchronised norms need as many on every process.
         kind: "average" takes the mean of the groups' means and of their variances; "population" the
-            mean and variance of all values, by the law of total variance.
+            mean and variance of all values, by the law of total variance (Instance Normalization
+            has the average in both).
+        layers: those whose statistics are replaced; None: all of `tracking_layers(model)`.
 
     Returns:
         the number of batches passed by all processes together; 0 leaves everything as it was.
-    """
-    layers = tracking_layers(model)
-    if not layers:
-        return 0
-    sums = {layer: _LayerSums(layer) for layer in layers}
 
-    def collect(layer: TrackingLayer, inputs: tuple[Tensor, ...]) -> None:
-        if not layer.training:  # frozen: it keeps its statistics
-            return
-        process_group = getattr(layer, "process_group", None)
-        group_size = getattr(layer, "group_size", None)
-        batch = batch_statistics(inputs[0], group_size, resolve_process_group(process_group))
-        sums[layer].add(batch, batch.count if kind == "population" else 1)
+    Raises:
+        ValueError: for an unknown kind.
+
+    Warns:
+        UserWarning: if there is nothing to average.
+    """
+    if kind not in ("average", "population"):
+        raise ValueError(f"kind is 'average' or 'population' (got {kind!r})")
+    layers = tracking_layers(model) if layers is None else layers
+    if not layers:
+        _say_nothing_to_average("the network has no layer that keeps running statistics")
+        return 0
+    sums = {layer: _LayerSums(layer, kind) for layer in layers}
+
+    def collect(layer: TrackingLayer, inputs: tuple[Tensor, ...], _: Any) -> None:
+        if layer.training and is_tracking(layer):  # a frozen norm stays in evaluation mode
+            sums[layer].add(_statistics_of_pass(layer, inputs[0]))
 
     modes = [(module, module.training) for module in model.modules()]
-    hooks = [layer.register_forward_pre_hook(collect) for layer in layers]
+    hooks = [layer.register_forward_hook(collect) for layer in layers]
     passed = 0
     model.eval()
     for layer in layers:
         layer.train()
     try:
-        with kept_statistics(layers), torch.no_grad():
+        storing = [layer for layer in layers if _has_own_forward(layer)]
+        with (
+            kept_statistics(layers),
+            momentum_one(storing),
+            torch.no_grad(),
+            torch.compiler.set_stance("force_eager"),  # compiled code skips hooks later than it
+        ):
             for batch in batches:
                 model(batch)
                 passed += 1
@@ -192,13 +217,15 @@ def average_statistics(
             module.training = training
 
     count = torch.tensor([passed], dtype=torch.float64, device=layers[0].running_mean.device)
-    _over_processes([count, *(t for layer in layers for t in sums[layer].tensors())])
-    for layer in layers:
-        weight, *totals = sums[layer].tensors()
-        if weight > 0:
-            mean, square, variance = (total / weight for total in totals)
-            if kind == "population":
-                variance = variance + (square - mean.square()).clamp_min(0)
-            layer.running_mean.copy_(mean)
-            layer.running_var.copy_(variance)
+    add_over_processes([count, *(t for layer in layers for t in sums[layer].tensors())])
+    averaged = [layer for layer in layers if sums[layer].weight > 0]
+    for layer in averaged:
+        sums[layer].store(layer)
+    if not averaged:
+        reason = "no norm has been in a pass that moves its statistics" if count else "no batches"
+        _say_nothing_to_average(reason)
     return int(count)
+
+
+def _say_nothing_to_average(reason: str) -> None:
+    warnings.warn(f"average_statistics changed nothing: {reason}", stacklevel=3)

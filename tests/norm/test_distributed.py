@@ -122,6 +122,21 @@ def run_statistics(norm: str, kind: Any, rank: int | None) -> dict[str, Tensor]:
     return found | {"passed": torch.tensor(passed)}
 
 
+class SyncedOnCPU(nn.SyncBatchNorm):
+    """nn.SyncBatchNorm, which refuses CPUs, up to where it would refuse."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def run_torch_sync(kind: Any, rank: int | None) -> dict[str, Tensor]:
+    """Statistics of torch's synchronised norm, each process with its part of every batch."""
+    norm = SyncedOnCPU(CHANNELS).double() if rank is not None else nn.BatchNorm3d(CHANNELS).double()
+    own = [share(samples(turn), SIZES["uneven"], rank) for turn in range(3)]
+    average_statistics(nn.Sequential(norm), own, kind)
+    return {"all mean": norm.running_mean, "all variance": norm.running_var}
+
+
 def run_alone() -> dict[str, Tensor]:
     """What takes no message: the process group of one, and evaluation by the batch at hand."""
     groups = [dist.new_group([rank]) for rank in range(2)]
@@ -157,6 +172,7 @@ def process(rank: int, folder: Path) -> None:
     }
     found["training"] = {norm: run_training(norm, rank) for norm in ("sn", "bn")}
     found["statistics"] = {case: run_statistics(*case, rank) for case in STATISTICS}
+    found["torch sync"] = {kind: run_torch_sync(kind, rank) for kind in ("average", "population")}
     found["alone"], found["both"] = run_alone(), run_both_settings()
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
@@ -215,6 +231,11 @@ def test_averaged_statistics_are_those_of_all_batches(two, norm, kind):
     of_two = [found["statistics"][norm, kind] for found in two]
     assert_equal(of_two, one | {"passed": of_two[0]["passed"]})
     assert of_two[0]["passed"] == (6 if norm.startswith("sync") else 5)
+
+
+@pytest.mark.parametrize("kind", ["average", "population"])
+def test_torchs_synchronised_norm_is_averaged_over_processes(two, kind):
+    assert_equal([found["torch sync"][kind] for found in two], run_torch_sync(kind, None))
 
 
 @pytest.mark.parametrize("norm", ["sn", "bn"])

@@ -106,6 +106,7 @@ def test_a_failing_batch_changes_nothing():
     assert model.training
 
 
+@pytest.mark.filterwarnings("ignore:average_statistics changed nothing")
 def test_no_batches_and_no_statistics_leave_the_model_alone():
     model = network("sn")
     before = copy.deepcopy(model.state_dict())
@@ -114,6 +115,7 @@ def test_no_batches_and_no_statistics_leave_the_model_alone():
     assert average_statistics(network("gn"), groups()) == 0
 
 
+@pytest.mark.filterwarnings("ignore:average_statistics changed nothing")
 def test_frozen_batch_norm_keeps_its_statistics():
     model = network("frozen_bn")
     before = copy.deepcopy(model.state_dict())
