@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from av.video.frame import VideoFrame
-from torch import Tensor
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from snvideo.data import sampling
 from snvideo.data.config import ClipConfig, TrainViewConfig
-from snvideo.data.dataset import cut
 from snvideo.data.decoding import decode_frames
 from snvideo.data.index import IndexRow, Video
 from snvideo.data.preparing.prepare import PrepareSummary, row_pairs
@@ -40,21 +33,18 @@ _WINDOW = 11
 """Side in pixels of SSIM's window."""
 
 
-class Percentiles(NamedTuple):
-    """Median and 5 % quantile of values."""
-
-    median: float
-    low: float
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """Prepared videos against their sources, on a sample of `videos`."""
+    """Prepared videos against their sources, on a sample of `videos`.
+
+    Quality is that of single frames against the scaled ones that were encoded: median and 5 %
+    quantile.
+    """
 
     videos: int
-    psnr_luma: Percentiles  # decibels, of single frames against the scaled ones that were encoded
-    psnr_rgb: Percentiles
-    ssim: Percentiles
+    psnr_luma: tuple[float, float]  # decibels
+    psnr_rgb: tuple[float, float]
+    ssim: tuple[float, float]
     """Of luma (Wang et al. 2004)."""
     milliseconds_before: float  # processor time of a training clip, in the mean over the sample
     milliseconds_after: float
@@ -64,10 +54,9 @@ def sample_pairs(
     prepared: PrepareSummary, index: Path, number: int
 ) -> list[tuple[IndexRow, IndexRow]]:
     """Choose old and new rows of prepared videos, spread evenly over the index."""
-    made = prepared.videos - len(prepared.failures)
-    chosen = np.linspace(0, made - 1, min(number, made)).round().astype(int)
-    both = (pair for pair in row_pairs(index, prepared.index) if pair[1].status == "ok")
-    return [pair for place, pair in enumerate(both) if place in chosen]
+    both = [pair for pair in row_pairs(index, prepared.index) if pair[1].status == "ok"]
+    chosen = np.linspace(0, len(both) - 1, min(number, len(both))).round().astype(int)
+    return [both[place] for place in chosen]
 
 
 def compare_videos(
@@ -92,86 +81,86 @@ def compare_videos(
     Returns:
         None if no video could be compared.
     """
-    pairs = [(_video(old, root), _video(new, out)) for old, new in sample]
-    found: dict[str, list[float]] = {}
-    videos = 0
+    pairs = [
+        tuple(Video.of(row, at / row.path, name=row.path) for row, at in ((old, root), (new, out)))
+        for old, new in sample
+    ]
+    found: list[dict[str, list[float]]] = []
     # One process, so that no other takes the caches that the times depend on.
     function = partial(compare_pair, short_side=short_side)
     with closing(WorkerPool(function, 1, timeout, initializer=discard_output)) as pool:
         for outcome in pool.run(pairs):
             if outcome.answer and outcome.failure is None:
-                videos += 1
-                for name, values in outcome.answer.items():
-                    found.setdefault(name, []).extend(values)
+                found.append(outcome.answer)
             if progress is not None:
                 progress()
-    if not videos:
+    if not found:
         return None
+    values = {name: np.concatenate([one[name] for one in found]) for name in QUALITY + TIMES}
     measured: dict[str, Any] = {
-        **{name: Percentiles(*np.percentile(found[name], (50, 5)).round(4)) for name in QUALITY},
-        **{name: float(np.mean(found[name]).round(3)) for name in TIMES},
+        **{name: tuple(np.percentile(values[name], (50, 5)).round(4)) for name in QUALITY},
+        **{name: float(values[name].mean().round(3)) for name in TIMES},
     }
-    return Comparison(videos, **measured)
-
-
-def _video(row: IndexRow, folder: Path) -> Video:
-    values = {name: value for name, value in row._asdict().items() if name in Video._fields}
-    return Video(**{**values, "path": folder / row.path, "name": row.path})
+    return Comparison(len(found), **measured)
 
 
 def compare_pair(pair: tuple[Video, Video], short_side: int) -> Iterator[dict[str, list[float]]]:
     """Compare one video with its source, in a worker process; yields nothing for tiny videos."""
+    import torch  # here and below, as it takes seconds and only the worker needs it
+
     torch.set_num_threads(1)  # as in a loader's worker
     old, new = pair
     if min(new.width, new.height) <= _WINDOW:
         return
-    yield {**_frame_quality(old, new, short_side), **_clip_times(old, new)}
-
-
-def _frame_quality(old: Video, new: Video, short_side: int) -> dict[str, list[float]]:
     within = min(old.frames, new.frames, _WITHIN)
     # At random: every k-th frame would be key frames, which look best, too often or never.
     chosen = sampling.generator(0, 0).choice(within, min(FRAMES, within), replace=False)
-    values: dict[str, list[float]] = {name: [] for name in QUALITY}
     frames = zip(
         scaled_frames(old.path, old.rotation, short_side), shown_frames(new.path), strict=False
     )
-    for number, (before, after) in enumerate(islice(frames, int(chosen.max()) + 1)):
-        if number in chosen:
-            for name, value in zip(QUALITY, frame_quality(before, after), strict=True):
-                values[name].append(min(value, EQUAL))
-    return values
+    values = [
+        frame_quality(*both)
+        for number, both in enumerate(islice(frames, int(chosen.max()) + 1))
+        if number in chosen
+    ]
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(1 + CLIPS):
+        for which in (1, 0) if number % 2 else (0, 1):  # old and new by turns
+            times[which].append(_clip_time(pair[which], number))
+    yield {
+        **{name: [one[k] for one in values] for k, name in enumerate(QUALITY)},
+        **{name: spent[1:] for name, spent in zip(TIMES, times, strict=True)},  # libraries load
+    }
 
 
 def frame_quality(before: VideoFrame, after: VideoFrame) -> tuple[float, float, float]:
     """PSNR of luma, PSNR of RGB and SSIM of luma of two frames in 4:2:0."""
-    luma, old_luma = (_tensor(f.to_ndarray()[None, : f.height]) for f in (after, before))
-    rgb, old_rgb = (
-        _tensor(f.to_ndarray(format="rgb24").transpose(2, 0, 1)) for f in (after, before)
+    import torch
+    from torchmetrics.functional import image
+
+    pictures = [
+        (
+            frame.to_ndarray()[None, : frame.height],
+            frame.to_ndarray(format="rgb24").transpose(2, 0, 1),
+        )
+        for frame in (after, before)
+    ]
+    (luma, old_luma), (rgb, old_rgb) = (
+        [torch.from_numpy(np.ascontiguousarray(one)).float()[None] for one in both]
+        for both in zip(*pictures, strict=True)
     )
-    similarity = structural_similarity_index_measure(luma, old_luma, data_range=255.0)
+    similarity = image.structural_similarity_index_measure(luma, old_luma, data_range=255.0)
     return (
-        peak_signal_noise_ratio(luma, old_luma, data_range=255.0).item(),
-        peak_signal_noise_ratio(rgb, old_rgb, data_range=255.0).item(),
+        min(image.peak_signal_noise_ratio(luma, old_luma, data_range=255.0).item(), EQUAL),
+        min(image.peak_signal_noise_ratio(rgb, old_rgb, data_range=255.0).item(), EQUAL),
         torch.as_tensor(similarity).item(),
     )
 
 
-def _tensor(frame: np.ndarray) -> Tensor:
-    """float32 (1, C, H, W) of uint8 (C, H, W), still 0 to 255."""
-    return torch.from_numpy(np.ascontiguousarray(frame)).float()[None]
-
-
-def _clip_times(old: Video, new: Video) -> dict[str, list[float]]:
-    times: list[list[float]] = [[], []]
-    for number in range(1 + CLIPS):
-        for which in (1, 0) if number % 2 else (0, 1):  # old and new by turns
-            times[which].append(_clip_time((old, new)[which], number))
-    return {name: spent[1:] for name, spent in zip(TIMES, times, strict=True)}  # libraries load
-
-
 def _clip_time(video: Video, number: int) -> float:
     """Milliseconds of processor time from a file to a training clip."""
+    from snvideo.data.dataset import cut
+
     clip, view = ClipConfig(), TrainViewConfig()
     rng = sampling.generator(0, sampling.TRAIN, number)
     start = sampling.random_start(rng, sampling.last_start(clip, video.fps, video.frames))

@@ -5,8 +5,8 @@
 
 import json
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,13 +17,8 @@ from snvideo.atomic import write_atomic
 from snvideo.data.index import IndexRow, read_meta, read_rows
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import ListedVideo, Listing
-from snvideo.data.preparing.reencode import (
-    EncodeJob,
-    EncoderSettings,
-    EncodeState,
-    partial_path,
-    reencode,
-)
+from snvideo.data.output_folder import claim_folder
+from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeState, reencode
 from snvideo.data.workers import WorkerPool, discard_output
 from snvideo.errors import SnvideoError
 
@@ -77,7 +72,7 @@ def prepare_videos(
     settings = settings or EncoderSettings()
     report = progress or (lambda step, done, total: None)
     root = video_root(index)
-    _claim(out, root, settings)
+    claim_folder(out, RECORD, {"root": str(root), **settings._asdict()})
     names = output_names((row.path for row in read_rows(index)), root)
     jobs = {}
     for row in read_rows(index):
@@ -89,12 +84,33 @@ def prepare_videos(
     kept = len(jobs) - len(waiting)
     report("encode", kept, len(jobs))
     reasons: dict[str, str] = {}
-    outcomes = _reencode_all(waiting.values(), settings, min(workers, len(waiting) or 1), timeout)
-    with closing(outcomes):
-        for done, (name, failure) in enumerate(zip(waiting, outcomes, strict=True), 1):
-            if failure:
-                reasons[name] = failure
-            report("encode", kept + done, len(jobs))
+    _sweep(out)
+    pool = WorkerPool(
+        partial(reencode, settings=settings),
+        min(workers, len(waiting) or 1),
+        timeout,
+        ahead=1,
+        window=100 * workers,
+        initializer=discard_output,
+    )
+    try:
+        with closing(pool):
+            outcomes = zip(waiting.items(), pool.run(waiting.values()), strict=True)
+            for done, ((name, job), (state, failure)) in enumerate(outcomes, kept + 1):
+                if failure is not None:
+                    state = EncodeState("failed", failure)
+                if state.state == "unwritable":
+                    raise SnvideoError(
+                        f"{job.output}: cannot be written: {state.reason}: "
+                        "mend that, and call again to go on"
+                    )
+                if state.state != "done":
+                    reasons[name] = state.reason
+                    with suppress(OSError):  # of an earlier call, from an older source
+                        Path(job.output).unlink()
+                report("encode", done, len(jobs))
+    finally:
+        _sweep(out)
     listing = _listing(index, names, reasons)
     new, rows = out / "index.csv", len(listing.rows)
     build_index(
@@ -108,6 +124,12 @@ def prepare_videos(
     return _summarize(index, new, names, kept, reasons)
 
 
+def _sweep(out: Path) -> None:
+    """Remove what processes that were killed left unfinished."""
+    for left in out.rglob(".*.mp4"):
+        left.unlink(missing_ok=True)
+
+
 def video_root(index: Path) -> Path:
     """Absolute folder that an index's paths start from.
 
@@ -118,33 +140,6 @@ def video_root(index: Path) -> Path:
     if not root.is_dir():
         raise SnvideoError(f"index {index}: no video folder at {root}: mend root in its .json file")
     return root
-
-
-def _claim(out: Path, root: Path, settings: EncoderSettings) -> None:
-    """Write root and settings into a new folder, or compare them with those of an old one."""
-    asked = {"root": str(root), **settings._asdict()}
-    record = out / RECORD
-    try:
-        if record.exists():
-            found = json.loads(record.read_text(encoding="utf-8"))["settings"]
-            differing = [name for name in asked if found.get(name) != asked[name]]
-            if differing:
-                name = differing[0]
-                raise SnvideoError(
-                    f"{out}: was prepared with {name} {found.get(name)}, asked for {asked[name]}: "
-                    "choose another folder, or delete this one"
-                )
-        elif out.exists() and any(out.iterdir()):
-            raise SnvideoError(f"{out}: holds other files: give a new or an empty folder")
-        else:
-            write_atomic(record, json.dumps({"settings": asked}, indent=1) + "\n")
-        for left in out.rglob(".*.part"):  # by a run that was killed
-            left.unlink(missing_ok=True)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message = f"{record}: not written by this program: choose another folder"
-        raise SnvideoError(message) from None
-    except OSError as error:
-        raise SnvideoError(f"{out}: cannot be written: {error.strerror}") from None
 
 
 def output_names(paths: Iterable[str], root: Path) -> dict[str, str]:
@@ -167,15 +162,15 @@ def output_names(paths: Iterable[str], root: Path) -> dict[str, str]:
         for file in files.values()
     }
     names = {file: place.with_suffix(".mp4") for file, place in places.items()}
-    while repeated := {name for name, number in Counter(names.values()).items() if number > 1}:
-        longer = {
-            file: places[file].with_name(f"{file.name}.mp4")
-            for file, name in names.items()
-            if name in repeated and name.name != f"{file.name}.mp4"
-        }
-        if not longer:
-            raise SnvideoError(f"videos {root}: two would become {min(repeated)}: rename one")
-        names |= longer
+    number = Counter(names.values())
+    names |= {
+        file: places[file].with_name(f"{file.name}.mp4")
+        for file, name in names.items()
+        if number[name] > 1
+    }
+    for name, number_of in Counter(names.values()).most_common(1):
+        if number_of > 1:
+            raise SnvideoError(f"videos {root}: two would become {name}: rename one")
     return {path: names[file].as_posix() for path, file in files.items()}
 
 
@@ -184,48 +179,9 @@ def _is_done(job: EncodeJob) -> bool:
         made = Path(job.output).stat().st_mtime_ns
     except OSError:
         return False
-    try:
+    with suppress(OSError):  # the source is gone
         return Path(job.source).stat().st_mtime_ns <= made
-    except OSError:  # the source is gone
-        return True
-
-
-def _reencode_all(
-    jobs: Iterable[EncodeJob], settings: EncoderSettings, workers: int, timeout: float
-) -> Generator[str, None, None]:
-    """Re-encode videos; yields, in their order, the reason of a failure, or "".
-
-    Raises:
-        SnvideoError: if nothing can be written.
-    """
-    left, run = deque(jobs), os.getpid()
-    function = partial(reencode, settings=settings, run=run)
-    pool = WorkerPool(
-        function, workers, timeout, ahead=1, window=100 * workers, initializer=discard_output
-    )
-    try:
-        with closing(pool):
-            for outcome in pool.run(tuple(left)):
-                failure = outcome.failure
-                state = outcome.answer if failure is None else EncodeState("failed", failure)
-                if state.state == "unwritable":
-                    raise SnvideoError(
-                        f"{left[0].output}: cannot be written: {state.reason}: "
-                        "mend that, and call again to go on"
-                    )
-                job = left.popleft()
-                if state.state != "done":
-                    _remove(partial_path(Path(job.output), run))
-                    _remove(Path(job.output))  # of an earlier call, from an older source
-                yield state.reason
-    finally:
-        for job in left:  # some were being written
-            _remove(partial_path(Path(job.output), run))
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # not there, or no such name can be
-        path.unlink()
+    return True
 
 
 def _listing(index: Path, names: dict[str, str], reasons: dict[str, str]) -> Listing:
@@ -277,7 +233,4 @@ def write_record(prepared: PrepareSummary, compared: dict[str, Any] | None) -> N
     facts = json.loads(record.read_text(encoding="utf-8"))
     result = {**asdict(prepared), "index": prepared.index.name}
     facts |= {"result": result, "sample": compared}
-    try:
-        write_atomic(record, json.dumps(facts, indent=1) + "\n")
-    except OSError as error:
-        raise SnvideoError(f"{record}: cannot be written: {error.strerror}") from None
+    write_atomic(record, json.dumps(facts, indent=1) + "\n")

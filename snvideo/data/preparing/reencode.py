@@ -4,11 +4,8 @@ Frame k of the new file is shown frame k of the old one.
 """
 
 import errno
-import hashlib
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -22,11 +19,8 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from snvideo.atomic import sync
+from snvideo.atomic import atomic_path
 from snvideo.data.decoding.pyav import Unusable, is_shown, main_stream, open_video
-
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
-"""Of x264, from little work and large files to much work and small ones."""
 
 # Errors that every other video would meet, too.
 _FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -41,7 +35,7 @@ class EncoderSettings(NamedTuple):
     keyframes: int = 16  # frames from one key frame to the next
     crf: int = 20  # quality of x264: 0 is lossless, 18 to 23 usual; 6 more halve the size, about
     preset: str = "fast"
-    """One of `PRESETS`."""
+    """Of x264, from `ultrafast` (large files) to `slower` (much work)."""
 
 
 class EncodeJob(NamedTuple):
@@ -58,10 +52,6 @@ class EncodeState(NamedTuple):
 
     state: Literal["encoding", "done", "failed", "unwritable"]
     reason: str = ""
-
-
-class _Unwritable(Exception):
-    """Nothing can be written; the message is the reason."""
 
 
 def shown_frames(path: Path) -> Iterator[VideoFrame]:
@@ -132,64 +122,47 @@ def _turned(frame: VideoFrame, degrees: int) -> VideoFrame:
     return turned
 
 
-def partial_path(output: Path, run: int) -> Path:
-    """Path of a file until it is whole, hidden in the same folder."""
-    short = hashlib.sha256(os.fsencode(output.name)).hexdigest()[:16]  # names may be at their limit
-    return output.with_name(f".{short}.{run}.part")
-
-
-def reencode(job: EncodeJob, settings: EncoderSettings, run: int) -> Iterator[EncodeState]:
+def reencode(job: EncodeJob, settings: EncoderSettings) -> Iterator[EncodeState]:
     """Re-encode one video, as a worker process calls it.
-
-    Args:
-        job: the video.
-        settings: of the encoder.
-        run: number that tells this run's unfinished files from those of others.
 
     Yields:
         `encoding` about every second, then `done`, `failed` or `unwritable`.
     """
-    output = Path(job.output)
-    part = partial_path(output, run)
+    writing = False
     try:
-        yield from _encode(job, settings, part)
-        with _writing():
-            sync(part)
-            part.replace(output)
-    except _Unwritable as error:
-        yield EncodeState("unwritable", str(error))
+        frames = scaled_frames(Path(job.source), job.rotation, settings.short_side)
+        first = next(frames, None)
+        if first is None:
+            raise Unusable("no frame can be decoded")
+        writing = True  # `shown_frames` ends where reading fails from here on
+        with atomic_path(Path(job.output)) as part:
+            yield from _encode(chain([first], frames), first, part, job.fps, settings)
     except (Unusable, FFmpegError, OSError) as error:
-        yield EncodeState("failed", getattr(error, "strerror", None) or str(error))
+        fatal = writing and getattr(error, "errno", None) in _FATAL
+        reason = getattr(error, "strerror", None) or str(error)
+        yield EncodeState("unwritable" if fatal else "failed", reason)
     else:
         yield EncodeState("done")
-    finally:
-        part.unlink(missing_ok=True)
 
 
-def _encode(job: EncodeJob, settings: EncoderSettings, part: Path) -> Iterator[EncodeState]:
-    frames = scaled_frames(Path(job.source), job.rotation, settings.short_side)
-    first = next(frames, None)
-    if first is None:
-        raise Unusable("no frame can be decoded")
+def _encode(
+    frames: Iterable[VideoFrame],
+    like: VideoFrame,
+    part: Path,
+    fps: float,
+    settings: EncoderSettings,
+) -> Iterator[EncodeState]:
     reported = time.monotonic()
-    with _writing():
-        part.parent.mkdir(parents=True, exist_ok=True)
-        container = av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"})
-    try:
-        stream = _new_stream(container, first, job.fps, settings)
-        for number, frame in enumerate(chain([first], frames)):
+    with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = _new_stream(container, like, fps, settings)
+        for number, frame in enumerate(frames):
             frame.pts, frame.time_base = number, 1 / stream.codec_context.framerate
             frame.pict_type = PictureType.NONE  # else its old key frames become new ones
-            with _writing():
-                container.mux(stream.encode(frame))
+            container.mux(stream.encode(frame))
             if time.monotonic() - reported >= 1:
                 reported = time.monotonic()
                 yield EncodeState("encoding")
-        with _writing():
-            container.mux(stream.encode())
-    finally:
-        with _writing():
-            container.close()
+        container.mux(stream.encode())
 
 
 def _new_stream(
@@ -210,14 +183,3 @@ def _new_stream(
         "x264-params": f"keyint={every}:min-keyint={every}:scenecut=0:open-gop=0",
     }
     return stream
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Turns errors that every other video would meet too into `_Unwritable`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FATAL:
-            raise _Unwritable(error.strerror) from None
-        raise

@@ -1,6 +1,5 @@
 """Toy Kinetics on disk: mp4 files and annotations."""
 
-import json
 import os
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -12,6 +11,7 @@ from pathlib import Path
 import av
 
 from snvideo.atomic import write_atomic
+from snvideo.data.output_folder import claim_folder
 from snvideo.data.toy.rendering import (
     CLASSES,
     VERSION,
@@ -20,7 +20,6 @@ from snvideo.data.toy.rendering import (
     render_clip,
     toy_entry,
 )
-from snvideo.errors import SnvideoError
 
 
 def write_mp4(clip: ToyClip, path: Path) -> None:
@@ -81,7 +80,8 @@ def make_toy_kinetics(
     """
     find_scene(difficulty)
     wanted = {"train": train, "val": val}
-    _claim(out, {"version": VERSION, "difficulty": difficulty, "seed": seed, **wanted})
+    settings = {"version": VERSION, "difficulty": difficulty, "seed": seed, **wanted}
+    claim_folder(out, "toy.json", settings)
     plan = {split: [toy_entry(seed, split, i) for i in range(n)] for split, n in wanted.items()}
     jobs = [
         (split, number)
@@ -103,26 +103,6 @@ def make_toy_kinetics(
         rows += [f"{CLASSES[e.label]},{e.youtube_id},{e.start},{e.end},{split}" for e in entries]
         write_atomic(out / f"{split}.csv", "\n".join(rows) + "\n")
     return len(jobs)
-
-
-def _claim(out: Path, settings: dict[str, int | str]) -> None:
-    """Write the settings into a new folder, or compare them with those of an old one."""
-    record = out / "toy.json"
-    if record.exists():
-        found = json.loads(record.read_text())
-        if found != settings:
-            old, new = (
-                ", ".join(f"{key} {value}" for key, value in each.items())
-                for each in (found, settings)
-            )
-            raise SnvideoError(
-                f"{out}: holds a toy set of other settings ({old}; asked for {new}): "
-                "give another folder, or delete this one"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise SnvideoError(f"{out}: holds files that are no toy set: give a new or an empty folder")
-    else:
-        write_atomic(record, json.dumps(settings, indent=2) + "\n")
 
 
 def _write_video(out: Path, seed: int, difficulty: str, job: tuple[str, int]) -> None:

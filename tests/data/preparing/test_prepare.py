@@ -20,7 +20,7 @@ from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import ListedVideo, Listing, read_class_folders
 from snvideo.data.preparing.comparison import FRAMES, compare_pair, frame_quality, sample_pairs
 from snvideo.data.preparing.prepare import output_names, prepare_videos
-from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, partial_path, reencode
+from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, reencode
 from snvideo.errors import SnvideoError
 from tests.data.videos import frame_number, write_video
 
@@ -90,7 +90,7 @@ def test_a_tree_and_its_index_and_what_a_second_call_does(root: Path, tmp_path: 
     ]
 
     before = stamps(out)
-    left = partial_path(out / "hug" / "a.mp4", 1)  # of a run that was killed
+    left = out / "hug" / ".a.1-0.mp4"  # of a run that was killed
     left.write_bytes(b"half")
     again = prepare_videos(index, out, QUICK)
     assert again.kept == 3 and stamps(out) == before and not left.exists()
@@ -103,7 +103,7 @@ def test_a_tree_and_its_index_and_what_a_second_call_does(root: Path, tmp_path: 
     after = stamps(out)
     assert {n for n in before if after[n] != before[n]} == {"hug/a.avi.mp4", "kick/b.mp4"}
 
-    with pytest.raises(SnvideoError, match="was prepared with crf 20, asked for 21: choose anoth"):
+    with pytest.raises(SnvideoError, match="was made with crf 20, asked for 21: choose anoth"):
         prepare_videos(index, out, QUICK._replace(crf=21))
 
 
@@ -148,7 +148,6 @@ def test_names_of_outputs() -> None:
     paths = [
         "c/a.avi",
         "c/a.mp4",
-        "c/a.avi.mp4",
         "d/a.mkv",
         "./d/../d/b.mp4",
         "../e/f.avi",
@@ -157,15 +156,14 @@ def test_names_of_outputs() -> None:
     assert output_names(paths, Path("/root")) == {
         "c/a.avi": "c/a.avi.mp4",
         "c/a.mp4": "c/a.mp4.mp4",
-        "c/a.avi.mp4": "c/a.avi.mp4.mp4",
         "d/a.mkv": "d/a.mp4",
         "./d/../d/b.mp4": "d/b.mp4",
         "../e/f.avi": "_outside/e/f.mp4",
         "/g.mp4": "_outside/g.mp4",
     }
     assert output_names(["/root/x/a.avi"], Path("/root")) == {"/root/x/a.avi": "x/a.mp4"}
-    with pytest.raises(SnvideoError, match=r"two would become _outside/g.mp4.mp4: rename one"):
-        output_names(["_outside/g.mp4", "/g.mp4"], Path("/root"))
+    with pytest.raises(SnvideoError, match=r"two would become a.avi.mp4: rename one"):
+        output_names(["a.avi", "a.mp4", "a.avi.mp4"], Path("/root"))
 
 
 def test_folders_that_hold_something_else_are_refused(root: Path, tmp_path: Path) -> None:
@@ -220,8 +218,7 @@ def test_an_interrupt_leaves_nothing_half(tmp_path: Path) -> None:
     write_video(root / "hug" / "long.mp4", 1200, size=(320, 240), gop=100)
     index = index_of(root)
     with start(index, out) as process:
-        part = partial_path(out / "hug" / "long.mp4", process.pid)
-        while not part.exists():
+        while not list(out.glob("hug/.long.*.mp4")):
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
@@ -252,7 +249,7 @@ def test_likeness_is_that_of_the_formulas() -> None:
 
 def test_one_video_compared(tmp_path: Path) -> None:
     source, out = write_video(tmp_path / "a.mp4", 50, corner=True), tmp_path / "b.mp4"
-    *_, last = reencode(EncodeJob(str(source), str(out), 0, 25.0), QUICK, 0)
+    *_, last = reencode(EncodeJob(str(source), str(out), 0, 25.0), QUICK)
     assert last.state == "done"
     values = {"label": 0, "first_frame": 0, "frames": 50, "fps": 25.0, "width": 64, "height": 48}
     values |= {"rotation": 0, "seekable": 1, "decoder": "pyav", "name": ""}
@@ -293,4 +290,4 @@ def test_the_program(root: Path, tmp_path: Path) -> None:
     assert facts["sample"]["videos"] == 2 and facts["sample"]["psnr_luma"][1] > 35
     refused = subprocess.run([*command, "--crf", "3"], capture_output=True, text=True, timeout=60)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert refused.stderr.startswith(f"error: {out}: was prepared with crf 20, asked for 3: ")
+    assert refused.stderr.startswith(f"error: {out}: was made with crf 20, asked for 3: ")
