@@ -26,7 +26,7 @@ def claim_folder(out: Path, record: str, settings: dict[str, Any]) -> None:
             if out.exists() and any(out.iterdir()):
                 raise SnvideoError(f"{out}: holds other files: give a new or an empty folder")
             write_atomic(path, json.dumps({"settings": settings}, indent=1) + "\n")
-            return
+        remove_unfinished(out)
         facts = json.loads(path.read_text(encoding="utf-8"))
         found = facts.get("settings", facts)  # older toy sets hold nothing else
     except (ValueError, AttributeError):
@@ -40,3 +40,9 @@ def claim_folder(out: Path, record: str, settings: dict[str, Any]) -> None:
                 f"{out}: was made with {name} {found.get(name)}, asked for {value}: "
                 "choose another folder, or delete this one"
             )
+
+
+def remove_unfinished(out: Path) -> None:
+    """Remove what processes that were killed had begun to write with `snvideo.atomic`."""
+    for left in out.rglob(".*.mp4"):
+        left.unlink(missing_ok=True)

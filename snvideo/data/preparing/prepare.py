@@ -17,7 +17,7 @@ from snvideo.atomic import write_atomic
 from snvideo.data.index import IndexRow, read_meta, read_rows
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import ListedVideo, Listing
-from snvideo.data.output_folder import claim_folder
+from snvideo.data.output_folder import claim_folder, remove_unfinished
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeState, reencode
 from snvideo.data.workers import WorkerPool, discard_output
 from snvideo.errors import SnvideoError
@@ -84,7 +84,6 @@ def prepare_videos(
     kept = len(jobs) - len(waiting)
     report("encode", kept, len(jobs))
     reasons: dict[str, str] = {}
-    _sweep(out)
     pool = WorkerPool(
         partial(reencode, settings=settings),
         min(workers, len(waiting) or 1),
@@ -110,7 +109,7 @@ def prepare_videos(
                         Path(job.output).unlink()
                 report("encode", done, len(jobs))
     finally:
-        _sweep(out)
+        remove_unfinished(out)
     listing = _listing(index, names, reasons)
     new, rows = out / "index.csv", len(listing.rows)
     build_index(
@@ -122,12 +121,6 @@ def prepare_videos(
         progress=lambda done: report("index", done, rows),
     )
     return _summarize(index, new, names, kept, reasons)
-
-
-def _sweep(out: Path) -> None:
-    """Remove what processes that were killed left unfinished."""
-    for left in out.rglob(".*.mp4"):
-        left.unlink(missing_ok=True)
 
 
 def video_root(index: Path) -> Path:

@@ -1,16 +1,16 @@
 """Toy Kinetics on disk: mp4 files and annotations."""
 
 import os
-from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
+from typing import Any
 
 import av
 
-from snvideo.atomic import write_atomic
+from snvideo.atomic import atomic_path, write_atomic
 from snvideo.data.output_folder import claim_folder
 from snvideo.data.toy.rendering import (
     CLASSES,
@@ -20,6 +20,11 @@ from snvideo.data.toy.rendering import (
     render_clip,
     toy_entry,
 )
+from snvideo.data.workers import WorkerPool
+from snvideo.errors import SnvideoError
+
+Job = tuple[str, int]
+"""Split and number of a video."""
 
 
 def write_mp4(clip: ToyClip, path: Path) -> None:
@@ -27,9 +32,7 @@ def write_mp4(clip: ToyClip, path: Path) -> None:
 
     The file appears under its name once it is whole. The same clip gives the same bytes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with av.open(part, "w", format="mp4") as file:
+    with atomic_path(path) as part, av.open(part, "w", format="mp4") as file:
         stream = file.add_stream("libx264", rate=clip.fps)
         stream.height, stream.width = clip.frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -45,7 +48,6 @@ def write_mp4(clip: ToyClip, path: Path) -> None:
         for frame in clip.frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(stream.encode())
-    part.replace(path)
 
 
 def make_toy_kinetics(
@@ -91,13 +93,12 @@ def make_toy_kinetics(
     ]
     total = train + val
     kept = total - len(jobs)
-    if progress:
-        progress(kept, total)
+    report = progress or (lambda done, total: None)
+    report(kept, total)
     write = partial(_write_video, out, seed, difficulty)
-    with closing(_run(write, jobs, workers)) as steps:
-        for done, _ in enumerate(steps, start=kept + 1):
-            if progress:
-                progress(done, total)
+    workers = min(os.cpu_count() or 1 if workers is None else workers, len(jobs))
+    for done, _ in enumerate(_run(write, jobs, workers), start=kept + 1):
+        report(done, total)
     for split, entries in plan.items():
         rows = ["label,youtube_id,time_start,time_end,split"]
         rows += [f"{CLASSES[e.label]},{e.youtube_id},{e.start},{e.end},{split}" for e in entries]
@@ -105,24 +106,22 @@ def make_toy_kinetics(
     return len(jobs)
 
 
-def _write_video(out: Path, seed: int, difficulty: str, job: tuple[str, int]) -> None:
+def _write_video(out: Path, seed: int, difficulty: str, job: Job) -> Iterator[None]:
     split, number = job
     path = out / split / toy_entry(seed, split, number).path
-    write_mp4(render_clip(seed, split, number, difficulty), path)
+    yield write_mp4(render_clip(seed, split, number, difficulty), path)
 
 
-def _run(work: Callable, jobs: list, workers: int | None) -> Generator[None, None, None]:
-    """Do all jobs, yielding after each; closing it drops those not begun."""
-    workers = min(os.cpu_count() or 1 if workers is None else workers, len(jobs))
-    if workers < 1:
-        yield from map(work, jobs)
+def _run(work: Callable[[Job], Iterator[None]], jobs: list[Job], workers: int) -> Iterator[Any]:
+    """Do all jobs, yielding after each."""
+    if not workers:
+        for job in jobs:
+            yield from work(job)
         return
     # The fork of a process that has used torch's threads can hang, that of a fresh server cannot.
-    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context) as pool:
-        try:
-            for future in as_completed([pool.submit(work, job) for job in jobs]):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    set_forkserver_preload([__name__])
+    with closing(WorkerPool(work, workers, 600, start_method="forkserver")) as pool:
+        for (split, number), (_, failure) in zip(jobs, pool.run(jobs), strict=True):
+            if failure is not None:
+                raise SnvideoError(f"{split} video {number}: its process {failure}: call again")
+            yield
