@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -50,14 +50,13 @@ def read_labels(path: Path) -> list[str]:
     Raises:
         SnvideoError: if the file cannot be read, or a name is empty or comes twice.
     """
-    names = [line.strip() for line in _read_text(path).rstrip().splitlines()]
+    names = [line.strip() for line in _read_text(path).rstrip().splitlines()] or [""]
     for number, name in enumerate(names, 1):
-        if not name:
-            raise SnvideoError(f"labels {path} line {number}: empty: give one label name a line")
-        if name in names[: number - 1]:
-            raise SnvideoError(f"labels {path} line {number}: {name!r} comes twice")
-    if not names:
-        raise SnvideoError(f"labels {path}: no names: give one label name a line")
+        if not name or name in names[: number - 1]:
+            problem = f"{name!r} comes twice" if name else "empty"
+            raise SnvideoError(
+                f"labels {path} line {number}: {problem}: give one label name a line"
+            )
     return names
 
 
@@ -82,52 +81,43 @@ def read_kinetics(
     Raises:
         SnvideoError: if a file or folder cannot be read, or a row makes no sense.
     """
-    files: dict[str, list[str]] = {}
+    files: defaultdict[str, list[str]] = defaultdict(list)
     for path in scan_videos(videos):
-        files.setdefault(PurePosixPath(path).stem, []).append(path)
-    entries = [entry for file in csvs for entry in _kinetics_entries(file)]
+        files[PurePosixPath(path).stem].append(path)
+    found: list[tuple[str, ListedVideo]] = []
+    places: dict[str, str] = {}
     skipped = Counter[str]()
-    if unlabelled := sum(not clip.label for _, clip in entries):
-        skipped["without a label"] = unlabelled
-    entries = [(where, clip) for where, clip in entries if clip.label]
-    ids = _LabelIds({clip.label for _, clip in entries}, labels)
-    found = [
-        ListedVideo(clip.find(files), ids(clip.label, where), clip.split, clip.start, clip.end)
-        for where, clip in entries
-    ]
-    rows = _note_repeats(found, skipped, key=lambda path: PurePosixPath(path).stem)
+    for file in csvs:
+        for where, row in _annotations(file):
+            try:
+                start, end = float(row["time_start"]), float(row["time_end"])
+                times = int(start), int(end)  # not infinite, not NaN
+            except (TypeError, ValueError, OverflowError):
+                raise SnvideoError(
+                    f"{where}: times {row['time_start']!r} to {row['time_end']!r}: expected seconds"
+                ) from None
+            label, split = (row.get("label") or "").strip(), _split_name(row["split"])
+            if not label:
+                skipped["without a label"] += 1
+                continue
+            places.setdefault(label, where)
+            path = _clip_path(files, row["youtube_id"].strip(), *times, split, label)
+            found.append((label, ListedVideo(path, 0, split, start, end)))
+    names, ids = _label_ids(places, labels)
+    rows = _note_repeats(
+        (video._replace(label=ids[label]) for label, video in found),
+        skipped,
+        key=lambda path: PurePosixPath(path).stem,
+    )
     listed = {row.path for row in rows}
     if unlisted := sum(path not in listed for paths in files.values() for path in paths):
         skipped["files that no row names"] = unlisted
     source = f"kinetics {' '.join(file.name for file in csvs)}"
-    return Listing(rows, ids.names, source, dict(skipped))
+    return Listing(rows, names, source, dict(skipped))
 
 
-class _KineticsClip(NamedTuple):
-    label: str
-    youtube_id: str
-    start: float
-    end: float
-    split: str
-
-    def find(self, files: Mapping[str, Sequence[str]]) -> str:
-        """Path of its file; if there is none, the name that it should have."""
-        stem = f"{self.youtube_id}_{int(self.start):06d}_{int(self.end):06d}"
-        short = f"{self.youtube_id}_{int(self.start)}_{int(self.end)}"
-        found = files.get(stem) or files.get(short) or files.get(self.youtube_id)
-
-        def fit(path: str) -> tuple[bool, bool]:
-            folders = PurePosixPath(path).parts[:-1]
-            return (
-                self.split in (SPLITS.get(folder.lower()) for folder in folders),
-                _as_in_folders(self.label) in map(_as_in_folders, folders),
-            )
-
-        return max(found, key=fit) if found else f"{stem}.mp4"
-
-
-def _kinetics_entries(path: Path) -> Iterator[tuple[str, _KineticsClip]]:
-    """Rows of an annotation file, each with its place for error messages."""
+def _annotations(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows of an annotation file with their split, each with its place for error messages."""
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
     missing = {"youtube_id", "time_start", "time_end"} - set(reader.fieldnames or ())
     if missing:
@@ -139,15 +129,21 @@ def _kinetics_entries(path: Path) -> Iterator[tuple[str, _KineticsClip]]:
     split = next((word for word in words if word in SPLITS), path.stem)
     for row in reader:
         where = f"annotations {path} line {reader.line_num}"
-        try:
-            start, end = float(row["time_start"]), float(row["time_end"])
-            int(start), int(end)  # not infinite, not NaN
-        except (TypeError, ValueError, OverflowError):
-            raise SnvideoError(
-                f"{where}: times {row['time_start']!r} to {row['time_end']!r}: expected seconds"
-            ) from None
-        label, split_here = (row.get("label") or "").strip(), _split_name(row.get("split") or split)
-        yield where, _KineticsClip(label, row["youtube_id"].strip(), start, end, split_here)
+        yield where, {**row, "split": row.get("split") or split}
+
+
+def _clip_path(
+    files: Mapping[str, list[str]], video: str, start: int, end: int, split: str, label: str
+) -> str:
+    """Path of a clip's file; if there is none, the name that it should have."""
+    stem = f"{video}_{start:06d}_{end:06d}"
+    found = files.get(stem) or files.get(f"{video}_{start}_{end}") or files.get(video)
+
+    def fit(path: str) -> tuple[bool, bool]:
+        folders = {_as_in_folders(folder) for folder in PurePosixPath(path).parts[:-1]}
+        return split in map(SPLITS.get, folders), _as_in_folders(label) in folders
+
+    return max(found, key=fit) if found else f"{stem}.mp4"
 
 
 # Class folders ----------------------------------------------------------------------------------
@@ -188,23 +184,20 @@ def read_class_folders(
     depth = 1 if splits else 0
     inside = [path for path in paths if len(path.parts) > depth + 1]
     outside = len(paths) - len(inside)
-    ids = _LabelIds({path.parts[depth] for path in inside}, labels)
+    names, ids = _label_ids(
+        {path.parts[depth]: f"videos {videos / path}" for path in inside}, labels
+    )
     rows = []
     for path in inside:
         if splits:
             chosen = SPLITS[path.parts[0].lower()]
         else:
-            chosen = "val" if _path_fraction(str(path)) < val_fraction else _split_name(split)
-        label = ids(path.parts[depth], f"videos {videos / path}")
-        rows.append(ListedVideo(str(path), label, chosen))
+            digest = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).digest()
+            fraction = int.from_bytes(digest[:8], "big") / 2**64
+            chosen = "val" if fraction < val_fraction else _split_name(split)
+        rows.append(ListedVideo(str(path), ids[path.parts[depth]], chosen))
     skipped = {"files outside class folders": outside} if outside else {}
-    return Listing(rows, ids.names, "class folders", skipped)
-
-
-def _path_fraction(path: str) -> float:
-    """A number from 0 to 1 that depends on a path alone."""
-    digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return Listing(rows, names, "class folders", skipped)
 
 
 # Lists ------------------------------------------------------------------------------------------
@@ -256,21 +249,23 @@ def read_lists(
 # Shared by the sources --------------------------------------------------------------------------
 
 
-class _LabelIds:
-    """Label names to ids: of a label file, or of the names found, sorted."""
+def _label_ids(
+    found: Mapping[str, str], labels: Sequence[str] | None
+) -> tuple[list[str], dict[str, int]]:
+    """Label names, of a label file or those found, sorted; and the id of each that is found.
 
-    def __init__(self, found: Iterable[str], labels: Sequence[str] | None) -> None:
-        self.names = sorted(found) if labels is None else list(labels)
-        self._loose = {_as_in_folders(name): number for number, name in enumerate(self.names)}
-        self._exact = {name: number for number, name in enumerate(self.names)}
-
-    def __call__(self, name: str, where: str) -> int:
-        number = self._exact.get(name, self._loose.get(_as_in_folders(name)))
-        if number is None:
+    `found` says where each name is, for the error message.
+    """
+    names = sorted(found) if labels is None else list(labels)
+    ids = {_as_in_folders(name): number for number, name in enumerate(names)}
+    ids |= {name: number for number, name in enumerate(names)}
+    for name, where in found.items():
+        number = ids.setdefault(name, ids.get(_as_in_folders(name), -1))
+        if number < 0:
             raise SnvideoError(
-                f"{where}: label {name!r} is not one of the {len(self.names)} in the label file"
+                f"{where}: label {name!r} is not one of the {len(names)} in the label file"
             )
-        return number
+    return names, ids
 
 
 def _note_repeats(

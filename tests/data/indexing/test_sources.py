@@ -128,7 +128,7 @@ def test_label_file_decides_ids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a\na\n", "line 2: 'a' comes twice"), ("a\n\nb\n", "line 2: empty"), ("", "no names")],
+    [("a\na\n", "line 2: 'a' comes twice"), ("a\n\nb\n", "line 2: empty"), ("", "line 1: empty")],
 )
 def test_bad_label_files(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SnvideoError, match=message):
