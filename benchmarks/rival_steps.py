@@ -12,7 +12,7 @@ from timing import seconds
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from snvideo.data.augmentation import AugmentationParams, collate_augmentation, to_input
+from snvideo.data.augmentation import AugmentationParams, to_input
 from snvideo.data.config import MEAN, STD, ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.dataset import Batch
 from snvideo.data.loader import CudaPrefetcher
@@ -160,7 +160,7 @@ def make_batches(work: Work, setting: Setting, passes: int = 1) -> list[Batch]:
         clips = torch.randint(256, shape, dtype=torch.uint8, generator=rng)
         labels = torch.randint(CLASSES, (work.clips,), generator=rng)
         for some, their in zip(clips.chunk(passes), labels.chunk(passes), strict=True):
-            params = collate_augmentation([AugmentationParams(flip=False)] * len(some))
+            params = [AugmentationParams(flip=False)] * len(some)
             rows = list(range(len(some)))
             some, their = (pinned(tensor, setting) for tensor in (some, their))
             found.append(Batch(some, params, their, [], rows))

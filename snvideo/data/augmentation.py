@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
@@ -71,7 +71,7 @@ RAND_AUGMENT: dict[Operation, tuple[float, float, bool]] = {
 True where half of the clips go from the first amount in the other direction."""
 
 
-# Parameters of one clip, and of a batch ---------------------------------------------------------
+# Parameters of one clip -------------------------------------------------------------------------
 
 
 class OperationParams(NamedTuple):
@@ -102,28 +102,12 @@ class AugmentationParams(NamedTuple):
     """None where nothing is ever mixed."""
 
 
-class BatchAugmentationParams(NamedTuple):
-    """Augmentation of a batch's clips, on the CPU, where it is read."""
-
-    flips: Tensor
-    """bool (N,)."""
-    operations: Tensor
-    """int64 (N, K): `Operation`s in order, for K the most of any clip; the rest are identities."""
-    amounts: Tensor
-    """float64 (N, K)."""
-    mixing: tuple[Tensor, Tensor, Tensor] | None
-    """As `MixParams`: weights float64 (N,), bool (N,), centres float64 (N, 2)."""
-
-
 def sample_augmentation(rng: np.random.Generator, view: TrainViewConfig) -> AugmentationParams:
-    """Sample the augmentation of one clip.
+    """Sample the augmentation of one clip, by a generator of its own: flip, colours, RandAugment,
+    mixing, in this order.
 
-    In this order: flip, colours, RandAugment, mixing. What is off takes nothing from the generator,
-    so switching on a later one leaves the earlier ones as they were.
-
-    Args:
-        rng: of the clip alone, after its frames and its crop were sampled.
-        view: the augmentation that is on, and its strength.
+    What is off takes nothing from the generator, so switching on a later one leaves the earlier
+    ones as they were.
     """
     flip = bool(view.flip and rng.random() < 0.5)
     operations = [*_color_jitter(rng, view.color), *_rand_augment(rng, view.rand_augment)]
@@ -170,29 +154,10 @@ def _mix_params(rng: np.random.Generator, view: TrainViewConfig) -> MixParams | 
     return MixParams(weight, True, (rng.random(), rng.random())) if cutmix else MixParams(weight)
 
 
-def collate_augmentation(params: Sequence[AugmentationParams]) -> BatchAugmentationParams:
-    """Collate the augmentation of a batch's clips, all sampled with one config."""
-    operations = [[each.operation for each in clip.operations] for clip in params]
-    amounts = [[each.amount for each in clip.operations] for clip in params]
-    mixing = [clip.mixing for clip in params if clip.mixing is not None]
-    return BatchAugmentationParams(
-        torch.tensor([clip.flip for clip in params]),
-        pad_sequence([torch.tensor(row, dtype=torch.int64) for row in operations], True),
-        pad_sequence([torch.tensor(row, dtype=torch.float64) for row in amounts], True),
-        (
-            torch.tensor([each.weight for each in mixing], dtype=torch.float64),
-            torch.tensor([each.cutmix for each in mixing]),
-            torch.tensor([each.centre for each in mixing], dtype=torch.float64),
-        )
-        if mixing
-        else None,
-    )
-
-
 # On the device ----------------------------------------------------------------------------------
 
 
-def augment(clips: Tensor, params: BatchAugmentationParams) -> Tensor:
+def augment(clips: Tensor, params: Sequence[AugmentationParams]) -> Tensor:
     """Flip clips and apply their operations, to all frames of a clip alike.
 
     A clip's result does not depend on its neighbours. Contrast, autocontrast and equalize take
@@ -200,26 +165,25 @@ def augment(clips: Tensor, params: BatchAugmentationParams) -> Tensor:
 
     Args:
         clips: uint8 (N, T, 3, H, W), on the network's device; they are not written to.
-        params: of these clips.
+        params: of these N clips.
 
     Returns:
         uint8 (N, T, 3, H, W); the clips themselves if nothing is to be done.
     """
-    if params.flips.any():
-        flips = params.flips.to(clips.device, non_blocking=True)
+    flips = torch.tensor([one.flip for one in params])
+    if flips.any():
+        flips = flips.to(clips.device, non_blocking=True)
         clips = torch.where(flips[:, None, None, None, None], clips.flip(-1), clips)
-    if not params.operations.any():
+    if not any(one.operations for one in params):
         return clips
     pieces = list(clips)
-    steps = zip(params.operations.T.tolist(), params.amounts.T.tolist(), strict=True)
-    for operations, amounts in steps:
+    for changes in zip_longest(*(one.operations for one in params)):
         # Clips of the same operation and amount go through one call.
-        alike: dict[tuple[int, float], list[int]] = defaultdict(list)
-        for number, step in enumerate(zip(operations, amounts, strict=True)):
-            alike[step].append(number)
+        alike: dict[OperationParams, list[int]] = defaultdict(list)
+        for number, change in enumerate(changes):
+            if change is not None and change.operation != Operation.IDENTITY:
+                alike[change].append(number)
         for (operation, amount), numbers in alike.items():
-            if operation == Operation.IDENTITY:
-                continue
             changed = _APPLY[operation](torch.stack([pieces[i] for i in numbers]), amount)
             for number, piece in zip(numbers, changed, strict=True):
                 pieces[number] = piece
@@ -266,13 +230,7 @@ def train_input(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Augment and normalize a training batch on a device; mixing is left to `mix`.
-
-    Args:
-        batch: from the training loader.
-        config: mean and std of the input.
-        device: of the network.
-        memory_format: of the result.
+    """Augment and normalize a training batch on a device, as `to_input`; mixing is left to `mix`.
 
     Returns:
         float32 (N, 3, T, H, W).
@@ -287,10 +245,10 @@ def to_input(
     std: Sequence[float],
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Scale clips to 0..1, normalize them, and put channels first.
+    """Scale clips, uint8 (N, T, 3, H, W), to 0..1, normalize them, and put channels first.
 
     Args:
-        clips: uint8 (N, T, 3, H, W), on the device that the network is on.
+        clips: on the device that the network is on.
         mean, std: of the three channels, for values 0..1.
         memory_format: of the result.
 
@@ -313,7 +271,7 @@ def _normalization(
 
 
 def mix(
-    inputs: Tensor, labels: Tensor, params: BatchAugmentationParams, classes: int, group: int
+    inputs: Tensor, labels: Tensor, params: Sequence[AugmentationParams], classes: int, group: int
 ) -> tuple[Tensor, Tensor]:
     """Mix every clip with its partner: mixup, or CutMix with a box through all frames.
 
@@ -324,7 +282,7 @@ def mix(
     Args:
         inputs: float (N, 3, T, H, W), normalized.
         labels: int64 (N,), on the inputs' device.
-        params: of these clips, on the CPU.
+        params: of these N clips.
         classes: number of classes.
         group: clips in a group; divides N.
 
@@ -332,10 +290,11 @@ def mix(
         inputs of the same shape, and targets, float32 (N, classes): the part of the clip that is
         of each class; inputs and labels as they were if nothing is ever mixed.
     """
-    if params.mixing is None:
+    mixing = [one.mixing for one in params if one.mixing is not None]
+    if not mixing:
         return inputs, labels
     height, width = inputs.shape[-2:]
-    plan = _mixing_plan(*params.mixing, height, width).to(inputs.device, non_blocking=True)
+    plan = _mixing_plan(mixing, height, width).to(inputs.device, non_blocking=True)
     parts, outside, top, left, bottom, right = plan.T[..., None]
     rows = torch.arange(height, device=inputs.device)
     columns = torch.arange(width, device=inputs.device)
@@ -343,18 +302,25 @@ def mix(
     in_box = in_rows[:, :, None] & in_columns[:, None, :]
     own = torch.where(in_box, 0.0, outside[..., None])[:, None, None]
     targets = functional.one_hot(labels, classes).float()
+
+    def partners(values: Tensor) -> Tensor:
+        return values.unflatten(0, (-1, group)).flip(1).flatten(0, 1)
+
     return (
-        torch.lerp(_partners(inputs, group), inputs, own.to(inputs.dtype)),
-        torch.lerp(_partners(targets, group), targets, parts),
+        torch.lerp(partners(inputs), inputs, own.to(inputs.dtype)),
+        torch.lerp(partners(targets), targets, parts),
     )
 
 
-def _mixing_plan(
-    weights: Tensor, cutmix: Tensor, centres: Tensor, height: int, width: int
-) -> Tensor:
+def _mixing_plan(mixing: Sequence[MixParams], height: int, width: int) -> Tensor:
     """float32 (N, 6): the part of a frame that the clip keeps, its share of the pixels outside the
     box, and the box's top, left, bottom and right.
     """
+    weights, centres = (
+        torch.tensor(values, dtype=torch.float64)
+        for values in ([one.weight for one in mixing], [one.centre for one in mixing])
+    )
+    cutmix = torch.tensor([one.cutmix for one in mixing])
     size = torch.tensor([height, width], dtype=torch.float64)
     half = (1 - weights).sqrt()[:, None] / 2 * cutmix[:, None]
     low = ((centres - half) * size).round().clamp(min=0)
@@ -362,7 +328,3 @@ def _mixing_plan(
     outside = torch.where(cutmix, 1.0, weights)
     parts = outside * (1 - (high - low).prod(1) / size.prod())
     return torch.cat([torch.stack([parts, outside], 1), low, high], 1).float()
-
-
-def _partners(values: Tensor, group: int) -> Tensor:
-    return values.unflatten(0, (-1, group)).flip(1).flatten(0, 1)

@@ -16,12 +16,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from snvideo.data import sampling
-from snvideo.data.augmentation import (
-    AugmentationParams,
-    BatchAugmentationParams,
-    collate_augmentation,
-    sample_augmentation,
-)
+from snvideo.data.augmentation import AugmentationParams, sample_augmentation
 from snvideo.data.config import DataConfig
 from snvideo.data.decoding import DecodeError, decode_frames
 from snvideo.data.index import ClipIndex, Video
@@ -96,7 +91,7 @@ class Batch(NamedTuple):
     index; name and reason of every video that could not be read and was replaced by another."""
 
     clips: Tensor
-    augmentation: BatchAugmentationParams
+    augmentation: list[AugmentationParams]
     labels: Tensor
     unreadable: list[tuple[str, str]]
     rows: list[int]
@@ -249,7 +244,7 @@ class TrainDataset(VideoDataset[TrainSample]):
     def collate(samples: list[TrainSample]) -> Batch:
         return Batch(
             torch.stack([sample.clip for sample in samples]),
-            collate_augmentation([sample.augmentation for sample in samples]),
+            [sample.augmentation for sample in samples],
             torch.tensor([sample.label for sample in samples]),
             [video for sample in samples for video in sample.unreadable],
             [sample.row for sample in samples],

@@ -17,12 +17,10 @@ from snvideo.data import sampling
 from snvideo.data.augmentation import (
     RAND_AUGMENT,
     AugmentationParams,
-    BatchAugmentationParams,
     MixParams,
     Operation,
     OperationParams,
     augment,
-    collate_augmentation,
     mix,
     sample_augmentation,
 )
@@ -99,7 +97,7 @@ def test_each_operation_is_torchvisions_on_each_frame():
     assert {change.operation for change in REFERENCE} == set(Operation) - {Operation.IDENTITY}
     clips = moving_picture(len(REFERENCE) + 1)
     before = clips.clone()
-    found = augment(clips, collate_augmentation([*(only(change) for change in REFERENCE), only()]))
+    found = augment(clips, [*(only(change) for change in REFERENCE), only()])
     assert found.dtype == torch.uint8 and found.shape == clips.shape
     assert torch.equal(clips, before)
     for result, clip, change in zip(found, clips, REFERENCE, strict=False):
@@ -115,7 +113,7 @@ def test_translations_move_whole_pixels_to_the_right_and_down():
         OperationParams(Operation.TRANSLATE_X, 0.2),
         OperationParams(Operation.TRANSLATE_Y, 0.3),
     )
-    right, down = augment(clips, collate_augmentation([only(change) for change in changes]))
+    right, down = augment(clips, [only(change) for change in changes])
     assert torch.equal(right[..., 6:], clips[0][..., :-6]) and not right[..., :6].any()
     assert torch.equal(down[..., 7:, :], clips[1][..., :-7, :]) and not down[..., :7, :].any()
 
@@ -127,12 +125,10 @@ def test_changes_are_made_in_order_after_the_flip():
         OperationParams(Operation.BRIGHTNESS, 1.5),
     )
     turn = OperationParams(Operation.ROTATE, 20.0)
-    params = collate_augmentation(
-        [
-            AugmentationParams(True, (solarize, brighter, turn)),
-            AugmentationParams(False, (brighter, solarize)),
-        ]
-    )
+    params = [
+        AugmentationParams(True, (solarize, brighter, turn)),
+        AugmentationParams(False, (brighter, solarize)),
+    ]
     found = augment(clips, params)
     first = reference.adjust_brightness(reference.solarize(clips[0].flip(-1), 100.0), 1.5)
     assert torch.equal(found[0], reference.rotate(first, 20.0, SMOOTH))
@@ -142,32 +138,31 @@ def test_changes_are_made_in_order_after_the_flip():
 
 def test_flips_mirror_some_clips_and_no_others():
     clips = moving_picture(6)
-    params = collate_augmentation(some_params(OFF, 6))
-    assert 0 < params.flips.sum() < 6
-    found = augment(clips, params)
-    for clip, other, flip in zip(clips, found, params.flips, strict=True):
-        assert torch.equal(other, clip.flip(-1) if flip else clip)
+    params = some_params(OFF, 6)
+    assert 0 < sum(one.flip for one in params) < 6
+    for clip, other, one in zip(clips, augment(clips, params), params, strict=True):
+        assert torch.equal(other, clip.flip(-1) if one.flip else clip)
 
 
 def test_what_is_off_costs_no_copy():
     clips = moving_picture(4)
-    params = collate_augmentation(some_params(OFF.model_copy(update={"flip": False}), 4))
-    assert params.operations.shape == params.amounts.shape == (4, 0) and params.mixing is None
+    params = some_params(OFF.model_copy(update={"flip": False}), 4)
+    assert params == [AugmentationParams(False)] * 4
     assert augment(clips, params) is clips
 
 
 def test_a_clip_does_not_depend_on_its_neighbours():
     clips, params = moving_picture(24), some_params(ALL, 24)
-    together = augment(clips, collate_augmentation(params))
+    together = augment(clips, params)
     for number, (clip, one) in enumerate(zip(clips, params, strict=True)):
-        assert torch.equal(together[number], augment(clip[None], collate_augmentation([one]))[0])
-    backwards = augment(clips.flip(0), collate_augmentation(params[::-1]))
+        assert torch.equal(together[number], augment(clip[None], [one])[0])
+    backwards = augment(clips.flip(0), params[::-1])
     assert torch.equal(backwards.flip(0), together)
 
 
 def test_all_frames_of_a_clip_are_changed_alike_and_clips_differently():
     still = moving_picture(1, frames=1).expand(24, 4, -1, -1, -1)
-    found = augment(still, collate_augmentation(some_params(ALL, 24)))
+    found = augment(still, some_params(ALL, 24))
     assert torch.equal(found, found[:, :1].expand_as(found))
     assert len({clip.numpy().tobytes() for clip in found}) >= 22
 
@@ -181,9 +176,7 @@ def test_rand_augment_is_torchvisions(magnitude):
     ours = {one.operations[0] for one in some_params(config, 400)}
     signed = [signed for _, _, signed in RAND_AUGMENT.values()]
     assert len(ours) == len(signed) + (sum(signed) if magnitude else 0)
-    variants = torch.cat(
-        [augment(picture, collate_augmentation([only(change)])) for change in ours]
-    ).short()
+    variants = torch.cat([augment(picture, [only(change)]) for change in ours]).short()
     theirs = v2.RandAugment(num_ops=1, magnitude=magnitude, interpolation=SMOOTH)
     torch.manual_seed(0)
     hits = set()
@@ -217,23 +210,10 @@ def test_switching_on_a_later_one_leaves_the_earlier_ones():
         assert three.operations == two.operations
 
 
-def test_parameters_are_a_function_of_the_generator_and_are_collated():
+def test_parameters_are_a_function_of_the_generator():
     params = some_params(ALL, 40)
     assert params == some_params(ALL, 40)
     assert len(set(params)) == 40
-    found = collate_augmentation(params)
-    assert found.flips.tolist() == [one.flip for one in params]
-    for number, one in enumerate(params):
-        changes = zip(
-            found.operations[number].tolist(), found.amounts[number].tolist(), strict=True
-        )
-        assert [OperationParams(*pair) for pair in changes if pair[0]] == [
-            change for change in one.operations if change.operation
-        ]
-    weights, cutmix, centres = found.mixing
-    assert list(
-        zip(weights.tolist(), cutmix.tolist(), map(tuple, centres.tolist()), strict=True)
-    ) == [one.mixing for one in params]
 
 
 def check_uniform(values: list[float], low: float, high: float) -> None:
@@ -354,7 +334,7 @@ def test_mixtures_and_targets_by_hand(group):
     labels = torch.tensor([0, 4, 2, 2, 1, 3, 0, 0, 4, 1, 2, 3])
     params = some_params(ALL, 12)
     assert {one.mixing.cutmix for one in params} == {True, False}
-    found, targets = mix(inputs, labels, collate_augmentation(params), 5, group)
+    found, targets = mix(inputs, labels, params, 5, group)
     assert found.dtype == targets.dtype == torch.float32
     expected = by_hand(inputs.double().numpy(), labels.tolist(), params, 5, group)
     np.testing.assert_allclose(found.numpy(), expected[0], rtol=0, atol=1e-6)
@@ -362,13 +342,11 @@ def test_mixtures_and_targets_by_hand(group):
     np.testing.assert_allclose(targets.sum(1), np.ones(12), rtol=0, atol=1e-6)
 
 
-def cut_mix(*centres_and_weights: tuple[float, float, float]) -> BatchAugmentationParams:
-    return collate_augmentation(
-        [
-            AugmentationParams(False, (), MixParams(weight, True, at))
-            for *at, weight in centres_and_weights
-        ]
-    )
+def cut_mix(*centres_and_weights: tuple[float, float, float]) -> list[AugmentationParams]:
+    return [
+        AugmentationParams(False, (), MixParams(weight, True, at))
+        for *at, weight in centres_and_weights
+    ]
 
 
 def test_the_weight_of_cutmix_is_the_area_that_is_seen():
@@ -389,10 +367,9 @@ def test_the_weight_of_cutmix_is_the_area_that_is_seen():
 def test_pairs_depend_on_the_group_and_not_on_the_pass():
     inputs, labels = torch.randn(8, 3, 2, 10, 10), torch.arange(8)
     params = some_params(ALL, 8)
-    together = mix(inputs, labels, collate_augmentation(params), 8, 4)
+    together = mix(inputs, labels, params, 8, 4)
     apart = [
-        mix(inputs[part], labels[part], collate_augmentation(params[part]), 8, 4)
-        for part in (slice(0, 4), slice(4, 8))
+        mix(inputs[part], labels[part], params[part], 8, 4) for part in (slice(0, 4), slice(4, 8))
     ]
     for whole, parts in zip(together, zip(*apart, strict=True), strict=True):
         assert torch.equal(whole, torch.cat(parts))
@@ -400,7 +377,7 @@ def test_pairs_depend_on_the_group_and_not_on_the_pass():
 
 def test_the_middle_of_an_odd_group_stays_as_it_is():
     inputs, labels = torch.randn(3, 3, 1, 6, 6), torch.tensor([0, 1, 2])
-    params = collate_augmentation([AugmentationParams(False, (), MixParams(0.25))] * 3)
+    params = [AugmentationParams(False, (), MixParams(0.25))] * 3
     found, targets = mix(inputs, labels, params, 3, 3)
     torch.testing.assert_close(found[1], inputs[1], rtol=0, atol=1e-6)
     assert targets.tolist() == [[0.25, 0, 0.75], [0, 1, 0], [0.75, 0, 0.25]]
@@ -408,19 +385,17 @@ def test_the_middle_of_an_odd_group_stays_as_it_is():
 
 def test_without_mixing_inputs_and_labels_are_left_alone():
     inputs, labels = torch.randn(4, 3, 1, 6, 6), torch.tensor([0, 1, 2, 1])
-    found = mix(inputs, labels, collate_augmentation(some_params(OFF, 4)), 3, 2)
+    found = mix(inputs, labels, some_params(OFF, 4), 3, 2)
     assert found[0] is inputs and found[1] is labels
     none = TrainViewConfig(cutmix=1.0, mixup=1.0, mix_probability=0)
-    found, targets = mix(inputs, labels, collate_augmentation(some_params(none, 4)), 3, 2)
+    found, targets = mix(inputs, labels, some_params(none, 4), 3, 2)
     assert torch.equal(found, inputs)
     assert torch.equal(targets, torch.eye(3)[labels])
 
 
 def test_targets_weigh_the_two_losses():
     logits, labels = torch.randn(2, 5), torch.tensor([3, 1])
-    params = collate_augmentation(
-        [AugmentationParams(False, (), MixParams(weight)) for weight in (0.7, 0.9)]
-    )
+    params = [AugmentationParams(False, (), MixParams(weight)) for weight in (0.7, 0.9)]
     _, targets = mix(torch.zeros(2, 3, 1, 4, 4), labels, params, 5, 2)
     own, other = (cross_entropy(logits, of, reduction="none") for of in (labels, labels.flip(0)))
     weight = torch.tensor([0.7, 0.9])
@@ -466,13 +441,13 @@ def test_everything_is_off_unless_asked_for(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gives_what_the_cpu_gives():
     clips = moving_picture(len(REFERENCE))
-    params = collate_augmentation([only(change) for change in REFERENCE])
+    params = [only(change) for change in REFERENCE]
     here, there = augment(clips, params), augment(clips.cuda(), params)
     assert there.is_cuda
     assert (here.short() - there.cpu().short()).abs().max() <= 1
 
     inputs, labels = torch.randn(24, 3, 2, 20, 30), torch.arange(24)
-    params = collate_augmentation(some_params(ALL, 24))
+    params = some_params(ALL, 24)
     here = mix(inputs, labels, params, 24, 4)
     there = mix(inputs.cuda(), labels.cuda(), params, 24, 4)
     for one, other in zip(here, there, strict=True):
