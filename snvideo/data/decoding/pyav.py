@@ -10,6 +10,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -32,14 +33,17 @@ def open_video(path: Path) -> InputContainer:
 
 
 def main_stream(container: InputContainer) -> VideoStream:
-    """The video stream that FFmpeg chooses, to be decoded on one thread.
+    """The video stream that FFmpeg chooses, and decord with it, to be decoded on one thread.
 
     Raises:
-        Unusable: if there is none.
+        Unusable: if there is none, or only a picture.
     """
+    if container.format.name.endswith("_pipe"):  # FFmpeg's readers of PNG, JPEG, ...
+        raise Unusable("a picture, not a video")
     stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream):
-        raise Unusable("no video stream")
+    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+        others = sorted({other.type for other in container.streams} - {"video"})
+        raise Unusable(f"no video stream, only {' and '.join(others) or 'a cover picture'}")
     if stream.codec_context is None:
         raise Unusable("no decoder for its codec")
     stream.codec_context.thread_count = 1  # worker processes are the parallelism

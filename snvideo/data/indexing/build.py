@@ -5,9 +5,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from snvideo.atomic import write_atomic
@@ -23,20 +23,20 @@ class BuildSummary:
 
     skipped: dict[str, int]
     """Reason why entries of the source gave no row -> their number."""
-    rows: int = 0
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]]
     """Split -> status -> videos."""
-    reasons: dict[str, Counter[str]] = field(
-        default_factory=lambda: {status: Counter() for status in STATUSES}
-    )
+    reasons: dict[str, dict[str, int]]
     """Status -> reason -> videos, the commonest first. An `ok` video's reason is a remark."""
 
-    def add(self, row: IndexRow) -> None:
-        """Count a row."""
-        self.rows += 1
-        self.counts.setdefault(row.split, dict.fromkeys(STATUSES, 0))[row.status] += 1
-        if row.reason:
-            self.reasons[row.status][row.reason] += 1
+    @classmethod
+    def of(cls, rows: Iterable[IndexRow], skipped: dict[str, int]) -> "BuildSummary":
+        """Count rows."""
+        counts: dict[str, dict[str, int]] = {}
+        reasons = {status: Counter[str]() for status in STATUSES}
+        for row in rows:
+            counts.setdefault(row.split, dict.fromkeys(STATUSES, 0))[row.status] += 1
+            reasons[row.status].update([row.reason] if row.reason else [])
+        return cls(skipped, counts, {name: dict(n.most_common()) for name, n in reasons.items()})
 
     def total(self, status: str) -> int:
         """Videos of a status, in all splits."""
@@ -79,13 +79,12 @@ def build_index(
     """
     if out.suffix != ".csv":
         raise SnvideoError(f"index {out}: call it something.csv")
-    summary, part = None, _partial_path(out, listing, videos, check)
+    part, done = _partial_path(out, listing, videos, check), 0
+    report = progress or (lambda number: None)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        summary = _resume(part, listing)
-        done = summary.rows
+        done = _resume(part)
         left = listing.rows[done:]
-        report = progress or (lambda number: None)
         report(done)
         paths = (videos / row.path for row in left)
         with (
@@ -93,17 +92,15 @@ def build_index(
             closing(probe_all(paths, check, workers, timeout)) as probes,
         ):
             writer = csv.writer(table, lineterminator="\n")
-            if not done:
+            if not table.tell():
                 writer.writerow(COLUMNS)
-            for number, (row, found) in enumerate(zip(left, probes, strict=True), done + 1):
-                entry = index_row(found, **row._asdict(), label_name=listing.labels[row.label])
-                writer.writerow(entry)
+            for row, found in zip(left, probes, strict=True):
+                label_name = listing.labels[row.label]
+                writer.writerow(index_row(found, **row._asdict(), label_name=label_name))
                 table.flush()
-                summary.add(entry)
-                report(number)
-        summary.reasons = {
-            status: Counter(dict(found.most_common())) for status, found in summary.reasons.items()
-        }
+                done += 1
+                report(done)
+        summary = BuildSummary.of(read_rows(part), listing.skipped)
         if not summary.total("ok"):
             raise SnvideoError(_why_useless(summary, videos))
         facts = {
@@ -119,38 +116,26 @@ def build_index(
     except OSError as error:
         raise SnvideoError(f"index {out}: cannot be written: {error.strerror}") from None
     finally:
-        if summary is not None and summary.rows == len(listing.rows):
+        if done == len(listing.rows):
             part.unlink(missing_ok=True)
     return summary
 
 
 def _partial_path(out: Path, listing: Listing, videos: Path, check: Check) -> Path:
     """Path of an unfinished index, which depends on its rows and check."""
-    digest = hashlib.sha256(
-        f"{videos.absolute()}\0{check}\0{listing.labels}".encode("utf-8", "surrogateescape")
-    )
-    for row in listing.rows:
-        digest.update(repr(row).encode("utf-8", "surrogateescape"))
-    return out.with_name(f".{out.name}.{digest.hexdigest()[:12]}.part")
+    what = repr((videos.absolute(), check, listing.labels, listing.rows))
+    digest = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
+    return out.with_name(f".{out.name}.{digest[:12]}.part")
 
 
-def _resume(part: Path, listing: Listing) -> BuildSummary:
-    """Counts of the whole rows of an interrupted build."""
-    summary = BuildSummary(listing.skipped)
+def _resume(part: Path) -> int:
+    """Number of whole rows that an interrupted build has left."""
     if not part.exists():
-        return summary
+        return 0
     with part.open("r+b") as file:  # the last row may have been cut off
         text = file.read()
         file.truncate(text.rfind(b"\n") + 1)
-    try:
-        for row, listed in zip(read_rows(part), listing.rows, strict=False):
-            if row.path != listed.path:
-                raise SnvideoError(f"{part}: of other videos")
-            summary.add(row)
-    except SnvideoError:
-        part.unlink()
-        return BuildSummary(listing.skipped)
-    return summary
+    return sum(1 for _ in read_rows(part)) if b"\n" in text else 0
 
 
 def _portable(root: Path, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -29,9 +30,6 @@ class StreamScan:
     pixels: str = ""
     encrypted: bool = False
     error: Exception | None = None
-    samples: dict[int, VideoFrame] = field(default_factory=dict)
-    """Frames at even distances, and the last one."""
-    _spacing: int = 1
     _packet_times: set[int] = field(default_factory=set)
     """Time stamps of packets, and of frames: those that are shown."""
     _frame_times: set[int] = field(default_factory=set)
@@ -41,29 +39,20 @@ class StreamScan:
     def read(self, container: InputContainer, stream: VideoStream) -> None:
         """Read all packets and decode frames, up to the first error."""
         self.encrypted = _is_encrypted(stream)
-        last: VideoFrame | None = None
         try:
             for packet in container.demux(stream):
                 self._count(packet)
                 if self.every_frame or not self.frames:
-                    for frame in packet.decode():
-                        if is_shown(frame):
-                            last = frame
-                            self._add(frame)
+                    for frame in filter(is_shown, packet.decode()):
+                        self._add(frame)
         except (FFmpegError, OSError) as error:
             self.error = error
-        if last is not None:
-            self.samples[self.frames - 1] = last
 
     def read_table(self, container: InputContainer, stream: VideoStream, size: int) -> bool:
         """Count packets from the table in an MP4 file's header, and decode the first frame alone.
 
-        Args:
-            container, stream: of the file.
-            size: of the file in bytes: packets beyond it are not there.
-
-        Returns:
-            False if there is no table of all packets; then nothing was read.
+        Packets beyond the file's `size` in bytes are not there. False if there is no table of all
+        packets; then nothing was read.
         """
         entries = list(stream.index_entries or ())
         if not container.format.name.startswith("mov,") or not 0 < len(entries) == stream.frames:
@@ -74,10 +63,8 @@ class StreamScan:
         self.hidden = sum(entry.is_discard for entry in whole)
         self.shown = self.packets - self.hidden
         try:
-            for frame in container.decode(stream):
-                if is_shown(frame):
-                    self._add(frame)
-                    break
+            for frame in islice(filter(is_shown, container.decode(stream)), 1):
+                self._add(frame)
         except (FFmpegError, OSError) as error:
             self.error = error
         return True
@@ -108,20 +95,9 @@ class StreamScan:
             self.pixels = frame.format.name
         elif (frame.width, frame.height) != (self.width, self.height):
             raise Unusable("frames of different sizes")
-        if self.frames % self._spacing == 0:
-            self.samples[self.frames] = frame
-            if len(self.samples) > 16:  # twice as far apart, so that any length leaves 9 to 17
-                self._spacing *= 2
-                self.samples = {k: v for k, v in self.samples.items() if k % self._spacing == 0}
         if frame.pts is not None:
             self._frame_times.add(frame.pts)
         self.frames += 1
-
-    def is_sound(self, stream: VideoStream) -> bool:
-        """True if decord's numbers mean the same frames wherever it starts to decode."""
-        # It seeks to the key packet before the one asked for and counts on from that packet's
-        # place in the file, which goes wrong where hidden packets are dropped on decoding.
-        return self.is_seekable(stream) and not self.dropped
 
     def is_seekable(self, stream: VideoStream) -> bool:
         """True if shown frame k is that of the packet with the k-th time, and decoding from the

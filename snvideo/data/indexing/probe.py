@@ -13,14 +13,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
-from av.stream import Disposition
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from snvideo.data.decoding.pyav import Unusable, main_stream, open_video
-from snvideo.data.index import IndexRow
+from snvideo.data.decoding.decord import decode_decord
+from snvideo.data.decoding.pyav import Unusable, decode_pyav, main_stream, open_video
+from snvideo.data.index import IndexRow, Video
 from snvideo.data.indexing.packets import StreamScan
-from snvideo.data.workers import Outcome, WorkerPool, discard_output
+from snvideo.data.workers import WorkerPool, discard_output
 
 Check = Literal["header", "packets", "decode"]
 
@@ -106,15 +105,10 @@ def probe(path: Path, check: Check) -> Probe:
 def probe_all(
     paths: Iterable[Path], check: Check, workers: int, timeout: float = 120.0
 ) -> Generator[Probe, None, None]:
-    """Probe files in worker processes; yields results in the order of the paths.
+    """Probe files in so many worker processes; yields results in the order of the paths.
 
-    A file that PyAV had read before decord died is usable, by PyAV.
-
-    Args:
-        paths: files to probe.
-        check: of `stages`.
-        workers: processes, at least 1.
-        timeout: seconds after which a file that gives no answer is given up.
+    A file that gives no answer for `timeout` seconds is broken; one that PyAV had read before
+    decord died is usable, by PyAV.
     """
     # A file that hangs holds up the order but not the work, as long as this many lie behind it.
     window = max(1000, 100 * workers)
@@ -122,18 +116,15 @@ def probe_all(
     with closing(
         WorkerPool(function, workers, timeout, window=window, initializer=discard_output)
     ) as pool:
-        yield from map(_probe_of_outcome, pool.run(paths))
-
-
-def _probe_of_outcome(outcome: Outcome) -> Probe:
-    found: Probe | None = outcome.answer
-    if outcome.failure is None and found is not None:
-        return found
-    # Without the message, so that like cases have one reason.
-    failure = (outcome.failure or "crashed").partition(":")[0]
-    if found is None:
-        return Probe(status="broken", reason=f"decoder {failure}")
-    return found._replace(reason=f"{found.reason}; decord {failure}".removeprefix("; "))
+        for found, failure in pool.run(paths):
+            if failure is not None:
+                failure = failure.partition(":")[0]  # so that like cases have one reason
+                if found is None:
+                    found = Probe(status="broken", reason=f"decoder {failure}")
+                else:
+                    reason = "; ".join(filter(None, (found.reason, f"decord {failure}")))
+                    found = found._replace(reason=reason)
+            yield found
 
 
 def stages(path: Path, check: Check) -> Iterator[Probe]:
@@ -145,29 +136,26 @@ def stages(path: Path, check: Check) -> Iterator[Probe]:
     - `packets`: counts packets and decodes one frame, for its size and rotation. Files whose
       packets may not be their frames (hidden, damaged or missing ones, AVI, MPEG-TS, AV1, 10-bit)
       are decoded with PyAV from start to end, and left to it.
-    - `decode`: decodes with PyAV from start to end, then compares decord's frames at 9 to 17
+    - `decode`: decodes with PyAV from start to end, then compares decord's frames at up to 12
       places. decord gets files that agree and are sound.
     """
+    size = 0
     try:
         size = path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-        yield Probe(status="missing", reason="no such file")
-        return
-    except OSError as error:
-        yield Probe(status="broken", reason=_short(error))
-        return
-    try:
         if not path.is_file():
             raise Unusable("not a regular file")
         if size == 0:
             raise Unusable("empty file")
-        found, samples = _read(path, check)
+        found, doubtful = _read(path, check)
+    except (FileNotFoundError, NotADirectoryError):
+        yield Probe(status="missing", reason="no such file")
+        return
     except Exception as error:  # whatever one file does, the others go on
         yield Probe(bytes=size, status="broken", reason=_short(error))
         return
     found = found._replace(bytes=size)
     yield found
-    if check == "decode" and samples and _decord_agrees(path, found, samples):
+    if doubtful and _decord_agrees(Video.of(found, path, label=0, name="")):
         yield found._replace(decoder="decord")
 
 
@@ -180,9 +168,8 @@ def _short(error: Exception) -> str:
     return f"unexpected {type(error).__name__}"
 
 
-def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
-    """Probe without running decord, and frames by number to compare decord's with: none where
-    decord needs no trial (packets check) or is not to be used.
+def _read(path: Path, check: Check) -> tuple[Probe, bool]:
+    """Probe without running decord; true if its frames are to be compared with PyAV's.
 
     Raises:
         Unusable: if no frame can be shown.
@@ -192,21 +179,22 @@ def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
     except InvalidDataError:
         raise Unusable("no video header: not a video, or cut off before it") from None
     with container:
-        stream = _video_stream(container)
-        if check == "header":
-            scan = StreamScan(every_frame=False)
-            if scan.read_table(container, stream, path.stat().st_size):
-                # Open groups of pictures show when it is decoded.
-                found = _probe_of(scan, stream)
-                return found._replace(seekable=_is_usual(container, stream, scan)), {}
-            return _read(path, "packets")
+        stream = main_stream(container)
         scan = StreamScan(every_frame=check == "decode")
+        if check == "header":
+            if not scan.read_table(container, stream, path.stat().st_size):
+                return _read(path, "packets")
+            # Open groups of pictures show when it is decoded.
+            found = _probe_of(scan, stream)
+            return found._replace(seekable=_is_usual(container, stream, scan)), False
         scan.read(container, stream)
         found = _probe_of(scan, stream)
-        sound = scan.is_sound(stream)
+        seekable = scan.is_seekable(stream)
+        # decord seeks to the key packet before the one asked for and counts on from that packet's
+        # place in the file, which goes wrong where hidden packets are dropped on decoding.
+        sound = seekable and not scan.dropped
         if check == "decode":
-            found = found._replace(seekable=scan.is_seekable(stream))
-            return found, scan.samples if sound else {}
+            return found._replace(seekable=seekable), sound
         usual = (
             _is_usual(container, stream, scan)
             and not scan.hidden
@@ -216,8 +204,8 @@ def _read(path: Path, check: Check) -> tuple[Probe, dict[int, VideoFrame]]:
             and -(-found.width // 32) * 32 * 3 // found.width == 3
         )
         if usual:
-            return found._replace(seekable=True, decoder="decord"), {}
-    return _read(path, "decode")[0], {}
+            return found._replace(seekable=True, decoder="decord"), False
+    return _read(path, "decode")[0], False
 
 
 def _is_usual(container: InputContainer, stream: VideoStream, scan: StreamScan) -> bool:
@@ -226,17 +214,6 @@ def _is_usual(container: InputContainer, stream: VideoStream, scan: StreamScan) 
         and stream.codec_context.name in _USUAL_CODECS
         and scan.pixels in _USUAL_PIXELS
     )
-
-
-def _video_stream(container: InputContainer) -> VideoStream:
-    """The stream that FFmpeg chooses, and decord with it; not a picture or a cover."""
-    if container.format.name.endswith("_pipe"):  # FFmpeg's readers of PNG, JPEG, ...
-        raise Unusable("a picture, not a video")
-    stream = container.streams.best("video")
-    if stream is None or stream.disposition & Disposition.attached_pic:
-        others = sorted({other.type for other in container.streams} - {"video"})
-        raise Unusable(f"no video stream, only {' and '.join(others) or 'a cover picture'}")
-    return main_stream(container)
 
 
 def _probe_of(scan: StreamScan, stream: VideoStream) -> Probe:
@@ -271,29 +248,15 @@ def _probe_of(scan: StreamScan, stream: VideoStream) -> Probe:
     )
 
 
-def _decord_agrees(path: Path, found: Probe, samples: dict[int, VideoFrame]) -> bool:
+def _decord_agrees(video: Video) -> bool:
     """True if decord shows the same frames as PyAV under the same numbers."""
+    numbers = np.unique(np.linspace(0, video.frames - 1, 12).round().astype(np.int64))
+    expected, _ = decode_pyav(video, numbers)
     try:
-        import decord
-    except (ImportError, OSError):  # no wheel for this platform
+        shown, _ = decode_decord(video, numbers)
+    except Exception:  # decord raises kinds of its own, and is not installed everywhere
         return False
-    numbers = [found.first_frame + k for k in samples]
-    try:
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        if numbers[-1] >= len(reader):  # asking beyond the end may never return
-            return False
-        shown = reader.get_batch(numbers).asnumpy()
-    except Exception:  # decord raises kinds of its own, and others besides
-        return False
-    expected = np.stack(
-        [
-            np.rot90(frame.to_ndarray(format="rgb24"), found.rotation // 90)
-            for frame in samples.values()
-        ]
-    )
-    if shown.shape != expected.shape:
-        return False
-    return all(
+    return shown.shape == expected.shape and all(
         np.abs(one.astype(np.int16) - other).mean() <= TOLERANCE
         for one, other in zip(shown, expected, strict=True)
     )

@@ -109,7 +109,8 @@ def make_toy_kinetics(
 def _write_video(out: Path, seed: int, difficulty: str, job: Job) -> Iterator[None]:
     split, number = job
     path = out / split / toy_entry(seed, split, number).path
-    yield write_mp4(render_clip(seed, split, number, difficulty), path)
+    write_mp4(render_clip(seed, split, number, difficulty), path)
+    yield
 
 
 def _run(work: Callable[[Job], Iterator[None]], jobs: list[Job], workers: int) -> Iterator[Any]:
