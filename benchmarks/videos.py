@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from snvideo.data.config import ClipConfig
 from snvideo.data.files import scan_videos
-from snvideo.data.index import ClipIndex, read_rows
+from snvideo.data.index import ClipIndex, IndexRow, read_rows
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import ListedVideo, Listing
+from snvideo.data.indexing.sources import Listing
 from snvideo.data.preparing.prepare import prepare_videos
 from snvideo.data.toy import make_toy_kinetics
 from snvideo.errors import SnvideoError
@@ -58,7 +58,7 @@ def index_videos(folder: Path, names: dict[str, str], out: Path) -> tuple[Videos
         out: the index to write.
     """
     listing = Listing(
-        [ListedVideo(path, 0, "train") for path in names.values()], ["any"], "a folder"
+        [IndexRow(path, 0, split="train") for path in names.values()], ["any"], "a folder"
     )
     build_index(listing, folder, out, check="decode", workers=CORES)
     index, useless = ClipIndex.load(out, "train"), {}

@@ -27,29 +27,48 @@ DECODERS = ("decord", "pyav")
 
 
 class IndexRow(NamedTuple):
-    """A row of the CSV, its columns in order."""
+    """A row of the CSV, its columns in order: a video as a source lists it and as its file is.
 
-    path: str
+    A frame is *shown* unless it is flagged to be discarded or its time stamp is negative, which is
+    how an edit list hides the start of a clip cut without re-encoding. Shown frame k is
+
+    - in PyAV: the k-th output frame whose `pts` is not negative (frames to be discarded never
+      come out, so there is no number to add);
+    - in decord: number `first_frame + k`, as it numbers packets, hidden ones included. Files whose
+      numbers mean different frames by where decord last sought to are left to PyAV (`decoder`).
+    """
+
+    path: str = ""
     """POSIX, relative to the root (absolute for a video outside it)."""
-    label: int
-    label_name: str
-    split: str
-    start: float | None
+    label: int = 0
+    label_name: str = ""
+    split: str = ""
+    start: float | None = None
     """Seconds into the source video where the clip was cut out, if known."""
-    end: float | None
-    first_frame: int
-    """This and the columns up to `reason`: see `snvideo.data.indexing.probe.Probe`."""
-    frames: int
-    fps: float
-    width: int
-    height: int
-    rotation: int
-    seconds: float
-    bytes: int
-    seekable: int
-    decoder: str
-    status: str
-    reason: str
+    end: float | None = None
+    first_frame: int = 0
+    """Leading frames in decord's numbering that are hidden."""
+    frames: int = 0
+    """Shown frames that can be decoded."""
+    fps: float = 0.0
+    """Shown frames a second."""
+    width: int = 0
+    """Pixels, of the upright frame."""
+    height: int = 0
+    rotation: int = 0
+    """Degrees (0, 90, 180, 270) to turn PyAV's frames counter-clockwise; decord turns its own."""
+    seconds: float = 0.0
+    """Length of what is shown."""
+    bytes: int = 0
+    seekable: int = 0
+    """1 if every packet is a shown frame, and no frame refers to one before its key frame: a
+    decoder may begin at any key frame."""
+    decoder: str = "pyav"
+    """`decord` where it is known to show the right frames (PyAV does too), else `pyav`."""
+    status: str = "ok"
+    """`ok`, `missing` or `broken`."""
+    reason: str = ""
+    """Why it is not ok, or what is odd about it; a few words, the same for all like cases."""
 
 
 COLUMNS = IndexRow._fields
@@ -60,33 +79,27 @@ _PARSE: dict[str, Any] = {
 
 
 class Video(NamedTuple):
-    """A video that can be decoded."""
+    """A video that can be decoded; see `IndexRow` for what is not explained."""
 
     path: Path
     """Absolute."""
     label: int
     first_frame: int
-    """Hidden frames that decord counts before shown frame 0."""
     frames: int
-    """Shown frames."""
     fps: float
     width: int
-    """Pixels, of the upright frame."""
     height: int
     rotation: int
-    """Degrees (0, 90, 180, 270) to turn PyAV's frames counter-clockwise; decord turns its own."""
     seekable: bool
-    """Packets are frames, and those before a key frame need not be decoded."""
     decoder: str
-    """`decord` where it shows the right frames (PyAV does too), else `pyav`."""
     name: str
     """The path as the index has it."""
 
     @classmethod
-    def of(cls, row: Any, path: Path, **values: Any) -> "Video":
-        """Video of a row or of any named tuple that has such fields, and of other values."""
-        known = {name: value for name, value in row._asdict().items() if name in cls._fields}
-        return cls(**{**known, "path": path, **values})
+    def of(cls, row: IndexRow, path: Path) -> "Video":
+        """Video of a row, and where its file is."""
+        fields = {name: getattr(row, name) for name in cls._fields[1:-1]}
+        return cls(path=path, name=row.path, **fields)
 
 
 _TABLE = np.dtype(

@@ -15,7 +15,7 @@ from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig
 from snvideo.data.dataset import EvalDataset, VideoViews
 from snvideo.data.files import unique_files
 from snvideo.data.index import ClipIndex
-from snvideo.data.indexing.probe import index_row, probe_all
+from snvideo.data.indexing.probe import probe_all
 from snvideo.data.loader import test_loader
 from snvideo.engine.config import SpeedConfig
 from snvideo.engine.evaluate import view_logits
@@ -158,7 +158,7 @@ class _Predictor:
         for name, probe in zip(given, probes, strict=True):
             if probe.status == "ok":
                 remarks[name] = probe.reason
-                rows.append(index_row(probe, name, split="predict"))
+                rows.append(probe._replace(path=name, split="predict"))
             else:
                 yield Prediction(given[name], reason=probe.reason)
         if not rows:

@@ -11,9 +11,9 @@ import torch
 
 from snvideo.data.config import ClipConfig, DataConfig
 from snvideo.data.dataset import EvalDataset, SampleKey
-from snvideo.data.index import ClipIndex
+from snvideo.data.index import ClipIndex, IndexRow
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import ListedVideo, Listing
+from snvideo.data.indexing.sources import Listing
 from snvideo.data.sampling import TRAIN
 from snvideo.data.toy import make_toy_kinetics
 from tests.data.videos import frame_number, write_video
@@ -66,7 +66,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> dict[str,
 def indexed(folder: Path, name: str, out: Path) -> tuple[DataConfig, ClipIndex]:
     """An index of one video, and clips of it."""
     build_index(
-        Listing([ListedVideo(name, 0, "train")], ["any"], "test"), folder, out, check="decode"
+        Listing([IndexRow(name, 0, split="train")], ["any"], "test"), folder, out, check="decode"
     )
     config = DataConfig(index=out, clip=ClipConfig(frames=4, stride=3))
     return config, ClipIndex.load(out, "train")

@@ -15,7 +15,7 @@ from snvideo.data import sampling
 from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.dataset import Batch, SampleKey, TrainDataset
 from snvideo.data.index import COLUMNS, ClipIndex, IndexRow
-from snvideo.data.indexing.probe import Probe, probe_all
+from snvideo.data.indexing.probe import probe_all
 from snvideo.data.loader import train_loader
 from snvideo.data.quarantine import Quarantine
 from tests.data.mutations import MUTATIONS, Mutant, shorten, write_mutants, write_sources
@@ -24,7 +24,7 @@ DATA = os.environ.get("SNVIDEO_TEST_DATA")
 CLIPS = 4
 """In a batch."""
 SEED = 3
-BELIEVED = Probe(frames=30, fps=25, width=64, height=48, seconds=1.2, seekable=True)
+BELIEVED = IndexRow(frames=30, fps=25, width=64, height=48, seconds=1.2, seekable=1)
 """What an index says of a file that never was a video."""
 
 
@@ -32,7 +32,7 @@ class Broken(NamedTuple):
     """Mutants, what they were made of, and what that held."""
 
     mutants: list[Mutant]
-    facts: dict[Path, Probe]
+    facts: dict[Path, IndexRow]
 
 
 def make(folder: Path, count: int, every: int = 1) -> Broken:
@@ -56,7 +56,7 @@ def index_before(broken: Broken, folder: Path, decoder: str) -> ClipIndex:
         facts = broken.facts[source]
         facts = facts if facts.status == "ok" else BELIEVED
         if decoder == "decord":
-            facts = facts._replace(decoder="decord", seekable=True)
+            facts = facts._replace(decoder="decord", seekable=1)
         rows.append((path, facts))
     sound = [item for item in broken.facts.items() if item[1].status == "ok"]
     rows += [sound[i % len(sound)] for i in range(len(rows))]
@@ -66,13 +66,9 @@ def index_before(broken: Broken, folder: Path, decoder: str) -> ClipIndex:
         writer.writerow(COLUMNS)
         for number, (path, facts) in enumerate(rows):
             what = {"path": path, "label": number, "label_name": labels[number], "split": "train"}
-            writer.writerow(IndexRow(**what, start=None, end=None, **as_columns(facts)))
+            writer.writerow(facts._replace(**what))
     (folder / "index.json").write_text(json.dumps({"root": ".", "labels": labels}))
     return ClipIndex.load(folder / "index.csv", "train")
-
-
-def as_columns(facts: Probe) -> dict:
-    return facts._asdict() | {"seekable": int(facts.seekable)}
 
 
 def configuration(folder: Path, decoder: str) -> DataConfig:

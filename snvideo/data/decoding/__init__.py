@@ -63,7 +63,7 @@ def _probed(path: Path) -> Video:
     found = probe(path, "packets")
     if found.status != "ok":
         raise DecodeError(found.reason)
-    return Video.of(found, path, label=0, name=str(path))
+    return Video.of(found._replace(path=str(path)), path)
 
 
 def _first_line(error: Exception) -> str:

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from snvideo.atomic import write_atomic
 from snvideo.data.index import COLUMNS, STATUSES, IndexRow, read_rows
-from snvideo.data.indexing.probe import Check, index_row, probe_all
+from snvideo.data.indexing.probe import Check, probe_all
 from snvideo.data.indexing.sources import Listing
 from snvideo.errors import SnvideoError
+
+_LISTED = COLUMNS.index("first_frame")
+"""Columns that a source lists; those after it are probed, but for a remark in `reason`."""
 
 
 @dataclass
@@ -95,8 +98,10 @@ def build_index(
             if not table.tell():
                 writer.writerow(COLUMNS)
             for row, found in zip(left, probes, strict=True):
+                reason = "; ".join(filter(None, (row.reason, found.reason)))
+                joined = IndexRow(*row[:_LISTED], *found[_LISTED:])
                 label_name = listing.labels[row.label]
-                writer.writerow(index_row(found, **row._asdict(), label_name=label_name))
+                writer.writerow(joined._replace(label_name=label_name, reason=reason))
                 table.flush()
                 done += 1
                 report(done)

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from av.container import InputContainer
@@ -35,66 +35,8 @@ _USUAL_CODECS = ("h264", "hevc", "vp9")  # not VP8, which has packets that show 
 _USUAL_PIXELS = ("yuv420p", "yuvj420p")
 
 
-class Probe(NamedTuple):
-    """Content of a video file.
-
-    A frame is *shown* unless it is flagged to be discarded or its time stamp is negative, which is
-    how an edit list hides the start of a clip cut without re-encoding. Shown frame k is
-
-    - in PyAV: the k-th output frame whose `pts` is not negative (frames to be discarded never
-      come out, so there is no number to add);
-    - in decord: number `first_frame + k`, as it numbers packets, hidden ones included. Files whose
-      numbers mean different frames by where decord last sought to are left to PyAV (`decoder`).
-    """
-
-    first_frame: int = 0
-    """Leading frames in decord's numbering that are hidden."""
-    frames: int = 0
-    """Shown frames that can be decoded."""
-    fps: float = 0.0
-    """Shown frames a second."""
-    width: int = 0
-    """Pixels, of the upright frame."""
-    height: int = 0
-    rotation: int = 0
-    """Degrees (0, 90, 180, 270) to turn PyAV's frames counter-clockwise; decord turns its own."""
-    seconds: float = 0.0
-    """Length of what is shown."""
-    bytes: int = 0
-    seekable: bool = False
-    """Every packet is a shown frame, and no frame refers to one before its key frame: a decoder may
-    begin at any key frame."""
-    decoder: str = "pyav"
-    """`decord` where it is known to show the right frames, else `pyav`."""
-    status: str = "ok"
-    """`ok`, `missing` or `broken`."""
-    reason: str = ""
-    """Why it is not ok, or what is odd about it; a few words, the same for all like cases."""
-
-
-def index_row(
-    found: Probe,
-    path: str,
-    *,
-    label: int = 0,
-    label_name: str = "",
-    split: str = "",
-    start: float | None = None,
-    end: float | None = None,
-    note: str = "",
-) -> IndexRow:
-    """Row of a probed file, rounded as in every index: the frames of a clip depend on it."""
-    rounded = found._replace(
-        fps=round(found.fps, 4),
-        seconds=round(found.seconds, 3),
-        reason="; ".join(filter(None, (note, found.reason))),
-    )
-    row = IndexRow(path, label, label_name, split, start, end, *rounded)
-    return row._replace(seekable=int(found.seekable))
-
-
-def probe(path: Path, check: Check) -> Probe:
-    """Probe one video file with a check of `stages`; bad files raise nothing.
+def probe(path: Path, check: Check) -> IndexRow:
+    """IndexRow one video file with a check of `stages`; bad files raise nothing.
 
     The decode check may crash or hang in native code: run it through `probe_all`.
     """
@@ -104,8 +46,8 @@ def probe(path: Path, check: Check) -> Probe:
 
 def probe_all(
     paths: Iterable[Path], check: Check, workers: int, timeout: float = 120.0
-) -> Generator[Probe, None, None]:
-    """Probe files in so many worker processes; yields results in the order of the paths.
+) -> Generator[IndexRow, None, None]:
+    """IndexRow files in so many worker processes; yields results in the order of the paths.
 
     A file that gives no answer for `timeout` seconds is broken; one that PyAV had read before
     decord died is usable, by PyAV.
@@ -120,15 +62,15 @@ def probe_all(
             if failure is not None:
                 failure = failure.partition(":")[0]  # so that like cases have one reason
                 if found is None:
-                    found = Probe(status="broken", reason=f"decoder {failure}")
+                    found = IndexRow(status="broken", reason=f"decoder {failure}")
                 else:
                     reason = "; ".join(filter(None, (found.reason, f"decord {failure}")))
                     found = found._replace(reason=reason)
             yield found
 
 
-def stages(path: Path, check: Check) -> Iterator[Probe]:
-    """Probe a file in steps, each result better than the one before; only the last runs decord.
+def stages(path: Path, check: Check) -> Iterator[IndexRow]:
+    """IndexRow a file in steps, each result better than the one before; only the last runs decord.
 
     - `header`: counts packets by the table in an MP4 file's header, as far as the file is long
       enough to hold them, and decodes one frame; left to PyAV. Files without such a table are
@@ -148,14 +90,20 @@ def stages(path: Path, check: Check) -> Iterator[Probe]:
             raise Unusable("empty file")
         found, doubtful = _read(path, check)
     except (FileNotFoundError, NotADirectoryError):
-        yield Probe(status="missing", reason="no such file")
+        yield IndexRow(status="missing", reason="no such file")
         return
     except Exception as error:  # whatever one file does, the others go on
-        yield Probe(bytes=size, status="broken", reason=_short(error))
+        yield IndexRow(bytes=size, status="broken", reason=_short(error))
         return
-    found = found._replace(bytes=size)
+    # Rounded as in every index: the frames of a clip depend on it.
+    found = found._replace(
+        fps=round(found.fps, 4),
+        seconds=round(found.seconds, 3),
+        bytes=size,
+        seekable=int(found.seekable),
+    )
     yield found
-    if doubtful and _decord_agrees(Video.of(found, path, label=0, name="")):
+    if doubtful and _decord_agrees(Video.of(found, path)):
         yield found._replace(decoder="decord")
 
 
@@ -168,8 +116,8 @@ def _short(error: Exception) -> str:
     return f"unexpected {type(error).__name__}"
 
 
-def _read(path: Path, check: Check) -> tuple[Probe, bool]:
-    """Probe without running decord; true if its frames are to be compared with PyAV's.
+def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
+    """IndexRow without running decord; true if its frames are to be compared with PyAV's.
 
     Raises:
         Unusable: if no frame can be shown.
@@ -216,7 +164,7 @@ def _is_usual(container: InputContainer, stream: VideoStream, scan: StreamScan) 
     )
 
 
-def _probe_of(scan: StreamScan, stream: VideoStream) -> Probe:
+def _probe_of(scan: StreamScan, stream: VideoStream) -> IndexRow:
     """Raises `Unusable` if no frame is shown, or decoding fails before half of the packets."""
     if not scan.frames:
         if scan.encrypted:
@@ -236,7 +184,7 @@ def _probe_of(scan: StreamScan, stream: VideoStream) -> Probe:
         reason = "fewer frames than its header states"
     frames = scan.frames if scan.every_frame else scan.shown
     turned = scan.rotation in (90, 270)
-    return Probe(
+    return IndexRow(
         first_frame=scan.hidden,
         frames=frames,
         fps=fps,

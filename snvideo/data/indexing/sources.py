@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from snvideo.data.files import scan_videos
+from snvideo.data.index import IndexRow
 from snvideo.errors import SnvideoError
 
 SPLITS = {
@@ -21,23 +21,12 @@ SPLITS = {
 """Usual names of splits -> the names that an index has."""
 
 
-class ListedVideo(NamedTuple):
-    """A video that a source lists, be the file there or not."""
-
-    path: str  # POSIX, relative to the video folder; absolute if outside it
-    label: int
-    split: str
-    start: float | None = None  # seconds into the source video, where it was cut out
-    end: float | None = None
-    note: str = ""
-    """Remark for the column `reason`."""
-
-
 @dataclass(frozen=True)
 class Listing:
     """Videos and labels that a source lists."""
 
-    rows: list[ListedVideo]
+    rows: list[IndexRow]
+    """Columns up to `end`, and remarks in `reason`, be the files there or not."""
     labels: list[str]  # names in the order of their ids
     source: str  # description of the source
     skipped: dict[str, int] = field(default_factory=dict)
@@ -84,7 +73,7 @@ def read_kinetics(
     files: defaultdict[str, list[str]] = defaultdict(list)
     for path in scan_videos(videos):
         files[PurePosixPath(path).stem].append(path)
-    found: list[tuple[str, ListedVideo]] = []
+    found: list[tuple[str, IndexRow]] = []
     places: dict[str, str] = {}
     skipped = Counter[str]()
     for file in csvs:
@@ -102,7 +91,7 @@ def read_kinetics(
                 continue
             places.setdefault(label, where)
             path = _clip_path(files, row["youtube_id"].strip(), *times, split, label)
-            found.append((label, ListedVideo(path, 0, split, start, end)))
+            found.append((label, IndexRow(path, split=split, start=start, end=end)))
     names, ids = _label_ids(places, labels)
     rows = _note_repeats(
         (video._replace(label=ids[label]) for label, video in found),
@@ -195,7 +184,7 @@ def read_class_folders(
             digest = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).digest()
             fraction = int.from_bytes(digest[:8], "big") / 2**64
             chosen = "val" if fraction < val_fraction else _split_name(split)
-        rows.append(ListedVideo(str(path), ids[path.parts[depth]], chosen))
+        rows.append(IndexRow(str(path), ids[path.parts[depth]], split=chosen))
     skipped = {"files outside class folders": outside} if outside else {}
     return Listing(rows, names, "class folders", skipped)
 
@@ -219,7 +208,7 @@ def read_lists(
         SnvideoError: if a list cannot be read, or a line is not a path and a known label.
     """
     skipped = Counter[str]()
-    found: list[ListedVideo] = []
+    found: list[IndexRow] = []
     root = videos.absolute()
     for split, file in files.items():
         for number, line in enumerate(_read_text(file).split("\n"), 1):
@@ -239,7 +228,7 @@ def read_lists(
                     f"{len(labels) - 1})"
                 )
             path = path.relative_to(root) if path.is_relative_to(root) else path
-            found.append(ListedVideo(path.as_posix(), label, _split_name(split)))
+            found.append(IndexRow(path.as_posix(), label, split=_split_name(split)))
     if labels is None:
         labels = [str(label) for label in range(max((row.label for row in found), default=-1) + 1)]
     source = f"lists {' '.join(file.name for file in files.values())}"
@@ -269,14 +258,14 @@ def _label_ids(
 
 
 def _note_repeats(
-    rows: Iterable[ListedVideo], skipped: Counter[str], key: Callable[[str], str] = str
-) -> list[ListedVideo]:
+    rows: Iterable[IndexRow], skipped: Counter[str], key: Callable[[str], str] = str
+) -> list[IndexRow]:
     """Drop and count repeated rows; note one video's other labels and splits.
 
     Two paths of one video have the same `key`.
     """
-    first: dict[str, ListedVideo] = {}
-    kept: list[ListedVideo] = []
+    first: dict[str, IndexRow] = {}
+    kept: list[IndexRow] = []
     for row in rows:
         other = first.setdefault(key(row.path), row)
         if other is not row:
@@ -285,7 +274,7 @@ def _note_repeats(
                 continue
             split = f"also in {other.split}" if other.split != row.split else ""
             label = "also has another label" if other.label != row.label else ""
-            row = row._replace(note="; ".join(filter(None, (split, label))))
+            row = row._replace(reason="; ".join(filter(None, (split, label))))
         kept.append(row)
     return kept
 

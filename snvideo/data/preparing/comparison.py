@@ -82,7 +82,7 @@ def compare_videos(
         None if no video could be compared.
     """
     pairs = [
-        tuple(Video.of(row, at / row.path, name=row.path) for row, at in ((old, root), (new, out)))
+        tuple(Video.of(row, at / row.path) for row, at in ((old, root), (new, out)))
         for old, new in sample
     ]
     found: list[dict[str, list[float]]] = []

@@ -16,7 +16,7 @@ from typing import Any
 from snvideo.atomic import write_atomic
 from snvideo.data.index import IndexRow, read_meta, read_rows
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import ListedVideo, Listing
+from snvideo.data.indexing.sources import Listing
 from snvideo.data.output_folder import claim_folder, remove_unfinished
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeState, reencode
 from snvideo.data.workers import WorkerPool, discard_output
@@ -186,10 +186,7 @@ def _listing(index: Path, names: dict[str, str], reasons: dict[str, str]) -> Lis
         failure = reasons.get(names[row.path])
         return f"not prepared: {failure}" if failure else row.reason
 
-    rows = [
-        ListedVideo(names[row.path], row.label, row.split, row.start, row.end, note(row))
-        for row in read_rows(index)
-    ]
+    rows = [row._replace(path=names[row.path], reason=note(row)) for row in read_rows(index)]
     return Listing(rows, read_meta(index)[1], f"prepared from {index}")
 
 

@@ -9,7 +9,8 @@ import decord
 import numpy as np
 import pytest
 
-from snvideo.data.indexing.probe import Probe, probe, probe_all
+from snvideo.data.index import IndexRow
+from snvideo.data.indexing.probe import probe, probe_all
 from tests.data.videos import frame_number, write_video
 
 DATA = os.environ.get("SNVIDEO_TEST_DATA")
@@ -20,12 +21,12 @@ OPEN_GROUPS = {"x264-params": "open-gop=1:b-adapt=0", "preset": "medium"}
 @pytest.mark.parametrize("check", ["packets", "decode"])
 def test_facts_of_a_sound_video(tmp_path: Path, check: str) -> None:
     path = write_video(tmp_path / "a.mp4", frames=50, fps=30, size=(96, 64), b_frames=2)
-    assert probe(path, check) == Probe(
+    assert probe(path, check) == IndexRow(
         frames=50,
         fps=30,
         width=96,
         height=64,
-        seconds=50 / 30,
+        seconds=1.667,
         bytes=path.stat().st_size,
         seekable=True,
         decoder="decord",

@@ -53,7 +53,7 @@ def test_kinetics_rows_meet_their_files(tmp_path: Path) -> None:
     val = write(tmp_path / "validate.csv", HEADER + "abseiling,d,5.0,15.0,validate\n")
     listing = read_kinetics([train, val], videos)
     assert listing.labels == ["abseiling", "playing guitar"]
-    assert [tuple(row) for row in listing.rows] == [
+    assert [(r.path, r.label, r.split, r.start, r.end, r.reason) for r in listing.rows] == [
         ("_aB-_000010_000020.mp4", 0, "train", 10, 20, ""),
         ("train/playing_guitar/b_000000_000010.mkv", 1, "train", 0, 10, ""),
         ("playing guitar/c.webm", 1, "train", 7, 17, ""),
@@ -78,7 +78,7 @@ def test_kinetics_notices_repeats_and_leaks(tmp_path: Path) -> None:
         HEADER + "x,a,0,10,train\nx,a,0,10,train\nx,a,0,10,val\ny,a,0,10,train\n",
     )
     listing = read_kinetics([csv], videos)
-    notes = [(row.path, row.label, row.note) for row in listing.rows]
+    notes = [(row.path, row.label, row.reason) for row in listing.rows]
     assert notes == [
         (f"train/{stem}", 0, ""),
         (f"val/{stem}", 0, "also in train"),

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from snvideo.data.decoding import decode_frames
-from snvideo.data.index import ClipIndex, Video, read_rows
+from snvideo.data.index import ClipIndex, IndexRow, Video, read_rows
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import ListedVideo, Listing, read_class_folders
+from snvideo.data.indexing.sources import Listing, read_class_folders
 from snvideo.data.preparing.comparison import FRAMES, compare_pair, frame_quality, sample_pairs
 from snvideo.data.preparing.prepare import output_names, prepare_videos
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, reencode
@@ -28,7 +28,7 @@ PROGRAM = Path(__file__).parents[3] / "data_tools" / "prepare_videos.py"
 QUICK = EncoderSettings(preset="ultrafast")
 
 
-def index_of(root: Path, rows: list[ListedVideo] | None = None) -> Path:
+def index_of(root: Path, rows: list[IndexRow] | None = None) -> Path:
     """Indexes a folder of class folders, or these rows."""
     listing = read_class_folders(root) if rows is None else Listing(rows, ["hug", "kick"], "test")
     build_index(listing, root, root.parent / "index.csv", workers=2)
@@ -55,11 +55,11 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_tree_and_its_index_and_what_a_second_call_does(root: Path, tmp_path: Path) -> None:
     rows = [
-        ListedVideo("kick/b.mkv", 1, "train", 1.5, 11.5),
-        ListedVideo("hug/a.mp4", 0, "train"),
-        ListedVideo("gone.mp4", 0, "train"),
-        ListedVideo("hug/a.avi", 0, "val"),
-        ListedVideo("kick/b.mkv", 1, "val", note="also in train"),
+        IndexRow("kick/b.mkv", 1, split="train", start=1.5, end=11.5),
+        IndexRow("hug/a.mp4", 0, split="train"),
+        IndexRow("gone.mp4", 0, split="train"),
+        IndexRow("hug/a.avi", 0, split="val"),
+        IndexRow("kick/b.mkv", 1, split="val", reason="also in train"),
     ]
     index, out = index_of(root, rows), tmp_path / "out"
     seen: list[tuple[str, int, int]] = []

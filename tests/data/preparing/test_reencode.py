@@ -10,7 +10,7 @@ import pytest
 
 from snvideo.data.decoding import decode_frames
 from snvideo.data.index import Video
-from snvideo.data.indexing.probe import Probe, probe
+from snvideo.data.indexing.probe import probe
 from snvideo.data.preparing.reencode import (
     EncodeJob,
     EncoderSettings,
@@ -30,11 +30,7 @@ def encode(source: Path, out: Path, settings: EncoderSettings = QUICK) -> tuple[
     *_, last = reencode(job, settings)
     assert last.state == "done", last
     assert not list(out.parent.glob(".*"))
-    return video(source, old), video(out, probe(out, "decode"))
-
-
-def video(path: Path, found: Probe) -> Video:
-    return Video.of(found, path, label=0, name=path.name)
+    return Video.of(old, source), Video.of(probe(out, "decode"), out)
 
 
 KINDS = {
