@@ -3,7 +3,8 @@
 from snvideo.norm.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from snvideo.norm.factory import NORMS, Replacement, convert_norm, create_norm
 from snvideo.norm.functional import batch_statistics, switch_norm
-from snvideo.norm.importance import Importance, importance, importance_table
+from snvideo.norm.importance import Importance, importance, importance_table, start_by_depth
+from snvideo.norm.mixture import MixtureSpec
 from snvideo.norm.statistics import (
     average_statistics,
     kept_statistics,
@@ -18,6 +19,7 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Importance",
+    "MixtureSpec",
     "Replacement",
     "SwitchNorm",
     "SwitchNorm1d",
@@ -31,6 +33,7 @@ __all__ = [
     "importance_table",
     "kept_statistics",
     "one_update",
+    "start_by_depth",
     "switch_norm",
     "tracking_layers",
 ]

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from snvideo.norm.distributed import ProcessGroup, resolve_process_group
+from snvideo.norm.checks import check_input
 from snvideo.norm.functional import switch_norm
-from snvideo.norm.switch_norm import check_input, grouping_repr, update_momentum
+from snvideo.norm.mixture import MixtureSpec
+from snvideo.norm.switch_norm import grouping_repr, update_momentum
 
 
 class _Grouped(_BatchNorm):
@@ -44,20 +46,18 @@ class _Grouped(_BatchNorm):
                 "Expected more than 1 value per channel when training, "
                 f"got groups of 1 of input size {tuple(x.shape)}"
             )
-        batch_alone = x.new_full((3,), -float("inf"))  # filled there: a GPU is not waited for
-        batch_alone[2].zero_()
-        tracked = self.track_running_stats
+        only = x.new_zeros(1)
         return switch_norm(
             x,
-            *((self.running_mean, self.running_var) if tracked else (None, None)),
-            *(self.weight, self.bias),
-            *(batch_alone, batch_alone),
+            *((self.running_mean, self.running_var) if self.track_running_stats else (None, None)),
+            *(self.weight, self.bias, only, only),
             training=self.training,
-            momentum=update_momentum(self) if tracked else 0.0,
+            momentum=update_momentum(self),
             eps=self.eps,
             group_size=self.group_size,
             process_group=process_group,
             unbiased=True,
+            mixture=MixtureSpec(("batch",)),
         )
 
 

@@ -23,6 +23,12 @@ def resolve_process_group(
     return group if group is not None and group.size() > 1 else None
 
 
+def check_process_group(process_group: ProcessGroup | Literal["world"] | None) -> None:
+    """Raise a ValueError for a name other than "world"."""
+    if isinstance(process_group, str) and process_group != "world":
+        raise ValueError(f"process_group is 'world', a group or None (got '{process_group}')")
+
+
 def global_moments(
     mean: Tensor, variance: Tensor, count: int, process_group: ProcessGroup
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from snvideo.norm import reference
+from snvideo.norm.checks import check_storage, check_table
 from snvideo.norm.distributed import ProcessGroup, global_moments
 from snvideo.norm.kernels import autograd, tables
+from snvideo.norm.mixture import ONE_SAMPLE, PAPER, MixtureSpec
 
 
 def switch_norm(
@@ -23,6 +25,7 @@ def switch_norm(
     group_size: int | None = None,
     process_group: ProcessGroup | None = None,
     unbiased: bool = False,
+    mixture: MixtureSpec | None = None,
 ) -> Tensor:
     r"""Switchable Normalization of x, as `torch.nn.functional.batch_norm` is Batch Normalization.
 
@@ -34,8 +37,7 @@ def switch_norm(
             the batch at hand always. Updated in place while training, once a call, with the mean
             over the ghost groups.
         weight, bias: (C,) or None.
-        mean_logits, var_logits: (3,), in the order instance, layer, batch; or (2,) to leave the
-            batch part out, as is right for one sample at a time, where it equals the instance part.
+        mean_logits, var_logits: (parts,), in the order of the mixture's parts.
         training: take the batch statistics of x.
         momentum: weight of the new value in the running statistics.
         eps: added to the variance.
@@ -45,23 +47,39 @@ def switch_norm(
         process_group: while training, take batch statistics over the batches of all its processes,
             which need not be equal; None: over that of this process.
         unbiased: store the unbiased variance, as Batch Normalization does.
+        mixture: the parts that are mixed; None: three logits are those of instance, layer and
+            batch, as in the paper, and two those of instance and layer, as is right for one sample
+            at a time, where batch and instance statistics are equal.
 
     Returns:
         a tensor of the shape, dtype and memory format of x.
 
     Raises:
         ValueError: if, while training, the samples do not make whole groups, or there are both
-            groups and processes to take batch statistics over.
+            groups and processes to take batch statistics over; for a mean without a variance.
+        RuntimeError: for a parameter or statistic of another length or device, or without data.
     """
-    batch_part = len(mean_logits) == 3
+    if mixture is None:
+        mixture = PAPER if len(mean_logits) == 3 else ONE_SAMPLE
+    if (running_mean is None) is not (running_var is None):
+        raise ValueError("expected running_mean and running_var both, or neither")
+    parameters = reference.Parameters(weight, bias, mean_logits, var_logits)
+    if not torch.compiler.is_compiling():
+        _check(x, (running_mean, running_var), parameters, mixture)
+    if x.numel() == 0 and process_group is None:
+        # As Batch Normalization: nothing comes out, nothing is stored, and gradients are zero.
+        return x * sum(table.sum() for table in parameters if table is not None).to(x.dtype)
+    batch_part = "batch" in mixture.parts
     stored = None
     if batch_part and not training and running_mean is not None and running_var is not None:
         stored = running_mean, running_var
     grouped = batch_part and training
-    normalize = autograd.normalize_by_kernels if _use_kernels(x) else reference.normalize
+    by_kernels = _use_kernels(x, *parameters, *(stored or ()))
+    normalize = autograd.normalize_by_kernels if by_kernels else reference.normalize
     y, batch = normalize(
         x,
-        reference.Parameters(weight, bias, mean_logits, var_logits),
+        parameters,
+        mixture,
         stored,
         _groups(len(x), group_size, process_group) if grouped else 1,
         process_group if grouped else None,
@@ -104,10 +122,29 @@ def batch_statistics(
     return reference.BatchStatistics(mean, variance, count)
 
 
-def _use_kernels(x: Tensor) -> bool:
+def _check(
+    x: Tensor,
+    running: tuple[Tensor | None, Tensor | None],
+    parameters: reference.Parameters,
+    mixture: MixtureSpec,
+) -> None:
+    """Raise for what the formulas would take wrongly, and kernels read beyond its end."""
+    if x.dim() < 2 or not x.is_floating_point():
+        raise ValueError(f"expected floating point (N, C, ...) (got {x.dtype} {tuple(x.shape)})")
+    check_storage("input", x)
+    for name, table in zip(("running_mean", "running_var"), running, strict=True):
+        check_table(name, table, x.shape[1], x)
+    for name, table in zip(parameters._fields, parameters, strict=True):
+        length = len(mixture.parts) if name.endswith("logits") else x.shape[1]
+        check_table(name, table, length, x)
+    if x.shape[1] % mixture.channel_groups:
+        raise ValueError(f"{x.shape[1]} channels are not {mixture.channel_groups} equal groups")
+
+
+def _use_kernels(*tensors: Tensor | None) -> bool:
     """True where kernels pay: not for operations that a compiler or exporter has to trace."""
     tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not tracing and autograd.kernels_for(x) is not None
+    return not tracing and autograd.kernels_for(*tensors) is not None
 
 
 def _groups(samples: int, group_size: int | None, process_group: ProcessGroup | None) -> int:

@@ -15,6 +15,10 @@ All variances are biased. Layer and batch variance come from the law of total va
 two non-negative terms; the usual mean(v + m^2) - mean(m)^2 subtracts two large ones and loses every
 digit when the mean is large against the spread.
 
+As all of them are arithmetic on the instance moments, any set of parts costs the same. A fourth
+part can take its place among them: group statistics, which are those of Group Normalization (Wu &
+He, ECCV 2018, arXiv 1803.08494), the layer formulas over each group of channels.
+
 Compilers and exporters get these operations, which they fuse by themselves, and so do devices
 without kernels; elsewhere `snvideo.norm.kernels.autograd` computes the same with analytic
 derivatives.
@@ -26,6 +30,7 @@ import torch
 from torch import Tensor
 
 from snvideo.norm.distributed import ProcessGroup, global_moments
+from snvideo.norm.mixture import MixtureSpec, mixture_ratios
 
 
 class Parameters(NamedTuple):
@@ -35,7 +40,7 @@ class Parameters(NamedTuple):
     """(C,), as the bias."""
     bias: Tensor | None
     mean_logits: Tensor
-    """(3,), in the order instance, layer, batch; or (2,) without the batch part."""
+    """(parts,), in the order of the mixture's parts."""
     var_logits: Tensor
 
 
@@ -65,6 +70,14 @@ def total_moments(mean: Tensor, variance: Tensor, dim: int) -> tuple[Tensor, Ten
     return joint, torch.addcmul(variance, between, between).mean(dim, keepdim=True)
 
 
+def group_moments(mean: Tensor, variance: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Moments (..., C) of each group of channels, for each of its channels, from those (..., C)."""
+    split = (mean.unflatten(-1, (groups, -1)), variance.unflatten(-1, (groups, -1)))
+    joint = total_moments(*split, dim=mean.dim())
+    wide_mean, wide_variance = (table.expand_as(split[0]).flatten(-2) for table in joint)
+    return wide_mean, wide_variance
+
+
 def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (N, C) each, over positions; without any, x is its own mean."""
     if x.dim() == 2:
@@ -76,6 +89,7 @@ def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def normalize(
     x: Tensor,
     parameters: Parameters,
+    mixture: MixtureSpec,
     stored: tuple[Tensor, Tensor] | None,
     groups: int,
     process_group: ProcessGroup | None,
@@ -86,6 +100,7 @@ def normalize(
     Args:
         x: (N, C, \\*S), floating point.
         parameters: of the layer.
+        mixture: the parts that are mixed.
         stored: (C,) mean and variance to stand for the batch part, or None to take those of x.
         groups: number of equal groups of samples, each with batch statistics of its own.
         process_group: the processes whose batches are one; None: this one alone.
@@ -97,26 +112,32 @@ def normalize(
     weight, bias, mean_logits, var_logits = parameters
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean_in, var_in = (table.unflatten(0, (groups, -1)) for table in instance_moments(wide))
-    others = [total_moments(mean_in, var_in, dim=2)]  # layer
+    parts = {"instance": (mean_in, var_in)}
+    if "group" in mixture.parts:
+        parts["group"] = group_moments(mean_in, var_in, mixture.channel_groups)
+    if "layer" in mixture.parts:
+        parts["layer"] = total_moments(mean_in, var_in, dim=2)
     batch = None
-    if len(mean_logits) == 3:
+    if "batch" in mixture.parts:
         if stored is None:
             mean, var = total_moments(mean_in, var_in, dim=1)
             values = mean_in.shape[1] * (x.numel() // (x.shape[0] * x.shape[1]))
             count: int | Tensor = values
             if process_group is not None:
+                if values == 0:  # an empty batch, to be joined with those of other processes
+                    mean, var = mean.nan_to_num(0.0), var.nan_to_num(0.0)
                 mean, var, share = global_moments(mean, var, values, process_group)
                 count = values / share
             batch = BatchStatistics(mean.detach().squeeze(1), var.detach().squeeze(1), count)
-        others.append(stored or (mean, var))
+        parts["batch"] = stored or (mean, var)
 
-    w, u = (logits.to(wide.dtype).softmax(0) for logits in (mean_logits, var_logits))
     # The mixed mean is kept as an offset from the instance mean: weights rounded to float32 do not
     # sum to one exactly, which would show in a mean that is large against the spread.
-    offset = sum(a * (mean - mean_in) for a, (mean, _) in zip(w[1:], others, strict=True))
-    variance = u[0] * var_in
-    variance = variance + sum(a * var for a, (_, var) in zip(u[1:], others, strict=True))
-    scale = (variance + eps).rsqrt()
+    w, u = (mixture_ratios(z.to(wide.dtype), mixture.ratios) for z in (mean_logits, var_logits))
+    weighted = list(zip(mixture.parts, w, u, strict=True))
+    offset = sum(a * (parts[part][0] - mean_in) for part, a, _ in weighted)
+    variance = sum(a * parts[part][1] for part, _, a in weighted)
+    scale = (variance + eps).rsqrt().expand_as(mean_in)
     if weight is not None:
         scale = scale * weight.to(scale.dtype)
     shift = -offset * scale

@@ -1,32 +1,30 @@
 """Switchable Normalization layers, drop-in replacements of nn.BatchNorm1d/2d/3d."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from snvideo.norm.distributed import ProcessGroup, resolve_process_group
+from snvideo.norm.checks import check_input
+from snvideo.norm.distributed import ProcessGroup, check_process_group, resolve_process_group
 from snvideo.norm.functional import switch_norm
-
-
-def check_input(layer: nn.modules.batchnorm._NormBase, x: Tensor) -> None:
-    """Raise a ValueError for an input (N, C, ...) that a norm of its channels cannot take."""
-    if x.shape[1] != layer.num_features:
-        raise ValueError(f"expected {layer.num_features} channels (got {x.shape[1]})")
-    if not x.is_floating_point():
-        raise ValueError(f"expected floating point input (got {x.dtype})")
-    if x.numel() == 0:
-        raise ValueError(f"expected at least one value (got shape {tuple(x.shape)})")
+from snvideo.norm.mixture import ONE_SAMPLE, PAPER, Part, Ratios, Start, mixture_spec, start_logits
 
 
 def update_momentum(layer: nn.modules.batchnorm._NormBase) -> float | Tensor:
     """Weight of this pass in the running statistics; counts the pass while training."""
-    if layer.training and layer.num_batches_tracked is not None:
+    if layer.training and layer.track_running_stats and layer.num_batches_tracked is not None:
         layer.num_batches_tracked.add_(1)
         if layer.momentum is None and layer.running_mean is not None:
             # a tensor: a compiler cannot read numbers, and a GPU need not be waited for
             return layer.num_batches_tracked.to(layer.running_mean.dtype).reciprocal()
     return layer.momentum or 0.0
+
+
+def trace_as_leaf(layer: nn.Module, x: fx.Proxy) -> Any:
+    """One node of a graph of torch.fx, as its tracers make of the norms of torch.nn alone."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), {})
 
 
 def grouping_repr(layer: nn.Module) -> str:
@@ -56,21 +54,32 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
         affine: learn `weight` and `bias` (C,).
         track_running_stats: keep batch statistics for evaluation; without them evaluation uses
             those of the batch at hand.
-        use_batch: learn the batch part too. Without it (for one sample at a time, where batch and
-            instance statistics are the same) the layer holds no running statistics.
+        use_batch: learn the batch part too; False is short for parts=("instance", "layer"), for one
+            sample at a time, where batch and instance statistics are the same.
+        parts: the statistics that are mixed, some of "instance", "group", "layer" and "batch"; None
+            for the paper's instance, layer and batch. Without the batch part the layer holds no
+            running statistics. Any other set than the paper's is a variant of this package.
+        groups: groups of channels of the group part, as of Group Normalization (arXiv 1803.08494);
+            where they do not divide the channels, the greatest common divisor is taken.
+        ratios: map from logits to ratios: "softmax" as in the paper; "l1", which can begin at a
+            single part and leave it (`snvideo.norm.mixture.mixture_ratios`).
         group_size: while training, take batch statistics over ghost groups of so many consecutive
             samples, as if each were a batch of its own (arXiv 1705.08741); None: over the batch.
         process_group: while training, take batch statistics over the batches of all its processes;
             "world" is all there are. They may differ in size. None: this process alone.
-        start: where the importance logits begin: "equal" trusts all parts alike; "batch" gives the
-            batch part 99 %, so that a BatchNorm network may become an SN network gently.
+        start: where the logits begin: "equal" trusts all parts alike; "batch" or "layer" give that
+            part 99 % (with ratios="l1" all), so that a network of such a norm may become an SN
+            network gently; "depth" is equal until `start_by_depth` sets it for a whole network; or
+            the logits themselves, one a part.
+        bias: learn a bias; False leaves the weight alone.
 
     Shape:
         (N, C, \*S) -> (N, C, \*S), in the input's dtype; statistics are float32 or better.
 
     Raises:
-        ValueError: for an input of another rank or number of channels, without elements, not of
-            floating point, or not of whole ghost groups.
+        ValueError: for settings that there are not; for an input of another rank or number of
+            channels, not of floating point, or not of whole ghost groups.
+        RuntimeError: for a parameter or statistic of another length or device, or without data.
 
     Example::
 
@@ -78,9 +87,6 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
         >>> norm(torch.randn(2, 64, 8, 14, 14)).shape
         torch.Size([2, 64, 8, 14, 14])
     """
-
-    BATCH_START = 5.0
-    """Logit of the batch part, against 0 of the others, for start="batch": exp(5) to 1 to 1."""
 
     _ranks: tuple[int, ...] = ()
     """Numbers of dimensions that an input may have; none for any."""
@@ -94,60 +100,95 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
         track_running_stats: bool = True,
         *,
         use_batch: bool = True,
+        parts: Sequence[Part] | None = None,
+        groups: int = 32,
+        ratios: Ratios = "softmax",
         group_size: int | None = None,
         process_group: ProcessGroup | Literal["world"] | None = None,
-        start: Literal["equal", "batch"] = "equal",
+        start: Start | Sequence[float] = "equal",
+        bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if start == "batch" and not use_batch:
-            raise ValueError("start='batch' needs use_batch=True: there is no batch part")
+        if parts is None:
+            parts = (PAPER if use_batch else ONE_SAMPLE).parts
+        elif not use_batch and "batch" in parts:
+            raise ValueError(f"use_batch=False leaves no batch part (got parts={parts})")
+        mixture = mixture_spec(parts, groups, num_features, ratios)
+        first_logits = start_logits(start, mixture)
+        check_process_group(process_group)
+        tracks = track_running_stats and "batch" in mixture.parts
         placed: dict[str, Any] = {"device": device, "dtype": dtype}
-        super().__init__(
-            num_features, eps, momentum, affine, track_running_stats and use_batch, **placed
-        )
-        self.use_batch, self.group_size, self.process_group = use_batch, group_size, process_group
-        self.start = start
-        self.mean_logits = nn.Parameter(torch.empty(3 if use_batch else 2, **placed))
-        self.var_logits = nn.Parameter(torch.empty(3 if use_batch else 2, **placed))
+        super().__init__(num_features, eps, momentum, affine, tracks, **placed)
+        if not bias:
+            self.register_parameter("bias", None)
+        self.group_size, self.process_group = group_size, process_group
+        self.mixture, self.start = mixture, start
+        self.mean_logits = nn.Parameter(torch.empty(first_logits.shape, **placed))
+        self.var_logits = nn.Parameter(torch.empty(first_logits.shape, **placed))
         self.reset_logits()
 
-    def reset_logits(self) -> None:
-        """Set the importance logits to their start."""
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The statistics that are mixed, in the order of the logits."""
+        return self.mixture.parts
+
+    @property
+    def use_batch(self) -> bool:
+        """True with a batch part."""
+        return "batch" in self.parts
+
+    def reset_logits(self, depth: float = 0.5) -> None:
+        """Set the importance logits to their start, of a layer at this depth of its network."""
+        logits = start_logits(self.start, self.mixture, depth)
         with torch.no_grad():
-            for logits in (self.mean_logits, self.var_logits):
-                logits.zero_()
-                if self.start == "batch":
-                    logits[2] = self.BATCH_START
+            self.mean_logits.copy_(logits)
+            self.var_logits.copy_(logits)
 
     def reset_parameters(self) -> None:
         """Set all parameters and running statistics to their start."""
-        super().reset_parameters()
+        self.reset_running_stats()
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         if hasattr(self, "mean_logits"):  # the base class resets before the logits exist
             self.reset_logits()
 
     def extra_repr(self) -> str:
         """Settings of the layer."""
-        return f"{super().extra_repr()}, use_batch={self.use_batch}{grouping_repr(self)}"
+        mixed = f"use_batch={self.use_batch}"
+        if self.mixture not in (PAPER, ONE_SAMPLE):
+            mixed = f"parts={self.parts}"
+            if "group" in self.parts:
+                mixed += f", groups={self.mixture.channel_groups}"
+            if self.mixture.ratios != "softmax":
+                mixed += f", ratios={self.mixture.ratios}"
+        without_bias = ", bias=False" if self.affine and self.bias is None else ""
+        return f"{super().extra_repr()}{without_bias}, {mixed}{grouping_repr(self)}"
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2 or (self._ranks and x.dim() not in self._ranks):
             expected = " or ".join(f"{rank}D" for rank in self._ranks) or "at least 2D"
             raise ValueError(f"expected {expected} input (got {x.dim()}D input)")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x, (N, C, ...)."""
-        self._check_input_dim(x)
-        check_input(self, x)
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize the input, (N, C, ...)."""
+        if isinstance(input, fx.Proxy):
+            return trace_as_leaf(self, input)
+        self._check_input_dim(input)
+        check_input(self, input)
+        keeps = not self.training or self.track_running_stats
         return switch_norm(
-            x,
-            *(self.running_mean, self.running_var, self.weight, self.bias),
-            *(self.mean_logits, self.var_logits),
+            input,
+            *((self.running_mean, self.running_var) if keeps else (None, None)),
+            *(self.weight, self.bias, self.mean_logits, self.var_logits),
             training=self.training,
             momentum=update_momentum(self),
             eps=self.eps,
             group_size=self.group_size,
             process_group=resolve_process_group(self.process_group),
+            mixture=self.mixture,
         )
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from snvideo.norm.kernels.tables import Mixture, Moments, TableGradients
+from snvideo.norm.mixture import MixtureSpec
 from snvideo.norm.reference import Parameters
 
 
@@ -25,7 +26,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def normalized(
-        self, x: Tensor, moments: Moments, parameters: Parameters, eps: float
+        self, x: Tensor, moments: Moments, parameters: Parameters, spec: MixtureSpec, eps: float
     ) -> tuple[Tensor, Mixture]:
         """y = (x - center) * scale + shift, in the dtype and memory format of x, and the mixture.
 
@@ -34,7 +35,13 @@ class Kernels(ABC):
 
     @abstractmethod
     def table_gradients(
-        self, dy: Tensor, x: Tensor, moments: Moments, mixture: Mixture, parameters: Parameters
+        self,
+        dy: Tensor,
+        x: Tensor,
+        moments: Moments,
+        mixture: Mixture,
+        parameters: Parameters,
+        spec: MixtureSpec,
     ) -> TableGradients:
         """Gradients of the parameters and moments, from the sums of dy and of dy * (x - center)."""
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import Function, forward_ad
 from torch.nn import Parameter
 
 from snvideo.norm import reference
@@ -25,29 +26,50 @@ from snvideo.norm.kernels import Kernels
 from snvideo.norm.kernels.cpu import CPUKernels
 from snvideo.norm.kernels.cuda import CUDAKernels
 from snvideo.norm.kernels.tables import Mixture, Moments
+from snvideo.norm.mixture import MixtureSpec
 from snvideo.norm.reference import BatchStatistics, Parameters
 
 KERNELS: dict[str, Kernels] = {"cpu": CPUKernels(), "cuda": CUDAKernels()}
 
 
-def kernels_for(x: Tensor) -> Kernels | None:
-    """The kernels written for the device of x, or None where there are none."""
-    if type(x) not in (Tensor, Parameter):  # a class of its own may have no memory, as FakeTensor
+def kernels_for(*tensors: Tensor | None) -> Kernels | None:
+    """The kernels written for the device of the first tensor, or None where they cannot run.
+
+    They read memory, so every tensor has to be there as its strides say; and nobody may be watching
+    for operations of torch, which kernels are not: transforms of torch.func, forward-mode
+    differentiation, and dispatch modes, such as those of tracers.
+    """
+    kernels = KERNELS.get(tensors[0].device.type) if tensors[0] is not None else None
+    if kernels is None or not kernels.available():
         return None
-    kernels = KERNELS.get(x.device.type)
-    return kernels if kernels is not None and kernels.available() else None
+    watched = (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.maybe_current_level() is not None
+        or forward_ad._current_level >= 0
+    )
+    return None if watched or not all(map(_in_memory, tensors)) else kernels
+
+
+def _in_memory(tensor: Tensor | None) -> bool:
+    """True for values that lie in memory as the strides say; a subclass may have none."""
+    return tensor is None or (
+        (type(tensor) is Tensor or type(tensor) is Parameter)
+        and tensor.layout is torch.strided
+        and not (tensor.is_neg() or tensor._is_zerotensor() or is_functorch_wrapped_tensor(tensor))
+    )
 
 
 def normalize_by_kernels(
     x: Tensor,
     parameters: Parameters,
+    mixture: MixtureSpec,
     stored: tuple[Tensor, Tensor] | None,
     groups: int,
     process_group: ProcessGroup | None,
     eps: float,
 ) -> tuple[Tensor, BatchStatistics | None]:
     """As `reference.normalize`; batch statistics are float64."""
-    y, *batch = _Normalize.apply(x, *parameters, stored, groups, process_group, eps)
+    y, *batch = _Normalize.apply(x, *parameters, mixture, stored, groups, process_group, eps)
     return y, BatchStatistics(*batch) if batch else None
 
 
@@ -62,19 +84,21 @@ class _Normalize(Function):
         bias: Tensor | None,
         mean_logits: Tensor,
         var_logits: Tensor,
-        stored: tuple[Tensor, Tensor] | None,
-        groups: int,
-        process_group: ProcessGroup | None,
-        eps: float,
+        *settings: Any,
     ) -> tuple[Any, ...]:
         """y; and of batch statistics of x their mean, variance and count."""
         kernels, parameters = kernels_for(x), Parameters(weight, bias, mean_logits, var_logits)
         assert kernels is not None
-        own = len(mean_logits) == 3 and stored is None
+        mixture, stored, groups, process_group, eps = ctx.settings = settings
+        own = "batch" in mixture.parts and stored is None
         moments = kernels.statistics(x, groups if own else None)
+        if x.numel() == 0:  # of no values: other processes may have some
+            for table in moments:
+                if table is not None:
+                    table.zero_()
         values = x.numel() // (groups * x.shape[1])
         count: int | Tensor = values
-        ctx.share = groups / len(x)  # of a sample in its batch
+        ctx.share = groups / max(1, len(x))  # of a sample in its batch
         if stored is not None:
             moments = moments._replace(batch=torch.stack(stored)[:, None].double())
         elif moments.batch is not None and process_group is not None:
@@ -82,9 +106,8 @@ class _Normalize(Function):
             mean, variance, held = global_moments(mean, variance, values, process_group)
             moments = moments._replace(batch=torch.stack((mean, variance)))
             count, ctx.share = values / held, ctx.share * held
-        y, mixture = kernels.normalized(x, moments, parameters, eps)
-        ctx.save_for_backward(x, *parameters, *moments, *mixture)
-        ctx.stored, ctx.groups, ctx.process_group, ctx.eps = stored, groups, process_group, eps
+        y, mixed = kernels.normalized(x, moments, parameters, mixture, eps)
+        ctx.save_for_backward(x, *parameters, *moments, *mixed)
         if not own or moments.batch is None:
             return (y,)
         mean, variance = moments.batch.unbind()
@@ -95,20 +118,20 @@ class _Normalize(Function):
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """Gradients of x and of the parameters."""
         x, *saved = ctx.saved_tensors
-        parameters, moments = Parameters(*saved[:4]), Moments(*saved[4:7])
-        if torch.is_grad_enabled():
-            return _differentiable_gradients(ctx, x, parameters, dy)
-        kernels, mixture = kernels_for(x), Mixture(*saved[7:])
-        assert kernels is not None
-        found = kernels.table_gradients(dy, x, moments, mixture, parameters)
+        parameters, moments, mixed = Parameters(*saved[:4]), Moments(*saved[4:7]), saved[7:]
+        mixture, stored, _, process_group, _ = ctx.settings
+        kernels = kernels_for(x, dy)
+        if torch.is_grad_enabled() or kernels is None:
+            return _gradients_by_formulas(ctx, x, parameters, dy)
+        found = kernels.table_gradients(dy, x, moments, Mixture(*mixed), parameters, mixture)
         dx = None
         if ctx.needs_input_grad[0]:
-            dbatch = None if ctx.stored is not None else found.batch  # constants pass nothing on
+            dbatch = None if stored is not None else found.batch  # constants pass nothing on
             if dbatch is not None:
-                if ctx.process_group is not None:
-                    dbatch = all_reduce_sum(dbatch, ctx.process_group)
+                if process_group is not None:
+                    dbatch = all_reduce_sum(dbatch, process_group)
                 dbatch = dbatch * ctx.share
-            dx = kernels.x_gradient(dy, x, moments, mixture.scale, found.instance, dbatch)
+            dx = kernels.x_gradient(dy, x, moments, mixed[0], found.instance, dbatch)
         gradients = (found.weight, found.bias, *found.logits)
         return (
             dx,
@@ -116,16 +139,21 @@ class _Normalize(Function):
                 None if parameter is None else gradient.to(parameter.dtype)
                 for parameter, gradient in zip(parameters, gradients, strict=True)
             ),
-            *(None,) * 4,
+            *(None,) * len(ctx.settings),
         )
 
 
-def _differentiable_gradients(
+def _gradients_by_formulas(
     ctx: Any, x: Tensor, parameters: Parameters, dy: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """The gradients as functions of the inputs, for a second derivative: by the plain formulas."""
-    y, _ = reference.normalize(x, parameters, ctx.stored, ctx.groups, ctx.process_group, ctx.eps)
+    """The gradients by the plain formulas: for second derivatives, and for batches of gradients."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        y, _ = reference.normalize(x, parameters, *ctx.settings)
     needed = list(zip((x, *parameters), ctx.needs_input_grad, strict=False))
     wanted = [tensor for tensor, is_needed in needed if is_needed and tensor is not None]
-    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
-    return (*(next(found) if is_needed else None for _, is_needed in needed), *(None,) * 4)
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=create_graph))
+    return (
+        *(next(found) if is_needed else None for _, is_needed in needed),
+        *(None,) * len(ctx.settings),
+    )

@@ -5,6 +5,7 @@ operations do the work.
 """
 
 import ctypes
+import math
 import os
 from collections.abc import Callable
 from functools import cache
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from snvideo.norm.kernels import Kernels
 from snvideo.norm.kernels.tables import Mixture, Moments, TableGradients
+from snvideo.norm.mixture import PAPER, PARTS, MixtureSpec
 from snvideo.norm.reference import Parameters
 
 
@@ -22,8 +24,9 @@ class _Sizes(ctypes.Structure):
     """struct Sizes in cpp/common.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("n", "c", "l", "groups", "logits")),
+        *((name, ctypes.c_int64) for name in ("n", "c", "l", "groups", "parts", "channel_groups")),
         ("eps", ctypes.c_double),
+        ("l1", ctypes.c_bool),
         ("last", ctypes.c_bool),
         ("threads", ctypes.c_int),
     )
@@ -72,19 +75,25 @@ class CPUKernels(Kernels):
         return moments
 
     def normalized(
-        self, x: Tensor, moments: Moments, parameters: Parameters, eps: float
+        self, x: Tensor, moments: Moments, parameters: Parameters, spec: MixtureSpec, eps: float
     ) -> tuple[Tensor, Mixture]:
         """y and the mixture."""
         dtype = x.dtype
         x, last = _memory(x)
         y, offset_rstd = torch.empty_like(x), torch.empty_like(moments.instance)
         mixture = Mixture(torch.empty_like(moments.center), *offset_rstd)
-        sizes = _sizes(x, last, moments.batch, len(parameters.mean_logits), eps)
+        sizes = _sizes(x, last, moments.batch, spec, eps)
         _call("normalized", sizes, x, *moments, *_as(x, *parameters), *mixture, y)
         return y.to(dtype), mixture
 
     def table_gradients(
-        self, dy: Tensor, x: Tensor, moments: Moments, mixture: Mixture, parameters: Parameters
+        self,
+        dy: Tensor,
+        x: Tensor,
+        moments: Moments,
+        mixture: Mixture,
+        parameters: Parameters,
+        spec: MixtureSpec,
     ) -> TableGradients:
         """Gradients of the parameters and of the moments."""
         x, last = _memory(x)
@@ -95,7 +104,7 @@ class CPUKernels(Kernels):
         dbatch = None if batch is None else torch.empty_like(batch)
         gradients = TableGradients(dweight, dbias, dlogits, torch.empty_like(instance), dbatch)
         inputs = *moments, mixture.offset, mixture.rstd, *_as(x, weight, mean_logits, var_logits)
-        sizes = _sizes(x, last, batch, len(mean_logits))
+        sizes = _sizes(x, last, batch, spec)
         _call("table_gradients", sizes, _like(dy, x, last), x, *inputs, *gradients)
         return gradients
 
@@ -134,17 +143,23 @@ def _like(dy: Tensor, x: Tensor, last: bool) -> Tensor:
 
 
 def _as(x: Tensor, *tables: Tensor | None) -> list[Tensor | None]:
-    """Tables in the dtype of x."""
-    return [None if table is None else table.to(x.dtype) for table in tables]
+    """Contiguous tables in the dtype of x."""
+    return [None if table is None else table.to(x.dtype).contiguous() for table in tables]
+
+
+@cache
+def _part_bits(parts: tuple[str, ...]) -> int:
+    return sum(1 << PARTS.index(part) for part in parts)
 
 
 def _sizes(
-    x: Tensor, last: bool, batch: Tensor | None, logits: int = 0, eps: float = 0.0
+    x: Tensor, last: bool, batch: Tensor | None, spec: MixtureSpec = PAPER, eps: float = 0.0
 ) -> _Sizes:
     samples, channels = x.shape[:2]
     groups = 1 if batch is None else batch.shape[1]
-    positions = x.numel() // (samples * channels)
-    return _Sizes(samples, channels, positions, groups, logits, eps, last, torch.get_num_threads())
+    positions = math.prod(x.shape[2:])
+    mixed = _part_bits(spec.parts), spec.channel_groups, eps, spec.ratios == "l1"
+    return _Sizes(samples, channels, positions, groups, *mixed, last, torch.get_num_threads())
 
 
 def _call(name: str, sizes: _Sizes, x: Tensor, *others: Tensor | None) -> None:

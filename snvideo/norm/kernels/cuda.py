@@ -9,6 +9,7 @@ from torch import Tensor
 from snvideo.norm.kernels import Kernels, tables
 from snvideo.norm.kernels import triton as passes
 from snvideo.norm.kernels.tables import Mixture, Moments, TableGradients
+from snvideo.norm.mixture import MixtureSpec
 from snvideo.norm.reference import Parameters
 
 
@@ -37,18 +38,24 @@ class CUDAKernels(Kernels):
         return Moments(center, instance, batch)
 
     def normalized(
-        self, x: Tensor, moments: Moments, parameters: Parameters, eps: float
+        self, x: Tensor, moments: Moments, parameters: Parameters, spec: MixtureSpec, eps: float
     ) -> tuple[Tensor, Mixture]:
         """y and the mixture."""
-        mixture, shift = tables.mixture(moments, parameters, eps)
+        mixture, shift = tables.mixture(moments, parameters, spec, eps)
         return passes.affine(x, moments.center, mixture.scale, shift), mixture
 
     def table_gradients(
-        self, dy: Tensor, x: Tensor, moments: Moments, mixture: Mixture, parameters: Parameters
+        self,
+        dy: Tensor,
+        x: Tensor,
+        moments: Moments,
+        mixture: Mixture,
+        parameters: Parameters,
+        spec: MixtureSpec,
     ) -> TableGradients:
         """Gradients of the parameters and of the moments."""
         total, dot = passes.sums(dy, x, moments.center)
-        return tables.mixture_gradient(total, dot, moments, mixture, parameters)
+        return tables.mixture_gradient(total, dot, moments, mixture, parameters, spec)
 
     def x_gradient(
         self,

@@ -5,12 +5,14 @@ A table holds one float64 value per sample and channel, (N, C), or per ghost gro
 of any size costs no digit. The formulas are those of `snvideo.norm.reference`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from snvideo.norm.reference import Parameters, total_moments
+from snvideo.norm.mixture import MixtureSpec, mixture_ratios
+from snvideo.norm.reference import Parameters, group_moments, total_moments
 
 
 class Moments(NamedTuple):
@@ -41,7 +43,7 @@ class TableGradients(NamedTuple):
     """(C,), as that of the bias."""
     bias: Tensor
     logits: Tensor
-    """(2, 3) or, without the batch part, (2, 2)."""
+    """(2, parts)"""
     instance: Tensor
     """(2, N, C), the batch part apart."""
     batch: Tensor | None
@@ -54,62 +56,96 @@ def batch_moments(instance: Tensor, groups: int) -> Tensor:
     return torch.stack(total_moments(mean, variance, dim=1)).squeeze(2)
 
 
-def mixture(moments: Moments, parameters: Parameters, eps: float) -> tuple[Mixture, Tensor]:
+def mixture(
+    moments: Moments, parameters: Parameters, spec: MixtureSpec, eps: float
+) -> tuple[Mixture, Tensor]:
     """The mixture of the moments, and the shift (N, C).
 
     Args:
         moments: from the first pass over x.
         parameters: of the layer.
+        spec: the parts that are mixed.
         eps: added to the variance.
     """
-    center, (mean, variance), batch = moments
     weight, bias, *both_logits = parameters
-    parts = [(mean, variance), total_moments(mean, variance, dim=1)]
-    if batch is not None:
-        batch_mean, batch_variance = _per_sample(batch, len(mean))
-        parts.append((batch_mean, batch_variance))
-    mixed = []
-    for logits, tables in zip(both_logits, zip(*parts, strict=True), strict=True):
-        ratios = logits.double().softmax(0).unbind()
-        mixed.append(sum(ratio * table for ratio, table in zip(ratios, tables, strict=True)))
-    offset, rstd = mixed[0] - center, (mixed[1] + eps).rsqrt()
+    found = _parts(moments, spec)
+    mean, variance = (
+        sum(ratio * part[kind] for ratio, part in zip(ratios, found, strict=True))
+        for kind, ratios in enumerate(_ratios(both_logits, spec))
+    )
+    offset, rstd = mean - moments.center, (variance + eps).rsqrt()
     scale = rstd if weight is None else rstd * weight
     shift = -offset * scale if bias is None else bias - offset * scale
     return Mixture(scale, offset, rstd), shift
 
 
 def mixture_gradient(
-    total: Tensor, dot: Tensor, moments: Moments, mixed: Mixture, parameters: Parameters
+    total: Tensor,
+    dot: Tensor,
+    moments: Moments,
+    mixed: Mixture,
+    parameters: Parameters,
+    spec: MixtureSpec,
 ) -> TableGradients:
     """The gradients of `mixture` and of the affine map.
 
     Args:
         total, dot: (N, C), the sums over positions of dy and of dy * (x - center).
-        moments, parameters: as for `mixture`.
+        moments, parameters, spec: as for `mixture`.
         mixed: from `mixture`.
     """
-    (mean, variance), batch, offset, rstd = *moments[1:], *mixed[1:]
+    (mean, _), batch, offset, rstd = *moments[1:], *mixed[1:]
     normed = (dot - offset * total) * rstd  # sum(dy * x_hat)
     scale = rstd if parameters.weight is None else rstd * parameters.weight
     # y = (x - m) * scale + bias and scale = weight / sqrt(v + eps)
     dmixed = torch.stack((-total * scale, -0.5 * normed * scale * rstd))
-    ratios = torch.stack([logits.double().softmax(0) for logits in parameters[2:]])
-    layer = torch.stack(total_moments(mean, variance, dim=1))
-    dlayer = dmixed.sum(2, keepdim=True)
-    dratios = [(dmixed * moments.instance).sum((1, 2)), (dlayer * layer).sum((1, 2))]
-    dbatch = None
-    if batch is not None:
-        dbatch = dmixed.unflatten(1, (batch.shape[1], -1)).sum(2)
-        dratios.append((dbatch * batch).sum((1, 2)))
-        dbatch = dbatch * ratios[:, 2, None, None]
-    stacked = torch.stack(dratios, 1)
-    dlogits = ratios * (stacked - (ratios * stacked).sum(1, keepdim=True))
-    # A joint moment of C parts passes on 1/C of its gradient to each of them: m_j = mean(m) and
+    ratios = torch.stack(_ratios(parameters[2:], spec))
+    found = _parts(moments, spec)
+    dratios = torch.stack([(dmixed * part).sum((1, 2)) for part in found], 1)
+    along = (ratios * dratios).sum(1, keepdim=True)
+    if spec.ratios == "softmax":
+        dlogits = ratios * (dratios - along)
+    else:
+        logits = torch.stack(parameters[2:]).double()
+        signs = torch.where(logits < 0, -1.0, 1.0)
+        dlogits = signs * (dratios - along) / logits.abs().sum(1, keepdim=True)
+
+    # Joint moments of k channels pass on 1/k of their gradient to each of them: m_j = mean(m) and
     # v_j = mean(v + (m - m_j)^2), whose derivative by m_j is zero.
-    dlayer = dlayer * (ratios[:, 1, None, None] / mean.shape[1])
-    dinstance = dmixed * ratios[:, 0, None, None] + dlayer
-    dinstance[0].addcmul_(mean - layer[0], dlayer[1], value=2)
+    dinstance, dbatch = torch.zeros_like(dmixed), None
+    for part, ratio, table in zip(spec.parts, ratios.unbind(1), found, strict=True):
+        dpart = dmixed * ratio[:, None, None]
+        if part == "instance":
+            dinstance += dpart
+        elif part == "batch" and batch is not None:
+            dbatch = dpart.unflatten(1, (batch.shape[1], -1)).sum(2)
+        else:
+            groups = spec.channel_groups if part == "group" else 1
+            dpart = dpart.unflatten(2, (groups, -1)).mean(3, keepdim=True)
+            dpart = dpart.expand(-1, -1, -1, mean.shape[1] // groups).flatten(2)
+            dinstance += dpart
+            dinstance[0].addcmul_(mean - table[0], dpart[1], value=2)
     return TableGradients(normed.sum(0), total.sum(0), dlogits, dinstance, dbatch)
+
+
+def _ratios(both_logits: Sequence[Tensor], spec: MixtureSpec) -> list[Tensor]:
+    """Ratios (parts,) of means and of variances."""
+    return [mixture_ratios(logits.double(), spec.ratios) for logits in both_logits]
+
+
+def _parts(moments: Moments, spec: MixtureSpec) -> list[Tensor]:
+    """Moments of every part of the mixture, each (2, N, C) or (2, N, 1)."""
+    found = []
+    for part in spec.parts:
+        if part == "instance":
+            found.append(moments.instance)
+        elif part == "group":
+            found.append(torch.stack(group_moments(*moments.instance, spec.channel_groups)))
+        elif part == "layer":
+            found.append(torch.stack(total_moments(*moments.instance, dim=1)))
+        elif moments.batch is not None:
+            found.append(_per_sample(moments.batch, moments.instance.shape[1]))
+    return found
 
 
 def slope_and_level(

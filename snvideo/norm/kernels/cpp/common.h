@@ -19,13 +19,17 @@ using std::int64_t;
 
 namespace {
 
+enum Part { INSTANCE, GROUP, LAYER, BATCH, PARTS };
+
 struct Sizes {
-    int64_t n, c, l;  // samples, channels, positions
-    int64_t groups;   // of samples with batch statistics of their own
-    int64_t logits;   // 3, or 2 without the batch part
+    int64_t n, c, l;         // samples, channels, positions
+    int64_t groups;          // of samples with batch statistics of their own
+    int64_t parts;           // bits of Part, those that are mixed
+    int64_t channel_groups;  // with statistics of the group part; 1 without one
     double eps;
-    bool last;        // channels are last in memory
-    int threads;      // at most
+    bool l1;                 // ratios are abs(logits) over their sum; otherwise their softmax
+    bool last;               // channels are last in memory
+    int threads;             // at most
 };
 
 constexpr int64_t LANES = 32;    // independent sums, so that they can be vectors

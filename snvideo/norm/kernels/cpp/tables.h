@@ -14,15 +14,39 @@ namespace {
 int64_t size(const Sizes& s) { return s.n * s.c; }
 int64_t group(const Sizes& s, int64_t sample) { return sample * s.groups / s.n; }
 
+bool has(const Sizes& s, int part) { return s.parts >> part & 1; }
+
+// Ratios of all parts from the logits of those that are mixed; that of the others is zero.
 template <typename T>
-void softmax(const T* logits, int64_t count, double* ratios) {
-    double total = 0;
-    const double highest = *std::max_element(logits, logits + count);
-    for (int64_t k = 0; k < count; k++) total += ratios[k] = std::exp(logits[k] - highest);
-    for (int64_t k = 0; k < count; k++) ratios[k] /= total;
+void mixture_ratios(const Sizes& s, const T* logits, double* ratios) {
+    double total = 0, highest = -INFINITY;
+    const T* at = logits;
+    for (int k = 0; k < PARTS; k++)
+        if (has(s, k)) highest = std::max<double>(highest, *at++);
+    at = logits;
+    for (int k = 0; k < PARTS; k++) {
+        ratios[k] = 0;
+        if (has(s, k)) ratios[k] = s.l1 ? std::abs(*at++) : std::exp(*at++ - highest);
+        total += ratios[k];
+    }
+    for (int k = 0; k < PARTS; k++) ratios[k] /= total;
 }
 
-// Mean and variance over the channels of one sample.
+template <typename T>
+void logits_gradient(const Sizes& s, const T* logits, const double* ratios,
+                     const double* dratios, double* dlogits) {
+    double along = 0, total = 0;
+    for (int k = 0; k < PARTS; k++) along += ratios[k] * dratios[k];
+    for (int k = 0, at = 0; k < PARTS; k++)
+        if (has(s, k)) total += std::abs(logits[at++]);
+    for (int k = 0, at = 0; k < PARTS; k++)
+        if (has(s, k)) {
+            const double each = s.l1 ? (logits[at] < 0 ? -1 : 1) / total : ratios[k];
+            dlogits[at++] = each * (dratios[k] - along);
+        }
+}
+
+// Mean and variance over some channels of one sample.
 INLINE Pair layer_moments(const double* mean, const double* variance, int64_t c) {
     const auto sums = row_sums_of<double>(c, [=](int64_t j) { return mean[j]; },
                                           [=](int64_t j) { return variance[j]; });
@@ -54,28 +78,49 @@ WIDEST void mixture(const Sizes& s, const T* center, const double* moments, cons
                     const T* weight, const T* bias, const T* mean_logits, const T* var_logits,
                     T* __restrict scale, T* __restrict shift, double* __restrict offset,
                     double* __restrict rstd) {
-    double w[3] = {}, u[3] = {};
-    softmax(mean_logits, s.logits, w);
-    softmax(var_logits, s.logits, u);
+    double w[PARTS], u[PARTS];
+    mixture_ratios(s, mean_logits, w);
+    mixture_ratios(s, var_logits, u);
+    const int64_t width = s.c / s.channel_groups;
     for (int64_t i = 0; i < s.n; i++) {
         const int64_t at = i * s.c;
         const double *mean = moments + at, *variance = mean + size(s);
-        const Pair layer = layer_moments(mean, variance, s.c);
-        const double m_ln = w[1] * layer.first, v_ln = u[1] * layer.second + s.eps;
+        const Pair layer = has(s, LAYER) ? layer_moments(mean, variance, s.c) : Pair{0, 0};
         // Without a batch part its weight is zero, and any table does.
         const double* m_bn = batch ? batch + group(s, i) * s.c : mean;
         const double* v_bn = batch ? m_bn + s.groups * s.c : variance;
-        for (int64_t j = 0; j < s.c; j++) {
-            const double m = w[0] * mean[j] + m_ln + w[2] * m_bn[j];
-            const double v = u[0] * variance[j] + v_ln + u[2] * v_bn[j];
-            const double one = 1 / std::sqrt(v), off = m - center[at + j];
-            const double gain = weight ? one * weight[j] : one;
-            offset[at + j] = off;
-            rstd[at + j] = one;
-            scale[at + j] = T(gain);
-            shift[at + j] = T((bias ? bias[j] : T(0)) - off * gain);
+        for (int64_t begin = 0; begin < s.c; begin += width) {
+            const Pair own = has(s, GROUP) ? layer_moments(mean + begin, variance + begin, width)
+                                           : Pair{0, 0};
+            const double m_joint = w[GROUP] * own.first + w[LAYER] * layer.first;
+            const double v_joint = u[GROUP] * own.second + u[LAYER] * layer.second + s.eps;
+            for (int64_t j = begin; j < begin + width; j++) {
+                const double m = w[INSTANCE] * mean[j] + m_joint + w[BATCH] * m_bn[j];
+                const double v = u[INSTANCE] * variance[j] + v_joint + u[BATCH] * v_bn[j];
+                const double one = 1 / std::sqrt(v), off = m - center[at + j];
+                const double gain = weight ? one * weight[j] : one;
+                offset[at + j] = off;
+                rstd[at + j] = one;
+                scale[at + j] = T(gain);
+                shift[at + j] = T((bias ? bias[j] : T(0)) - off * gain);
+            }
         }
     }
+}
+
+// Joint moments of some channels, the sums of the gradients of the channels' mixed moments, and what
+// each channel's moments get of them (its mean by its distance from the joint mean besides).
+struct Joint {
+    Pair moments, sums;
+    double to_mean, to_variance;
+};
+
+INLINE Joint joint_gradient(const double* mean, const double* variance, const double* dm,
+                            const double* dv, int64_t c, double of_mean, double of_variance) {
+    const Pair sums = row_sums_of<double>(c, [=](int64_t j) { return dm[j]; },
+                                          [=](int64_t j) { return dv[j]; });
+    return {layer_moments(mean, variance, c), sums, of_mean * sums.first / c,
+            of_variance * sums.second / c};
 }
 
 template <typename T>
@@ -85,12 +130,13 @@ WIDEST void mixture_gradient(const Sizes& s, const double* total, const double* 
                              const T* var_logits, double* __restrict dweight,
                              double* __restrict dbias, double* __restrict dlogits,
                              double* __restrict dinstance, double* __restrict dbatch) {
-    double w[3] = {}, u[3] = {}, dw[3] = {}, du[3] = {};
-    softmax(mean_logits, s.logits, w);
-    softmax(var_logits, s.logits, u);
+    double w[PARTS], u[PARTS], dw[PARTS] = {}, du[PARTS] = {};
+    mixture_ratios(s, mean_logits, w);
+    mixture_ratios(s, var_logits, u);
     std::fill_n(dweight, s.c, 0.0);
     std::fill_n(dbias, s.c, 0.0);
     if (batch) std::fill_n(dbatch, 2 * s.groups * s.c, 0.0);
+    const int64_t width = s.c / s.channel_groups;
     for (int64_t i = 0; i < s.n; i++) {
         const int64_t at = i * s.c;
         const double *mean = moments + at, *variance = mean + size(s);
@@ -105,13 +151,13 @@ WIDEST void mixture_gradient(const Sizes& s, const double* total, const double* 
         }
         const Pair own = row_sums_of<double>(s.c, [=](int64_t j) { return dm[j] * mean[j]; },
                                              [=](int64_t j) { return dv[j] * variance[j]; });
-        const Pair sums = row_sums_of<double>(s.c, [=](int64_t j) { return dm[j]; },
-                                              [=](int64_t j) { return dv[j]; });
-        const Pair layer = layer_moments(mean, variance, s.c);
-        dw[0] += own.first;
-        du[0] += own.second;
-        dw[1] += sums.first * layer.first;
-        du[1] += sums.second * layer.second;
+        dw[INSTANCE] += own.first;
+        du[INSTANCE] += own.second;
+        Joint layer{};
+        if (has(s, LAYER))
+            layer = joint_gradient(mean, variance, dm, dv, s.c, w[LAYER], u[LAYER]);
+        dw[LAYER] += layer.sums.first * layer.moments.first;
+        du[LAYER] += layer.sums.second * layer.moments.second;
         if (batch) {
             const int64_t of_group = group(s, i) * s.c;
             double *__restrict to_m = dbatch + of_group, *__restrict to_v = to_m + s.groups * s.c;
@@ -120,10 +166,21 @@ WIDEST void mixture_gradient(const Sizes& s, const double* total, const double* 
                 to_v[j] += dv[j];
             }
         }
-        const double to_m = w[1] * sums.first / s.c, to_v = u[1] * sums.second / s.c;
-        for (int64_t j = 0; j < s.c; j++) {
-            dm[j] = dm[j] * w[0] + to_m + 2 * to_v * (mean[j] - layer.first);
-            dv[j] = dv[j] * u[0] + to_v;
+        for (int64_t begin = 0; begin < s.c; begin += width) {
+            Joint own_group{};
+            if (has(s, GROUP))
+                own_group = joint_gradient(mean + begin, variance + begin, dm + begin, dv + begin,
+                                           width, w[GROUP], u[GROUP]);
+            dw[GROUP] += own_group.sums.first * own_group.moments.first;
+            du[GROUP] += own_group.sums.second * own_group.moments.second;
+            const double to_m = layer.to_mean + own_group.to_mean;
+            const double to_v = layer.to_variance + own_group.to_variance;
+            const double m_layer = layer.moments.first, m_group = own_group.moments.first;
+            for (int64_t j = begin; j < begin + width; j++) {
+                dm[j] = dm[j] * w[INSTANCE] + to_m + 2 * layer.to_variance * (mean[j] - m_layer) +
+                        2 * own_group.to_variance * (mean[j] - m_group);
+                dv[j] = dv[j] * u[INSTANCE] + to_v;
+            }
         }
     }
     if (batch) {
@@ -131,16 +188,13 @@ WIDEST void mixture_gradient(const Sizes& s, const double* total, const double* 
         const Pair sums =
             row_sums_of<double>(size, [=](int64_t j) { return dbatch[j] * batch[j]; },
                                 [=](int64_t j) { return dbatch[size + j] * batch[size + j]; });
-        dw[2] = sums.first;
-        du[2] = sums.second;
-        for (int64_t j = 0; j < size; j++) dbatch[j] *= w[2];
-        for (int64_t j = size; j < 2 * size; j++) dbatch[j] *= u[2];
+        dw[BATCH] = sums.first;
+        du[BATCH] = sums.second;
+        for (int64_t j = 0; j < size; j++) dbatch[j] *= w[BATCH];
+        for (int64_t j = size; j < 2 * size; j++) dbatch[j] *= u[BATCH];
     }
-    double along_w = 0, along_u = 0;
-    for (int64_t k = 0; k < s.logits; k++) along_w += w[k] * dw[k];
-    for (int64_t k = 0; k < s.logits; k++) along_u += u[k] * du[k];
-    for (int64_t k = 0; k < s.logits; k++) dlogits[k] = w[k] * (dw[k] - along_w);
-    for (int64_t k = 0; k < s.logits; k++) dlogits[s.logits + k] = u[k] * (du[k] - along_u);
+    logits_gradient(s, mean_logits, w, dw, dlogits);
+    logits_gradient(s, var_logits, u, du, dlogits + __builtin_popcountll(s.parts));
 }
 
 template <typename T>
