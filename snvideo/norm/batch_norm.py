@@ -1,15 +1,16 @@
 """Batch Normalization over ghost groups and over processes."""
 
+import math
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from snvideo.norm.distributed import ProcessGroup, resolve_process_group
 from snvideo.norm.checks import check_input
+from snvideo.norm.distributed import ProcessGroup, check_process_group, resolve_process_group
 from snvideo.norm.functional import switch_norm
 from snvideo.norm.mixture import MixtureSpec
-from snvideo.norm.switch_norm import grouping_repr, update_momentum
+from snvideo.norm.switch_norm import grouping_repr, trace_as_leaf, update_momentum
 
 
 class _Grouped(_BatchNorm):
@@ -27,21 +28,25 @@ class _Grouped(_BatchNorm):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_process_group(process_group)
         self.group_size, self.process_group = group_size, process_group
 
     def extra_repr(self) -> str:
         """Settings of the layer."""
         return super().extra_repr() + grouping_repr(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize x, (N, C, ...)."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize the input, (N, C, ...)."""
+        if isinstance(input, fx.Proxy):
+            return trace_as_leaf(self, input)
+        x = input
         process_group = resolve_process_group(self.process_group) if self.training else None
         groups = self.training and self.group_size not in (None, len(x))
         if process_group is None and not groups:
             return super().forward(x)
         self._check_input_dim(x)
         check_input(self, x)
-        if process_group is None and self.group_size == x[0, 0].numel() == 1:
+        if process_group is None and self.group_size == math.prod(x.shape[2:]) == 1:
             raise ValueError(
                 "Expected more than 1 value per channel when training, "
                 f"got groups of 1 of input size {tuple(x.shape)}"

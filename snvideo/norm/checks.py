@@ -36,7 +36,7 @@ def check_storage(name: str, tensor: Tensor) -> None:
     """Raise a RuntimeError for a tensor whose storage was freed or is too short for its shape."""
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
         return  # it may have none by right
-    if tensor.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if tensor.is_meta or not torch._C._has_storage(tensor):
         return
     reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     needed = (tensor.storage_offset() + reach + 1) * tensor.element_size()

@@ -40,16 +40,18 @@ def global_moments(
         process_group: the processes that take part; all have to call.
 
     Returns:
-        mean and biased variance of all values, of the same shape, and the fraction of the values
-        that this process holds.
+        mean and biased variance of all values, of the same shape, and their number.
     """
+    if count == 0:  # an empty batch has no moments, but takes part, backward too
+        mean, variance = mean.nan_to_num(0.0), variance.nan_to_num(0.0)
     message = torch.cat([mean.new_full((1,), count), mean.flatten(), variance.flatten()])
     stacked = _AllGather.apply(message, process_group)
     counts, means, variances = stacked.split([1, mean.numel(), mean.numel()], dim=1)
-    shares = counts / counts.sum()
+    total_count = counts.sum()
+    shares = counts / total_count
     joint = (shares * means).sum(0)
     total = (shares * (variances + (means - joint).square())).sum(0)
-    return joint.view_as(mean), total.view_as(mean), shares.flatten()[process_group.rank()]
+    return joint.view_as(mean), total.view_as(mean), total_count
 
 
 class _AllGather(Function):

@@ -68,7 +68,8 @@ def switch_norm(
         _check(x, (running_mean, running_var), parameters, mixture)
     if x.numel() == 0 and process_group is None:
         # As Batch Normalization: nothing comes out, nothing is stored, and gradients are zero.
-        return x * sum(table.sum() for table in parameters if table is not None).to(x.dtype)
+        sums = [table.sum() for table in parameters if table is not None]
+        return x * torch.stack(sums).sum().to(x.dtype)
     batch_part = "batch" in mixture.parts
     stored = None
     if batch_part and not training and running_mean is not None and running_var is not None:
@@ -117,8 +118,7 @@ def batch_statistics(
     values = x.numel() // (groups * x.shape[1])
     count: int | Tensor = values
     if process_group is not None:
-        mean, variance, share = global_moments(mean, variance, values, process_group)
-        count = values / share
+        mean, variance, count = global_moments(mean, variance, values, process_group)
     return reference.BatchStatistics(mean, variance, count)
 
 

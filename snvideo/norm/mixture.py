@@ -111,9 +111,8 @@ def start_logits(start: Start | Sequence[float], spec: MixtureSpec, depth: float
             raise ValueError(f"start gives no ratios (got {start})")
         return logits
     if start not in get_args(Start):
-        raise ValueError(
-            f"start is one of {', '.join(get_args(Start))} or a number for each part (got '{start}')"
-        )
+        names = ", ".join(get_args(Start))
+        raise ValueError(f"start is one of {names} or a number for each part (got '{start}')")
     logits = torch.zeros(len(parts))
     if start in PARTS:
         if start not in parts:
@@ -121,9 +120,9 @@ def start_logits(start: Start | Sequence[float], spec: MixtureSpec, depth: float
         logits[parts.index(start)] = float("inf") if spec.ratios == "l1" else LEAN
     local = [part for part in parts if part != "batch"]
     if start == "depth" and len(local) > 1:
-        leaning = {part: DEPTH_RANGE * depth for part in local}
-        leaning[local[0]] = DEPTH_RANGE * (1 - depth)
-        logits = torch.tensor([leaning.get(part, DEPTH_RANGE / 2) for part in parts])
+        leaning: dict[str, float] = {part: DEPTH_RANGE * depth for part in local}
+        leaning |= {local[0]: DEPTH_RANGE * (1 - depth), "batch": DEPTH_RANGE / 2}
+        logits = torch.tensor([leaning[part] for part in parts])
     if spec.ratios == "softmax":
         return logits
     one_part = logits.isinf()

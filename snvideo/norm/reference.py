@@ -121,13 +121,10 @@ def normalize(
     if "batch" in mixture.parts:
         if stored is None:
             mean, var = total_moments(mean_in, var_in, dim=1)
-            values = mean_in.shape[1] * (x.numel() // (x.shape[0] * x.shape[1]))
+            values = x.numel() // (groups * x.shape[1])
             count: int | Tensor = values
             if process_group is not None:
-                if values == 0:  # an empty batch, to be joined with those of other processes
-                    mean, var = mean.nan_to_num(0.0), var.nan_to_num(0.0)
-                mean, var, share = global_moments(mean, var, values, process_group)
-                count = values / share
+                mean, var, count = global_moments(mean, var, values, process_group)
             batch = BatchStatistics(mean.detach().squeeze(1), var.detach().squeeze(1), count)
         parts["batch"] = stored or (mean, var)
 

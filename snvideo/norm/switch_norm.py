@@ -24,7 +24,8 @@ def update_momentum(layer: nn.modules.batchnorm._NormBase) -> float | Tensor:
 
 def trace_as_leaf(layer: nn.Module, x: fx.Proxy) -> Any:
     """One node of a graph of torch.fx, as its tracers make of the norms of torch.nn alone."""
-    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), {})
+    tracer: Any = x.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (x,), {})
 
 
 def grouping_repr(layer: nn.Module) -> str:

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from snvideo.norm import average_statistics, create_norm, tracking_layers
+from snvideo.norm.mixture import PARTS
 from tests.norm.paths import PATHS, path_of
 
 CHANNELS = 3
-SIZES = {"equal": (2, 2), "uneven": (3, 1)}
-LAYERS = list(product(("sn", "bn"), SIZES, PATHS, (True, False)))
+SIZES = {"equal": (2, 2), "uneven": (3, 1), "empty": (4, 0)}
+LAYERS = list(product(("sn", "bn", "sn_of_parts"), SIZES, PATHS, (True, False)))
+ALL_PARTS = {"parts": PARTS, "groups": 3, "ratios": "l1"}
 STATISTICS = list(product(("sn", "bn", "syncsn", "syncbn"), ("average", "population")))
 
 
@@ -38,6 +40,8 @@ def share(whole: Tensor, sizes: tuple[int, ...], rank: int | None) -> Tensor:
 
 def layer(name: str, **options: Any) -> nn.Module:
     """A layer with nothing at its default, in float64."""
+    if name.endswith("_of_parts"):
+        name, options = name.removesuffix("_of_parts"), options | ALL_PARTS
     norm = create_norm(name, **options)(CHANNELS, momentum=0.3).double()
     with torch.no_grad():
         for number, parameter in enumerate(norm.parameters()):

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import Function, forward_ad
 from torch.nn import Parameter
 
@@ -55,7 +54,8 @@ def _in_memory(tensor: Tensor | None) -> bool:
     return tensor is None or (
         (type(tensor) is Tensor or type(tensor) is Parameter)
         and tensor.layout is torch.strided
-        and not (tensor.is_neg() or tensor._is_zerotensor() or is_functorch_wrapped_tensor(tensor))
+        and torch._C._has_storage(tensor)  # a batched tensor of vmap has none
+        and not (tensor.is_neg() or tensor._is_zerotensor())
     )
 
 
@@ -103,9 +103,9 @@ class _Normalize(Function):
             moments = moments._replace(batch=torch.stack(stored)[:, None].double())
         elif moments.batch is not None and process_group is not None:
             mean, variance = moments.batch
-            mean, variance, held = global_moments(mean, variance, values, process_group)
+            mean, variance, count = global_moments(mean, variance, values, process_group)
             moments = moments._replace(batch=torch.stack((mean, variance)))
-            count, ctx.share = values / held, ctx.share * held
+            ctx.share = ctx.share * (values / count)
         y, mixed = kernels.normalized(x, moments, parameters, mixture, eps)
         ctx.save_for_backward(x, *parameters, *moments, *mixed)
         if not own or moments.batch is None:

@@ -135,14 +135,15 @@ def _ratios(both_logits: Sequence[Tensor], spec: MixtureSpec) -> list[Tensor]:
 
 def _parts(moments: Moments, spec: MixtureSpec) -> list[Tensor]:
     """Moments of every part of the mixture, each (2, N, C) or (2, N, 1)."""
+    mean, variance = moments.instance
     found = []
     for part in spec.parts:
         if part == "instance":
             found.append(moments.instance)
         elif part == "group":
-            found.append(torch.stack(group_moments(*moments.instance, spec.channel_groups)))
+            found.append(torch.stack(group_moments(mean, variance, spec.channel_groups)))
         elif part == "layer":
-            found.append(torch.stack(total_moments(*moments.instance, dim=1)))
+            found.append(torch.stack(total_moments(mean, variance, dim=1)))
         elif moments.batch is not None:
             found.append(_per_sample(moments.batch, moments.instance.shape[1]))
     return found

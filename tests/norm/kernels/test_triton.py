@@ -202,7 +202,7 @@ class TestInterpreted:
             nn.init.normal_(parameter, generator=torch.Generator().manual_seed(seed))
         results = []
         for kernels in (CUDAKernels(), None):
-            monkeypatch.setattr(autograd, "kernels_for", lambda x, kernels=kernels: kernels)
+            monkeypatch.setattr(autograd, "kernels_for", lambda *x, kernels=kernels: kernels)
             layer = copy.deepcopy(norm)
             x = random((4, 5, 2, 3, 3), layout).requires_grad_()
             trained = layer(x)
