@@ -7,6 +7,7 @@ operations do the work.
 import ctypes
 import math
 import os
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,9 @@ class _Sizes(ctypes.Structure):
     )
 
 
+_INTERFACE_VERSION = 2
+"""Of the arguments below; a library of another would read memory that is not there."""
+
 _POINTERS = {"statistics": 4, "normalized": 12, "table_gradients": 15, "x_gradient": 9}
 """Tensors that the functions of the library take."""
 
@@ -46,7 +50,11 @@ def _library() -> dict[tuple[str, torch.dtype], Callable[..., None]] | None:
     try:
         # All symbols now: OpenMP's are those of torch, whose threads it has to share.
         library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
-    except OSError:
+        version = ctypes.c_int64.in_dll(library, "interface_version").value
+    except (OSError, ValueError):  # not for this machine, or from before there were versions
+        version = None
+    if version != _INTERFACE_VERSION:
+        warnings.warn(f"{path} is of another version: install snvideo again", stacklevel=2)
         return None
     functions: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
     for name, pointers in _POINTERS.items():

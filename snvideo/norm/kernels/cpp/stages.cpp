@@ -58,6 +58,7 @@ void x_gradient(const Sizes& s, const T* dy, const T* x, const T* center, const 
     auto STAGE##_float64 = STAGE<double>;
 
 extern "C" {
+int64_t interface_version = 2;  // raised whenever arguments change, as in cpu.py
 EXPORT(statistics)
 EXPORT(normalized)
 EXPORT(table_gradients)

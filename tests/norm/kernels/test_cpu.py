@@ -1,0 +1,40 @@
+"""The compiled library, as it is found."""
+
+import shutil
+
+import pytest
+import torch
+
+from snvideo.norm import SwitchNorm3d
+from snvideo.norm.kernels import cpu
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """The folder in which the library is looked for."""
+    monkeypatch.setattr(cpu, "__file__", str(tmp_path / "cpu.py"))
+    cpu._library.cache_clear()
+    yield tmp_path
+    cpu._library.cache_clear()
+
+
+@pytest.mark.skipif(not cpu.CPUKernels().available(), reason="there is no compiled library")
+def test_a_library_of_another_version_is_not_called(elsewhere, monkeypatch):
+    library = next(cpu.Path(__file__).parents[3].glob("snvideo/norm/kernels/_cpu.*"))
+    shutil.copy(library, elsewhere)
+    assert cpu.CPUKernels().available()
+    cpu._library.cache_clear()
+    monkeypatch.setattr(cpu, "_INTERFACE_VERSION", 99)
+    with pytest.warns(UserWarning, match="of another version: install snvideo again"):
+        assert SwitchNorm3d(4)(torch.randn(2, 4, 3, 3, 3)).shape == (2, 4, 3, 3, 3)
+
+
+def test_without_a_library_nothing_is_said(elsewhere, recwarn):
+    assert not cpu.CPUKernels().available()
+    assert not recwarn.list
+
+
+def test_a_file_that_is_no_library_is_said(elsewhere):
+    (elsewhere / "_cpu.so").write_bytes(b"not a library")
+    with pytest.warns(UserWarning, match="_cpu.so is of another version"):
+        assert not cpu.CPUKernels().available()
