@@ -1,7 +1,8 @@
 """Switchable Normalization and its rivals. Knows tensors only, and needs torch alone."""
 
 from snvideo.norm.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from snvideo.norm.factory import NORMS, Replacement, convert_norm, create_norm
+from snvideo.norm.convert import Replacement, convert_norm
+from snvideo.norm.factory import NORMS, create_norm
 from snvideo.norm.functional import batch_statistics, switch_norm
 from snvideo.norm.importance import Importance, importance, importance_table, start_by_depth
 from snvideo.norm.mixture import MixtureSpec

@@ -212,7 +212,7 @@ def test_instance_norm_in_one_update_is_what_it_does_by_itself():
         torch.testing.assert_close(one[1], other[1])
 
 
-@pytest.mark.parametrize("name", ["bn", "syncbn", "ghost bn"])
+@pytest.mark.parametrize("name", ["bn", "sn", "syncbn", "syncsn", "ghost bn", "ghost sn"])
 def test_statistics_that_are_switched_off_later_stay(name):
     kind = name.removeprefix("ghost ")
     options = {"group_size": 2} if "ghost" in name else {}
