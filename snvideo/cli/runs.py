@@ -149,9 +149,8 @@ def export(
     from snvideo import load_model
     from snvideo.models.export import export_model
 
-    written = export_model(load_model(model), out)
-    error = "" if written.difference is None else f": logits agree to {written.difference:.1e}"
-    typer.echo(f"{written.path}{error}")
+    difference = export_model(load_model(model), out)
+    typer.echo(out if difference is None else f"{out}: logits agree to {difference:.1e}")
 
 
 def clips(
@@ -181,7 +180,6 @@ def models(
     classes: Annotated[int, typer.Option(min=1, help="Classes to tell apart.")] = 400,
 ) -> None:
     """List the backbones: the view of a video that each was published with, size and cost."""
-    from snvideo.models.cost import list_costs
-    from snvideo.report.models import show_models
+    from snvideo.report.models import print_models
 
-    show_models(list_costs(names or (), norm, classes))
+    print_models(names or (), norm, classes)

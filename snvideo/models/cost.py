@@ -6,7 +6,7 @@ Its own forward pass runs over tensors that have a shape but no memory.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,10 +17,8 @@ from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from snvideo.errors import SnvideoError
 from snvideo.models.dropout import ClipDropout
-from snvideo.models.registry import Backbone, create_model, get_backbone, list_models
-from snvideo.norm import NORMS, SwitchNorm
+from snvideo.norm import SwitchNorm
 from snvideo.norm.distributed import resolve_process_group
 
 CPU = torch.device("cpu")
@@ -94,15 +92,13 @@ def activation_bytes(
     handful of tensors like their input. torch.compile decides by itself, as a rule for less.
 
     Args:
-        model: in any mode, on any device; left unchanged. Parts that are frozen and in evaluation
-            mode are counted in evaluation mode.
+        model: in the modes of training, on any device; left unchanged.
         clips: shape of the input, (N, 3, T, H, W).
         dtype: that of autocast; float32 for none.
         device: of the training: autocast has rules for each kind.
     """
     with FakeTensorMode():
         model = _without_memory(model, device)
-        _set_training(model)
         for layer in model.modules():
             if isinstance(layer, ClipDropout):
                 layer.mask = torch.empty(clips[0], layer.features, device=device)
@@ -116,10 +112,8 @@ def activation_bytes(
             return tensor
 
         half = dtype != torch.float32
-        with (
-            saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast(device.type, dtype=dtype if half else None, enabled=half),
-        ):
+        autocast = torch.autocast(device.type, dtype=dtype if half else None, enabled=half)
+        with saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
             # Referred to until all is counted: memory that is freed could be given out again.
             logits = model(torch.empty(tuple(clips), device=device))
         total = sum(storage.nbytes() for key, storage in kept.items() if key not in own)
@@ -127,69 +121,15 @@ def activation_bytes(
     return total
 
 
-class ListedModel(NamedTuple):
-    """A backbone with its size and cost."""
-
-    name: str
-    backbone: Backbone
-    parameters: int
-    multiply_adds: int
-    """Of one test view."""
-
-
-def list_costs(
-    names: Sequence[str] = (), norm: str = "bn", classes: int = 400
-) -> Iterator[ListedModel]:
-    """Sizes and costs of backbones, counted one after the other.
-
-    Args:
-        names: of `BACKBONES`; none for all.
-        norm: one of `NORMS`.
-        classes: size of the logits.
-
-    Raises:
-        SnvideoError: for an unknown name or norm, before anything is counted.
-    """
-    backbones = {name: get_backbone(name) for name in names or list_models()}
-    if norm not in NORMS:
-        raise SnvideoError(f"unknown norm '{norm}': expected one of {', '.join(NORMS)}")
-
-    def count(name: str, view: Backbone) -> ListedModel:
-        with torch.device("meta"):
-            model = create_model(name, classes, norm)
-        work = multiply_adds(model, view.frames, view.crop)
-        return ListedModel(name, view, count_parameters(model), work)
-
-    return (count(name, view) for name, view in backbones.items())
-
-
 def _without_memory(model: nn.Module, device: torch.device) -> nn.Module:
     """A copy of a network whose tensors are new, unset and on another device."""
+    masks = [m.mask for m in model.modules() if isinstance(m, ClipDropout) and m.mask is not None]
     memo: dict[int, Any] = {}
-    for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is None:
-                continue
-            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-            if isinstance(tensor, nn.Parameter):
-                empty = nn.Parameter(empty, tensor.requires_grad)
-            memo[id(tensor)] = empty
-        if isinstance(module, ClipDropout) and module.mask is not None:
-            memo[id(module.mask)] = None  # of the last pass
+    for tensor in (*model.parameters(), *model.buffers(), *masks):
+        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
     return copy.deepcopy(model, memo)
-
-
-def _set_training(model: nn.Module) -> None:
-    """Set training mode, but for modules in evaluation mode whose parameters are all frozen."""
-
-    def is_frozen(module: nn.Module) -> bool:
-        parameters = list(module.parameters())
-        return bool(parameters) and not any(p.requires_grad for p in parameters)
-
-    frozen = [m for m in model.modules() if not m.training and is_frozen(m)]
-    model.train()
-    for module in frozen:
-        module.eval()
 
 
 def _storage_id(tensor: Tensor) -> int:
@@ -198,11 +138,9 @@ def _storage_id(tensor: Tensor) -> int:
 
 def _uses_kernels(layer: nn.Module, samples: int) -> bool:
     """True for a layer that runs `norm.kernels` in a training pass over so many clips."""
-    if isinstance(layer, SwitchNorm):
-        return True
-    if resolve_process_group(getattr(layer, "process_group", None)) is not None:
-        return True
-    return getattr(layer, "group_size", None) not in (None, samples)
+    synced = resolve_process_group(getattr(layer, "process_group", None)) is not None
+    grouped = getattr(layer, "group_size", None) not in (None, samples)
+    return isinstance(layer, SwitchNorm) or synced or grouped
 
 
 def _norm_forward(layer: nn.Module, x: Tensor) -> Tensor:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib
 import io
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from snvideo.atomic import write_atomic
+from snvideo.atomic import atomic_path, write_atomic
 from snvideo.errors import SnvideoError
 from snvideo.extras import require
 from snvideo.models.pretrained.metadata import METADATA_KEY
@@ -23,15 +21,7 @@ TOLERANCE = 1e-4
 """Largest difference of a logit from the network's own, relative to the largest logit."""
 
 
-class ExportResult(NamedTuple):
-    """An exported file and its error."""
-
-    path: Path
-    difference: float | None
-    """As for `TOLERANCE`; None for a file that holds the weights alone."""
-
-
-def export_model(loaded: LoadedModel, path: Path) -> ExportResult:
+def export_model(loaded: LoadedModel, path: Path) -> float | None:
     """Write a network in the format that a path's suffix names.
 
     - `.onnx`: ONNX, its metadata under the key `snvideo`; run here by onnxruntime.
@@ -45,6 +35,9 @@ def export_model(loaded: LoadedModel, path: Path) -> ExportResult:
         loaded: from `snvideo.load_model`; on the CPU.
         path: of the file.
 
+    Returns:
+        the difference, as for `TOLERANCE`; None for a file that holds the weights alone.
+
     Raises:
         SnvideoError: for another suffix, a missing library, a file that cannot be written, or a
             program that does not compute what the network does.
@@ -52,24 +45,19 @@ def export_model(loaded: LoadedModel, path: Path) -> ExportResult:
     write = _WRITERS.get(path.suffix)
     if write is None:
         raise SnvideoError(f"{path}: expected a name that ends in {', '.join(_WRITERS)}")
-    temporary = path.with_name(f".{path.stem}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        difference = write(loaded, temporary)
-        if difference is not None and not difference <= TOLERANCE:  # it may be NaN
-            raise SnvideoError(
-                f"{path} was not written: its logits differ from the network's by {difference:.1e} "
-                f"of the largest one, more than {TOLERANCE:.0e}"
-            )
-        temporary.replace(path)
+        with atomic_path(path) as temporary:
+            difference = write(loaded, temporary)
+            if difference is not None and not difference <= TOLERANCE:  # it may be NaN
+                raise SnvideoError(
+                    f"{path} was not written: its logits differ from the network's by "
+                    f"{difference:.1e} of the largest one, more than {TOLERANCE:.0e}"
+                )
         if difference is None:
             write_atomic(path.with_name(f"{path.name}.md"), model_card(loaded.metadata, path.name))
     except OSError as error:
         raise SnvideoError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return ExportResult(path, difference)
+    return difference
 
 
 def _example(loaded: LoadedModel) -> Tensor:

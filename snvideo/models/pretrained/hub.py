@@ -38,9 +38,9 @@ def open_weights(source: str) -> WeightsSource:
     except SnvideoError:
         raise
     except Exception as error:  # of a network, a disk, a library
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        why = str(error).strip().partition("\n")[0][:200]
         raise SnvideoError(
-            f"cannot download {source}: {lines[0][:200]}; download it elsewhere and name the file"
+            f"cannot download {source}: {why}; download it elsewhere and name the file"
         ) from None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Literal
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from snvideo.errors import SnvideoError
 from snvideo.models.config import WeightsConfig
-from snvideo.models.pretrained.formats import NormKind, WeightsSource
+from snvideo.models.pretrained.formats import WeightsSource, norm_kind
 from snvideo.models.pretrained.load_report import LoadReport, Status, TensorEntry
 from snvideo.models.pretrained.metadata import layer_strides
 from snvideo.models.pretrained.name_mapping import (
@@ -21,7 +20,6 @@ from snvideo.models.pretrained.name_mapping import (
     read_classes,
 )
 from snvideo.models.pretrained.native import check_strides
-from snvideo.models.registry import BACKBONES, create_model
 from snvideo.norm import SwitchNorm
 
 _COUNTER = "num_batches_tracked"  # of norms: means nothing in another training, and stays
@@ -55,64 +53,35 @@ def load_weights_into(
     Raises:
         SnvideoError: if they do not fit: architecture, strides, norm or classes.
     """
-    return _Loader(model, source, config, classes, name).load()
+    loader = _Loader(model, source, config, name)
+    loader.load_layers()
+    new_classes = loader.load_classifier(classes)
+    for tensor in loader.new:
+        if not loader.tensors[tensor].float().isfinite().all():
+            raise SnvideoError(
+                f"{source.origin}: {tensor} has values that are not finite: the file is damaged, "
+                "or its training had gone wrong"
+            )
+    model.load_state_dict(model.state_dict() | loader.new)
+    entries, notes = tuple(loader.entries), source.notes
+    return LoadReport(source.origin, source.format, source.sha256, entries, notes, new_classes)
 
 
 class _Loader:
     """One loading: new values, and all that does not fit."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        source: WeightsSource,
-        config: WeightsConfig,
-        classes: Sequence[str],
-        name: str,
+        self, model: nn.Module, source: WeightsSource, config: WeightsConfig, name: str
     ) -> None:
-        self.model, self.source, self.config = model, source, config
-        self.classes, self.name, self.origin = classes, name, source.origin
-        self.modules = dict(model.named_modules())
-        self.head = classifier_name(model)
+        self.model, self.source, self.config, self.name = model, source, config, name
+        self.origin, self.head = source.origin, classifier_name(model)
         self.tensors = self._source_tensors()
         self.new: dict[str, Tensor] = {}
         self.entries: list[TensorEntry] = []
         self.used: set[str] = set()
         self.missing: list[str] = []
         self.shapes: list[str] = []  # that do not fit
-        self.new_classes = 0
-
-    def load(self) -> LoadReport:
-        """Load all that fits, or raise a SnvideoError."""
-        source = self.source
-        for name, tensor in self.tensors.items():
-            if not tensor.is_floating_point() and not name.endswith(_COUNTER):
-                raise SnvideoError(
-                    f"{self.origin}: {name} is of {tensor.dtype}: expected floating point, "
-                    "as before any quantization"
-                )
-        self._load_layers()
-        mismatches = self._mismatches()
-        if mismatches:
-            fitting = self._find_backbone()
-            raise SnvideoError(
-                f"{self.origin} ({source.format}) is not {self.name}: tensors {mismatches}"
-                + (f"; it fits {fitting}" if fitting else "")
-            )
-        self._check_strides()
-        if self.config.norms == "keep":
-            for layer in self.modules.values():
-                if norm_kind(layer) is not None and (why := norm_mismatch(source.norm, layer)):
-                    raise SnvideoError(f"{self.origin} {why}")
-        self._load_classifier()
-        for name in self.new:
-            if not self.tensors[name].float().isfinite().all():
-                raise SnvideoError(
-                    f"{self.origin}: {name} has values that are not finite: the file is damaged, "
-                    "or its training had gone wrong"
-                )
-        self.model.load_state_dict(self.model.state_dict() | self.new)
-        facts = source.origin, source.format, source.sha256
-        return LoadReport(*facts, tuple(self.entries), source.notes, self.new_classes)
+        self.norm_mismatch: str | None = None
 
     def _source_tensors(self) -> dict[str, Tensor]:
         """Tensors of the source by the names of the network."""
@@ -124,24 +93,37 @@ class _Loader:
                 f"{self.origin} ({self.source.format}) can start C2D, I3D, Slow and SlowFast, not "
                 f"{self.name}"
             )
+        split = {name: name.rpartition(".") for name in self.source.tensors}
+        return {
+            layers.get(layer, layer) + dot + field: self.source.tensors[name]
+            for name, (layer, dot, field) in split.items()
+        }
 
-        def own_name(name: str) -> str:
-            layer, dot, field = name.rpartition(".")
-            return layers.get(layer, layer) + dot + field
-
-        return {own_name(name): tensor for name, tensor in self.source.tensors.items()}
-
-    def _load_layers(self) -> None:
-        """All layers but the classifier."""
-        for name, module in self.modules.items():
+    def load_layers(self) -> None:
+        """Load all layers but the classifier, or raise a SnvideoError."""
+        for name, module in self.model.named_modules():
             own = dict(module.named_parameters(recurse=False))
-            if name == self.head or not own:
-                continue
-            if norm_kind(module) is not None:
+            if name != self.head and own and norm_kind(module) is not None:
                 self._load_norm(name, module)
-            else:
+            elif name != self.head:
                 for field, tensor in own.items():
                     self._load_weight(f"{name}.{field}", tensor)
+        heads = {f"{self.head}.weight", f"{self.head}.bias", "head.weight", "head.bias"}
+        spare = [
+            name
+            for name in self.tensors
+            if name not in self.used | heads and not name.endswith(_COUNTER)
+        ]
+        found = {"missing": self.missing, "too many": spare, "of other shape": self.shapes}
+        misfits = [f"{len(x)} {what} (such as {x[0]})" for what, x in found.items() if x]
+        if misfits:
+            raise SnvideoError(
+                f"{self.origin} ({self.source.format}) is not {self.name}: tensors "
+                f"{', '.join(misfits)}: choose the model.name that it was trained as"
+            )
+        self._check_strides()
+        if self.norm_mismatch is not None:
+            raise SnvideoError(f"{self.origin} {self.norm_mismatch}")
 
     def _load_weight(self, name: str, own: Tensor) -> None:
         """A kernel or a bias."""
@@ -149,18 +131,18 @@ class _Loader:
             self.missing.append(name)
             return
         self.used.add(name)
-        image_shape = (*own.shape[:2], *own.shape[3:])
-        if found.dim() == 4 and own.dim() == 5 and found.shape == image_shape:
+        if found.dim() == 4 and own.dim() == 5 and found.shape == own[:, :, 0].shape:
             self.new[name] = inflate(found.to(own.dtype), own.shape[2], self.config.inflate)
             self.entries.append(TensorEntry(name, "inflated", own.numel()))
-        elif found.shape == own.shape:
+        else:
+            self._load(name, found, own)
+
+    def _load(self, name: str, found: Tensor, own: Tensor) -> None:
+        if found.shape == own.shape:
             self.new[name] = found
             self.entries.append(TensorEntry(name, "loaded", own.numel()))
         else:
-            self._note_shapes(name, found, own)
-
-    def _note_shapes(self, name: str, found: Tensor, own: Tensor) -> None:
-        self.shapes.append(f"{name}: {_shape(found)} there, {_shape(own)} here")
+            self.shapes.append(f"{name}: {_shape(found)} there, {_shape(own)} here")
 
     def _load_norm(self, name: str, layer: nn.Module) -> None:
         own = {field: t for field, t in layer.state_dict().items() if field != _COUNTER}
@@ -173,14 +155,20 @@ class _Loader:
         if "weight" not in found:
             self.missing.append(f"{name}.weight")
             return
-        if norm_mismatch(self.source.norm, layer):
+        self.norm_mismatch = self.norm_mismatch or norm_mismatch(self.source.norm, layer)
+        if self.norm_mismatch is not None:
             return  # an error later, unless a worse one is found
-        for field, value in convert_norm_fields(found, layer, self.origin).items():
-            if value.shape != own[field].shape:
-                self._note_shapes(f"{name}.{field}", value, own[field])
-                return
-            self.new[f"{name}.{field}"] = value
-            self._report(name, {field: value}, "loaded")
+        for field in [field for field in own if field in found]:
+            value = found[field]
+            if field in _LOGITS and value.shape == (2,) and getattr(layer, "use_batch", False):
+                raise SnvideoError(
+                    f"{self.origin} has SN without its batch part, this network has it: set "
+                    f"batch.clips_per_gpu=1, as it was trained, or {_NEW_NORMS}"
+                )
+            if field in _LOGITS and value.shape == (3,) and own[field].shape == (2,):
+                # Statistics of one clip are both its instance and its batch: one weight for both.
+                value = torch.stack([torch.logaddexp(value[0], value[2]), value[1]])
+            self._load(f"{name}.{field}", value, own[field])
         spare = {field: value for field, value in found.items() if field not in own}
         self._report(name, spare, "dropped", "a norm without batch part has no batch statistics")
         left = {field: own[field] for field in own if field not in found}
@@ -200,40 +188,10 @@ class _Loader:
         for field, tensor in fields.items():
             self.entries.append(TensorEntry(f"{layer}.{field}", status, tensor.numel(), why))
 
-    def _mismatches(self) -> str:
-        """Tensors that are missing, too many, or of other shape; empty if all fits."""
-        heads = {f"{self.head}.weight", f"{self.head}.bias", "head.weight", "head.bias"}
-        rest = self.tensors.keys() - self.used - heads
-        spare = [x for x in self.tensors if x in rest and not x.endswith(_COUNTER)]
-        found = {"missing": self.missing, "too many": spare, "of other shape": self.shapes}
-        return ", ".join(f"{len(x)} {what} (such as {x[0]})" for what, x in found.items() if x)
-
-    def _find_backbone(self) -> str | None:
-        """The backbone that the kernels fit; None if that is this one, or there is none."""
-        shapes = {name: tensor.to("meta") for name, tensor in self.source.tensors.items()}
-        source = self.source._replace(tensors=shapes)
-        config = self.config.model_copy(update={"norms": "new"})
-
-        def fits(model: nn.Module) -> bool:
-            with suppress(SnvideoError):
-                loader = _Loader(model, source, config, self.classes, self.name)
-                loader._load_layers()
-                loader._check_strides()
-                return not loader._mismatches()
-            return False
-
-        def build(name: str) -> nn.Module:
-            with torch.device("meta"):
-                return create_model(name, len(self.classes))
-
-        found = (name for name in BACKBONES if fits(build(name)))
-        return None if fits(self.model) else next(found, None)
-
     def _check_strides(self) -> None:
         source = self.source
         if source.metadata is not None:
             check_strides(self.model, source.metadata, source.origin)
-            return
         stem = canonical_layers(self.model).get("stem.conv")
         if source.time_stride is None or stem is None:
             return
@@ -245,15 +203,15 @@ class _Loader:
                 "mean nothing there; choose the model.name that it was trained as"
             )
 
-    def _load_classifier(self) -> None:
-        """Rows of classes that both have; all others stay as they are."""
-        own = dict(self.modules[self.head].named_parameters())
+    def load_classifier(self, classes: Sequence[str]) -> int:
+        """Load rows of classes that both have; all others stay as they are, and are counted."""
+        own = dict(self.model.get_submodule(self.head).named_parameters())
         found = self._fields(self.head, own)
         if self.source.images or self.config.head == "new":
             why = "classes of images" if self.source.images else "classifier is to start anew"
             self._report(self.head, own, "reset", why)
             self._report(self.head, found, "dropped", why)
-            return
+            return 0
         if found.keys() != own.keys():
             raise SnvideoError(f"{self.origin} has no classifier: {_NEW_HEAD}")
         weight, bias, features = found["weight"], found["bias"], own["weight"].shape[1:]
@@ -263,17 +221,17 @@ class _Loader:
                 f"biases, that of {self.name} reads {features[0]} features: {_NEW_HEAD}"
             )
         names = self._source_classes(len(weight))
-        numbers = match_classes(self.classes, names, self.config.classes or self.origin)
+        numbers = match_classes(classes, names, self.config.classes or self.origin)
         rows = {here: there for here, there in enumerate(numbers) if there is not None}
         if not rows:
             raise SnvideoError(
                 f"{self.origin} has none of the {len(numbers)} classes of the index, such as "
-                f"'{self.classes[0]}': {_NEW_HEAD}"
+                f"'{classes[0]}': {_NEW_HEAD}"
             )
-        self.new_classes, spare = len(numbers) - len(rows), len(weight) - len(set(rows.values()))
+        new_classes, spare = len(numbers) - len(rows), len(weight) - len(set(rows.values()))
         notes = []
-        if self.new_classes:
-            notes.append(f"{self.new_classes} of {len(numbers)} classes are new and start anew")
+        if new_classes:
+            notes.append(f"{new_classes} of {len(numbers)} classes are new and start anew")
         if spare:
             notes.append(f"{spare} of the source's {len(weight)} classes are not used")
         for field, tensor in found.items():
@@ -281,6 +239,7 @@ class _Loader:
             value[list(rows)] = tensor[list(rows.values())].to(value.dtype)
             self.new[f"{self.head}.{field}"] = value
             self._report(self.head, {field: value}, "loaded", ", ".join(notes))
+        return new_classes
 
     def _source_classes(self, count: int) -> tuple[str, ...]:
         """Names of the source's classes in the order of its logits."""
@@ -319,19 +278,8 @@ def inflate(kernel: Tensor, frames: int, rule: Literal["repeat", "centre"]) -> T
     return inflated
 
 
-def norm_kind(layer: nn.Module) -> NormKind | None:
-    """Kind of a norm, whatever its class and library; None for other layers."""
-    if isinstance(layer, SwitchNorm):
-        return "sn"
-    if isinstance(layer, nn.GroupNorm):
-        return "ln" if layer.num_groups == 1 else "gn"
-    if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
-        return "in"
-    return "bn" if isinstance(layer, nn.modules.batchnorm._NormBase) else None
-
-
-def norm_mismatch(source: NormKind, layer: nn.Module) -> str | None:
-    """The reason why a layer cannot load a norm, and the remedy; None if it can.
+def norm_mismatch(source: str | None, layer: nn.Module) -> str | None:
+    """The reason why a layer cannot load norms of a kind, and the remedy; None if it can.
 
     One of the same kind can. A Batch Normalization may become a Switchable one that leans to its
     batch part, and then computes nearly the same.
@@ -339,7 +287,7 @@ def norm_mismatch(source: NormKind, layer: nn.Module) -> str | None:
     kind = norm_kind(layer)
     if source == kind:
         return None
-    if source == "unknown":
+    if source is None:
         return (
             "does not say which norm it has, and holds no statistics that would show it: "
             f"{_NEW_NORMS}"
@@ -360,39 +308,6 @@ def norm_mismatch(source: NormKind, layer: nn.Module) -> str | None:
             f"model.norm.start=batch, or {_NEW_NORMS}"
         )
     return None
-
-
-def convert_norm_fields(
-    found: Mapping[str, Tensor], layer: nn.Module, origin: str
-) -> dict[str, Tensor]:
-    """Values for the fields of a compatible layer.
-
-    Args:
-        found: the fields that the source has for this layer.
-        layer: loads them.
-        origin: for messages.
-
-    Raises:
-        SnvideoError: if its batch part is needed and not there.
-    """
-    own = layer.state_dict()
-    values = {field: found[field] for field in own if field in found}
-    if not isinstance(layer, SwitchNorm) or "mean_logits" not in found:
-        return values
-    for field in _LOGITS:
-        if field not in found:
-            continue
-        logits = found[field].to(own[field].dtype)
-        if logits.shape == (2,) and layer.use_batch:
-            raise SnvideoError(
-                f"{origin} has SN without its batch part, this network has it: set "
-                f"batch.clips_per_gpu=1, as it was trained, or {_NEW_NORMS}"
-            )
-        if logits.shape == (3,) and not layer.use_batch:
-            # Statistics of one clip are both its instance and its batch: one weight for the two.
-            logits = torch.stack([torch.logaddexp(logits[0], logits[2]), logits[1]])
-        values[field] = logits
-    return values
 
 
 def _shape(tensor: Tensor) -> str:

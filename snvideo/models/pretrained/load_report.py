@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 Status = Literal["loaded", "inflated", "reset", "dropped"]
-
-STATUSES: tuple[Status, ...] = ("loaded", "inflated", "reset", "dropped")
-
-_SOURCE_ONLY = "(source only)"
-"""The row of tensors that the network has no use for."""
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 class TensorEntry(NamedTuple):
@@ -47,20 +43,18 @@ class LoadReport(NamedTuple):
             parts.setdefault(_part(entry), Counter())[entry.status] += 1
         parts["all tensors"] = Counter(entry.status for entry in self.entries)
         width = max(map(len, parts))
-        rows = [f"{'':{width}}" + "".join(f"{status:>10}" for status in STATUSES)]
+        rows = [" " * width + "".join(f"{status:>10}" for status in STATUSES)]
         for part, counts in parts.items():
-            cells = "".join(f"{counts[status] or '-':>10}" for status in STATUSES)
-            rows.append(f"{part:{width}}{cells}")
+            cells = (f"{counts[status] or '-':>10}" for status in STATUSES)
+            rows.append(f"{part:{width}}{''.join(cells)}")
         reasons = Counter((entry.status, entry.why) for entry in self.entries if entry.why)
         why = [f"{number} {status}: {reason}" for (status, reason), number in reasons.items()]
         return [f"weights from {self.origin} ({self.format}):", *rows, *why, *self.notes]
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report in plain values, as it is written into a run directory."""
-        tensors = [
-            {"name": entry.name, "fate": entry.status, "values": entry.values, "why": entry.why}
-            for entry in self.entries
-        ]
+        keys = ("name", "fate", "values", "why")
+        tensors = [dict(zip(keys, entry, strict=True)) for entry in self.entries]
         return {**self.summary(), "notes": list(self.notes), "tensors": tensors}
 
     def summary(self) -> dict[str, Any]:
@@ -76,6 +70,6 @@ class LoadReport(NamedTuple):
 def _part(entry: TensorEntry) -> str:
     """The part of the network that a tensor lies in: `blocks.3`, or the first word."""
     if entry.status == "dropped":
-        return _SOURCE_ONLY
+        return "(source only)"
     words = entry.name.split(".")
-    return ".".join(words[:2]) if words[0] == "blocks" else words[0]
+    return ".".join(words[: 2 if words[0] == "blocks" else 1])

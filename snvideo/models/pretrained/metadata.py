@@ -70,11 +70,9 @@ def layer_strides(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """
     found = {}
     for name, module in model.named_modules():
-        stride = getattr(module, "stride", None)
-        if stride is None:
-            continue
-        steps = (stride,) * 3 if isinstance(stride, int) else tuple(int(step) for step in stride)
-        if any(step != 1 for step in steps):
+        stride = getattr(module, "stride", (1,))
+        steps = (stride,) * 3 if isinstance(stride, int) else tuple(map(int, stride))
+        if set(steps) != {1}:
             found[name] = steps
     return found
 

@@ -23,12 +23,12 @@ def model_card(metadata: WeightsMetadata, file: str, config: str | None = None) 
     rate = f" at {views.target_fps:g} frames a second" if views.target_fps else ""
     mean, std = (" ".join(f"{x:g}" for x in values) for values in (views.mean, views.std))
     shown = ", ".join(name.replace("|", "\\|") for name in names[:_CLASSES])
-    more = f", and {len(names) - _CLASSES} more" if len(names) > _CLASSES else ""
+    more = ", ..." if len(names) > _CLASSES else ""
     facts = {
         "network": f"`{metadata.architecture}`",
         "normalization": _norm(metadata),
         "classes": f"{len(names)}: {shown}{more}",
-        "clip": f"{views.frames} frames, every {_ordinal(views.stride)} of the video{rate}",
+        "clip": f"{views.frames} frames, {views.stride} apart in the video{rate}",
         "test views": f"short side {views.short_side}, crops {views.crop} x {views.crop} pixels",
         "input": f"RGB, (x / 255 - mean) / std; mean {mean}, std {std}",
         "started from": (
@@ -69,7 +69,7 @@ def _table(facts: Mapping[str, str]) -> str:
 
 
 def _norm(metadata: WeightsMetadata) -> str:
-    if metadata.norm in ("sn", "syncsn") and not metadata.use_batch:
+    if not metadata.use_batch:
         return f"`{metadata.norm}` without its batch part"
     if metadata.statistics is None:
         return f"`{metadata.norm}`"
@@ -80,12 +80,6 @@ def _norm(metadata: WeightsMetadata) -> str:
     }
     statistics = how.get(metadata.statistics, metadata.statistics)
     return f"`{metadata.norm}`, batch statistics {statistics}"
-
-
-def _ordinal(stride: int) -> str:
-    ends = {1: "st", 2: "nd", 3: "rd"}
-    end = "th" if stride % 100 in (11, 12, 13) else ends.get(stride % 10, "th")
-    return "one" if stride == 1 else f"{stride}{end}"
 
 
 def _results(results: Mapping[str, Any] | None) -> str:

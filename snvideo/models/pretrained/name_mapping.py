@@ -15,15 +15,14 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from pydantic import TypeAdapter
 from torch import nn
 
 from snvideo.errors import SnvideoError
 
 _PATHWAYS = ("slow.", "fast.")
 _INSIDE = re.compile(r"res_blocks\.(\d+)\.(branch1_conv|branch1_norm|branch2\.(?:conv|norm)_[abc])")
-_SHORTCUT = {"branch1_conv": "shortcut.conv", "branch1_norm": "shortcut.norm"}
 _SPELLING = str.maketrans("_-", "  ", "\"'`’")  # noqa: RUF001
 """Ignored in class names: these for a space, those for nothing."""
 
@@ -42,11 +41,10 @@ def canonical_layers(model: nn.Module) -> dict[str, str]:
         pathway = ""
         if rest.startswith("multipathway_blocks."):
             pathway, rest = _PATHWAYS[int(rest[20])], rest[22:]
-        inside = _INSIDE.fullmatch(rest)
-        if inside:
+        if inside := _INSIDE.fullmatch(rest):
             if block not in stages:
                 stages.append(block)
-            part = _SHORTCUT.get(inside[2], inside[2].removeprefix("branch2."))
+            part = inside[2].replace("branch1_", "shortcut.").removeprefix("branch2.")
             found[f"{pathway}res{stages.index(block) + 2}.{inside[1]}.{part}"] = name
         elif rest.startswith("multipathway_fusion."):
             part = "conv" if rest.endswith("conv_fast_to_slow") else "norm"
@@ -102,30 +100,19 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SnvideoError(f"cannot read class names {path}: {why}") from None
-    if text.lstrip().startswith(("{", "[")):
-        try:
-            names = _parse_json(json.loads(text))
-        except (ValueError, TypeError, KeyError):
-            raise SnvideoError(
-                f"class names {path}: expected a JSON list of names, or names and their numbers "
-                "from 0 without a gap"
-            ) from None
-    else:
-        names = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not names:
-        raise SnvideoError(f"class names {path}: there are none")
-    return names
-
-
-def _parse_json(value: Any) -> tuple[str, ...]:
-    if isinstance(value, dict) and isinstance(value.get("labels"), list):
-        value = value["labels"]
-    if isinstance(value, dict):
-        numbered = {int(number): str(name) for name, number in value.items()}
-        value = [numbered[number] for number in range(len(value))]
-    if not all(isinstance(name, str) for name in value):
-        raise TypeError
-    return tuple(value)
+        if not text.lstrip().startswith(("{", "[")):
+            return tuple(line.strip() for line in text.splitlines() if line.strip())
+        found = json.loads(text)
+        if isinstance(found, dict):
+            if not isinstance(found.get("labels"), list):
+                names = {int(number): name for name, number in found.items()}
+                found = {"labels": [names[number] for number in range(len(found))]}
+            found = found["labels"]
+        return TypeAdapter(tuple[str, ...]).validate_python(found)
+    except OSError as error:
+        raise SnvideoError(f"cannot read class names {path}: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError):
+        raise SnvideoError(
+            f"class names {path}: expected a name a line, or JSON: a list of names, or names and "
+            "their numbers from 0 without a gap"
+        ) from None

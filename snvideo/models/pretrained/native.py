@@ -16,7 +16,7 @@ from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained.metadata import METADATA_KEY, WeightsMetadata, layer_strides
 from snvideo.models.pretrained.reader import Contents, read_weights, validate_state_dict
-from snvideo.models.registry import BACKBONES, create_model
+from snvideo.models.registry import create_model
 
 WEIGHTS_FILE = "model.safetensors"
 """Name of the final weights in a run directory."""
@@ -45,12 +45,13 @@ class LoadedModel(NamedTuple):
         """
         config = self.metadata.preprocessing
         height, width = frames.shape[1:3]
-        # Cropped before it is resized, as the views of a test are.
+        # Cropped before it is resized, and with the rounding of a test's views.
         short = min(height, width)
         side = max(1, min(short, round(short * config.crop / config.short_side)))
         across, down = width - side, height - side
-        top = down // 2 if width >= height else round(down * 0.5)
-        left = round(across * 0.5) if width >= height else across // 2
+        top, left = down // 2, round(across / 2)
+        if width < height:
+            top, left = round(down / 2), across // 2
         square = frames[:, top : top + side, left : left + side].movedim(-1, 1)
         resized = transforms.resize(square, [config.crop, config.crop], antialias=True)
         values = transforms.to_dtype(resized, torch.float32, scale=True)
@@ -84,17 +85,12 @@ def read_metadata(contents: Contents, path: Path) -> WeightsMetadata | None:
     section = WeightsMetadata
     validate = section.model_validate_json if isinstance(stored, str) else section.model_validate
     try:
-        metadata = validate(stored)
+        return validate(stored)
     except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, one["loc"])) or "the whole" for one in error.errors())
+        wrong = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
         raise SnvideoError(
             f"{path} was written by another version of snvideo: cannot read its metadata ({wrong})"
         ) from None
-    if metadata.architecture not in BACKBONES:
-        raise SnvideoError(
-            f"{path} is of a network that this version does not know, '{metadata.architecture}'"
-        )
-    return metadata
 
 
 def evaluation_weights(contents: Contents, path: Path | str) -> dict[str, Tensor]:
@@ -135,9 +131,9 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
             "(weights of others are for model.weights.source of a training run)"
         )
     options = {} if metadata.use_batch else {"use_batch": False}
-    classes = len(metadata.classes)
+    facts = metadata.architecture, len(metadata.classes), metadata.norm
     with torch.device("meta"):  # nothing is initialised only to be replaced
-        model = create_model(metadata.architecture, classes, metadata.norm, **options)
+        model = create_model(*facts, **options)
     check_strides(model, metadata, path)
     tensors = evaluation_weights(contents, path)
     own = model.state_dict()
@@ -146,8 +142,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         model.load_state_dict(tensors, assign=True)
     except RuntimeError:
         raise SnvideoError(
-            f"{path}: its tensors are not those of {metadata.architecture} with {metadata.norm} "
-            f"and {classes} classes, as its metadata says: the file was changed"
+            f"{path}: its tensors are not those of its metadata, {facts[0]} with {facts[1]} "
+            f"classes and norm {facts[2]}: the file was changed"
         ) from None
     return LoadedModel(model.to(device).eval(), metadata)
 

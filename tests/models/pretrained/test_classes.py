@@ -128,34 +128,30 @@ def test_files_of_names(file, text):
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text",
     [
-        ("", "there are none"),
-        (" \n\n", "there are none"),
-        ("[]", "there are none"),
-        ("[1, 2]", "expected a JSON list of names"),
-        ('["a", null]', "expected a JSON list of names"),
-        ('{"a": 0, "b": 2}', "from 0 without a gap"),
-        ('{"a": 0, "b": 0}', "from 0 without a gap"),
-        ('{"a": "first"}', "expected a JSON list of names"),
-        ('{"a": [0]}', "expected a JSON list of names"),
-        ('{"a": 0', "expected a JSON list of names"),
-        ('{"labels": [["a"]]}', "expected a JSON list of names"),
+        "[1, 2]",
+        '["a", null]',
+        '{"a": 0, "b": 2}',
+        '{"a": 0, "b": 0}',
+        '{"a": "first"}',
+        '{"a": [0]}',
+        '{"a": 0',
+        '{"labels": [["a"]]}',
+        "\ud8ff",
     ],
 )
-def test_files_without_names_are_one_line(file, text, said):
-    file.write_text(text)
-    with pytest.raises(SnvideoError, match=rf"^class names {re.escape(str(file))}: [^\n]*{said}"):
+def test_files_without_names_are_one_line(file, text):
+    file.write_bytes(text.encode(errors="surrogatepass"))
+    said = rf"^class names {re.escape(str(file))}: expected a name a line, or JSON: [^\n]*$"
+    with pytest.raises(SnvideoError, match=said):
         read_classes(file)
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):
-    pictures = tmp_path / "a.png"
-    pictures.write_bytes(b"\x89PNG\r\n\x1a\n\xff")
     for path, why in (
         (tmp_path / "none.txt", "No such file"),
         (tmp_path, "Is a directory"),
-        (pictures, "it is not text"),
     ):
         with pytest.raises(SnvideoError, match=f"^cannot read class names {path}: {why}"):
             read_classes(path)

@@ -82,10 +82,3 @@ def test_without_batch_part(images):
     assert error(seen(video, images), output_of(net.layer4, net, images[:2])) < 1e-4
     with pytest.raises(SnvideoError, match="SN without its batch part, this network has it"):
         take(blank("c2d_r50_8x8", "sn"), source(state))
-
-
-def test_version_2_is_refused(net):
-    state = foreign.switchnorm(net)
-    state["sn_out.weight"] = torch.ones(1, 2048, 1, 1)
-    with pytest.raises(SnvideoError, match=r"ResNet v2 .* use its ResNet v1 \(resnet50v1\)"):
-        source(state)

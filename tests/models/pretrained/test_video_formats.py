@@ -134,10 +134,3 @@ def test_a_bare_state_dict_may_have_any_strides_and_says_so(theirs):
     report = take(blank("i3d_r50_32x2"), found, head="new")
     (note,) = report.notes
     assert note == "the file does not say what strides its network had: see that they are these"
-
-
-def test_an_older_checkpoint_of_ours_is_not_taken_for_another(theirs):
-    facts = {"index_hash": "0", "classes": ["a"], "ema": None}
-    contents = Contents(theirs("i3d_r50").net.state_dict(), facts, None, "model")
-    with pytest.raises(SnvideoError, match="a checkpoint of an older snvideo"):
-        identify(contents, "step.pt")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pickle
 import random
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from snvideo.errors import SnvideoError
-from snvideo.models import BACKBONES, create_model
+from snvideo.models import create_model
 from snvideo.models.pretrained import open_weights, write_weights
 from snvideo.models.pretrained.metadata import METADATA_KEY
 from tests.models.pretrained import foreign
@@ -44,13 +42,6 @@ STATE = THEIRS.state_dict()
 def ours() -> nn.Module:
     torch.manual_seed(1)
     return create_model(NAME, len(CLASSES))
-
-
-@pytest.fixture(autouse=True)
-def few_networks(monkeypatch):
-    """To look for the one that a file is of, build small ones alone."""
-    few = {name: BACKBONES[name] for name in BACKBONES if name.endswith("_tiny")}
-    monkeypatch.setattr(sys.modules["snvideo.models.pretrained.load"], "BACKBONES", few)
 
 
 def written(value: Any, **options: Any) -> bytes:
@@ -79,41 +70,22 @@ def file(tmp_path: Path) -> Path:
 # Of other networks ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("other", ["c2d_tiny", "slow_tiny", "slowfast_tiny", "r2plus1d_tiny"])
+@pytest.mark.parametrize("other", ["c2d_tiny", "slowfast_tiny"])
 def test_another_architecture_is_told(ours, file, other):
     file.write_bytes(written(create_model(other, len(CLASSES)).state_dict()))
     said = refused(ours, file)
     assert said.startswith("FILE (pytorchvideo) is not this network: tensors ")
-    assert said.endswith(f"; it fits {other}")
+    assert said.endswith(": choose the model.name that it was trained as")
 
 
-def test_another_depth_is_told(monkeypatch):
-    names = ("i3d_r50_8x8", "i3d_r101_32x2", "i3d_r101_8x8")
-    few = {name: BACKBONES[name] for name in names}
-    monkeypatch.setattr(sys.modules["snvideo.models.pretrained.load"], "BACKBONES", few)
-    with torch.device("meta"):
-        shallow, deep = (create_model(name, len(CLASSES)) for name in ("i3d_r50_8x8", names[-1]))
-    with pytest.raises(SnvideoError, match=r"[0-9]+ too many .*; it fits i3d_r101_8x8$"):
-        take(shallow, source(deep.state_dict()))
-    with pytest.raises(SnvideoError, match=r"[0-9]+ missing .*; it fits i3d_r50_8x8$"):
-        take(deep, source(shallow.state_dict()))
-
-
-def test_what_no_network_fits_is_told(ours, file):
-    file.write_bytes(written({**STATE, "blocks.1.res_blocks.0.gate.weight": torch.zeros(3)}))
-    said = refused(ours, file)
-    assert said == (
-        "FILE (pytorchvideo) is not this network: tensors 1 too many (such as "
-        "blocks.1.res_blocks.0.gate.weight)"
-    )
-
-
-def test_a_norm_that_is_not_whole_is_told_as_such(ours, file):
-    """Its kernels do fit: no other network is suggested."""
-    name = "blocks.1.res_blocks.0.branch2.norm_a.running_var"
-    file.write_bytes(written({other: STATE[other] for other in STATE if other != name}))
-    said = refused(ours, file)
-    assert said == f"FILE (pytorchvideo) is not this network: tensors 1 missing (such as {name})"
+@pytest.mark.parametrize(
+    ("lost", "more"), [([], ["blocks.1.gate.weight"]), (["blocks.0.norm.running_var"], [])]
+)
+def test_tensors_that_are_missing_or_too_many_are_named(ours, file, lost, more):
+    state = STATE | {name: torch.zeros(3) for name in more}
+    file.write_bytes(written({name: state[name] for name in state if name not in lost}))
+    found = f"1 missing (such as {lost[0]})" if lost else f"1 too many (such as {more[0]})"
+    assert f"is not this network: tensors {found}: choose" in refused(ours, file)
 
 
 def test_our_own_of_other_strides_are_told():
@@ -146,25 +118,11 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_that_were_cut_off(ours, file, kind):
     whole = KINDS[kind]()
-    for length in (0, 1, 3, 8, 9, 100, 4000, len(whole) // 2, len(whole) - 1):
+    for length in (0, 1, 3, 9, 100, 4000, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:length])
-        assert "copy it again" in refused(ours, file) or length < 10
+        assert "damaged, cut off" in refused(ours, file) or length < 10
     file.write_bytes(whole)
     take(ours, open_weights(str(file)), head="new")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_checksum_beside_a_file_finds_a_single_wrong_bit(ours, file, kind):
-    whole = bytearray(KINDS[kind]())
-    beside = file.with_name("weights.pth.sha256")
-    beside.write_text(f"{hashlib.sha256(whole).hexdigest().upper()}  weights.pth\n")
-    file.write_bytes(whole)
-    assert open_weights(str(file)).sha256 == hashlib.sha256(whole).hexdigest()
-    whole[len(whole) // 2] ^= 1
-    file.write_bytes(whole)
-    assert refused(ours, file) == (
-        "FILE is damaged: its checksum differs from weights.pth.sha256; copy it again"
-    )
 
 
 def damaged(whole: bytes, dice: random.Random) -> bytes:
@@ -185,13 +143,10 @@ def damaged(whole: bytes, dice: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_becomes_of_a_file_it_is_taken_or_refused_in_one_line(
-    ours, file, kind, monkeypatch
-):
-    monkeypatch.setattr(sys.modules["snvideo.models.pretrained.load"], "BACKBONES", {})
+def test_whatever_becomes_of_a_file_it_is_taken_or_refused_in_one_line(ours, file, kind):
     whole = KINDS[kind]()
     outcomes = set()
-    for seed in range(60):
+    for seed in range(30):
         file.write_bytes(damaged(whole, random.Random(seed)))
         try:
             take(ours, open_weights(str(file)), head="new")
@@ -223,17 +178,14 @@ def changed(state: foreign.State, dice: random.Random) -> foreign.State:
         {name: tensor[None]},
         {name: tensor.sum().float()},
         {name: tensor.reshape(-1)[:0].float()},
-        {name: tensor.to(dice.choice([torch.int32, torch.bool, torch.complex64]))},
         {name: numbers},
     )
     return state | dice.choice(others)
 
 
-@pytest.mark.parametrize("norm", ["bn", "sn"])
 @pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("name", ["i3d_tiny", "slowfast_tiny"])
-def test_whatever_becomes_of_a_tensor_it_is_one_line(monkeypatch, tmp_path, name, writer, norm):
-    monkeypatch.setattr(sys.modules["snvideo.models.pretrained.load"], "BACKBONES", {})
+@pytest.mark.parametrize(("name", "norm"), [("i3d_tiny", "sn"), ("slowfast_tiny", "bn")])
+def test_whatever_becomes_of_a_tensor_it_is_one_line(tmp_path, name, writer, norm):
     ours = create_model(name, len(CLASSES), norm)
     names = tmp_path / "names.txt"
     names.write_text("\n".join(CLASSES))
@@ -245,9 +197,8 @@ def test_whatever_becomes_of_a_tensor_it_is_one_line(monkeypatch, tmp_path, name
             take(ours, source(state), classes=names)
         except SnvideoError as error:
             assert "\n" not in str(error) and "weights.pth" in str(error)
-        else:  # only what means nothing may be missing, or be anything
-            strange = {n for n in state if not state[n].is_floating_point()} | lost
-            assert all(n.endswith("num_batches_tracked") for n in strange)
+        else:  # only what means nothing may be missing
+            assert all(name.endswith("num_batches_tracked") for name in lost)
     for name, tensor in ours.state_dict().items():
         assert torch.equal(tensor, before[name])
 
@@ -270,25 +221,18 @@ def archive() -> bytes:
 
 OTHERS = {
     "text": (b"epoch,loss\n1,2\n", "is a text file"),
-    "page": ("<!DOCTYPE html>\n<title>Página no encontrada".encode(), "is a text file"),
-    "pointer": (
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n",
-        "only points to weights: fetch them with `git lfs pull`",
-    ),
-    "jpeg": (picture("JPEG"), "is neither a safetensors file nor one of torch.save"),
-    "png": (picture("PNG"), "is neither a safetensors file nor one of torch.save"),
-    "archive": (archive(), "not of torch.save"),
-    "pickle": (pickle.dumps({"a": [1.0, 2.0]}), "is a pickle, but not of torch.save"),
-    "old pickle": (pickle.dumps({"a": [1.0, 2.0]}, 2), "is a pickle, but not of torch.save"),
-    "list": (written([torch.zeros(2)]), "holds a list: expected names and tensors"),
-    "tensor": (written(torch.zeros(2)), "holds a Tensor: expected names and tensors"),
+    "page": (b"<!DOCTYPE html>\n<title>not found</title>", "is a text file"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\nsize 9\n", "is a text file"),
+    "jpeg": (picture("JPEG"), "neither safetensors nor of torch.save"),
+    "archive": (archive(), "neither safetensors nor of torch.save"),
+    "pickle": (pickle.dumps({"a": [1.0, 2.0]}), "neither safetensors nor of torch.save"),
+    "list": (written([torch.zeros(2)]), "holds no tensors"),
+    "tensor": (written(torch.zeros(2)), "holds no tensors"),
     "nothing": (written({}), "holds no tensors"),
     "numbers": (written({"layer1.0.conv1.weight": 3}), "'layer1.0.conv1.weight' is not a tensor"),
     "among": (written({**STATE, "epoch": 3}), "'epoch' is not a tensor"),
-    "unnamed": (written({1: torch.zeros(2)}), "1 is no name of a layer"),
-    "lines": (written({"a\nb": torch.zeros(2)}), r"'a\nb' is no name of a layer"),
+    "unnamed": (written({1: torch.zeros(2)}), "1 is not a tensor"),
     "module": (written(nn.Linear(2, 2)), "would run torch.nn.modules.linear.Linear to be read"),
-    "meta": (written({"a": torch.zeros(2, device="meta")}), "'a' does not hold all of its values"),
     "unknown": (written({"a.b": torch.zeros(2)}), "no known format has tensors such as a.b"),
 }
 
@@ -318,7 +262,7 @@ class Hostile:
         return os.system, (f"touch '{self.marker}'",)
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("protocol", [0, 2])
 @pytest.mark.parametrize("place", ["alone", "in a state dict", "beside one"])
 @pytest.mark.parametrize("how", ["pickle", "zip", "legacy"])
 def test_nothing_in_a_file_is_run(ours, file, tmp_path, how, place, protocol):
@@ -353,14 +297,6 @@ def test_other_floating_point_numbers_are_converted(file, dtype):
     for name, tensor in ours.state_dict().items():
         if "proj" not in name and tensor.dim():
             assert tensor.dtype == torch.float32 and torch.equal(tensor, state[name].float())
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
-def test_integers_are_refused(ours, file, dtype):
-    name = "blocks.1.res_blocks.0.branch2.conv_a.weight"
-    file.write_bytes(written({**STATE, name: STATE[name].to(dtype)}))
-    said = refused(ours, file, head="new")
-    assert said.startswith(f"FILE: {name} is of {dtype}: expected floating point")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
