@@ -11,8 +11,8 @@ from torchvision.models.video.resnet import BasicBlock, VideoResNet
 
 from snvideo.errors import SnvideoError
 from snvideo.models.dropout import ClipDropout, replace_dropout
-from snvideo.models.resnet import C2D, I3D, SLOW, r2plus1d, resnet, tiny_r2plus1d, tiny_resnet
-from snvideo.models.slowfast import slowfast, tiny_slowfast
+from snvideo.models.resnet import C2D, I3D, SLOW, TINY_DEPTH, TINY_WIDTH, r2plus1d, resnet
+from snvideo.models.slowfast import slowfast
 from snvideo.norm import convert_norm, create_norm
 from snvideo.norm.factory import NormLayer
 
@@ -89,11 +89,13 @@ BACKBONES: dict[str, Backbone] = {
     "mc3_18": Backbone(partial(video_resnet, video.mc3_18), 16, 2, 112),
     "r2plus1d_18": Backbone(partial(video_resnet, video.r2plus1d_18), 16, 2, 112),
     # Unpublished, for CPUs, with the view of the toy videos.
-    "c2d_tiny": Backbone(partial(tiny_resnet, C2D), 8, 4, 48),
-    "i3d_tiny": Backbone(partial(tiny_resnet, I3D), 8, 4, 48),
-    "slow_tiny": Backbone(partial(tiny_resnet, SLOW), 8, 4, 48),
-    "slowfast_tiny": Backbone(tiny_slowfast, 16, 2, 48),
-    "r2plus1d_tiny": Backbone(tiny_r2plus1d, 8, 4, 48),
+    "c2d_tiny": Backbone(partial(resnet, C2D, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
+    "i3d_tiny": Backbone(partial(resnet, I3D, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
+    "slow_tiny": Backbone(partial(resnet, SLOW, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
+    "slowfast_tiny": Backbone(  # an eighth of the stem's channels would be two
+        partial(slowfast, TINY_DEPTH, 4, 5, width=TINY_WIDTH, beta=4), 16, 2, 48
+    ),
+    "r2plus1d_tiny": Backbone(partial(r2plus1d, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
 }
 
 

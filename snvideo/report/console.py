@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich import box
@@ -35,8 +35,10 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=None if on_terminal else 100)
 
 
-def new_table(*columns: str, title: str = "", text: int = 1) -> Table:
-    """An empty table whose first `text` columns hold text and the others numbers."""
+def new_table(
+    *columns: str, rows: Iterable[Sequence[str]] = (), title: str = "", text: int = 1
+) -> Table:
+    """A table of rows without markup; its first `text` columns hold text, the others numbers."""
     table = Table(title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     if title:
         table.title = Text(title, "bold")
@@ -44,6 +46,8 @@ def new_table(*columns: str, title: str = "", text: int = 1) -> Table:
         table.add_column(Text(column), overflow="fold")
     for column in columns[text:]:
         table.add_column(Text(column), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

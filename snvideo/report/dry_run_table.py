@@ -27,7 +27,7 @@ def dry_run_table(found: DryRun) -> Table:
     table.show_header, table.columns[0].no_wrap = False, True
     for section in (_network, _data, _steps, _memory, _timing):
         for name, text in section(found):
-            table.add_row(Text(name), Text(text))
+            table.add_row(name, Text(text))
         table.add_section()
     for text in dry_run_warnings(found):
         table.add_row(Text("warning", "bold red"), Text(text))
@@ -57,11 +57,10 @@ def _network(found: DryRun) -> Rows:
     yield "network", f"{config.model.name} with {norm.name}{start}"
     trained = f", {cost.trainable / 1e6:.2f} M trained" if cost.trainable < cost.parameters else ""
     yield "parameters", f"{cost.parameters / 1e6:.2f} M{trained}"
-    for name, crop, count in (
-        ("training view", config.data.train.crop, cost.multiply_adds),
-        ("test view", view.crop, found.test_multiply_adds),
-    ):
-        yield name, f"{frames} x {crop} x {crop}, {_flops(count)} (multiply-adds)"
+    crop, arithmetic = config.data.train.crop, _flops(cost.multiply_adds)
+    yield "training view", f"{frames} x {crop} x {crop}, {arithmetic} (multiply-adds)"
+    arithmetic = _flops(found.test_multiply_adds)
+    yield "test view", f"{frames} x {view.crop} x {view.crop}, {arithmetic} (multiply-adds)"
     views = view.clips * view.crops
     yield "test of a video", f"{views} views, {_flops(views * found.test_multiply_adds)}"
 

@@ -9,38 +9,27 @@ _STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: #fff; color: #1a1a1a;
-       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-       overflow-wrap: anywhere; }
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0 1rem; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; break-after: avoid; }
 .answer { font-size: 1.1rem; margin: .6rem 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0; }
-dt { color: #555; }
 dd { margin: 0; }
-.note, figcaption { color: #555; font-size: .9rem; margin: .3rem 0; }
-.warnings { border-left: .3rem solid #D55E00; background: #fdf3ec; padding: .5rem 1rem;
-            margin: 1.2rem 0; }
-.warnings ul { margin: .2rem 0; padding-left: 1.1rem; }
+dt, .note, figcaption, th, footer { color: #555; }
+.note, figcaption, footer, table { font-size: .9rem; }
+.warnings { border-left: .3rem solid #D55E00; background: #fdf3ec; padding: .5rem 1rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #ddd;
-         white-space: nowrap; }
-th { color: #555; font-weight: 600; }
+  white-space: nowrap; }
 figure { margin: 1.2rem 0; }
 img { display: block; width: 100%; min-width: 30rem; height: auto; }
-footer { margin-top: 2.5rem; color: #555; font-size: .85rem; }
-@media (max-width: 34rem) {
-  dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: .4rem; }
-}
+@media (max-width: 34rem) { dl { grid-template-columns: 1fr; gap: 0; } }
 @media print {
-  html { font-size: 9.5pt; }
-  body { max-width: none; padding: 0; font-size: 1rem; }
+  body { max-width: none; padding: 0; font-size: 9.5pt; }
   .wide { overflow: visible; }
-  .note { break-after: avoid; }
   img { min-width: 0; }
-  table { font-size: .75rem; }
-  th, td { white-space: normal; padding: .15rem .4rem .15rem 0; }
+  th, td { white-space: normal; }
   figure, tr, .warnings { break-inside: avoid; }
 }
 """

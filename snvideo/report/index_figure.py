@@ -1,7 +1,6 @@
 """Figure of an index's summary."""
 
 from collections.abc import Mapping, Sequence
-from itertools import compress
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,26 +17,22 @@ _NAMED = 40
 """More classes than this get no names on the axis."""
 
 
-def index_png(summary: IndexSummary, most: int = 5) -> bytes:
-    """A PNG: videos per class, durations, resolutions, status by split, `most` reasons of each."""
-    reasons = summary.commonest_reasons(most)
-    heights = [3.4, 3.0, 0.9 + 0.45 * len(summary.counts), 0.9 + 0.4 * len(reasons)]
-    heights = list(compress(heights, [True, summary.usable > 0, True, bool(reasons)]))
+def index_png(summary: IndexSummary) -> bytes:
+    """A PNG: videos per class, status by split, and durations and sizes of usable videos."""
     videos = np.sum(list(summary.counts.values()), axis=0)
+    splits = {split: n.sum(axis=0).tolist() for split, n in summary.counts.items()}
+    heights = [3.4, 0.9 + 0.45 * len(splits)] + [3.0] * (summary.usable > 0)
     with styled():
         found = f"{summary.usable:,} of {videos.sum():,} videos usable"
         title = f"{shorten(str(summary.path), 60)}: {found}"
         figure = new_figure(0.4 + sum(heights), title)
-        panels = iter(figure.subfigures(len(heights), squeeze=False, height_ratios=heights).flat)
-        draw_classes(next(panels).subplots(), summary.labels, videos)
+        panels = figure.subfigures(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+        draw_classes(panels[0].subplots(), summary.labels, videos)
+        draw_splits(panels[1].subplots(), splits)
         if summary.usable:
-            left, right = next(panels).subplots(1, 2)
+            left, right = panels[2].subplots(1, 2)
             draw_durations(left, summary.numbers["seconds"])
             draw_sizes(right, summary.sizes)
-        splits = {split: n.sum(axis=0).tolist() for split, n in summary.counts.items()}
-        draw_splits(next(panels).subplots(), splits)
-        if reasons:
-            draw_reasons(next(panels).subplots(), reasons)
         return png(figure)
 
 
@@ -97,16 +92,3 @@ def draw_splits(axes: Axes, counts: Mapping[str, Sequence[int]]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.xaxis.set_major_formatter(PercentFormatter(symbol=" %"))
-
-
-def draw_reasons(axes: Axes, reasons: Sequence[tuple[str, str, int]]) -> None:
-    """Plot a bar for each (status, reason, videos), in the status's colour."""
-    numbers = [number for *_, number in reasons]
-    colours = [STATUS_COLOURS[status] for status, *_ in reasons]
-    axes.barh(range(len(reasons)), numbers, 0.3, color=colours)
-    for place, (_, reason, number) in enumerate(reasons):
-        axes.text(0, place - 0.25, f"{shorten(reason, 90)}: {number:,}", va="bottom", fontsize=9)
-    axes.set(title="reasons, and remarks on usable videos", xlabel="videos", yticks=[])
-    axes.grid(False)
-    axes.set_ylim(len(reasons) - 0.7, -0.9)
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

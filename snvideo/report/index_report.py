@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from rich import filesize
 from rich.table import Table
-from rich.text import Text
 
 from snvideo.data.index import STATUSES
 from snvideo.data.indexing.build import BuildSummary
@@ -16,16 +15,15 @@ from snvideo.text import shorten
 
 def build_tables(summary: BuildSummary) -> Iterator[Table]:
     """Tables of what an index was built from: status by split, and reasons."""
-    table = new_table("split", *STATUSES)
-    for split, counts in summary.counts.items():
-        table.add_row(split, *(str(counts[status]) for status in STATUSES))
-    yield table
-    reasons = new_table("status", "reason", "videos", text=2)
-    for status, found in (*summary.reasons.items(), ("skipped", summary.skipped)):
-        for reason, number in found.items():
-            reasons.add_row(status, Text(reason), str(number))
-    if reasons.row_count:
-        yield reasons
+    splits = ((split, *(str(n[s]) for s in STATUSES)) for split, n in summary.counts.items())
+    yield new_table("split", *STATUSES, rows=splits)
+    reasons = [
+        (status, reason, str(number))
+        for status, found in (*summary.reasons.items(), ("skipped", summary.skipped))
+        for reason, number in found.items()
+    ]
+    if reasons:
+        yield new_table("status", "reason", "videos", rows=reasons, text=2)
 
 
 def index_tables(summary: IndexSummary, few: int = 10, most: int = 8) -> list[Table]:
@@ -33,28 +31,30 @@ def index_tables(summary: IndexSummary, few: int = 10, most: int = 8) -> list[Ta
 
     Classes with fewer than `few` usable videos are named, and lists show `most` values.
     """
+    reasons = [
+        (status, shorten(reason, 72), f"{number:,}")
+        for status, reason, number in summary.commonest_reasons(most)
+    ]
+    title = "Reasons, and remarks on usable videos"
+    classes = ("split", "classes", "least", "median", "most", f"below {few}", "absent")
+    counts = [_class_row(split, n[:, 0], few) for split, n in summary.counts.items()]
+    rare = f"Classes with fewer than {few} usable videos"
+    numbers = ("", "least", "5 %", "median", "95 %", "most")
     tables = [
         _split_table(summary),
-        _reason_table(summary, most),
-        _class_table(summary, few),
-        _rare_table(summary, few, most),
-        _number_table(summary),
-        _kind_table(summary),
+        new_table("status", "reason", "videos", rows=reasons, title=title, text=2),
+        new_table(*classes, rows=counts, title="Usable videos per class"),
+        new_table("split", "", "classes", rows=_rare_rows(summary, few, most), title=rare, text=3),
+        new_table(*numbers, rows=_number_rows(summary), title="Usable videos: numbers"),
+        new_table(
+            "", "most common", rows=_kind_rows(summary), title="Usable videos: kinds", text=2
+        ),
     ]
     return [table for table in tables if table.row_count]
 
 
 def _split_table(summary: IndexSummary) -> Table:
-    columns = ["split", "videos", *STATUSES, "lost", "hours", "size"]
-    clip = summary.clip
-    if clip is not None:
-        columns.append("short")
-    table = new_table(*columns, title=shorten(str(summary.path), 90))
-    if clip is not None:
-        rate = f" at {clip.target_fps:g} fps" if clip.target_fps else ""
-        length = f"{clip.frames} x {clip.stride} frames{rate}"
-        table.caption = f"short: usable videos shorter than a clip of {length}"
-        table.caption_justify = "left"
+    clip, rows = summary.clip, []
     groups = {split: [split] for split in summary.counts}
     if len(groups) > 1:
         groups["all"] = list(summary.counts)
@@ -64,71 +64,50 @@ def _split_table(summary: IndexSummary) -> Table:
         cells.append(_share(statuses[1:].sum(), statuses.sum()))
         cells.append(f"{sum(summary.seconds[split] for split in splits) / 3600:,.2f}")
         cells.append(filesize.decimal(sum(summary.bytes[split] for split in splits)))
-        if clip is not None:
-            cells.append(f"{sum(summary.short[split] for split in splits):,}")
-        table.add_row(*map(Text, cells))
+        cells += [f"{sum(summary.short[split] for split in splits):,}"] * (clip is not None)
+        rows.append(cells)
+    columns = ["split", "videos", *STATUSES, "lost", "hours", "size"]
+    columns += ["short"] * (clip is not None)
+    table = new_table(*columns, rows=rows, title=shorten(str(summary.path), 90))
+    if clip is not None:
+        length = f"{clip.frames} x {clip.stride} frames"
+        table.caption = f"short: usable videos shorter than a clip of {length}"
+        table.caption_justify = "left"
     return table
 
 
-def _reason_table(summary: IndexSummary, most: int) -> Table:
-    title = "Reasons, and remarks on usable videos"
-    table = new_table("status", "reason", "videos", title=title, text=2)
-    for status, reason, number in summary.commonest_reasons(most):
-        table.add_row(status, Text(shorten(reason, 72)), f"{number:,}")
-    return table
+def _class_row(split: str, videos: np.ndarray, few: int) -> list[str]:
+    present = f"{np.count_nonzero(videos):,} of {len(videos):,}"
+    least, median, most = np.quantile(videos, (0, 0.5, 1))
+    numbers = (least, median, most, np.count_nonzero(videos < few), np.sum(videos == 0))
+    return [shorten(split, 24), present, *(f"{n:,.7g}" for n in numbers)]
 
 
-def _class_table(summary: IndexSummary, few: int) -> Table:
-    columns = ("split", "classes", "least", "median", "most", f"below {few}", "absent")
-    table = new_table(*columns, title="Usable videos per class")
-    for split, counts in summary.counts.items():
-        videos = counts[:, 0]
-        present = f"{np.count_nonzero(videos):,} of {len(videos):,}"
-        least, median, most = np.quantile(videos, (0, 0.5, 1))
-        numbers = (least, median, most, np.count_nonzero(videos < few), np.sum(videos == 0))
-        table.add_row(Text(shorten(split, 24)), present, *(f"{n:,.7g}" for n in numbers))
-    return table
-
-
-def _rare_table(summary: IndexSummary, few: int, most: int) -> Table:
-    title = f"Classes with fewer than {few} usable videos"
-    table = new_table("split", "", "classes", title=title, text=3)
+def _rare_rows(summary: IndexSummary, few: int, most: int) -> Iterator[tuple[str, str, str]]:
     for split in summary.counts:
-        rare = summary.rare(split, few)
-        absent = [shorten(label, 32) for label, number in rare if not number]
-        present = [f"{shorten(label, 32)} ({number})" for label, number in rare if number]
+        rare = [(shorten(label, 32), number) for label, number in summary.rare(split, few)]
+        absent = [label for label, number in rare if not number]
+        present = [f"{label} ({number})" for label, number in rare if number]
         for what, names in (("absent", absent), (f"below {few}", present)):
             if names:
-                table.add_row(Text(shorten(split, 24)), what, Text(_listed(names, most)))
-    return table
+                yield shorten(split, 24), what, _listed(names, most)
 
 
-def _number_table(summary: IndexSummary) -> Table:
-    columns = ("", "least", "5 %", "median", "95 %", "most", "most common")
-    table = new_table(*columns, title="Usable videos: numbers")
-    if not summary.usable:
-        return table
-    sides = np.repeat(list(summary.sizes), list(summary.sizes.values()), axis=0)
-    values = {**summary.numbers, "width": sides[:, 0], "height": sides[:, 1]}
-    for name, found in values.items():
-        exact, number = np.unique(found.round(2), return_counts=True)
-        top = np.argsort(-number, kind="stable")[:3]
-        common = ", ".join(f"{exact[k]:,.7g} ({_share(number[k], summary.usable)})" for k in top)
-        quantiles = np.quantile(found, (0, 0.05, 0.5, 0.95, 1), method="inverted_cdf")
-        table.add_row(name, *(f"{value:,.7g}" for value in quantiles.round(2)), common)
-    return table
+def _number_rows(summary: IndexSummary) -> Iterator[list[str]]:
+    for name, found in summary.numbers.items():
+        if summary.usable:
+            quantiles = np.quantile(found, (0, 0.05, 0.5, 0.95, 1), method="inverted_cdf")
+            yield [name, *(f"{value:,.7g}" for value in quantiles.round(2))]
 
 
-def _kind_table(summary: IndexSummary) -> Table:
-    table = new_table("", "most common", title="Usable videos: kinds", text=2)
+def _kind_rows(summary: IndexSummary) -> Iterator[tuple[str, str]]:
     for name, found in summary.kinds.items():
         named = [
             f"{shorten(value, 24)} ({_share(number, summary.usable)})"
             for value, number in found.most_common()
         ]
         if named:
-            table.add_row(name, Text(_listed(named, 4)))
-    return table
+            yield name, _listed(named, 4)
 
 
 def _listed(names: Sequence[str], most: int) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,8 +48,8 @@ def print_predictions(
         sys.stdout.reconfigure(errors="replace")  # names are of any script, terminals are not
     on_terminal, begun = sys.stdout.isatty(), time.monotonic()
     console = Console(stderr=not on_terminal, highlight=False)
-    hidden = total < 2 or not console.is_terminal
     printed: list[Prediction] = []
+    hidden = total < 2 or not console.is_terminal
     with progress(console, transient=True, disable=hidden) as update:
         update("predicting", 0, total)
         for prediction in predictions:
@@ -115,7 +116,7 @@ class ContactSheets:
     def __init__(self, folder: Path) -> None:
         require("report", "contact sheets")
         self._folder = folder
-        self._taken: set[str] = set()
+        self._taken: Counter[str] = Counter()
         with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -123,12 +124,10 @@ class ContactSheets:
         """Write the contact sheet of a prediction that holds frames."""
         from snvideo.report.contact_sheet import prediction_sheet
 
-        stem = name = shorten(prediction.video.name, 50)  # at most 200 bytes in any script
-        number = 1
-        while name in self._taken:
-            number += 1
-            name = f"{stem} ({number})"
-        self._taken.add(name)
+        name = shorten(prediction.video.name, 50)  # at most 200 bytes in any script
+        self._taken[name] += 1
+        if (number := self._taken[name]) > 1:
+            name = f"{name} ({number})"
         assert prediction.frames is not None
         video, classes, probabilities, *_ = prediction
         content = prediction_sheet(*prediction.frames, str(video), classes, probabilities)
@@ -162,18 +161,15 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
         top = list(zip(classes, probabilities, strict=True))
         best = [{"class": label, "probability": round(value, 6)} for label, value in top]
         objects.append({"video": str(video), "top": best, "reason": reason, "remark": remark})
-        for rank, (label, value) in enumerate(top, 1):
-            rows.append((str(video), str(rank), label, f"{value:.6f}", reason, remark))
-        if not top:
-            rows.append((str(video), "", "", "", reason, remark))
+        cells = [(str(k), label, f"{value:.6f}") for k, (label, value) in enumerate(top, 1)]
+        rows += [(str(video), *cell, reason, remark) for cell in cells or [("", "", "")]]
+    table = io.StringIO()
     if path.suffix.lower() == ".json":
-        text = json.dumps(objects, indent=1) + "\n"  # ASCII: names may be bytes that are no UTF-8
+        table.write(json.dumps(objects, indent=1) + "\n")  # ASCII: names may be no UTF-8
     else:
-        table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows(rows)
-        text = table.getvalue()
     with _explained(f"out {path}"):
-        write_atomic(path, text.encode("utf-8", "surrogateescape"))
+        write_atomic(path, table.getvalue().encode("utf-8", "surrogateescape"))
 
 
 @contextmanager

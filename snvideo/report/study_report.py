@@ -12,16 +12,8 @@ from snvideo.atomic import write_atomic
 from snvideo.engine.results import Results
 from snvideo.errors import SnvideoError
 from snvideo.extras import MissingExtraError, require
+from snvideo.report import html
 from snvideo.report.answer import answer, limits
-from snvideo.report.html import (
-    definitions,
-    heading,
-    html_table,
-    image,
-    page,
-    paragraph,
-    warning_box,
-)
 from snvideo.study.comparability import (
     averages_statistics,
     comparison_warnings,
@@ -37,8 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VALUES = 3
-"""Values of one entry of the environment that are written out where runs differ."""
 _LIMITS = "Not shown, or to be read with care"
 
 
@@ -60,48 +50,53 @@ def write_report(folder: Path) -> Path:
     title = f"{folder.resolve().name}: norms compared"
     write_atomic(folder / "comparison.csv", comparison_csv(runs))
     write_atomic(folder / "comparison.md", comparison_md(runs, title))
-    figures = _figures(runs, folder / "figures")
-    path = folder / "report.html"
-    made = f"Made by snvideo, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}."
-    write_atomic(path, page(title, _parts(runs, figures), made))
-    return path
-
-
-def _figures(runs: list[StudyRun], folder: Path) -> list[SavedFigure]:
-    """Figures, where they can be plotted."""
+    figures: list[SavedFigure] = []
     try:
         require("report", "figures")
     except MissingExtraError as error:
         log.warning("%s", error)
-        return []
-    from snvideo.report.figures import save_figures
+    else:
+        from snvideo.report.figures import save_figures
 
-    return save_figures(runs, folder)
+        figures = save_figures(runs, folder / "figures")
+    path = folder / "report.html"
+    made = f"Made by snvideo, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}."
+    write_atomic(path, html.page(title, _parts(runs, figures), made))
+    return path
 
 
 def _parts(runs: list[StudyRun], figures: list[SavedFigure]) -> Iterator[str]:
     """The report from top to bottom: answer, accuracy, tables, conditions, figures, runs."""
-    yield from (paragraph(sentence, "answer") for sentence in answer(runs))
-    yield warning_box(_LIMITS, limits(runs))
+    yield from (html.paragraph(sentence, "answer") for sentence in answer(runs))
+    yield html.warning_box(_LIMITS, limits(runs))
     accuracy = [figure for figure in figures if figure.path.name == "accuracy.png"]
-    yield from (image(*figure) for figure in accuracy)
+    yield from (html.image(*figure) for figure in accuracy)
     for table in summary_tables(runs):
-        yield heading(table.title)
-        yield paragraph(table.note)
-        yield html_table(table.header, table.rows)
-    yield heading("Conditions")
-    yield definitions(conditions(runs))
-    yield warning_box("All warnings", comparison_warnings(runs))
+        yield html.heading(table.title)
+        yield html.paragraph(table.note)
+        yield html.html_table(table.header, table.rows)
+    yield html.heading("Conditions")
+    yield html.definitions(conditions(runs))
+    yield html.warning_box("All warnings", comparison_warnings(runs))
     if len(figures) > len(accuracy):
-        yield heading("Figures")
-        yield from (image(*figure) for figure in figures if figure not in accuracy)
-    yield heading("Runs")
-    yield paragraph("With every config key in which they differ.")
-    yield _run_table(runs)
-    environment = _environment(runs)
-    if environment:
-        yield heading("Environment")
-        yield definitions(environment)
+        yield html.heading("Figures")
+        yield from (html.image(*figure) for figure in figures if figure not in accuracy)
+    yield html.heading("Runs")
+    yield html.paragraph("With every config key in which they differ.")
+    keys = list(config_differences(runs))
+    lines = (
+        (
+            run.name,
+            run.status,
+            f"{100 * run.results.video_top1:.1f} %" if run.results else "-",
+            f"{run.results.train_seconds:.0f} s" if run.results else "-",
+            *(config_text(run.config, key) for key in keys),
+        )
+        for run in runs
+    )
+    yield html.html_table(("run", "status", "video top-1", "training", *keys), lines)
+    yield html.heading("Environment")
+    yield html.definitions(_environment(runs))
 
 
 def comparison_md(runs: list[StudyRun], title: str) -> str:
@@ -151,27 +146,10 @@ def conditions(runs: list[StudyRun]) -> dict[str, str]:
     return found | {"total batch": batch + (same if len(totals) == 1 else other)}
 
 
-def _run_table(runs: list[StudyRun]) -> str:
-    keys = list(config_differences(runs))
-    lines = [
-        (
-            run.name,
-            run.status,
-            f"{100 * run.results.video_top1:.1f} %" if run.results else "-",
-            f"{run.results.train_seconds:.0f} s" if run.results else "-",
-            *(config_text(run.config, key) for key in keys),
-        )
-        for run in runs
-    ]
-    return html_table(("run", "status", "video top-1", "training", *keys), lines)
-
-
 def _environment(runs: list[StudyRun]) -> dict[str, str]:
     """The environment of the runs, with all values that occur."""
-    found = {}
-    for key in dict.fromkeys(key for run in runs for key in run.environment):
-        texts = (str(run.environment[key]) for run in runs if key in run.environment)
-        values = list(dict.fromkeys(texts))
-        more = f" / and {len(values) - _VALUES} more" if len(values) > _VALUES else ""
-        found[key] = " / ".join(values[:_VALUES]) + more
-    return found
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in run.environment.items():
+            found.setdefault(key, {})[str(value)] = None
+    return {key: " / ".join(values) for key, values in found.items()}

@@ -1,6 +1,7 @@
 """Style of all figures, and their PNG files."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,20 +10,14 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from snvideo.norm import NORMS
+
 # Okabe & Ito, "Color Universal Design", 2008: colours that a colour-blind reader can tell apart
 BLUE, ORANGE, VERMILLION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
 PALE, MUTED = "#BFDCEC", "#555555"
-NORM_COLOURS = {
-    "sn": VERMILLION,
-    "bn": BLUE,
-    "gn": GREEN,
-    "in": "#CC79A7",
-    "ln": ORANGE,
-    "syncsn": "#F0E442",
-    "syncbn": "#56B4E9",
-    "frozen_bn": "#000000",
-}
-NORM_MARKERS = dict(zip(NORM_COLOURS, "os^Dv*PX", strict=True))
+_COLOURS = [VERMILLION, BLUE, GREEN, "#CC79A7", ORANGE, "#F0E442", "#56B4E9", "#000000"]
+_COLOURS += ["#8C564B", "#9467BD", "#17BECF", "#BCBD22"]  # of norms that are added
+_MARKERS = "os^Dv*PXphd<"
 LINE_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 _SETTINGS: Any = {  # whose keys matplotlib types one by one
@@ -63,10 +58,17 @@ def new_figure(height: float, title: str) -> Figure:
 def png(figure: Figure) -> bytes:
     """A figure as the content of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # names are of any script, the font is not
+        figure.savefig(buffer, format="png", dpi=160)
     return buffer.getvalue()
 
 
 def norm_colour(norm: str) -> str:
-    """The colour of a norm, the same in every figure."""
-    return NORM_COLOURS.get(norm, "#777777")
+    """The colour of a norm, the same in every figure; grey for one that is not in `NORMS`."""
+    return _COLOURS[NORMS.index(norm)] if norm in NORMS[: len(_COLOURS)] else "#777777"
+
+
+def norm_marker(norm: str) -> str:
+    """The marker of a norm, the same in every figure."""
+    return _MARKERS[NORMS.index(norm)] if norm in NORMS[: len(_MARKERS)] else "."

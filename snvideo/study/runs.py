@@ -9,14 +9,12 @@ from typing import Any
 from snvideo.engine.config import flatten, read_stored
 from snvideo.engine.results import Results, read_results
 from snvideo.errors import SnvideoError
+from snvideo.norm import NORMS
 
 CELL_FILE = "cell.yaml"
 """The config that a study hands to a run; the run's own copy is config.yaml."""
 FAILURE_FILE = "failure.txt"
 """The status of a run that failed, as in the table's status column."""
-
-NORM_ORDER = ("sn", "bn", "gn", "in", "ln", "syncsn", "syncbn", "frozen_bn")
-"""The order in which norms are shown; unknown ones follow."""
 
 Geometry = tuple[int, int]
 """(gpus, clips per GPU)."""
@@ -56,9 +54,9 @@ def finished(runs: list[StudyRun]) -> list[tuple[StudyRun, Results]]:
 
 
 def norms_of(runs: Iterable[StudyRun]) -> list[str]:
-    """The norms of some runs, in the order in which they are shown."""
+    """The norms of some runs, in the order of `NORMS`; any others follow."""
     names = {run.norm for run in runs}
-    return [n for n in NORM_ORDER if n in names] + sorted(names - set(NORM_ORDER))
+    return [n for n in NORMS if n in names] + sorted(names - set(NORMS))
 
 
 def geometries_of(runs: Iterable[StudyRun]) -> list[Geometry]:

@@ -13,11 +13,14 @@ import pytest
 from matplotlib.image import imread
 
 from snvideo.errors import SnvideoError
+from snvideo.norm import NORMS
 from snvideo.report.answer import answer, limits
-from snvideo.report.figures import FIGURES
+from snvideo.report.figures import FIGURES, save_figures
+from snvideo.report.figures.importance import importance_by_geometry
 from snvideo.report.study_report import comparison_md, write_report
+from snvideo.report.style import norm_colour, norm_marker
 from snvideo.study.config import cells
-from snvideo.study.runs import read_runs
+from snvideo.study.runs import norms_of, read_runs
 from tests.study.fakes import run_config, study_config, write_begun, write_finished
 from tests.study.test_summary import three_seeds
 
@@ -106,6 +109,34 @@ def test_a_figure_that_no_longer_holds_is_removed(tmp_path: Path):
     write_finished(cell, importance=None)
     write_report(tmp_path)
     assert _figures(tmp_path) == ALL - IMPORTANCE
+
+
+def test_every_norm_has_a_look_of_its_own_and_an_unlisted_one_a_place(tmp_path: Path):
+    assert (
+        len({norm_colour(norm) for norm in NORMS}) == len({*map(norm_marker, NORMS)}) == len(NORMS)
+    )
+    assert norm_colour("new") not in map(norm_colour, NORMS)
+    sn, bn = cells(run_config(tmp_path), study_config(norms=("sn", "bn")))
+    for cell in (sn, bn):
+        write_finished(cell)
+    runs = [replace(run, norm={"bn": "new"}.get(run.norm, run.norm)) for run in read_runs(tmp_path)]
+    assert norms_of(runs) == ["sn", "new"]
+    assert {figure.path.name for figure in save_figures(runs, tmp_path)} == ALL
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_importance_is_drawn_of_any_number_of_parts(tmp_path: Path, parts: int):
+    cell = cells(run_config(tmp_path), study_config(norms=("sn",)))[0]
+    layer = {
+        "layer": "a",
+        "depth": 0.0,
+        "mean": [1 / parts] * parts,
+        "variance": [1 / parts] * parts,
+    }
+    write_finished(cell, importance=[layer])
+    _, text = importance_by_geometry(read_runs(tmp_path))
+    names = ("instance", "layer", "batch", "part 4")[:parts]
+    assert f"mean {' '.join(f'{name} {100 / parts:.0f} %' for name in names)}" in text
 
 
 def test_a_diverged_run_is_drawn(tmp_path: Path):

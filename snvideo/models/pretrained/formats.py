@@ -199,7 +199,7 @@ def _pyslowfast(source: WeightsSource, contents: Contents) -> WeightsSource:
     try:
         data = _PySlowFastData.model_validate(yaml.safe_load(contents.extra["cfg"])["DATA"])
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):  # none that is read
-        data = _PySlowFastData()
+        data = _PySlowFastData.model_validate({})
     notes: tuple[str, ...] = ()
     if data.bgr:
         for name, tensor in translated.items():

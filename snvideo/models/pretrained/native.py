@@ -131,9 +131,9 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
             "(weights of others are for model.weights.source of a training run)"
         )
     options = {} if metadata.use_batch else {"use_batch": False}
-    facts = metadata.architecture, len(metadata.classes), metadata.norm
+    name, classes, norm = metadata.architecture, len(metadata.classes), metadata.norm
     with torch.device("meta"):  # nothing is initialised only to be replaced
-        model = create_model(*facts, **options)
+        model = create_model(name, classes, norm, **options)
     check_strides(model, metadata, path)
     tensors = evaluation_weights(contents, path)
     own = model.state_dict()
@@ -142,8 +142,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         model.load_state_dict(tensors, assign=True)
     except RuntimeError:
         raise SnvideoError(
-            f"{path}: its tensors are not those of its metadata, {facts[0]} with {facts[1]} "
-            f"classes and norm {facts[2]}: the file was changed"
+            f"{path}: its tensors are not those of its metadata, {name} with {classes} classes "
+            f"and norm {norm}: the file was changed"
         ) from None
     return LoadedModel(model.to(device).eval(), metadata)
 

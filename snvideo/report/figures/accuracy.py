@@ -4,7 +4,7 @@ import math
 
 from matplotlib.figure import Figure
 
-from snvideo.report.style import MUTED, NORM_MARKERS, new_figure, norm_colour
+from snvideo.report.style import MUTED, new_figure, norm_colour, norm_marker
 from snvideo.study.runs import Geometry, StudyRun, by_cell, finished, geometries_of, norms_of
 from snvideo.study.summary import chance, confidence_interval
 
@@ -16,7 +16,10 @@ def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
         return None
     figure = new_figure(4.6, "Video top-1 accuracy by norm and batch geometry")
     axes = figure.add_subplot()
-    places = _places(geometries_of(done))
+    places: dict[Geometry, float] = {}
+    for geometry in geometries_of(done):  # with as many clips per GPU they stand a little apart
+        before = sum(clips == geometry[1] for _, clips in places)
+        places[geometry] = geometry[1] * 2 ** (0.33 * before)
     means = {
         (norm, geometry): confidence_interval([res.video_top1 for _, res in finished(group)])
         for geometry, norm, group in by_cell(done)
@@ -30,7 +33,7 @@ def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
             [100 * interval.mean for interval in line.values()],
             [math.nan if i.half is None else 100 * i.half for i in line.values()],
             color=norm_colour(norm),
-            marker=NORM_MARKERS.get(norm, "o"),
+            marker=norm_marker(norm),
             capsize=4,
             label=norm.upper(),
         )
@@ -52,19 +55,10 @@ def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     return figure, f"Line chart of video top-1 by batch geometry. {' '.join(texts)}"
 
 
-def _places(geometries: list[Geometry]) -> dict[Geometry, float]:
-    """Geometry -> clips per GPU; those with as many clips per GPU stand a little apart."""
-    places: dict[Geometry, float] = {}
-    for geometry in geometries:
-        before = sum(clips == geometry[1] for _, clips in places)
-        places[geometry] = geometry[1] * 2 ** (0.33 * before)
-    return places
-
-
 def _seeds(counts: list[int]) -> str:
     """The meaning of the bars, or why there are none."""
     if max(counts) == 1:
         return "one seed: no interval can be given"
-    seeds = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
     text = f"mean of {seeds} seeds; bars: 95 % confidence interval (Student t)"
     return text + "; no bar: one seed" if min(counts) == 1 else text

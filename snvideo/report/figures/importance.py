@@ -1,7 +1,6 @@
 """Figures of Switchable Normalization's importance ratios, as areas that add up to one."""
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -9,10 +8,13 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from snvideo.report.style import MUTED, new_figure, norm_colour
 from snvideo.study.runs import Geometry, StudyRun, finished, geometries_of
 
-Ratios = dict[Geometry, np.ndarray]
-"""Geometry -> ratios (layers, 2, parts): mean and variance; instance, layer (and batch)."""
+Ratios = dict[str, np.ndarray]
+"""Name of a part -> its ratios (layers, 2), of means and variances."""
 
-_PARTS = {"instance": "in", "layer": "ln", "batch": "bn"}
+_COLOURS = {part: norm_colour(part[0] + "n") for part in ("instance", "group", "layer", "batch")}
+"""Those of the norms that a part does alone: in, gn, ln, bn."""
+_PARTS = ("instance", "layer", "batch")
+"""In the order of their ratios."""
 _KINDS = ("mean", "variance")
 
 
@@ -23,88 +25,92 @@ def importance_by_depth(runs: list[StudyRun]) -> tuple[Figure, str] | None:
         return None
     figure = new_figure(5.2, "SN's importance ratios in each layer")
     grid = figure.subplots(2, len(ratios), sharey=True, sharex="col", squeeze=False)
-    for column, (geometry, values) in zip(grid.T, ratios.items(), strict=True):
+    for column, (geometry, parts) in zip(grid.T, ratios.items(), strict=True):
         gap = " " if len(ratios) <= 4 else "\n"  # narrow columns have no space beside the name
-        note = f"{gap}no batch part" if values.shape[2] == 2 else ""
+        note = "" if "batch" in parts else f"{gap}no batch part"
         column[0].set_title(f"{geometry}{note}", fontsize=10)
         column[1].set_xlabel("layer")
-        edges = np.arange(len(values) + 1) + 0.5  # a layer is one unit wide, about its number
-        for axes, parts in zip(column, values.transpose(1, 2, 0), strict=True):
-            tops = np.cumsum(parts, axis=0)
-            for top, part, norm in zip(tops, parts, _PARTS.values(), strict=False):
-                look = {"color": norm_colour(norm), "linewidth": 0}
-                axes.stairs(top, edges, baseline=top - part, fill=True, **look)
+        for number, axes in enumerate(column):
+            top = np.zeros(len(next(iter(parts.values()))))
+            edges = np.arange(len(top) + 1) + 0.5  # a layer is one unit wide, about its number
+            for name, values in parts.items():
+                base, top = top, top + values[:, number]
+                look = {"color": _COLOURS.get(name, MUTED), "linewidth": 0}
+                axes.stairs(top, edges, baseline=base, fill=True, **look)
             axes.set_xlim(edges[0], edges[-1])
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axes, kind in zip(grid[:, 0], _KINDS, strict=True):
         axes.set_ylabel(f"ratios of the {kind}")
-    _finish(figure, "layers counted from the input to the output; columns: (gpus, clips per GPU)")
+    note = "layers counted from the input to the output; columns: (gpus, clips per GPU)"
+    _finish(figure, ratios, note)
     texts = [
-        f"{geometry}, first and last of {len(values)} layers: {_text(values[0])}; "
-        f"{_text(values[-1])}"
-        for geometry, values in ratios.items()
+        f"{geometry}, first and last of {len(next(iter(parts.values())))} layers: "
+        f"{_text(parts, 0)}; {_text(parts, -1)}"
+        for geometry, parts in ratios.items()
     ]
     return figure, f"Areas of SN's importance ratios by layer. {'. '.join(texts)}."
 
 
 def importance_by_geometry(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     """Ratios averaged over the layers: a bar a geometry; mean on the left, variance right."""
-    ratios = {geometry: values.mean(axis=0) for geometry, values in _ratios(runs).items()}
+    ratios = {
+        geometry: {name: values.mean(axis=0, keepdims=True) for name, values in parts.items()}
+        for geometry, parts in _ratios(runs).items()
+    }
     if not ratios:
         return None
     figure = new_figure(4.2, "SN's importance ratios, averaged over its layers")
-    for row, axes in enumerate(figure.subplots(1, 2, sharey=True)):
-        for place, means in enumerate(ratios.values()):
-            _bar(axes, place, means[row])
-        axes.set(title=f"ratios of the {_KINDS[row]}", xlim=(-0.6, len(ratios) - 0.4))
+    for kind, axes in enumerate(figure.subplots(1, 2, sharey=True)):
+        for place, parts in enumerate(ratios.values()):
+            base = 0.0
+            for name, values in parts.items():
+                share = values[0, kind]
+                axes.bar(place, share, 0.7, base, color=_COLOURS.get(name, MUTED))
+                if share >= 0.05:
+                    text, shade = f"{100 * share:.0f} %", "white" if name == "batch" else "black"
+                    axes.text(place, base + share / 2, text, ha="center", va="center", color=shade)
+                base += share
+        axes.set(title=f"ratios of the {_KINDS[kind]}", xlim=(-0.6, len(ratios) - 0.4))
         axes.set_xticks(range(len(ratios)), [str(geometry) for geometry in ratios])
         axes.set_xlabel("batch geometry (gpus, clips per GPU)")
         axes.grid(False)
-    left_out = any(means.shape[1] == 2 for means in ratios.values())
-    _finish(figure, "one clip per GPU: SN has no batch part" if left_out else "")
-    texts = [f"{geometry}: {_text(means)}" for geometry, means in ratios.items()]
+    complete = all("batch" in parts for parts in ratios.values())
+    _finish(figure, ratios, "" if complete else "one clip per GPU: SN has no batch part")
+    texts = [f"{geometry}: {_text(parts, 0)}" for geometry, parts in ratios.items()]
     return figure, f"Stacked bars of SN's mean importance ratios. {'. '.join(texts)}."
 
 
-def _ratios(runs: list[StudyRun]) -> Ratios:
+def _ratios(runs: list[StudyRun]) -> dict[Geometry, Ratios]:
     """Ratios of the SN runs per geometry, averaged over seeds."""
     groups: dict[Geometry, list[np.ndarray]] = {g: [] for g in geometries_of(runs)}
     for run, results in finished(runs):
-        if run.norm == "sn" and (layers := results.importance):
-            parts = min(len(ratios) for one in layers for ratios in (one.mean, one.variance))
-            array = np.array([[one.mean[:parts], one.variance[:parts]] for one in layers])
-            groups[run.geometry].append(array)
-    # Networks of another depth would be another study: the first one counts.
-    return {
-        geometry: np.mean([array for array in group if array.shape == group[0].shape], axis=0)
-        for geometry, group in groups.items()
-        if group
-    }
+        if run.norm == "sn" and results.importance:
+            layers = [(layer.mean, layer.variance) for layer in results.importance]
+            groups[run.geometry].append(np.array(layers))
+    found = {}
+    for geometry, group in groups.items():
+        if group:
+            # Networks of another depth would be another study: the first one counts.
+            mean = np.mean([array for array in group if array.shape == group[0].shape], axis=0)
+            names = (*_PARTS, *(f"part {k + 1}" for k in range(len(_PARTS), mean.shape[2])))
+            found[geometry] = dict(zip(names, np.moveaxis(mean, 2, 0), strict=False))
+    return found
 
 
-def _bar(axes: Axes, place: int, values: np.ndarray) -> None:
-    """One stacked bar with each part's share written inside."""
-    tops = np.cumsum(values)
-    for value, top, norm in zip(values, tops, _PARTS.values(), strict=False):
-        axes.bar(place, value, width=0.7, bottom=top - value, color=norm_colour(norm))
-        if value >= 0.05:
-            middle, shade = top - value / 2, "white" if norm == "bn" else "black"
-            axes.text(place, middle, f"{100 * value:.0f} %", ha="center", va="center", color=shade)
-
-
-def _finish(figure: Figure, note: str) -> None:
+def _finish(figure: Figure, ratios: dict[Geometry, Ratios], note: str) -> None:
     """Axes in percent, the legend and a note below."""
     figure.axes[0].set_ylim(0, 1)
     figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    patches = [Patch(color=norm_colour(norm), label=name) for name, norm in _PARTS.items()]
-    figure.legend(handles=patches, loc="outside lower left", ncols=3)
+    names = dict.fromkeys(name for parts in ratios.values() for name in parts)
+    patches = [Patch(color=_COLOURS.get(name, MUTED), label=name) for name in names]
+    figure.legend(handles=patches, loc="outside lower left", ncols=4)
     if note:
         figure.text(0.99, 0.015, note, ha="right", color=MUTED, fontsize=9)
 
 
-def _text(ratios: np.ndarray) -> str:
-    """Ratios (2, parts) in words."""
+def _text(parts: Ratios, layer: int) -> str:
+    """Ratios of a layer in words."""
     return ", ".join(
-        f"{kind} " + " ".join(f"{n} {100 * v:.0f} %" for n, v in zip(_PARTS, values, strict=False))
-        for kind, values in zip(_KINDS, ratios, strict=True)
+        f"{kind} " + " ".join(f"{name} {100 * v[layer, k]:.0f} %" for name, v in parts.items())
+        for k, kind in enumerate(_KINDS)
     )
