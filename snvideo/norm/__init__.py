@@ -1,6 +1,7 @@
 """Switchable Normalization and its rivals. Knows tensors only, and needs torch alone."""
 
 from snvideo.norm.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from snvideo.norm.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from snvideo.norm.convert import Replacement, convert_norm
 from snvideo.norm.factory import NORMS, create_norm
 from snvideo.norm.functional import batch_statistics, switch_norm
@@ -13,12 +14,20 @@ from snvideo.norm.statistics import (
 )
 from snvideo.norm.step_statistics import one_update
 from snvideo.norm.switch_norm import SwitchNorm, SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
+from snvideo.norm.weight_standardization import (
+    WeightStandardization,
+    fold_weight_standardization,
+    standardize_weights,
+)
 
 __all__ = [
     "NORMS",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "BatchRenorm3d",
     "Importance",
     "MixtureSpec",
     "Replacement",
@@ -26,14 +35,17 @@ __all__ = [
     "SwitchNorm1d",
     "SwitchNorm2d",
     "SwitchNorm3d",
+    "WeightStandardization",
     "average_statistics",
     "batch_statistics",
     "convert_norm",
     "create_norm",
+    "fold_weight_standardization",
     "importance",
     "importance_table",
     "kept_statistics",
     "one_update",
+    "standardize_weights",
     "start_by_depth",
     "switch_norm",
     "tracking_layers",

@@ -8,27 +8,35 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from snvideo.norm.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from snvideo.norm.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from snvideo.norm.frozen_batch_norm import FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d
 from snvideo.norm.switch_norm import SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
 
 NormLayer = Callable[..., nn.Module]
 """Factory of norms for network builders: norm(num_features, eps=1e-5, momentum=0.1) -> layer."""
 
-NormName = Literal["sn", "bn", "gn", "in", "ln", "syncsn", "syncbn", "frozen_bn"]
+NormName = Literal["sn", "bn", "gn", "in", "ln", "syncsn", "syncbn", "frozen_bn", "brn"]
 
 NORMS: tuple[str, ...] = get_args(NormName)
 """Names of the norms of `create_norm`."""
 
-MAX_GROUPS = 32
+GROUPS = 32
 """Groups of Group Normalization where the width allows (Wu & He, ECCV 2018, arXiv 1803.08494)."""
 
 
 def _group_norm(
-    num_features: int, eps: float = 1e-5, momentum: float = 0.1, *, max_groups: int = MAX_GROUPS
+    num_features: int,
+    eps: float = 1e-5,
+    momentum: float = 0.1,
+    *,
+    groups: int = GROUPS,
+    channels_per_group: int | None = None,
 ) -> nn.GroupNorm:
     """Group Normalization in the signature of Batch Normalization; it has no use for momentum."""
+    if channels_per_group is not None:
+        groups = max(1, num_features // channels_per_group)
     # Narrow networks have widths that 32 does not divide: the greatest common divisor always does.
-    return nn.GroupNorm(gcd(max_groups, num_features), num_features, eps)
+    return nn.GroupNorm(gcd(groups, num_features), num_features, eps)
 
 
 def _each(layers: tuple[NormLayer, ...], **options: Any) -> tuple[NormLayer, ...]:
@@ -42,9 +50,10 @@ _BY_DIMS: dict[str, tuple[NormLayer, ...]] = {
     "bn": _BN,
     "gn": (_group_norm,) * 3,
     "in": _each((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), affine=True),
-    "ln": (partial(_group_norm, max_groups=1),) * 3,
+    "ln": (partial(_group_norm, groups=1),) * 3,
     "syncsn": _each(_SN, process_group="world"),
     "syncbn": _each(_BN, process_group="world"),
+    "brn": (BatchRenorm1d, BatchRenorm2d, BatchRenorm3d),
     "frozen_bn": (FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d),
 }
 
@@ -60,7 +69,8 @@ def create_norm(norm: str | NormLayer, dims: int = 3, **options: Any) -> NormLay
     Args:
         norm: a name from `NORMS`, or a layer class or partial, taken as it is.
         dims: number of position dimensions: 1, 2 or 3 (T, H, W).
-        options: further keyword arguments for every layer.
+        options: further keyword arguments for every layer. "gn" takes `groups` (32) or
+            `channels_per_group`; in both cases the greatest divisor of the width that they allow.
 
     Raises:
         ValueError: for an unknown name or number of dimensions.

@@ -87,13 +87,50 @@ def switch_norm(
         eps,
     )
     if batch is not None and training and running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            mean, variance = (t[0] if len(t) == 1 else t.mean(0) for t in batch[:2])
-            if unbiased:
-                variance = variance * (batch.count / (batch.count - 1))
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_(variance.to(running_var.dtype), momentum)
+        store_statistics(batch, running_mean, running_var, momentum, unbiased)
     return y
+
+
+def store_statistics(
+    batch: reference.BatchStatistics,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float | Tensor,
+    unbiased: bool,
+) -> None:
+    """Enter batch statistics into running ones, in place, by their mean over the ghost groups.
+
+    Args:
+        batch: of a pass.
+        running_mean, running_var: (C,).
+        momentum: weight of the new value.
+        unbiased: store the unbiased variance.
+    """
+    with torch.no_grad():
+        mean, variance = (t[0] if len(t) == 1 else t.mean(0) for t in batch[:2])
+        if unbiased:
+            variance = variance * (batch.count / (batch.count - 1))
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_(variance.to(running_var.dtype), momentum)
+
+
+def normalize_batch(
+    x: Tensor, eps: float, group_size: int | None, process_group: ProcessGroup | None
+) -> tuple[Tensor, reference.BatchStatistics]:
+    """Normalize x by its batch statistics alone, and return these; arguments of `switch_norm`."""
+    only = x.new_zeros(1)
+    normalize = autograd.normalize_by_kernels if _use_kernels(x) else reference.normalize
+    y, batch = normalize(
+        x,
+        reference.Parameters(None, None, only, only),
+        MixtureSpec(("batch",)),
+        None,
+        _groups(len(x), group_size, process_group),
+        process_group,
+        eps,
+    )
+    assert batch is not None
+    return y, batch
 
 
 def batch_statistics(

@@ -26,6 +26,8 @@ class StepStatistics:
         self._seen: set[TrackingLayer] = set()
         self._sums = {layer: [torch.zeros_like(b) for b in _buffers(layer)] for layer in layers}
         self._counts = dict.fromkeys(layers, 0)  # of passes
+        self._buffers = [buffer for layer in layers for buffer in _buffers(layer)]
+        self._kept = [buffer.clone() for buffer in self._buffers]
         self.passes, self.cancelled = 0, False
 
     def collect(self) -> None:
@@ -37,6 +39,8 @@ class StepStatistics:
         if entered:
             sums = [total for layer in entered for total in self._sums[layer]]
             torch._foreach_add_(sums, [b for layer in entered for b in _buffers(layer)])
+            # Batch Renormalization reads running statistics in every pass: those of the last step.
+            torch._foreach_copy_(self._buffers, self._kept)
         self._uses = dict.fromkeys(self._layers, 0)
 
     def cancel(self) -> None:
