@@ -4,6 +4,7 @@ from snvideo.norm.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from snvideo.norm.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from snvideo.norm.convert import Replacement, convert_norm
 from snvideo.norm.factory import NORMS, create_norm
+from snvideo.norm.folding import foldable
 from snvideo.norm.functional import batch_statistics, switch_norm
 from snvideo.norm.importance import Importance, importance, importance_table, start_by_depth
 from snvideo.norm.mixture import MixtureSpec
@@ -41,6 +42,7 @@ __all__ = [
     "convert_norm",
     "create_norm",
     "fold_weight_standardization",
+    "foldable",
     "importance",
     "importance_table",
     "kept_statistics",

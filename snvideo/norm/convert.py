@@ -148,7 +148,7 @@ def _create(
             "convert_norm an example, or run the network once"
         )
     like = next(t for t in (*tensors, *model.parameters(), torch.empty(0)) if t.is_floating_point())
-    inherited = {key: getattr(old, key) for key in ("eps", "momentum") if hasattr(old, key)}
+    inherited = {key: vars(old)[key] for key in ("eps", "momentum") if key in vars(old)}
     with torch.device(like.device):
         new = create(channels, **{key: inherited[key] for key in inherited.keys() - given.keys()})
     if "dtype" not in given:

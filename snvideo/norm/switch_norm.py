@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from snvideo.norm.checks import check_input
 from snvideo.norm.distributed import ProcessGroup, check_process_group, resolve_process_group
+from snvideo.norm.folding import FoldingEps
 from snvideo.norm.functional import switch_norm
 from snvideo.norm.mixture import ONE_SAMPLE, PAPER, Part, Ratios, Start, mixture_spec, start_logits
 
@@ -88,6 +89,8 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
         >>> norm(torch.randn(2, 64, 8, 14, 14)).shape
         torch.Size([2, 64, 8, 14, 14])
     """
+
+    eps = FoldingEps()
 
     _ranks: tuple[int, ...] = ()
     """Numbers of dimensions that an input may have; none for any."""
@@ -186,7 +189,7 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
             *(self.weight, self.bias, self.mean_logits, self.var_logits),
             training=self.training,
             momentum=update_momentum(self),
-            eps=self.eps,
+            eps=self.__dict__["eps"],  # the bare number, which compilers know
             group_size=self.group_size,
             process_group=resolve_process_group(self.process_group),
             mixture=self.mixture,

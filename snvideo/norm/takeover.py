@@ -110,7 +110,7 @@ def followers(name: str, norm: nn.Module) -> list[nn.Module]:
     if base is not None and is_known and not is_parametrized(norm):
         is_own = type(norm).forward not in _PLAIN_FORWARDS or "forward" in vars(norm)
         if _is_followed_by_children(norm, base) if is_own else not children:
-            return children
+            return [child for child in children if not isinstance(child, nn.Identity)]
     raise ValueError(
         f"norm '{name}' ({type(norm).__name__}) does more than normalize: "
         "exchange it by hand before convert_norm"
