@@ -2,17 +2,14 @@
 
 from snvideo.norm.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from snvideo.norm.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from snvideo.norm.convert import Replacement, convert_norm
+from snvideo.norm.convert import Replacement, Replacements, convert_norm
 from snvideo.norm.factory import NORMS, create_norm
 from snvideo.norm.folding import foldable
 from snvideo.norm.functional import batch_statistics, switch_norm
+from snvideo.norm.gain import GainChange, gain_changes
 from snvideo.norm.importance import Importance, importance, importance_table, start_by_depth
 from snvideo.norm.mixture import MixtureSpec
-from snvideo.norm.statistics import (
-    average_statistics,
-    kept_statistics,
-    tracking_layers,
-)
+from snvideo.norm.statistics import average_statistics, kept_statistics, tracking_layers
 from snvideo.norm.step_statistics import one_update
 from snvideo.norm.switch_norm import SwitchNorm, SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
 from snvideo.norm.weight_standardization import (
@@ -29,9 +26,11 @@ __all__ = [
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
+    "GainChange",
     "Importance",
     "MixtureSpec",
     "Replacement",
+    "Replacements",
     "SwitchNorm",
     "SwitchNorm1d",
     "SwitchNorm2d",
@@ -43,6 +42,7 @@ __all__ = [
     "create_norm",
     "fold_weight_standardization",
     "foldable",
+    "gain_changes",
     "importance",
     "importance_table",
     "kept_statistics",

@@ -1,5 +1,6 @@
 """Exchange of the norms in a finished network."""
 
+import logging
 import re
 from functools import partial
 from itertools import chain
@@ -7,11 +8,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from snvideo.norm.factory import NormLayer, create_norm, depends_on_dims
+from snvideo.norm.gain import GainChange, gain_changes
 from snvideo.norm.takeover import CHANNEL_NORMS, channels_of, followers, take_hooks, take_over
+
+log = logging.getLogger(__name__)
 
 
 class Replacement(NamedTuple):
@@ -23,6 +28,14 @@ class Replacement(NamedTuple):
     new: str
 
 
+class Replacements(list[Replacement]):
+    """Result of `convert_norm`: what was replaced, in the order of the modules."""
+
+    gain_change: GainChange | None = None
+    """The largest change of gain where Batch became Switchable Normalization, by the stored
+    statistics (`gain_changes`): how far the network is from the function that it had."""
+
+
 def convert_norm(
     model: nn.Module,
     norm: str | NormLayer,
@@ -30,7 +43,7 @@ def convert_norm(
     *,
     example: Tensor | tuple[Any, ...] | None = None,
     **options: Any,
-) -> list[Replacement]:
+) -> Replacements:
     """Exchange every Batch, Group, Instance or Switchable Normalization inside a model, in place.
 
     A new layer takes over what the old one has: parameters (the same tensors, so that sharing,
@@ -49,7 +62,8 @@ def convert_norm(
         options: further keyword arguments for every new layer.
 
     Returns:
-        what was replaced, in the order of the modules.
+        what was replaced, in the order of the modules, and the largest change of gain, which is
+        logged, too.
 
     Raises:
         ValueError: if the model is a norm itself: nobody could put another in its place; for a
@@ -81,7 +95,13 @@ def convert_norm(
         if repr(new) != repr(old):  # the class or a setting
             planned.append(_Exchange(name, old, new, after))
     _exchange(model, planned, given)
-    return [Replacement(x.name, type(x.old).__name__, type(x.new).__name__) for x in planned]
+    replaced = Replacements(
+        Replacement(x.name, type(x.old).__name__, type(x.new).__name__) for x in planned
+    )
+    replaced.gain_change = _largest_gain_change(planned)
+    if replaced.gain_change and replaced.gain_change.size > 0.01:
+        log.info("%s norms exchanged; %s", len(replaced), replaced.gain_change)
+    return replaced
 
 
 class _Exchange(NamedTuple):
@@ -92,6 +112,12 @@ class _Exchange(NamedTuple):
     new: nn.Module
     after: list[nn.Module]
     """Modules that the old norm applies after it."""
+
+
+def _largest_gain_change(planned: list[_Exchange]) -> GainChange | None:
+    from_bn = [x for x in planned if isinstance(x.old, _BatchNorm)]
+    changes = [c._replace(layer=x.name) for x in from_bn for c in gain_changes(x.new)]
+    return max(changes, key=lambda change: change.size, default=None)
 
 
 def _run(model: nn.Module, example: Tensor | tuple[Any, ...]) -> dict[nn.Module, int]:
