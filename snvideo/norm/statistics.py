@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from snvideo.norm.batch_norm import BatchNorm1d
+from snvideo.norm.batch_renorm import BatchRenorm1d
 from snvideo.norm.distributed import resolve_process_group
 from snvideo.norm.functional import batch_statistics
 from snvideo.norm.reference import BatchStatistics
@@ -89,7 +90,7 @@ def add_over_processes(sums: list[Tensor]) -> None:
 
 def _has_own_forward(layer: TrackingLayer) -> bool:
     """True for a Batch Normalization that may take its statistics over something else."""
-    known = _BatchNorm.forward, BatchNorm1d.forward
+    known = _BatchNorm.forward, BatchNorm1d.forward, BatchRenorm1d.forward
     is_own = isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm)
     return is_own and type(layer).forward not in known
 

@@ -22,6 +22,8 @@ class StepStatistics:
 
     def __init__(self, layers: list[TrackingLayer]) -> None:
         self._layers = layers
+        self._buffers = [buffer for layer in layers for buffer in _buffers(layer)]
+        self._kept = [buffer.clone() for buffer in self._buffers]
         self._uses = dict.fromkeys(layers, 0)  # in the pass under way
         self._seen: set[TrackingLayer] = set()
         self._sums = {layer: [torch.zeros_like(b) for b in _buffers(layer)] for layer in layers}
@@ -40,6 +42,8 @@ class StepStatistics:
             sums = [total for layer in entered for total in self._sums[layer]]
             torch._foreach_add_(sums, [b for layer in entered for b in _buffers(layer)])
             # Batch Renormalization reads running statistics in every pass: those of the last step.
+            torch._foreach_copy_(self._buffers, self._kept)
+            # Batch Renormalization reads them: every pass finds those of before the step.
             torch._foreach_copy_(self._buffers, self._kept)
         self._uses = dict.fromkeys(self._layers, 0)
 

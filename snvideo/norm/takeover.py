@@ -11,13 +11,14 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from snvideo.norm.batch_norm import BatchNorm1d
+from snvideo.norm.batch_renorm import BatchRenorm1d
 from snvideo.norm.switch_norm import SwitchNorm
 
 CHANNEL_NORMS = (_NormBase, nn.GroupNorm)
 """Base classes of the norms that can be exchanged."""
 
 _PLAIN = (nn.SyncBatchNorm, _BatchNorm, _InstanceNorm, nn.GroupNorm, SwitchNorm)
-_PLAIN_FORWARDS = {kind.forward for kind in (*_PLAIN, BatchNorm1d)}
+_PLAIN_FORWARDS = {kind.forward for kind in (*_PLAIN, BatchNorm1d, BatchRenorm1d)}
 """Forward passes that normalize and do nothing else."""
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

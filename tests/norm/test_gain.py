@@ -1,7 +1,6 @@
 """The gain of a converted channel, against the network's own outputs."""
 
 import logging
-import math
 
 import pytest
 import torch

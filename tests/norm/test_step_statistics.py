@@ -234,3 +234,26 @@ def test_statistics_that_are_switched_off_later_stay(name):
     layer.train().track_running_stats = True
     layer(third)
     assert not torch.equal(layer.running_mean, before["running_mean"])
+
+
+def test_every_pass_of_a_step_finds_the_same_statistics():
+    """Batch Renormalization normalizes with them while training."""
+    layer = create_norm("brn", 2, schedule=(0, 0, 0))(3).double()
+    nn.init.normal_(layer.running_mean)
+    alone = copy.deepcopy(layer)
+    first, second = inputs(2)
+    with one_update([layer]) as found:
+        layer(first)
+        found.collect()
+        y = layer(second)
+        found.collect()
+    torch.testing.assert_close(y, alone(second))
+
+
+def test_batch_renormalization_is_averaged_as_batch_normalization():
+    xs = inputs(3)
+    for options in ({}, {"group_size": 2}):
+        layers = [create_norm(name, 2, **options)(3).double() for name in ("brn", "bn")]
+        for layer in layers:
+            average_statistics(nn.Sequential(layer), xs, "population")
+        torch.testing.assert_close(state(layers[0]), state(layers[1]))
