@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import io
 import logging
-import os
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import torch
 
-from snvideo.atomic import sync_folder, write_atomic
+from snvideo.atomic import atomic_path, write_atomic
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -19,45 +18,29 @@ log = logging.getLogger(__name__)
 BEST = "best.pt"
 """The best weights so far, beside the newest ones."""
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of a write for which there is no room: on the disk, or in the user's quota."""
-
 
 class DamagedError(SnvideoError):
     """A file that is not what was once written."""
 
 
-class _HashedFile:
-    """A file that is hashed while it is written, and that keeps the error of a failed write."""
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint and its checksum; a file that is replaced stays whole until then.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._hash = file, hashlib.sha256()
-        self.error: OSError | None = None
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Write and hash."""
-        try:
-            written = self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        self._hash.update(data)
-        return written
-
-    def flush(self) -> None:
-        """Flush the file."""
-        self._file.flush()
-
-    def digest(self) -> str:
-        """SHA-256 of all that was written, in hexadecimal."""
-        return self._hash.hexdigest()
+    Raises:
+        OSError: if it cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+        # A checkpoint never has the checksum of another: for a moment it has none.
+        _checksum(path).unlink(missing_ok=True)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    write_atomic(_checksum(path), f"{digest}  {path.name}\n")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `folder/step_<step>.pt` and its checksum, and remove all but the newest `keep`.
-
-    On a full disk, older checkpoints make room, all but the newest sound one, and the write is
-    tried once more.
+    """Write `folder/step_<step>.pt`, and remove all but the newest `keep` checkpoints by step.
 
     Args:
         folder: made if missing.
@@ -66,39 +49,23 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         keep: number of checkpoints to leave.
 
     Raises:
-        OSError: if it cannot be written; the folder then holds nothing half-written.
+        OSError: if it cannot be written.
     """
     path = folder / f"step_{step:08d}.pt"
-    _save(path, state)
+    write_checkpoint(path, state)
     others = [other for other in checkpoints(folder) if other != path]
-    for old in others[: max(0, len(others) - (keep - 1))]:
-        _remove(old)
-    _remove_leftovers(folder)
+    stale = others[: max(0, len(others) - (keep - 1))]
+    # Of a run that was killed while writing: temporary files, and checksums without a file.
+    stale += [*folder.glob(".step_*"), *folder.glob(f".{Path(BEST).stem}.*")]
+    sums = folder.glob("*.pt.sha256")
+    stale += [file for file in sums if not file.with_suffix("").exists()]
+    for old in stale:
+        try:
+            old.unlink(missing_ok=True)
+            _checksum(old).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot remove %s: %s", old, error.strerror or error)
     return path
-
-
-def save_best(folder: Path, state: dict[str, Any]) -> Path:
-    """Write `folder/best.pt` as `save_checkpoint` writes; it is never removed.
-
-    Raises:
-        OSError: if it cannot be written; the one before is then still there.
-    """
-    _save(folder / BEST, state)
-    return folder / BEST
-
-
-def make_room(folder: Path) -> int:
-    """Remove damaged files and all checkpoints by step but the newest sound one.
-
-    Without a sound one all checkpoints stay. Returns the number of those removed.
-    """
-    found = checkpoints(folder)
-    sound = next((path for path in reversed(found) if _is_sound(path)), None)
-    spared = [path for path in found if path != sound] if sound else []
-    for path in (*spared, *folder.glob("step_*.damaged")):
-        _remove(path)
-    _remove_leftovers(folder)
-    return len(spared)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -123,7 +90,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             damaged.append((path, error))
             continue
         for bad, why in damaged:
-            _set_aside(bad)
+            bad.replace(bad.with_name(f"{bad.name}.damaged"))
             log.warning("%s; going on from %s instead", why, path)
         return path, state
     if damaged:
@@ -143,16 +110,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         DamagedError: if the file is not what was written, or no checkpoint of snvideo.
         SnvideoError: if it is not there or cannot be read for another reason.
     """
+    sums = _checksum(path)
     try:
-        verified = _verify(path)
-    except FileNotFoundError:
-        raise SnvideoError(f"no checkpoint at {path}") from None
+        with path.open("rb") as file:
+            known = sums.read_text(encoding="utf-8", errors="replace") if sums.exists() else None
+            if known is not None and hashlib.file_digest(file, "sha256").hexdigest() not in known:
+                raise DamagedError(f"{path} is damaged: its checksum differs from {sums.name}")
     except OSError as error:
-        # An unreadable sector is damage; a missing permission or too many open files are not.
-        kind = DamagedError if error.errno == errno.EIO else SnvideoError
-        raise kind(f"cannot read checkpoint {path}: {error.strerror or error}") from error
-    # A verified file that cannot be read fails for another reason, such as memory.
-    kind = SnvideoError if verified else DamagedError
+        raise SnvideoError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+    # A file that is what was written fails for another reason, such as memory.
+    kind = DamagedError if known is None else SnvideoError
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damage makes its unpickler raise
@@ -200,132 +167,6 @@ def load_weights(
     model.load_state_dict(weights)
 
 
-# Checksums -----------------------------------------------------------------------------------
-
-
 def _checksum(path: Path) -> Path:
     """Path of a checkpoint's checksum, in the format of the program sha256sum."""
     return path.with_name(f"{path.name}.sha256")
-
-
-def _checksum_lines(path: Path) -> list[str]:
-    try:
-        return _checksum(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def _verify(path: Path) -> bool:
-    """Verify a file by its checksum; False if it has none.
-
-    Raises:
-        DamagedError: if it does not agree.
-        OSError: if either file cannot be read.
-    """
-    with path.open("rb") as file:
-        if not _checksum(path).exists():
-            return False
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if all(line.split()[:1] != [digest] for line in _checksum_lines(path)):
-        raise DamagedError(f"{path} is damaged: its checksum differs from {_checksum(path).name}")
-    return True
-
-
-# Writing -------------------------------------------------------------------------------------
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint, if need be at the cost of older ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        _write(path, state)
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        removed = make_room(path.parent)
-        log.warning(
-            "no room to write %s (%s): removed %d older checkpoints, trying once more",
-            path,
-            error.strerror,
-            removed,
-        )
-        _write(path, state)
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    """Write a file beside its place, then its checksum, and move it there.
-
-    A file in place thus always has its checksum. While one is replaced, its checksum file has the
-    lines of both.
-    """
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        line = f"{_write_partial(partial, state)}  {path.name}\n"
-        replaced = [f"{old}\n" for old in _checksum_lines(path)] if path.exists() else []
-        write_atomic(_checksum(path), "".join([line, *replaced]))
-        partial.replace(path)
-        sync_folder(path.parent)
-        if replaced:
-            write_atomic(_checksum(path), line)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        if not path.exists():
-            _checksum(path).unlink(missing_ok=True)
-        raise
-
-
-def _write_partial(partial: Path, state: dict[str, Any]) -> str:
-    """Write a file and sync it to the disk; returns its SHA-256."""
-    with partial.open("wb") as file:
-        hashed = _HashedFile(file)
-        try:
-            torch.save(state, cast(BinaryIO, hashed))
-        except RuntimeError:  # of the end of torch's archive, which it still tries to write
-            if hashed.error is not None:
-                raise hashed.error from None
-            raise
-        file.flush()
-        os.fsync(file.fileno())
-    return hashed.digest()
-
-
-# Removing ------------------------------------------------------------------------------------
-
-
-def _is_sound(path: Path) -> bool:
-    try:
-        load_checkpoint(path)
-    except SnvideoError:
-        return False
-    return True
-
-
-def _remove(path: Path) -> None:
-    """Remove a checkpoint and its checksum; if that fails, the run goes on."""
-    try:
-        path.unlink(missing_ok=True)
-        _checksum(path).unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("cannot remove %s: %s", path, error.strerror or error)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove partial files and orphaned checksums of a run that was killed while writing."""
-    for pattern in ("step_*.partial", f"{BEST}*.partial"):
-        for path in folder.glob(pattern):
-            _remove(path)
-    for pattern in ("step_*.pt.sha256", f"{BEST}.sha256", ".step_*.sha256", f".{BEST}.*.sha256"):
-        for path in folder.glob(pattern):
-            if not path.with_suffix("").exists():
-                _remove(path)
-
-
-def _set_aside(path: Path) -> None:
-    """Rename a damaged file and its checksum."""
-    try:
-        path.replace(path.with_name(f"{path.name}.damaged"))
-        checksum = _checksum(path)
-        if checksum.exists():
-            checksum.replace(checksum.with_name(f"{checksum.name}.damaged"))
-    except OSError as error:
-        log.warning("cannot rename %s: %s", path, error.strerror or error)

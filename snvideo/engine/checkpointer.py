@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from snvideo.engine.checkpoint import (
-    BEST,
-    DISK_FULL,
-    checkpoints,
-    make_room,
-    save_best,
-    save_checkpoint,
-)
+from snvideo.atomic import write_atomic
+from snvideo.engine.checkpoint import BEST, checkpoints, save_checkpoint, write_checkpoint
 from snvideo.engine.config import LogConfig
 from snvideo.engine.distributed import World
-from snvideo.engine.run_dir import RunDir
+from snvideo.engine.run_dir import RunDir, explained_writes
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -47,63 +40,43 @@ class Checkpointer:
         spent = time.monotonic() - self._saved
         return self._world.is_main and minutes is not None and spent >= 60 * minutes
 
-    def save(
-        self, step: int, state: dict[str, Any], last_chance: bool = False, needed: bool = False
-    ) -> None:
+    def save(self, step: int, state: dict[str, Any], needed: bool = False) -> None:
         """Write a checkpoint of a step.
 
         Args:
             step: optimizer steps done.
             state: of the trainer.
-            last_chance: the run stops now.
             needed: training is finished.
 
         Raises:
             SnvideoError: if it cannot be written and is needed.
         """
         self._saved = time.monotonic()
+        folder, before, self.saved_step = self._run_dir.checkpoints, self.saved_step, step
         if self._world.is_main:
-            self._save(step, state, last_chance, needed)
-        else:
-            self.saved_step = step  # unless the main process has failed to write
+            try:
+                state["metrics"] = self._run_dir.mark()
+                save_checkpoint(folder, step, state, self._config.keep_checkpoints)
+            except OSError as error:
+                what = f"cannot write a checkpoint to {folder}: {error.strerror or error}"
+                if needed:
+                    raise SnvideoError(
+                        f"{what}; free some space and run the same command again: it goes on from "
+                        "the last checkpoint"
+                    ) from error
+                log.error(
+                    "%s; until the next one, a stopped run goes on from step %d", what, before
+                )
+                self.saved_step = before
         self._world.barrier()
-
-    def _save(self, step: int, state: dict[str, Any], last_chance: bool, needed: bool) -> None:
-        folder = self._run_dir.checkpoints
-        try:
-            state["metrics"] = self._sync_metrics()
-            save_checkpoint(folder, step, state, self._config.keep_checkpoints)
-            self.saved_step = step
-        except OSError as error:
-            what = f"cannot write a checkpoint to {folder}: {error.strerror or error}"
-            if needed:
-                raise SnvideoError(
-                    f"{what}; free some space and run the same command again: it goes on from the "
-                    "last checkpoint"
-                ) from error
-            if last_chance:
-                log.error("%s; the run will go on from step %d", what, self.saved_step)
-            else:
-                log.error("%s; training goes on, the next checkpoint is tried in time", what)
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Write the best weights so far; on the main process alone."""
+        path = self._run_dir.checkpoints / BEST
         try:
-            save_best(self._run_dir.checkpoints, state)
+            write_checkpoint(path, state)
         except OSError as error:
-            log.error(
-                "cannot write the best weights: %s; training goes on", error.strerror or error
-            )
-
-    def _sync_metrics(self) -> int:
-        """Size of the metrics on the disk; older checkpoints make room for lines that wait."""
-        try:
-            return self._run_dir.mark()
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            make_room(self._run_dir.checkpoints)
-            return self._run_dir.mark()
+            log.error("cannot write %s: %s; training goes on", path, error.strerror or error)
 
 
 def check_disk_space(folder: Path, checkpoint_bytes: int, keep: int) -> None:
@@ -117,7 +90,11 @@ def check_disk_space(folder: Path, checkpoint_bytes: int, keep: int) -> None:
     Raises:
         SnvideoError: if the folder cannot be made or written to, or has too little room.
     """
-    _check_writable(folder)
+    # Only a write tells: root may do anything by the mode bits, and a full disk has none.
+    trial = folder / "trial"
+    with explained_writes(folder):
+        write_atomic(trial, "trial")
+        trial.unlink()
     present = [path for path in (*checkpoints(folder), folder / BEST) if path.exists()]
     needed = (keep + 2) * checkpoint_bytes - sum(path.stat().st_size for path in present)
     free = shutil.disk_usage(folder).free
@@ -133,25 +110,3 @@ def check_disk_space(folder: Path, checkpoint_bytes: int, keep: int) -> None:
 def format_bytes(size: int) -> str:
     """A number of bytes in MB, or in GB from one on, as on a disk's label: 1 GB = 10^9 bytes."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def _check_writable(folder: Path) -> None:
-    # Only a write tells: root may do anything by the mode bits, and a full disk has none.
-    trial = folder / f".trial.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            trial.write_bytes(b"trial")
-        finally:
-            trial.unlink(missing_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        raise SnvideoError(
-            f"cannot make the folder {folder}: {there} is a file; move it away, or choose another "
-            "output"
-        ) from error
-    except OSError as error:
-        what = "free some space" if error.errno in DISK_FULL else "make that possible"
-        raise SnvideoError(
-            f"cannot write to {folder}: {error.strerror or error}; {what}, or choose another output"
-        ) from error

@@ -135,7 +135,7 @@ class TrainingLoop:
         if stop or minutes or due or finished or self._validation_due():
             progress.train_seconds += self.timer.take_total()
             with self.timer.pause():
-                self.checkpointer.save(step, trainer.state(), stop, finished)
+                self.checkpointer.save(step, trainer.state(), finished)
 
     # Log lines ------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -20,9 +21,8 @@ import yaml
 from pydantic import ValidationError
 
 from snvideo.atomic import atomic_path, write_atomic
-from snvideo.engine.checkpoint import DISK_FULL
-from snvideo.engine.config import RunConfig, differences, read_stored
-from snvideo.engine.metrics_log import MetricsFile, TensorBoardLog, cut_lines
+from snvideo.engine.config import RunConfig, differences, flatten, read_stored
+from snvideo.engine.metrics_log import MetricsFile, TensorBoardLog
 from snvideo.errors import SnvideoError
 from snvideo.norm.kernels import describe_kernels
 
@@ -60,17 +60,9 @@ def sessions(folder: Path) -> list[dict[str, Any]]:
     Empty if the folder has no list of them that can be read.
     """
     try:
-        found = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["sessions"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["sessions"]
+    except (OSError, ValueError, KeyError):
         return []
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-
-
-def threads_before(folder: Path) -> int | None:
-    """Threads per process when the run was last started; None if that is not known."""
-    before = sessions(folder)
-    threads = before[-1].get("threads") if before else None
-    return threads if isinstance(threads, int) else None
 
 
 class RunDir:
@@ -94,11 +86,15 @@ class RunDir:
         stored = self.stored_config()
         if stored is None:
             return
-        changed = differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
+        old, new = (flatten(one.model_dump(mode="json")) for one in (stored, config))
+        changed = [
+            f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
+            for key in differences(old, new)
+        ]
         if changed:
             raise SnvideoError(
-                f"{self.path} holds a run of another config (differs in {', '.join(changed)}): "
-                "choose another output"
+                f"{self.path} holds a run of another config ({', '.join(changed)}): take the "
+                "change back, delete that folder, or choose another output"
             )
 
     def stored_config(self) -> RunConfig | None:
@@ -117,14 +113,9 @@ class RunDir:
         except ValidationError as error:
             keys = (".".join(map(str, one["loc"])) for one in error.errors())
             why = f"this version does not take: {', '.join(dict.fromkeys(keys))}"
-        except OSError as error:
-            why = error.strerror or str(error)
-        except ValueError:
-            why = "it does not hold keys and values in YAML"
-        raise SnvideoError(
-            f"cannot read {path}, the config of the run in this folder: {why}; choose another "
-            "output"
-        )
+        except (OSError, ValueError) as error:
+            why = str(error)
+        raise SnvideoError(f"cannot read {path}: {why}; choose another output")
 
     def open(self, config: RunConfig, mark: int, step: int) -> None:
         """Begin a run, or continue it where a checkpoint was written.
@@ -137,18 +128,21 @@ class RunDir:
         Raises:
             SnvideoError: if the folder cannot be written to.
         """
-        with self.written("config.yaml") as path:
-            path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        with self.written(ENVIRONMENT) as path:
-            path.write_text(json.dumps(self._environment(step), indent=2))
-        path, tensorboard = self.path / "metrics.jsonl", self.path / "tensorboard"
-        with _explained(path):
-            metrics = MetricsFile(path, cut_lines(path, mark))
+        now = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        session = {"step": step, "time": _now(), "host": platform.node()}
+        session |= {key: now[key] for key in ("threads", "processes")}
+        session["torch"] = now["packages"]["torch"]
+        now["sessions"] = [*sessions(self.path), session]
+        self.write("config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        self.write(ENVIRONMENT, json.dumps(now, indent=2))
+        tensorboard = self.path / "tensorboard"
         if not step:
             shutil.rmtree(tensorboard, ignore_errors=True)
-        # TensorBoard hides older files' values of `purge_step` and later. Those of this step, from
-        # before the checkpoint, stay; a validation may be repeated and is then shown twice.
-        self._logs = metrics, TensorBoardLog(tensorboard, purge_step=step + 1 if step else None)
+        with explained_writes(self.path):
+            # TensorBoard hides older files' values of `purge_step` and later. Those of this step,
+            # from before the checkpoint, stay; a validation may be repeated and is shown twice.
+            board = TensorBoardLog(tensorboard, purge_step=step + 1 if step else None)
+            self._logs = MetricsFile(self.path / "metrics.jsonl", mark), board
 
     def log(self, kind: str, step: int, **values: float) -> None:
         """Add one line of metrics, and the same to TensorBoard; a full disk is no error."""
@@ -187,8 +181,16 @@ class RunDir:
         Raises:
             SnvideoError: if the disk does not take them.
         """
-        with self.written(f"{name}.json") as path:
-            path.write_text(json.dumps(results, indent=2))
+        self.write(f"{name}.json", json.dumps(results, indent=2))
+
+    def write(self, name: str, text: str) -> None:
+        """Write the text file `name` as a whole.
+
+        Raises:
+            SnvideoError: as `written`.
+        """
+        with self.written(name) as path:
+            path.write_text(text, encoding="utf-8")
 
     @contextmanager
     def written(self, name: str) -> Iterator[Path]:
@@ -197,7 +199,7 @@ class RunDir:
         Raises:
             SnvideoError: if the disk does not take it; a file of this name is then as it was.
         """
-        with _explained(self.path / name), atomic_path(self.path / name) as path:
+        with explained_writes(self.path / name), atomic_path(self.path / name) as path:
             yield path
 
     def close(self) -> None:
@@ -209,30 +211,17 @@ class RunDir:
         assert self._logs is not None, "the run directory is not open for writing"
         return self._logs
 
-    def _environment(self, step: int) -> dict[str, Any]:
-        """The environment of this session, and the list of all sessions."""
-        present = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        session = {
-            "step": step,
-            "time": _now(),
-            "threads": present["threads"],
-            "processes": present["processes"],
-            "host": platform.node(),
-            "torch": present["packages"]["torch"],
-        }
-        return {**present, "sessions": [*sessions(self.path), session]}
-
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Failures to write a file, in one line."""
+def explained_writes(path: Path) -> Iterator[None]:
+    """Turn failures to write a file or folder into one line for the user."""
     try:
         yield
     except OSError as error:
-        what = "free some space" if error.errno in DISK_FULL else "make that possible"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise SnvideoError(
-            f"cannot write {path}: {error.strerror or error}; {what} and run the same command "
-            "again: it goes on from the last checkpoint"
+            f"cannot write {path}: {error.strerror or error}; "
+            f"{'free some space' if full else 'make that possible'} and run the same command again"
         ) from error
 
 

@@ -17,7 +17,7 @@ from snvideo.engine.preemption import Preemption, preemption
 from snvideo.engine.profiler import StepProfile
 from snvideo.engine.publish import publish
 from snvideo.engine.results import Results, read_results
-from snvideo.engine.run_dir import RunDir, threads_before
+from snvideo.engine.run_dir import RunDir, sessions
 from snvideo.engine.setup import open_start
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
@@ -87,13 +87,14 @@ def _trainer(config: RunConfig, world: World, run_dir: RunDir) -> tuple[Trainer,
     path, state = checkpoint
     trainer.load_state(state, path)
     log.info("resuming %s at step %d", run_dir.path, trainer.progress.step)
-    before, now = threads_before(run_dir.path), torch.get_num_threads()
-    if world.is_main and before not in (None, now):
+    before, now = sessions(run_dir.path), torch.get_num_threads()
+    if world.is_main and before and before[-1]["threads"] != now:
         # Sums are then taken in another order.
-        message = (
-            "the run had %d threads and goes on with %d: results are the same up to rounding only"
+        log.warning(
+            "the run had %d threads and goes on with %d: results are the same up to rounding only",
+            before[-1]["threads"],
+            now,
         )
-        log.warning(message, before, now)
     return trainer, state["metrics"]
 
 

@@ -13,11 +13,10 @@ from types import FrameType
 import yaml
 
 from snvideo.atomic import write_atomic
-from snvideo.engine.config import RunConfig, differences, flatten, read_stored
+from snvideo.engine.config import RunConfig
 from snvideo.engine.results import read_results
-from snvideo.engine.run_dir import PREEMPTED
-from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
-from snvideo.study.comparability import config_text
+from snvideo.engine.run_dir import PREEMPTED, RunDir
+from snvideo.errors import TEMPORARY_FAILURE, PreemptedError
 from snvideo.study.config import Cell, StudyConfig, cells
 from snvideo.study.runs import CELL_FILE, FAILURE_FILE, read_runs
 from snvideo.study.summary import Row, comparison_rows
@@ -71,7 +70,7 @@ def run_study(
     """
     grid = cells(config, study)
     for cell in grid:
-        _check(cell)
+        RunDir(cell.folder).check(cell.config)
     path = None
     with sigterm_exits():
         for number, cell in enumerate(grid, 1):
@@ -84,27 +83,6 @@ def run_study(
     failed = len(grid) - done
     log.info("%d of %d runs finished, %d failed; report: %s", done, len(grid), failed, path)
     return rows
-
-
-def _check(cell: Cell) -> None:
-    """Raise if a cell's folder holds a run of another config."""
-    file = cell.folder / "config.yaml"
-    if not file.exists():
-        return
-    try:
-        old = flatten(read_stored(file))
-    except ValueError as error:
-        raise SnvideoError(f"{file} is not a config: delete {cell.folder}") from error
-    new = flatten(cell.config.model_dump(mode="json"))
-    keys = [
-        f"{key}: {config_text(old, key)} there, {config_text(new, key)} now"
-        for key in differences(old, new)
-    ]
-    if keys:
-        raise SnvideoError(
-            f"{cell.folder} holds a run of another config ({', '.join(keys)}): "
-            "take the change back, delete that folder, or choose another output"
-        )
 
 
 def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:

@@ -153,10 +153,10 @@ def test_a_loader_that_does_not_keep_up_is_said_once_an_epoch(toy, tmp_path, cap
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 12 MB; a checkpoint of the network takes 4.9 MB."""
+    """A file system of 14 MB; a checkpoint of the network takes 4.9 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(place)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("cannot mount a file system here")
     yield place

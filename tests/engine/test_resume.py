@@ -167,7 +167,7 @@ def kinds(folder: Path) -> list[tuple[str, int]]:
 def assert_ended_alike(run: Path, whole: Path) -> None:
     """A finished run has the bits of one that was not disturbed."""
     assert names(run) == names(whole)
-    assert not list((run / "checkpoints").glob("*.partial"))
+    assert not list((run / "checkpoints").glob(".step_*"))
     assert checkpoints(run / "checkpoints")[-1].name == f"step_{STEPS:08d}.pt"
     assert_same(without_timings(last_state(run)), without_timings(last_state(whole)))
     best = [load_checkpoint(folder / "checkpoints/best.pt") for folder in (run, whole)]
@@ -284,7 +284,7 @@ def wait_for(
     elif phase == "checkpoint":
         wanted = rng.randrange(13)
         until(lambda: saved(run) >= wanted, job)
-        until(lambda: list((run / "checkpoints").glob("*.partial")), job, tick=0)
+        until(lambda: list((run / "checkpoints").glob(".step_*")), job, tick=0)
         time.sleep(rng.uniform(0, 0.01) * haste)
     else:
         until(lambda: saved(run) == STEPS, job)
@@ -371,7 +371,7 @@ def stopped_at(run: Path) -> int:
     step = saved(run)
     assert (run / "preempted").read_text().startswith(f"step {step}, ")
     assert last_state(run)["progress"]["step"] == step
-    assert not list((run / "checkpoints").glob("*.partial"))
+    assert not list((run / "checkpoints").glob(".step_*"))
     assert not (run / "results.json").exists()
     return step
 

@@ -81,7 +81,7 @@ def test_a_finished_run_is_not_repeated_and_another_config_is_refused(finished):
     before = (finished / "results.json").stat().st_mtime_ns
     assert train(config).steps == 12
     assert (finished / "results.json").stat().st_mtime_ns == before
-    with pytest.raises(SnvideoError, match=r"differs in seed\)"):
+    with pytest.raises(SnvideoError, match=r"another config \(seed: 0 there, 5 now\)"):
         train(config.model_copy(update={"seed": 5}))
 
 
