@@ -73,8 +73,8 @@ def pieces(trainer: Trainer, batch: Batch, setting: Setting) -> dict[str, Callab
     def clock() -> None:
         trainer.timer.begin()
         for phase in ("data", "forward", "backward", "data"):
-            trainer.timer.lap(phase, "update")
-        trainer.timer.end("update")
+            trainer.timer.lap(phase)
+        trainer.timer.lap("update")
 
     def masks() -> None:
         for number, layer in enumerate(trainer.dropouts):

@@ -65,28 +65,24 @@ class World:
             raise ReportedError("the main process says why")
         return value
 
+    def begin_any(self, *flags: bool) -> Callable[[], list[bool]]:
+        """Begin a logical or of flags over all processes; the result waits for the outcome."""
+        reduced = torch.tensor(flags, dtype=torch.int32)
+        work = None
+        if self.size > 1:
+            work = dist.all_reduce(reduced, dist.ReduceOp.MAX, group=self.group, async_op=True)
+
+        def finish() -> list[bool]:
+            if work is not None:
+                work.wait()
+            return [bool(flag) for flag in reduced.tolist()]
+
+        return finish
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:
             dist.barrier(group=self.group)
-
-
-class AsyncAny:
-    """Logical or of flags over all processes, reduced while a step is under way."""
-
-    def __init__(self, world: World, *flags: bool) -> None:
-        self._flags = torch.tensor(flags, dtype=torch.int32)
-        self._work: dist.Work | None = None
-        if world.size > 1:
-            self._work = dist.all_reduce(
-                self._flags, dist.ReduceOp.MAX, group=world.group, async_op=True
-            )
-
-    def wait(self) -> list[bool]:
-        """The results, in the order of the flags."""
-        if self._work is not None:
-            self._work.wait()
-        return [bool(flag) for flag in self._flags.tolist()]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from snvideo.engine.distributed import World, init_world
 from snvideo.engine.optim import freeze, learning_rate, lr_factor, parameter_groups
 from snvideo.engine.performance import DTYPES, Speed, choose, keep_freed_memory
 from snvideo.engine.setup import build_network, open_start, resolve_config, start_from
+from snvideo.engine.step_timer import waiting_share
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from snvideo.models.activation_checkpointing import enable_activation_checkpointing
@@ -247,11 +248,10 @@ def _time_steps(config: RunConfig, world: World, steps: int) -> Timing:
         raise SnvideoError(
             f"a training step does not fit in the memory of {world.device}: {remedies(config)}"
         ) from None
-    laps = trainer.timer.take()
     return Timing(
         steps=steps,
         seconds=seconds,
-        waiting=sum(lap["data"] for lap in laps) / sum(sum(lap.values()) for lap in laps),
+        waiting=waiting_share(trainer.timer.take()),
         peak=torch.cuda.max_memory_allocated(world.device) if gpu else None,
     )
 

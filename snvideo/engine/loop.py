@@ -14,14 +14,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import numpy as np
+from torch.profiler import profile
 
 from snvideo.engine.checkpointer import Checkpointer
-from snvideo.engine.distributed import AsyncAny
 from snvideo.engine.preemption import Preemption
-from snvideo.engine.profiler import StepProfile
 from snvideo.engine.run_dir import RunDir
 from snvideo.engine.setup import QUARANTINE
-from snvideo.engine.step_timer import Step, shares, slowest, step_watchdog, workers_needed
+from snvideo.engine.step_timer import Step, waiting_share, workers_needed
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
 from snvideo.norm import importance
@@ -32,37 +31,20 @@ PARTS = ("instance", "layer", "batch")
 """Of SN, in the order of its ratios."""
 
 
-class ThroughputTimer:
-    """Wall-clock time of training without pauses: of a log line, of the session, of the run."""
+class _Clock:
+    """Wall-clock time of training, without pauses."""
 
-    def __init__(self) -> None:
-        self._line = self._session = self._total = time.perf_counter()
+    paused = 0.0
+
+    def now(self) -> float:
+        return time.perf_counter() - self.paused
 
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Leave out the time of the block."""
         begun = time.perf_counter()
         yield
-        spent = time.perf_counter() - begun
-        self._line += spent
-        self._session += spent
-        self._total += spent
-
-    def take_line(self) -> float:
-        """Seconds since the last call, for a log line."""
-        now = time.perf_counter()
-        spent, self._line = now - self._line, now
-        return spent
-
-    def session(self) -> float:
-        """Seconds since the session began."""
-        return time.perf_counter() - self._session
-
-    def take_total(self) -> float:
-        """Seconds since the last call, for the run's sum."""
-        now = time.perf_counter()
-        spent, self._total = now - self._total, now
-        return spent
+        self.paused += time.perf_counter() - begun
 
 
 class TrainingLoop:
@@ -72,7 +54,7 @@ class TrainingLoop:
         trainer: new, or with the state of a checkpoint.
         run_dir: open for writing on the main process.
         preemption: requests to stop.
-        profile: recorder of steps.
+        profiler: of steps.
     """
 
     def __init__(
@@ -80,15 +62,17 @@ class TrainingLoop:
         trainer: Trainer,
         run_dir: RunDir,
         preemption: Preemption,
-        profile: StepProfile | None = None,
+        profiler: profile | None = None,
     ) -> None:
         self.trainer, self.run_dir, self.preemption = trainer, run_dir, preemption
         self.config, self.world = trainer.config, trainer.world
-        self.profile = profile
+        self.profiler = profiler
         self.first = trainer.progress.step
         """The step at which the session began."""
         self.checkpointer = Checkpointer(run_dir, trainer.config.log, trainer.world, self.first)
-        self.timer = ThroughputTimer()
+        self._clock = _Clock()
+        self._begun = self._logged = self._counted = self._clock.now()
+        """Times of the begin, of the last log line, and up to which seconds are in `progress`."""
         self._warned_epoch = -np.inf  # of the last warning of a slow loader
 
     def run(self) -> None:
@@ -100,25 +84,21 @@ class TrainingLoop:
         """
         trainer, progress = self.trainer, self.trainer.progress
         batches = trainer.batches()
-        self.timer = ThroughputTimer()
-        with step_watchdog(trainer.timer, self.world.rank):
-            while True:
-                if self._validation_due():
-                    with self.timer.pause():
-                        self._validate()
-                if progress.step == trainer.total_steps:
-                    return
-                due = AsyncAny(
-                    self.world, self.preemption.requested, self.checkpointer.due_by_time()
-                )
-                trainer.step(batches)
-                if self.profile is not None:
-                    with self.timer.pause():
-                        self.profile.step()
-                stop, minutes = due.wait()
-                self._after_step(stop, minutes)
-                if stop:
-                    raise PreemptedError
+        while True:
+            if self._validation_due():
+                with self._clock.pause():
+                    self._validate()
+            if progress.step == trainer.total_steps:
+                return
+            due = self.world.begin_any(self.preemption.requested, self.checkpointer.due_by_time())
+            trainer.step(batches)
+            if self.profiler is not None:
+                with self._clock.pause():
+                    self.profiler.step()
+            stop, minutes = due()
+            self._after_step(stop, minutes)
+            if stop:
+                raise PreemptedError
 
     def _after_step(self, stop: bool, minutes: bool) -> None:
         """Log, and save a checkpoint last, where they are due after a step."""
@@ -133,8 +113,8 @@ class TrainingLoop:
         due = into == 0 and _every(config.checkpoint_epochs, epoch)
         finished = step == trainer.total_steps
         if stop or minutes or due or finished or self._validation_due():
-            progress.train_seconds += self.timer.take_total()
-            with self.timer.pause():
+            self._count_seconds()
+            with self._clock.pause():
                 self.checkpointer.save(step, trainer.state(), finished)
 
     # Log lines ------------------------------------------------------------------------------
@@ -143,8 +123,8 @@ class TrainingLoop:
         trainer, progress = self.trainer, self.trainer.progress
         steps = trainer.timer.take()
         sums = trainer.take_metrics()
-        seconds = self.timer.take_line()
-        progress.train_seconds += self.timer.take_total()
+        self._count_seconds()
+        seconds, self._logged = self._counted - self._logged, self._counted
         if not self.world.is_main:
             return
         if not sums.clips:
@@ -160,42 +140,39 @@ class TrainingLoop:
         rate = len(steps) * trainer.plan.total_batch / seconds  # of this session alone
         self.run_dir.log("train", progress.step, epoch=epoch, **values)
         self.run_dir.log("time", progress.step, clips_per_second=rate, **_mean(steps))
-        per_step = self.timer.session() / (progress.step - self.first)
+        per_step = (self._counted - self._begun) / (progress.step - self.first)
         left = timedelta(seconds=round(per_step * (trainer.total_steps - progress.step)))
         log.info(
             f"step {progress.step}/{trainer.total_steps}  "
             f"epoch {epoch:.2f}/{self.config.optim.epochs}  loss {values['loss']:.3f}  "
             f"top-1 {100 * values['top1']:.1f} %  lr {lr:.4f}  {rate:.1f} clips/s  {left} left"
         )
-        self._warn_of_time(steps, progress.step - len(steps))
+        first = progress.step - len(steps) == self.first  # whose step waits for workers to start
+        self._warn_of_loader(steps[first:], epoch)
 
-    def _warn_of_time(self, steps: list[Step], first: int) -> None:
-        """Warn of single steps that took far too long, and of a loader that does not keep up."""
-        if first == self.first:  # workers start, memory is found, kernels are chosen
-            first, steps = first + 1, steps[1:]
-        worst, usual = slowest(steps, self.trainer.timer.usual), self.trainer.timer.usual
-        if worst is not None:
-            log.warning(
-                "step %d took %.1f s, a usual one takes %.2f s: %s",
-                first + worst + 1,
-                sum(steps[worst].values()),
-                usual,
-                shares(steps[worst]),
-            )
+    def _count_seconds(self) -> None:
+        now = self._clock.now()
+        self.trainer.progress.train_seconds += now - self._counted
+        self._counted = now
+
+    def _warn_of_loader(self, steps: list[Step], epoch: float) -> None:
+        """Warn, once an epoch, of a loader that does not keep up."""
         workers = self.config.data.workers
         needed = workers_needed(steps, workers)
-        epoch = self.trainer.progress.step / self.trainer.steps_per_epoch
-        if needed is not None and epoch >= self._warned_epoch + 1:
-            self._warned_epoch = epoch
-            waiting = sum(step["data"] for step in steps) / sum(sum(s.values()) for s in steps)
-            log.warning(
-                "steps wait for data %.0f %% of their time with data.workers=%d: about %d would "
-                "keep up%s",
-                100 * waiting,
-                workers,
-                needed,
-                _if_cores_lack(needed),
-            )
+        if needed is None or epoch < self._warned_epoch + 1:
+            return
+        self._warned_epoch = epoch
+        affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or needed))
+        cores = len(affinity(0))
+        advice = f"; this machine has {cores} cores: 'snvideo prepare' makes decoding cheap"
+        log.warning(
+            "steps wait for data %.0f %% of their time with data.workers=%d: about %d would "
+            "keep up%s",
+            100 * waiting_share(steps),
+            workers,
+            needed,
+            advice if needed > cores else "",
+        )
 
     def _log_importance(self, epoch: int) -> None:
         """Log means of SN's ratios over the layers, and each layer's in TensorBoard."""
@@ -277,13 +254,6 @@ class TrainingLoop:
         )
         if best:
             self.checkpointer.save_best(trainer.best_state())
-
-
-def _if_cores_lack(needed: int) -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if needed <= (cores or needed):
-        return ""
-    return f"; this machine has {cores} cores: 'snvideo prepare' makes decoding cheap"
 
 
 def _every(number: int, epoch: int) -> bool:

@@ -19,53 +19,29 @@ ROWS = 25
 """Operators in the table."""
 
 
-class StepProfile:
-    """Records some steps and writes `trace.json.gz`, for chrome://tracing or Perfetto, and
-    `operators.txt`.
+def step_profiler(folder: Path) -> profile:
+    """Profiler of some steps, whose `step` is to be called after each.
 
     Args:
-        folder: to write to.
+        folder: for `trace.json.gz`, for chrome://tracing or Perfetto, and `operators.txt`.
     """
+    gpu = torch.cuda.is_available()
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        activities = [ProfilerActivity.CPU]
-        self._by = "self_cpu_time_total"
-        if torch.cuda.is_available():
-            activities.append(ProfilerActivity.CUDA)
-            self._by = "self_cuda_time_total"
-        self._profiler = profile(
-            activities=activities,
-            schedule=schedule(wait=SKIPPED, warmup=WARM_UP, active=PROFILED, repeat=1),
-            on_trace_ready=self._write,
-            record_shapes=True,
-        )
-        self._profiler.start()
-        self._left = SKIPPED + WARM_UP + PROFILED
-
-    def step(self) -> None:
-        """Count a step; to be called after each."""
-        if not self._left:
-            return
-        self._left -= 1
-        self._profiler.step()
-        if not self._left:
-            self._profiler.stop()
-
-    def close(self) -> None:
-        """Write the profile of a shorter run."""
-        if self._left:
-            self._left = 0
-            self._profiler.stop()
-
-    def _write(self, profiler: profile) -> None:
-        trace = self._folder / "trace.json.gz"
-        table = profiler.key_averages().table(sort_by=self._by, row_limit=ROWS)
+    def write(profiler: profile) -> None:
+        trace = folder / "trace.json.gz"
+        by = "self_cuda_time_total" if gpu else "self_cpu_time_total"
+        table = profiler.key_averages().table(sort_by=by, row_limit=ROWS)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / "operators.txt", table)
             profiler.export_chrome_trace(str(trace))
-            write_atomic(self._folder / "operators.txt", table)
         except OSError as error:
-            log.warning("cannot write a profile to %s: %s", self._folder, error.strerror or error)
+            log.warning("cannot write a profile to %s: %s", folder, error.strerror or error)
             return
         log.info("profile of %d steps: %s; operators:\n%s", PROFILED, trace, table)
+
+    return profile(
+        activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu],
+        schedule=schedule(wait=SKIPPED, warmup=WARM_UP, active=PROFILED, repeat=1),
+        on_trace_ready=write,
+        record_shapes=True,
+    )

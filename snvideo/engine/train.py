@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 
 import torch
+import yaml
 
 from snvideo.engine.checkpoint import newest_checkpoint
 from snvideo.engine.checkpointer import check_disk_space
@@ -14,14 +16,15 @@ from snvideo.engine.distributed import World, init_world
 from snvideo.engine.loop import TrainingLoop
 from snvideo.engine.performance import keep_freed_memory
 from snvideo.engine.preemption import Preemption, preemption
-from snvideo.engine.profiler import StepProfile
-from snvideo.engine.publish import publish
+from snvideo.engine.profiler import step_profiler
 from snvideo.engine.results import Results, read_results
 from snvideo.engine.run_dir import RunDir, sessions
 from snvideo.engine.setup import open_start
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
 from snvideo.models.cost import count_parameters, multiply_adds
+from snvideo.models.pretrained import WEIGHTS_FILE, write_weights
+from snvideo.models.pretrained.model_card import model_card
 from snvideo.norm import importance
 from snvideo.norm.kernels import describe_kernels
 
@@ -53,18 +56,17 @@ def train(config: RunConfig, profile: bool = False) -> Results:
             return finished
         trainer, metrics_size = _trainer(config, world, run_dir)
         world.on_main(lambda: _open(run_dir, trainer, metrics_size))
-        recorder = StepProfile(run_dir.path / "profile") if profile and world.is_main else None
-        loop = TrainingLoop(trainer, run_dir, stop, recorder)
-        try:
-            loop.run()
-            return _test(trainer, run_dir, stop)
-        except PreemptedError:
-            run_dir.mark_preempted(loop.checkpointer.saved_step)
-            raise
-        finally:
-            if recorder is not None:
-                recorder.close()
-            run_dir.close()
+        profiled = profile and world.is_main
+        with step_profiler(run_dir.path / "profile") if profiled else nullcontext() as profiler:
+            loop = TrainingLoop(trainer, run_dir, stop, profiler)
+            try:
+                loop.run()
+                return _test(trainer, run_dir, stop)
+            except PreemptedError:
+                run_dir.mark_preempted(loop.checkpointer.saved_step)
+                raise
+            finally:
+                run_dir.close()
 
 
 def _finished(run_dir: RunDir, config: RunConfig) -> Results | None:
@@ -161,7 +163,11 @@ def _test(trainer: Trainer, run_dir: RunDir, stop: Preemption) -> Results:
         started_from=trainer.started_from,
     )
     if trainer.world.is_main:
-        publish(run_dir, trainer.evaluated, trainer.metadata(results.published()), config)
+        metadata = trainer.metadata(results.published())
+        with run_dir.written(WEIGHTS_FILE) as path:
+            write_weights(path, trainer.evaluated, metadata)
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        run_dir.write("model_card.md", model_card(metadata, WEIGHTS_FILE, text))
         with run_dir.written("predictions.npz") as path:
             found.save_predictions(path, trainer.test_index)
         run_dir.write_results(results.stored())

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from snvideo.data import sampling
 from snvideo.data.augmentation import mix, train_input
+from snvideo.data.config import MEAN, STD
 from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import CudaPrefetcher, train_loader
@@ -29,13 +30,18 @@ from snvideo.engine.finite_check import FiniteCheck
 from snvideo.engine.metrics import NOTHING, MetricSums, Progress, TrainMetrics
 from snvideo.engine.optim import EMA, build_optimizer, freeze
 from snvideo.engine.performance import algorithms, autocast, choose, memory_format
-from snvideo.engine.publish import describe_weights
 from snvideo.engine.setup import build_network, read_quarantine, resolve_config, start_from
 from snvideo.engine.step_timer import StepTimer
 from snvideo.errors import SnvideoError
 from snvideo.models.activation_checkpointing import enable_activation_checkpointing
 from snvideo.models.dropout import ClipDropout
-from snvideo.models.pretrained import WeightsMetadata, WeightsSource
+from snvideo.models.pretrained import (
+    Preprocessing,
+    WeightsMetadata,
+    WeightsSource,
+    has_batch_part,
+    layer_strides,
+)
 from snvideo.norm import kept_statistics, one_update, tracking_layers
 
 log = logging.getLogger(__name__)
@@ -111,7 +117,7 @@ class Trainer:
             self.model,
             world,
             self.speed.compile,
-            on_bucket=partial(self.timer.lap, "backward", "backward"),
+            on_bucket=partial(self.timer.lap, "backward"),
         )
 
     @property
@@ -164,7 +170,7 @@ class Trainer:
             self.ema.update()
         self.schedule.step()
         self.progress.step += 1
-        self.timer.end("update")
+        self.timer.lap("update")
 
     def _pass(
         self, batches: Iterator[Batch], group: int, masks: dict[ClipDropout, Tensor]
@@ -172,7 +178,7 @@ class Trainer:
         """Forward and backward of the pass that begins with a group."""
         last = group == self.plan.groups()[-1]
         batch = next(batches)
-        self.timer.lap("data", "forward")
+        self.timer.lap("data")
         clips = self.plan.positions(0, group)
         for layer, mask in masks.items():
             layer.mask = mask[clips.start : clips.stop].to(self.device, non_blocking=True)
@@ -191,14 +197,14 @@ class Trainer:
                 reduction="none",
                 label_smoothing=self.config.optim.label_smoothing,
             )
-            self.timer.lap("forward", "backward")
+            self.timer.lap("forward")
             self.scaler.scale(losses.mean() / self.plan.passes).backward()
-        self.timer.lap("backward" if parallel is None or not last else "communication", "data")
+        self.timer.lap("backward" if parallel is None or not last else "communication")
         epoch_ends = (self.progress.step + 1) % self.steps_per_epoch == 0
         # The next epoch's batches may be others when videos go into quarantine.
         if isinstance(batches, CudaPrefetcher) and not (last and epoch_ends):
             batches.look_ahead()
-        self.timer.lap("data", "update" if last else "data")
+        self.timer.lap("data")
         return _Pass(losses.detach(), logits.detach().argmax(1) == labels, batch)
 
     def _train_mode(self) -> None:
@@ -301,11 +307,25 @@ class Trainer:
 
     def metadata(self, results: dict[str, Any] | None = None) -> WeightsMetadata:
         """Metadata of the weights; after a test, with its results."""
-        kind = "moving"
-        if results is not None and self.config.statistics.batches:
-            kind = self.config.statistics.kind
-        return describe_weights(
-            self.evaluated, self.config, self.train_index.labels, kind, self.started_from, results
+        model, config, test = self.evaluated, self.config, self.config.data.test
+        averaged = results is not None and config.statistics.batches
+        kind = config.statistics.kind if averaged else "moving"
+        return WeightsMetadata(
+            architecture=config.model.name,
+            strides=layer_strides(model),
+            norm=config.model.norm.name,
+            use_batch=has_batch_part(model),
+            statistics=kind if tracking_layers(model, frozen=False) else None,
+            classes=self.train_index.labels,
+            preprocessing=Preprocessing(
+                mean=config.data.mean or MEAN,
+                std=config.data.std or STD,
+                **config.data.clip.model_dump(),
+                short_side=test.short_side,
+                crop=test.crop,
+            ),
+            started_from=self.started_from,
+            results=results,
         )
 
     def take_metrics(self) -> MetricSums:
