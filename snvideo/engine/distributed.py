@@ -49,21 +49,28 @@ class World:
         Raises:
             SnvideoError: on all processes, if the call does; the main one alone explains it.
         """
-        results: list = [None, True]
-        error = None
+        result, error = None, None
         if self.is_main:
             try:
-                results = [work(), False]
+                result = work()
             except SnvideoError as caught:
                 error = caught
+        shared = [result, error is not None]
         if self.size > 1:
-            dist.broadcast_object_list(results, src=0, group=self.group)
-        if error is not None:
-            raise error
-        value, failed = results
-        if failed:
-            raise ReportedError("the main process says why")
-        return value
+            dist.broadcast_object_list(shared, src=0, group=self.group)
+        if shared[1]:
+            raise error or ReportedError("the main process says why")
+        return cast(T, shared[0])
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """Call a function on the main process, then on the others; each returns its own result.
+
+        Raises:
+            SnvideoError: as `on_main`; on another process, if its own call does.
+        """
+        results: list[T] = []
+        self.on_main(lambda: results.append(work()))
+        return results[0] if results else work()
 
     def begin_any(self, *flags: bool) -> Callable[[], list[bool]]:
         """Begin a logical or of flags over all processes; the result waits for the outcome."""
@@ -98,7 +105,14 @@ def init_world() -> Iterator[World]:
     if size == 1:
         yield World(rank, size, device)
         return
-    _init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # torchrun keeps its store, with the addresses of dead processes, when it starts them again: a
+    # prefix for each attempt. Several nodes may count attempts differently, see docs/training.md.
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt{attempt}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         # For a member of the group, which every process is, it is never the number of others.
         yield World(rank, size, device, cast(dist.ProcessGroup, dist.new_group(backend="gloo")))
@@ -107,16 +121,6 @@ def init_world() -> Iterator[World]:
         # interpreter if they are collected only at its shutdown.
         gc.collect()
         dist.destroy_process_group()
-
-
-def _init_process_group(backend: str) -> None:
-    # torchrun keeps its store, with the addresses of dead processes, when it starts them again: a
-    # prefix for each attempt. Several nodes may count attempts differently, see docs/training.md.
-    store, rank, size = next(dist.rendezvous("env://"))
-    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt{attempt}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def parallelize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,15 +19,6 @@ PATIENCE = 20
 
 NAMED = 5
 """Clips that a message names at most."""
-
-
-class _Step(NamedTuple):
-    """A step and its verdict, which may be on its way from the device."""
-
-    number: int
-    finite: Tensor
-    losses: Tensor
-    rows: list[int]
 
 
 class FiniteCheck:
@@ -53,7 +44,7 @@ class FiniteCheck:
     ) -> None:
         self._stops, self._index = policy == "stop" and not scaled, index
         self._deferred = device.type == "cuda" and self._stops
-        self._pending: deque[tuple[_Step, torch.cuda.Event]] = deque()
+        self._pending: deque[tuple[torch.cuda.Event, int, Tensor, Tensor, list[int]]] = deque()
         self._in_a_row = 0
 
     def accepts(self, step: int, losses: Tensor, rows: list[int], norm: Tensor) -> bool:
@@ -70,12 +61,12 @@ class FiniteCheck:
         """
         finite = torch.isfinite(norm)
         if not self._deferred:
-            return self._judge(_Step(step, finite, losses, rows))
+            return self._judge(step, finite, losses, rows)
         verdict, arrived = finite.to("cpu", non_blocking=True), torch.cuda.Event()
         arrived.record()
-        self._pending.append((_Step(step, verdict, losses, rows), arrived))
-        while self._pending and self._pending[0][1].query():
-            self._judge(self._pending.popleft()[0])
+        self._pending.append((arrived, step, verdict, losses, rows))
+        while self._pending and self._pending[0][0].query():
+            self._judge(*self._pending.popleft()[1:])
         return True
 
     def wait(self) -> None:
@@ -85,40 +76,33 @@ class FiniteCheck:
             SnvideoError: as `accepts`.
         """
         while self._pending:
-            step, arrived = self._pending.popleft()
+            arrived, *step = self._pending.popleft()
             arrived.synchronize()
-            self._judge(step)
+            self._judge(*step)
 
-    def _judge(self, step: _Step) -> bool:
-        if step.finite:
-            self._in_a_row = 0
+    def _judge(self, step: int, finite: Tensor, losses: Tensor, rows: list[int]) -> bool:
+        self._in_a_row = 0 if finite else self._in_a_row + 1
+        if finite:
             return True
-        what = f"step {step.number}: {self._culprits(step)}"
-        self._in_a_row += 1
-        if self._stops:
-            raise SnvideoError(
-                f"{what}; lower optim.lr, set optim.clip_norm, or optim.non_finite=skip to leave "
-                "such steps out; the last checkpoint is from before"
-            )
-        if self._in_a_row > PATIENCE:
-            raise SnvideoError(
-                f"{what}; so were the {PATIENCE} steps before: lower optim.lr or set "
-                "optim.clip_norm; the last checkpoint has the weights from before"
-            )
-        log.warning("%s; the step is skipped", what)
-        return False
-
-    def _culprits(self, step: _Step) -> str:
-        finite = torch.isfinite(step.losses.cpu()).tolist()
-        bad = [row for row, good in zip(step.rows, finite, strict=True) if not good]
-        if bad:
-            return f"the loss is not finite for {self._names(bad)}"
-        return (
-            "the gradient is not finite, though the losses here are; "
-            f"this process's clips were {self._names(step.rows)}"
+        good = torch.isfinite(losses.cpu()).tolist()
+        bad = [row for row, fine in zip(rows, good, strict=True) if not fine]
+        names = ", ".join(self._index[row].name for row in (bad or rows)[:NAMED])
+        what = (
+            f"the loss is not finite for {names}"
+            if bad
+            else (f"the gradient is not finite, though the losses here are; the clips were {names}")
         )
-
-    def _names(self, rows: list[int]) -> str:
-        names = [self._index[row].name for row in rows[:NAMED]]
-        more = len(rows) - NAMED
-        return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+        if len(bad or rows) > NAMED:
+            what += f" and {len(bad or rows) - NAMED} more"
+        if self._stops or self._in_a_row > PATIENCE:
+            advice = (
+                ", or optim.non_finite=skip to leave such steps out"
+                if self._stops
+                else f"; so were the {PATIENCE} steps before"
+            )
+            raise SnvideoError(
+                f"step {step}: {what}; lower optim.lr or set optim.clip_norm{advice}; "
+                "the last checkpoint is from before"
+            )
+        log.warning("step %d: %s; the step is skipped", step, what)
+        return False

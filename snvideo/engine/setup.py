@@ -14,7 +14,7 @@ from snvideo.data.config import MEAN, STD, DataConfig
 from snvideo.data.quarantine import Quarantine
 from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import World
-from snvideo.errors import ReportedError, SnvideoError
+from snvideo.errors import SnvideoError
 from snvideo.models import create_model
 from snvideo.models.pretrained import LoadReport, WeightsSource, load_weights_into, open_weights
 
@@ -30,25 +30,10 @@ def open_start(config: RunConfig, world: World) -> WeightsSource | None:
     The main process goes first, as it may have to download them.
 
     Raises:
-        SnvideoError: on all processes, if one of them cannot read them.
+        SnvideoError: if they cannot be read.
     """
     named = config.model.weights
-    if named is None:
-        return None
-    opened: list[WeightsSource] = []
-    world.on_main(lambda: opened.append(open_weights(named.source)))
-    error = None
-    if not opened:
-        try:
-            opened.append(open_weights(named.source))
-        except SnvideoError as caught:  # as where folders are not shared
-            error = caught
-    failed = any(world.gather(error is not None))
-    if error is not None:
-        raise error
-    if failed:
-        raise ReportedError("another process says why")
-    return opened[0]
+    return None if named is None else world.main_first(lambda: open_weights(named.source))
 
 
 def resolve_config(
@@ -75,25 +60,23 @@ def resolve_config(
         update={"mean": config.data.mean or mean, "std": config.data.std or std}
     )
     if source is not None and world.is_main:
-        for key, value, of_weights in _input_differences(data, source):
-            log.warning("%s is %s, %s was trained with %s", key, value, source.origin, of_weights)
+        _warn_of_differences(data, source)
     return config.model_copy(update={"data": data})
 
 
-def _input_differences(data: DataConfig, source: WeightsSource) -> list[tuple[str, object, object]]:
-    """Keys of the input in which a config and weights differ, with the values of both."""
+def _warn_of_differences(data: DataConfig, source: WeightsSource) -> None:
     mean, std = source.mean_std
-    pairs: list[tuple[str, object, object]] = [
-        ("data.mean", data.mean, mean),
-        ("data.std", data.std, std),
-    ]
+    values = [("data.mean", data.mean, mean), ("data.std", data.std, std)]
     if source.metadata is not None:
         seen = source.metadata.preprocessing
-        for key in ("frames", "stride", "target_fps"):
-            pairs.append((f"data.clip.{key}", getattr(data.clip, key), getattr(seen, key)))
-        for key in ("short_side", "crop"):
-            pairs.append((f"data.test.{key}", getattr(data.test, key), getattr(seen, key)))
-    return [pair for pair in pairs if pair[1] != pair[2]]
+        for part, section, keys in (
+            ("clip", data.clip, ("frames", "stride", "target_fps")),
+            ("test", data.test, ("short_side", "crop")),
+        ):
+            values += [(f"data.{part}.{k}", getattr(section, k), getattr(seen, k)) for k in keys]
+    for key, value, of_weights in values:
+        if value != of_weights:
+            log.warning("%s is %s, %s was trained with %s", key, value, source.origin, of_weights)
 
 
 def start_from(
@@ -106,17 +89,13 @@ def start_from(
     """Load weights into the network of a run.
 
     Raises:
-        SnvideoError: on all processes, if they do not fit; the network is then as it was.
+        SnvideoError: if they do not fit; the network is then as it was.
     """
     weights = config.model.weights
     assert weights is not None
-
-    def load() -> LoadReport:
-        return load_weights_into(model, source, weights, classes, config.model.name)
-
-    report = world.on_main(load)
-    if not world.is_main:
-        load()
+    report = world.main_first(
+        lambda: load_weights_into(model, source, weights, classes, config.model.name)
+    )
     for line in report.table():
         log.info(line)
     return report

@@ -316,7 +316,7 @@ class Trainer:
             norm=config.model.norm.name,
             use_batch=has_batch_part(model),
             statistics=kind if tracking_layers(model, frozen=False) else None,
-            classes=self.train_index.labels,
+            classes=tuple(self.train_index.labels),
             preprocessing=Preprocessing(
                 mean=config.data.mean or MEAN,
                 std=config.data.std or STD,
