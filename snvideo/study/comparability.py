@@ -12,29 +12,29 @@ from snvideo.study.runs import Geometry, StudyRun, by_cell, finished
 _EXPECTED = ("seed", "model.norm.name", "batch.", "data.index")
 """Config keys in which runs may differ; the index is compared by its hash."""
 
+_EQUAL: dict[str, Callable[[Results], Hashable]] = {
+    "index hash": lambda results: results.index_hash[:12],
+    "replaced samples": lambda results: results.replaced_samples,
+    "failed videos": lambda results: results.failed_videos,
+    "test videos": lambda results: results.videos,
+    "precision": lambda results: results.amp,
+    "views": lambda results: f"{results.views.clips} x {results.views.crops}",
+}
+"""Values of results that have to be the same in all runs."""
+
 
 def comparison_warnings(runs: list[StudyRun]) -> list[str]:
     """One line for every reason to doubt the comparison: unequal conditions and missing results."""
-
-    def unequal(name: str, value: Callable[[Results], Hashable]) -> list[str]:
-        return _unequal(name, {run.name: value(results) for run, results in finished(runs)})
-
-    found = [
-        *unequal("index hash", lambda results: results.index_hash[:12]),
-        *unequal("replaced samples", lambda results: results.replaced_samples),
-        *unequal("failed videos", lambda results: results.failed_videos),
-        *unequal("test videos", lambda results: results.videos),
-        *unequal("precision", lambda results: results.amp),
-        *unequal("views", lambda results: f"{results.views.clips} x {results.views.crops}"),
-        *_statistics(runs),
-    ]
+    found = []
+    for name, value in _EQUAL.items():
+        found += _unequal(name, {run.name: value(results) for run, results in finished(runs)})
+    found += _statistics(runs)
     # Config keys that decide results and are not the subject of the study
     keys = {key for run in runs for key in differences(runs[0].config, run.config)}
     for key in sorted(key for key in keys if not key.startswith(_EXPECTED)):
         found += _unequal(key, {run.name: config_text(run.config, key) for run in runs})
-    return (
-        found + _seeds(runs) + [f"{run.name}: {run.status}" for run in runs if run.results is None]
-    )
+    missing = [f"{run.name}: {run.status}" for run in runs if run.results is None]
+    return found + _unequal_seeds(runs) + missing
 
 
 def config_differences(runs: list[StudyRun]) -> dict[str, dict[str, str]]:
@@ -90,22 +90,14 @@ def _statistics(runs: list[StudyRun]) -> list[str]:
     return found
 
 
-def _seeds(runs: list[StudyRun]) -> list[str]:
-    """Seeds that one cell has more than once, and that the norms of a geometry do not share."""
-    repeated, unequal = [], []
+def _unequal_seeds(runs: list[StudyRun]) -> list[str]:
+    """A line for every geometry whose norms do not share their seeds."""
     seeds: dict[Geometry, dict[str, str]] = defaultdict(dict)
     for geometry, norm, group in by_cell(run for run, _ in finished(runs)):
-        names: dict[int, list[str]] = defaultdict(list)
-        for run in group:
-            names[run.seed].append(run.name)
-        seeds[geometry][norm] = ", ".join(map(str, sorted(names)))
-        repeated += [
-            f"counted more than once: {norm} {geometry} seed {seed} ({', '.join(same)})"
-            for seed, same in names.items()
-            if len(same) > 1
-        ]
-    for geometry, norms in seeds.items():
-        if len(set(norms.values())) > 1:
-            each = "; ".join(f"{norm} {numbers}" for norm, numbers in norms.items())
-            unequal.append(f"unequal seeds at {geometry}: {each}")
-    return repeated + unequal
+        seeds[geometry][norm] = ", ".join(str(seed) for seed in sorted(run.seed for run in group))
+    return [
+        f"unequal seeds at {geometry}: "
+        + "; ".join(f"{norm} {numbers}" for norm, numbers in norms.items())
+        for geometry, norms in seeds.items()
+        if len(set(norms.values())) > 1
+    ]

@@ -1,19 +1,16 @@
 """Run a study: every cell of its grid that is not finished, one after the other."""
 
 import logging
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import yaml
 
 from snvideo.atomic import write_atomic
 from snvideo.engine.config import RunConfig
+from snvideo.engine.preemption import preemption
 from snvideo.engine.results import read_results
 from snvideo.engine.run_dir import PREEMPTED, RunDir
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError
@@ -41,7 +38,7 @@ def launch(arguments: list[str]) -> int:
             child.terminate()
             try:
                 child.wait(TERMINATE_TIMEOUT)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
+            except (subprocess.TimeoutExpired, KeyboardInterrupt, PreemptedError):
                 child.kill()  # a second interrupt cuts its time short
                 child.wait()
 
@@ -66,22 +63,21 @@ def run_study(
 
     Raises:
         SnvideoError: before anything is run, if a run in the folder has another config.
-        PreemptedError: if a run was asked to stop.
+        PreemptedError: if a run or the study was asked to stop.
     """
     grid = cells(config, study)
     for cell in grid:
         RunDir(cell.folder).check(cell.config)
     path = None
-    with sigterm_exits():
+    with preemption() as stop, stop.interruptible():
         for number, cell in enumerate(grid, 1):
             if _run(cell, f"[{number}/{len(grid)}] {cell}", study.processes, launch):
                 path = report(config.output)
-    path = path or report(config.output)
     table = {row["run"]: row for row in comparison_rows(read_runs(config.output))}
     rows = [table[cell.name] for cell in grid]
     done = sum(row["status"] == "finished" for row in rows)
-    failed = len(grid) - done
-    log.info("%d of %d runs finished, %d failed; report: %s", done, len(grid), failed, path)
+    path = path or report(config.output)
+    log.info("%d of %d runs finished; report: %s", done, len(grid), path)
     return rows
 
 
@@ -94,44 +90,22 @@ def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
     failure = cell.folder / FAILURE_FILE
     for old in (failure, cell.folder / PREEMPTED):
         old.unlink(missing_ok=True)
-    config_file = cell.folder / CELL_FILE
-    write_atomic(config_file, yaml.safe_dump(cell.config.model_dump(mode="json")))
+    file = cell.folder / CELL_FILE
+    write_atomic(file, yaml.safe_dump(cell.config.model_dump(mode="json")))
     log.info("%s: running in %s", label, cell.folder)
-    command = ["-m", "snvideo", "train", str(config_file)]
+    command = ["-m", "snvideo", "train", str(file)]
     if processes > 1:
         torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = ["-m", *torchrun, *command]
-    try:
-        code = launch([sys.executable, *command])
-    except (KeyboardInterrupt, SystemExit):
-        log.warning("%s: stopped; the same command goes on from here", label)
-        raise
+    code = launch([sys.executable, *command])
     results = read_results(cell.folder)  # which, not the exit code, make a finished run
     if results is not None:
         log.info("%s: finished, video top-1 %.2f", label, results.video_top1)
     elif code == TEMPORARY_FAILURE or (code and (cell.folder / PREEMPTED).exists()):
         # The machine is being taken back, from this process too; torchrun hides the run's code.
-        log.warning("%s: stopped as asked; the same command goes on from here", label)
         raise PreemptedError
     else:
         status = f"failed (exit {code})" if code else "failed (no results)"
         write_atomic(failure, status + "\n")
         log.error("%s: %s", label, status)
     return True
-
-
-@contextmanager
-def sigterm_exits() -> Iterator[None]:
-    """Within, SIGTERM raises SystemExit(75), so that `finally` blocks are run."""
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
-        yield
-        return
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        sys.exit(TEMPORARY_FAILURE)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

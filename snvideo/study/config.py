@@ -55,17 +55,16 @@ def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
     Raises:
         SnvideoError: if the study names a run twice.
     """
-    grid = [
-        _cell(config, norm, batch, seed, study.sources.get(norm))
-        for seed, batch, norm in product(study.seeds, study.batches, study.norms)
-    ]
-    names = [cell.name for cell in grid]
-    for name in names:
-        if names.count(name) > 1:
+    grid: dict[str, Cell] = {}
+    for seed, batch, norm in product(study.seeds, study.batches, study.norms):
+        cell = _cell(config, norm, batch, seed, study.sources.get(norm))
+        if cell.name in grid:
             raise SnvideoError(
-                f"the study asks for {name} twice: name every norm, batch geometry and seed once"
+                f"the study asks for {cell.name} twice: name every norm, batch geometry and seed "
+                "once"
             )
-    return grid
+        grid[cell.name] = cell
+    return list(grid.values())
 
 
 def _cell(config: RunConfig, norm: str, batch: BatchConfig, seed: int, source: str | None) -> Cell:

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snvideo.engine.config import flatten, read_stored
 from snvideo.engine.results import Results, read_results
+from snvideo.engine.run_dir import ENVIRONMENT
 from snvideo.errors import SnvideoError
 from snvideo.norm import NORMS
 
@@ -32,6 +34,7 @@ class StudyRun:
     config: dict[str, Any]
     """The resolved config by dotted key, as in `optim.epochs`."""
     environment: dict[str, Any]
+    """environment.json by dotted key, without its sessions; empty if there is none."""
     results: Results | None
     """None until the run is finished."""
     status: str
@@ -99,19 +102,13 @@ def _read_run(folder: Path) -> StudyRun | None:
     status = "finished" if results else "unfinished"
     if results is None and failure.exists():
         status = failure.read_text(encoding="utf-8").strip()
-    environment = _environment(folder)
-    return StudyRun(folder, norm, gpus, clips, seed, config, environment, results, status)
-
-
-def _environment(folder: Path) -> dict[str, Any]:
-    """environment.json without its sessions; nothing if the run did not get so far."""
     try:
-        found = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return flatten({key: value for key, value in found.items() if key != "sessions"})
+        environment = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the run did not get so far
+        environment = {}
+    environment.pop("sessions", None)
+    environment = flatten(environment)
+    return StudyRun(folder, norm, gpus, clips, seed, config, environment, results, status)
 
 
 def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -122,11 +119,9 @@ def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
     file = folder / "metrics.jsonl"
     by_step: dict[tuple[str, int], dict[str, Any]] = {}
     for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
+        with suppress(ValueError):  # the last line of a run that was killed while writing
             line = json.loads(text)
             by_step[line["kind"], line["step"]] = line
-        except (ValueError, KeyError, TypeError):
-            continue  # the last line of a run that was killed while writing
     lines: dict[str, list[dict[str, Any]]] = {"train": [], "validate": []}
     for kind, step in sorted(by_step):
         lines.setdefault(kind, []).append(by_step[kind, step])

@@ -4,7 +4,6 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -51,8 +50,7 @@ def comparison_csv(runs: list[StudyRun]) -> str:
     return text.getvalue()
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A mean of n values and its 95 % confidence interval, mean - half to mean + half."""
 
     mean: float
@@ -74,12 +72,10 @@ class Interval:
 def confidence_interval(values: Sequence[float]) -> Interval:
     """Mean and 95 % confidence interval by Student's t: half = t(0.975, n - 1) s / sqrt(n).
 
-    Raises:
-        ValueError: for no values at all.
+    Args:
+        values: at least one.
     """
     n = len(values)
-    if n == 0:
-        raise ValueError("an interval needs at least one value")
     if n == 1:
         return Interval(values[0], None, 1)
     quantile = float(stdtrit(n - 1, (1 + LEVEL) / 2))
@@ -126,8 +122,7 @@ def paired_differences(runs: list[StudyRun]) -> list[PairedDifference]:
     return found
 
 
-@dataclass(frozen=True)
-class SummaryTable:
+class SummaryTable(NamedTuple):
     """A table of texts, to be written as Markdown or HTML."""
 
     title: str

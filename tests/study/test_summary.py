@@ -177,8 +177,3 @@ def test_one_value_has_no_interval():
 def test_excludes_zero_only_beyond_the_interval():
     assert confidence_interval([0.10, 0.11, 0.12]).excludes_zero
     assert not confidence_interval([-0.10, 0.11, 0.12]).excludes_zero
-
-
-def test_no_values_are_refused():
-    with pytest.raises(ValueError, match="at least one"):
-        confidence_interval([])
