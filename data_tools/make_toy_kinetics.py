@@ -5,4 +5,4 @@ import sys
 from snvideo.cli import main
 
 if __name__ == "__main__":
-    main(["toy", *sys.argv[1:]], prefix="error", failure=1)
+    main(["toy", *sys.argv[1:]])

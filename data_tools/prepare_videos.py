@@ -5,4 +5,4 @@ import sys
 from snvideo.cli import main
 
 if __name__ == "__main__":
-    main(["prepare", *sys.argv[1:]], prefix="error")
+    main(["prepare", *sys.argv[1:]])

@@ -39,11 +39,9 @@ app.add_typer(index.app, name="index")
 app.add_typer(configs.app, name="configs")
 
 
-def main(
-    arguments: Sequence[str] | None = None, prefix: str = "snvideo", failure: int = 2
-) -> NoReturn:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; see `run`."""
-    code = run(arguments, prefix, failure)
+    code = run(arguments)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         sys.exit(code)
     # Threads of a process group may still ask for the interpreter's lock when it shuts down, which
@@ -54,7 +52,7 @@ def main(
     os._exit(code)
 
 
-def run(arguments: Sequence[str] | None = None, prefix: str = "snvideo", failure: int = 2) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     An error that the user can mend is one line and exit code 2; a run that was asked to stop, and
@@ -63,8 +61,6 @@ def run(arguments: Sequence[str] | None = None, prefix: str = "snvideo", failure
 
     Args:
         arguments: instead of the process's own.
-        prefix: before an error message.
-        failure: exit code of an error that the user can mend.
     """
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("snvideo").setLevel(logging.INFO)  # of libraries, warnings alone
@@ -73,11 +69,10 @@ def run(arguments: Sequence[str] | None = None, prefix: str = "snvideo", failure
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except PreemptedError:
-        print(f"{prefix}: stopped as asked; the same command goes on", file=sys.stderr)
+        print("snvideo: stopped as asked; the same command goes on", file=sys.stderr)
         return TEMPORARY_FAILURE
-    except ReportedError:
-        return failure
     except SnvideoError as error:
-        print(f"{prefix}: {error}", file=sys.stderr)
-        return failure
+        if not isinstance(error, ReportedError):
+            print(f"snvideo: {error}", file=sys.stderr)
+        return 2
     return 0

@@ -83,13 +83,9 @@ class BatchPlan:
 
 
 def plan_batch(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) -> BatchPlan:
-    """Plan the batches of a run.
+    """Plan the batches of a run on so many training videos.
 
-    Args:
-        batch: the experiment.
-        norm: name of the norm; a synchronised one takes the whole batch as one group.
-        processes, rank: of the process group.
-        videos: in the training split.
+    A synchronised norm takes the whole batch as one group.
 
     Raises:
         SnvideoError: if the processes do not divide the gpus, if an epoch has no full batch, or if

@@ -161,32 +161,29 @@ def read_stored(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML") from error
+        raise ValueError("it is not YAML") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} does not hold keys and values")
+        raise ValueError("it does not hold keys and values")
     return rename_keys(values)
-
-
-# Keys that do not change a run's results, but for those below them in _BINDING.
-_FREE = (
-    *("output", "log", "speed", "test_batch"),
-    *("data.workers", "data.start_method", "data.timeout", "data.root"),
-)
-_BINDING = ("speed.amp",)
-
-# Keys that a config may leave open, see `engine.setup.resolve_config`.
-_OPEN = ("data.mean", "data.std")
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Values of nested sections under dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
+        inner = isinstance(value, dict)
+        flat |= flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value}
     return flat
+
+
+_FREE = (
+    *("output", "log.", "speed.", "test_batch"),
+    *("data.workers", "data.start_method", "data.timeout", "data.root"),
+)
+"""Keys that do not change a run's results, but for `speed.amp`."""
+
+_OPEN = ("data.mean", "data.std")
+"""Keys that a config may leave open, see `engine.setup.resolve_config`."""
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -196,10 +193,6 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         key
         for key in one.keys() | two.keys()
         if one.get(key) != two.get(key)
-        and (_within(key, _BINDING) or not _within(key, _FREE))
+        and (key == "speed.amp" or not key.startswith(_FREE))
         and not (key in _OPEN and None in (one.get(key), two.get(key)))
     )
-
-
-def _within(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)

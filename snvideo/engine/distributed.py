@@ -128,12 +128,8 @@ def parallelize(
 ) -> nn.Module:
     """Compile a network and wrap it in DistributedDataParallel, where there is a need.
 
-    Args:
-        model: on this process's device. It stays as it is, and is what is evaluated.
-        world: alone, nothing is wrapped.
-        compiled: by torch.compile.
-        on_bucket: called whenever a bucket of gradients is ready to be averaged; after the last,
-            backward waits for other processes.
+    The model itself stays as it is, and is what is evaluated. `on_bucket` is called whenever a
+    bucket of gradients is ready to be averaged; after the last, backward waits for others.
     """
     network = cast(nn.Module, torch.compile(model, dynamic=False)) if compiled else model
     if world.size == 1:

@@ -76,9 +76,8 @@ class FiniteCheck:
             SnvideoError: as `accepts`.
         """
         while self._pending:
-            arrived, *step = self._pending.popleft()
-            arrived.synchronize()
-            self._judge(*step)
+            self._pending[0][0].synchronize()
+            self._judge(*self._pending.popleft()[1:])
 
     def _judge(self, step: int, finite: Tensor, losses: Tensor, rows: list[int]) -> bool:
         self._in_a_row = 0 if finite else self._in_a_row + 1

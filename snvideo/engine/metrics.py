@@ -62,14 +62,7 @@ class TrainMetrics:
         self.steps, self.clips, self.replaced = counted[3:]
 
     def add(self, losses: Tensor, correct: Tensor, norm: Tensor, replaced: int) -> None:
-        """Add a step.
-
-        Args:
-            losses: of each clip, (N,).
-            correct: of each clip, bool (N,).
-            norm: of the step's gradient, ().
-            replaced: number of clips that were replaced.
-        """
+        """Add a step: losses (N,) and bool (N,) of its clips, the norm () of its gradient."""
         self._sums += torch.stack([losses.double().sum(), correct.sum(), norm])
         self.steps += 1
         self.clips += len(losses)

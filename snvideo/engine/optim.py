@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from snvideo.engine.config import OptimConfig
 from snvideo.errors import SnvideoError
@@ -16,20 +16,12 @@ from snvideo.norm import SwitchNorm
 
 def norm_parameters(model: nn.Module) -> set[nn.Parameter]:
     """Parameters of norms of any class: layers whose own parameters are all vectors."""
-    found: set[nn.Parameter] = set()
-    for module in model.modules():
-        own = list(module.parameters(recurse=False))
-        if own and all(parameter.dim() <= 1 for parameter in own):
-            found.update(own)
-    return found
+    layers = (list(module.parameters(recurse=False)) for module in model.modules())
+    return {p for own in layers if all(p.dim() <= 1 for p in own) for p in own}
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """Switch off the gradients of parts of a network.
-
-    Args:
-        model: changed in place.
-        names: of modules, as in `blocks.0`.
+    """Switch off the gradients of modules by name, as in `blocks.0`.
 
     Returns:
         these modules, to be kept in evaluation mode so that norms keep their statistics, too.
@@ -80,13 +72,7 @@ def learning_rate(config: OptimConfig, total_batch: int) -> float:
 
 
 def lr_factor(config: OptimConfig, steps_per_epoch: int, step: int) -> float:
-    """Learning rate of an optimizer step as a fraction of its peak.
-
-    Args:
-        config: schedule, warm-up and length.
-        steps_per_epoch: optimizer steps.
-        step: number of the optimizer step, from 0.
-    """
+    """Learning rate of an optimizer step, counted from 0, as a fraction of its peak."""
     warmup = config.warmup_epochs * steps_per_epoch
     progress = step / (config.epochs * steps_per_epoch)
     if config.schedule == "cosine":
@@ -136,8 +122,10 @@ class EMA:
         """The network with averaged weights."""
         self.updates = 0
         self._decay = decay
-        self._new = _weights_and_buffers(model)
-        self._own = _weights_and_buffers(self.module)
+        self._new, self._own = (
+            (list(network.parameters()), list(network.buffers()))
+            for network in (model, self.module)
+        )
 
     @torch.no_grad()
     def update(self) -> None:
@@ -150,7 +138,3 @@ class EMA:
         if buffers:
             torch._foreach_copy_(buffers, new_buffers)
         self.updates += 1
-
-
-def _weights_and_buffers(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    return list(model.parameters()), list(model.buffers())

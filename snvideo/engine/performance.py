@@ -38,13 +38,7 @@ class Speed(NamedTuple):
 
 
 def choose(config: SpeedConfig, device: torch.device, steps: int) -> Speed:
-    """Set every switch that the config leaves open.
-
-    Args:
-        config: the switches.
-        device: what the network runs on.
-        steps: optimizer steps of the run.
-    """
+    """Set every switch that the config leaves open, for a run of so many optimizer steps."""
     gpu = device.type == "cuda"
     compiles = gpu and steps >= LONG_RUN and find_spec("triton") is not None
 
@@ -83,12 +77,10 @@ def autocast(config: SpeedConfig, device: torch.device) -> torch.autocast:
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep freed blocks of up to 32 MiB, the most that glibc allows.
+    """Let this process's C library keep freed blocks of up to 32 MiB, the most that glibc allows.
 
     It returns them to the system otherwise, whose fresh pages cost a CPU more than a small norm.
-
-    Returns:
-        True if the C library can; it then holds for the whole process.
+    Returns False if it cannot.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -104,8 +96,7 @@ def algorithms(speed: Speed, device: torch.device) -> Iterator[None]:
 
     Operations without a deterministic form are errors of torch on a CPU, and warnings on a GPU.
     """
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    mode = torch.get_deterministic_debug_mode()
     # torch.utils.deterministic is a module of properties, which types do not show.
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
@@ -123,6 +114,6 @@ def algorithms(speed: Speed, device: torch.device) -> Iterator[None]:
     finally:
         if half_on_cpu:
             torch.backends.mkldnn.set_flags(onednn)
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(mode)
         memory.fill_uninitialized_memory = filled
         cudnn.benchmark, cudnn.deterministic = before

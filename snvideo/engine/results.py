@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from snvideo.engine.config import RunConfig, StatisticsConfig
 from snvideo.errors import SnvideoError
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
 
 _ACCURACIES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
 _EVALUATED = (*_ACCURACIES, "per_class_accuracy", "confusion", "failed")
-_PUBLISHED = (
+_PUBLISHED = {
     *(*_ACCURACIES, "videos", "failed_videos", "views", "gpus", "clips_per_gpu", "seed", "epochs"),
     *("steps", "statistics", "index_hash", "amp", "parameters"),
-)
+}
 
 
 class LayerImportance(BaseModel):
@@ -91,8 +90,7 @@ class Results(BaseModel):
         values = {
             "norm": config.model.norm.name,
             "model": config.model.name,
-            "gpus": batch.gpus,
-            "clips_per_gpu": batch.clips_per_gpu,
+            **batch.model_dump(include={"gpus", "clips_per_gpu"}),
             "seed": config.seed,
             "epochs": config.optim.epochs,
             "statistics": config.statistics.model_dump(),
@@ -101,7 +99,7 @@ class Results(BaseModel):
             **{name: getattr(found, name) for name in _EVALUATED},
             "videos": len(found.rows),
             "failed_videos": len(found.failed),
-            "views": {"clips": test.clips, "crops": test.crops},
+            "views": test.model_dump(include={"clips", "crops"}),
         }
         return cls.model_validate(values | more)
 
@@ -111,8 +109,7 @@ class Results(BaseModel):
 
     def published(self) -> dict[str, Any]:
         """The part that goes with published weights, without tables."""
-        values = self.stored()
-        return {key: values[key] for key in _PUBLISHED if key in values}
+        return self.model_dump(mode="json", exclude_unset=True, include=_PUBLISHED)
 
 
 def read_results(folder: Path) -> Results | None:
@@ -125,10 +122,7 @@ def read_results(folder: Path) -> Results | None:
     if not file.exists():
         return None
     try:
-        return Results.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except ValueError:
-        reason = "not JSON"
-    raise SnvideoError(f"{file}: {reason}; delete it and resume")
+        return Results.model_validate_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise SnvideoError(f"{file}: {reason}; delete it and resume") from None

@@ -44,14 +44,8 @@ def resolve_config(
 ) -> RunConfig:
     """Fill in mean and std of the input where a config leaves them open.
 
-    They are those of the stored config of the run, of the weights it starts from, or the default.
-    Warns of a config whose input differs from that of the weights.
-
-    Args:
-        config: of the user.
-        source: weights that the run starts from.
-        world: the main process warns.
-        stored: config of the run directory, where a run is resumed.
+    They are those of the stored config, where a run is resumed, of the weights it starts from, or
+    the default. Warns of a config whose input differs from that of the weights.
     """
     mean, std = source.mean_std if source is not None else (MEAN, STD)
     if stored is not None:

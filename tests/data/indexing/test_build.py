@@ -151,9 +151,12 @@ def test_program_on_kinetics(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["folders", "no/such/folder"], "error: videos no/such/folder: No such file or directory"),
-        (["list", "."], "error: no list given: add --train FILE"),
-        (["kinetics", ".", "--csv", "no.csv"], "error: videos .: no video file in it"),
+        (
+            ["folders", "no/such/folder"],
+            "snvideo: videos no/such/folder: No such file or directory",
+        ),
+        (["list", "."], "snvideo: no list given: add --train FILE"),
+        (["kinetics", ".", "--csv", "no.csv"], "snvideo: videos .: no video file in it"),
     ],
 )
 def test_program_says_errors_in_one_line(

@@ -290,4 +290,4 @@ def test_the_program(root: Path, tmp_path: Path) -> None:
     assert facts["sample"]["videos"] == 2 and facts["sample"]["psnr_luma"][1] > 35
     refused = subprocess.run([*command, "--crf", "3"], capture_output=True, text=True, timeout=60)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert refused.stderr.startswith(f"error: {out}: was made with crf 20, asked for 3: ")
+    assert refused.stderr.startswith(f"snvideo: {out}: was made with crf 20, asked for 3: ")
