@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 _numbers = count()
 
 
@@ -31,18 +30,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         sync(temporary)
         temporary.replace(path)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     finally:
         with suppress(OSError):  # which would hide the first error
             temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file through `atomic_path`; text is encoded as UTF-8, its line ends as they are.
-
-    Raises:
-        OSError: if the disk does not take the file.
-    """
+    """Write a file as `atomic_path` does; text is encoded as UTF-8, its line ends as they are."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -53,7 +48,7 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Put renames in a folder on the disk, where the file system can."""
     try:
         handle = os.open(folder, os.O_RDONLY)
@@ -62,5 +57,5 @@ def sync_folder(folder: Path) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             raise

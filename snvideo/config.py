@@ -44,9 +44,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, StudyConfig]:
     """Read the config of a study: the part that all its runs share, and its `study` section.
 
-    Args:
-        path, overrides: as of `load_config`.
-
     Raises:
         SnvideoError: as `load_config`; if there is no `study` section.
     """
@@ -76,17 +73,13 @@ def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
             f"{path}: 'base' goes round in a circle; one of the files must have none"
         )
     try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SnvideoError(f"cannot read config {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SnvideoError(f"{path} is not a text file: expected a YAML config") from None
+        values = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SnvideoError(f"cannot read config {path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         raise SnvideoError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from None
-    if values is None:
-        values = {}
     if not isinstance(values, dict):
         raise SnvideoError(f"{path}: expected keys and values, found {type(values).__name__}")
     base = values.pop("base", None)
@@ -150,12 +143,8 @@ def _keys(sections: list[str]) -> list[str]:
     """Keys that a nested section knows."""
     model: Any = _File
     for section in sections:
-        if section.isdigit():  # an element of a list of sections
-            continue
-        field = model.model_fields.get(section)
-        model = _section(field.annotation) if field else None
-        if model is None:
-            return []
+        if not section.isdigit():  # an element of a list of sections
+            model = _section(model.model_fields[section].annotation)
     return list(model.model_fields)
 
 

@@ -73,19 +73,12 @@ def config_description(name: str) -> str:
 def copy_config(name: str, out: Path) -> Path:
     """Copy a shipped config; a relative `base` becomes the name of the shipped config it means.
 
-    Args:
-        name: of the config.
-        out: file to write, or an existing folder for a file of the same name.
-
-    Returns:
-        the file written.
+    Returns the file written: `out`, or one of the same name in that folder.
 
     Raises:
         SnvideoError: if there is no such config, or a file is there already.
     """
-    names = config_names()
-    key = name.removesuffix(".yaml")
-    path = configs_folder() / f"{key}.yaml" if key in names else find_config(name, configs_folder())
+    path = find_config(f"{name.removesuffix('.yaml')}.yaml", configs_folder())
     if out.is_dir():
         out = out / path.name
     if out.exists():

@@ -190,7 +190,7 @@ def test_files_that_are_no_configs_are_one_line(tmp_path):
     for name, content, message in (
         ("broken.yaml", b"a: [1\nb: 2", "line 2: not YAML"),
         ("list.yaml", b"- 1\n- 2", "expected keys and values, found list"),
-        ("binary.yaml", b"\xff\xfe\x00", "is not a text file"),
+        ("binary.yaml", b"\xff\xfe\x00", "cannot read config"),
         ("circle.yaml", b"base: circle.yaml", "goes round in a circle"),
     ):
         (tmp_path / name).write_bytes(content)

@@ -42,12 +42,6 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write `folder/step_<step>.pt`, and remove all but the newest `keep` checkpoints by step.
 
-    Args:
-        folder: made if missing.
-        step: optimizer steps done.
-        state: tensors and plain values.
-        keep: number of checkpoints to leave.
-
     Raises:
         OSError: if it cannot be written.
     """
@@ -139,28 +133,25 @@ def evaluated_weights(state: dict[str, Any]) -> dict[str, Any]:
 def load_weights(
     model: torch.nn.Module, state: dict[str, Any], path: Path, averaged: bool = False
 ) -> None:
-    """Put a checkpoint's weights and statistics into a model, strictly.
+    """Put the weights and statistics of the checkpoint at `path` into a model, strictly.
 
-    Args:
-        model: takes them.
-        state: of the checkpoint.
-        path: of the checkpoint, for messages.
-        averaged: take `evaluated_weights` instead of those that are trained on.
+    `averaged` takes `evaluated_weights` instead of those that are trained on.
 
     Raises:
         SnvideoError: if class count, architecture or norm differ, saying which.
     """
     weights = evaluated_weights(state) if averaged else state["model"]
     own = model.state_dict()
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]
-    head = [name for name in shapes if name.endswith(("proj.weight", "proj.bias"))]
-    if head and len(head) == len(shapes) and not missing and not extra:
+    shapes = {n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape}
+    kinds = {"missing": own.keys() - weights.keys(), "unexpected": weights.keys() - own.keys()}
+    kinds["of other shape"] = shapes
+    other = own.keys() ^ weights.keys() or {n for n in shapes if ".proj." not in n}
+    if shapes and not other:
+        head = min(shapes)
         raise SnvideoError(
-            f"{path} was trained for {len(weights[head[0]])} classes, the index has "
-            f"{len(own[head[0]])}: use the index that it was trained with"
+            f"{path} was trained for {len(weights[head])} classes, the index has "
+            f"{len(own[head])}: use the index that it was trained with"
         )
-    kinds = {"missing": missing, "unexpected": extra, "of other shape": shapes}
     parts = [f"{len(names)} {k} (such as {min(names)})" for k, names in kinds.items() if names]
     if parts:
         raise SnvideoError(f"{path} holds another model or norm: tensors {', '.join(parts)}")

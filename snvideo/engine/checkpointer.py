@@ -41,12 +41,7 @@ class Checkpointer:
         return self._world.is_main and minutes is not None and spent >= 60 * minutes
 
     def save(self, step: int, state: dict[str, Any], needed: bool = False) -> None:
-        """Write a checkpoint of a step.
-
-        Args:
-            step: optimizer steps done.
-            state: of the trainer.
-            needed: training is finished.
+        """Write a checkpoint of the trainer's state after a step; the last one is needed.
 
         Raises:
             SnvideoError: if it cannot be written and is needed.
@@ -61,8 +56,7 @@ class Checkpointer:
                 what = f"cannot write a checkpoint to {folder}: {error.strerror or error}"
                 if needed:
                     raise SnvideoError(
-                        f"{what}; free some space and run the same command again: it goes on from "
-                        "the last checkpoint"
+                        f"{what}; free some space and run the same command again"
                     ) from error
                 log.error(
                     "%s; until the next one, a stopped run goes on from step %d", what, before
@@ -80,12 +74,7 @@ class Checkpointer:
 
 
 def check_disk_space(folder: Path, checkpoint_bytes: int, keep: int) -> None:
-    """Check that a run's checkpoints can be written and will fit.
-
-    Args:
-        folder: of the checkpoints; made if missing.
-        checkpoint_bytes: size of one.
-        keep: number of checkpoints that stay. There is one more while it is written, and the best.
+    """Check that checkpoints can be written and will fit: those kept, the best, the next one.
 
     Raises:
         SnvideoError: if the folder cannot be made or written to, or has too little room.

@@ -69,12 +69,9 @@ class DryRun:
     test_multiply_adds: int  # of a test view
     steps_per_epoch: int
     peaks: dict[str, float]  # the peak learning rate of each group of parameters
-    factors: dict[int, float]
-    """Step -> learning rate as a fraction of its peak, where the schedule turns."""
-    memory: dict[str, int]
-    """Bytes of training in each process, without gradients of activations and workspaces."""
-    memory_free: int | None
-    """This process's share of the free bytes of the device; None if unknown."""
+    factors: dict[int, float]  # learning rate as a fraction of its peak, where the schedule turns
+    memory: dict[str, int]  # bytes of training in each process, but for gradients of activations
+    memory_free: int | None  # this process's share of the device's bytes; None if unknown
     timing: Timing | None = None
 
     @property
@@ -109,9 +106,9 @@ def dry_run(config: RunConfig, timed_steps: int = 3) -> DryRun:
 
     Args:
         config: of the run; its output is not touched.
-        timed_steps: optimizer steps to time after a warm-up, with the run's own loader and device;
-            0: none. A run whose memory does not fit is not tried. The loader works ahead, so a few
-            steps may not have to wait for it, where many would.
+        timed_steps: optimizer steps to time after a warm-up, with the run's own loader, which works
+            ahead: a few steps may not have to wait for it, where many would. None are timed if
+            memory does not fit.
 
     Raises:
         SnvideoError: if config, index, videos, hardware and network do not fit together.
@@ -124,11 +121,7 @@ def dry_run(config: RunConfig, timed_steps: int = 3) -> DryRun:
 
 
 def estimate(config: RunConfig, world: World) -> DryRun:
-    """The part of a dry run that computes nothing.
-
-    Raises:
-        SnvideoError: as `dry_run`.
-    """
+    """The part of a dry run that computes nothing; raises as `dry_run`."""
     data, optim = config.data, config.optim
     train = ClipIndex.load(data.index, data.train_split, data.root)
     test = ClipIndex.load(data.index, data.test_split, data.root)
@@ -186,11 +179,7 @@ def estimate(config: RunConfig, world: World) -> DryRun:
 
 
 def _summarize(index: ClipIndex, clip: ClipConfig) -> SplitSummary:
-    """Videos of a split; an estimate of the short ones if there are many.
-
-    Raises:
-        SnvideoError: if none of the first few has a file: the root must be wrong.
-    """
+    """Videos of a split, an estimate of the short ones if there are many; files must be there."""
     first = [index[row] for row in range(min(FILES, len(index)))]
     missing = [video for video in first if not video.path.is_file()]
     if len(missing) == len(first):
@@ -209,9 +198,8 @@ def _factors(config: RunConfig, steps_per_epoch: int) -> dict[int, float]:
     optim = config.optim
     total = optim.epochs * steps_per_epoch
     warmed = math.ceil(optim.warmup_epochs * steps_per_epoch)
-    if optim.schedule == "step":
-        turns = [math.ceil(milestone * total) for milestone in optim.milestones]
-    else:
+    turns = [math.ceil(milestone * total) for milestone in optim.milestones]
+    if optim.schedule == "cosine":
         turns = [(warmed + total) // 2]
     steps = {step for step in (0, warmed, *turns, total - 1) if 0 <= step < total}
     return {step: lr_factor(optim, steps_per_epoch, step) for step in sorted(steps)}

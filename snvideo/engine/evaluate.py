@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from snvideo.data import sampling
@@ -166,12 +166,11 @@ def _metrics(classes: int) -> MetricCollection:
     def top(k: int) -> MulticlassAccuracy:
         return MulticlassAccuracy(num_classes=classes, top_k=min(k, classes), average="micro")
 
-    accuracies = {f"{unit}_top{k}": top(k) for unit in ("clip", "video") for k in (1, 5)}
-    confusion = MulticlassConfusionMatrix(num_classes=classes)
+    metrics: dict[str, Metric] = {"loss": MeanMetric()}
+    metrics |= {f"{unit}_top{k}": top(k) for unit in ("clip", "video") for k in (1, 5)}
+    metrics["confusion"] = MulticlassConfusionMatrix(num_classes=classes)
     # No groups: clips and videos are counted apart.
-    return MetricCollection(
-        {"loss": MeanMetric(), **accuracies, "confusion": confusion}, compute_groups=False
-    )
+    return MetricCollection(metrics, compute_groups=False)
 
 
 def view_logits(
@@ -185,20 +184,17 @@ def view_logits(
     """Logits of test views, float32 (N, classes).
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode, on the device.
         views: uint8 (N, T, 3, H, W), on the device.
         data: mean and standard deviation that the input is normalized with.
         speed: precision and memory format.
         batch: views in one forward pass.
-        device: of the model.
+        device: of both.
     """
-    parts = []
     mean, std, layout = data.mean or MEAN, data.std or STD, memory_format(speed)
-    for part in views.split(batch):
-        clips = to_input(part, mean, std, layout)
-        with autocast(speed, device):
-            parts.append(model(clips))
-    return torch.cat(parts).float()
+    inputs = (to_input(part, mean, std, layout) for part in views.split(batch))
+    with autocast(speed, device):
+        return torch.cat([model(clips) for clips in inputs]).float()
 
 
 def evaluate(
@@ -242,16 +238,7 @@ def evaluate(
             with folder.written("evaluation.npz") as path:
                 found.save_predictions(path, index)
             folder.write_results(results.stored(), "evaluation")
-            accuracies = (found.clip_top1, found.clip_top5, found.video_top1, found.video_top5)
-            log.info(
-                "%s: clip top-1 %.1f %% top-5 %.1f %%, video top-1 %.1f %% top-5 %.1f %% over %d "
-                "videos (%d unreadable) x %d views",
-                origin,
-                *(100 * accuracy for accuracy in accuracies),
-                results.videos,
-                results.failed_videos,
-                clips * crops,
-            )
+            log.info("%s: %s x %d views", origin, results, clips * crops)
     return results
 
 
@@ -261,10 +248,9 @@ def _load_run(
     """The resolved config, the network of a checkpoint, and the checkpoint's name."""
     config = resolve_config(config, None, world)
     if checkpoint is None:
-        found = checkpoints(run / "checkpoints")
-        if not found:
-            raise SnvideoError(f"{run} has no checkpoint: train it first")
-        checkpoint = found[-1]
+        checkpoint = next(reversed(checkpoints(run / "checkpoints")), None)
+    if checkpoint is None:
+        raise SnvideoError(f"{run} has no checkpoint: train it first")
     state = load_checkpoint(checkpoint)
     model = build_network(config, len(classes))
     load_weights(model, state, checkpoint, averaged=True)

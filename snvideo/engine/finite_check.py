@@ -70,11 +70,7 @@ class FiniteCheck:
         return True
 
     def wait(self) -> None:
-        """Wait for all verdicts.
-
-        Raises:
-            SnvideoError: as `accepts`.
-        """
+        """Wait for all verdicts; raises as `accepts`."""
         while self._pending:
             self._pending[0][0].synchronize()
             self._judge(*self._pending.popleft()[1:])

@@ -20,7 +20,7 @@ from snvideo.engine.checkpointer import Checkpointer
 from snvideo.engine.preemption import Preemption
 from snvideo.engine.run_dir import RunDir
 from snvideo.engine.setup import QUARANTINE
-from snvideo.engine.step_timer import Step, waiting_share, workers_needed
+from snvideo.engine.step_timer import PHASES, Step, waiting_share, workers_needed
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
 from snvideo.norm import importance
@@ -102,8 +102,7 @@ class TrainingLoop:
 
     def _after_step(self, stop: bool, minutes: bool) -> None:
         """Log, and save a checkpoint last, where they are due after a step."""
-        trainer, config, progress = self.trainer, self.config.log, self.trainer.progress
-        step = progress.step
+        trainer, config, step = self.trainer, self.config.log, self.trainer.progress.step
         epoch, into = divmod(step, trainer.steps_per_epoch)
         if into == 0 or step % config.every_steps == 0:
             self._log()
@@ -138,8 +137,9 @@ class TrainingLoop:
             "gradient_norm": sums.norm / sums.steps,
         }
         rate = len(steps) * trainer.plan.total_batch / seconds  # of this session alone
+        means = {phase: float(np.mean([step[phase] for step in steps])) for phase in PHASES}
         self.run_dir.log("train", progress.step, epoch=epoch, **values)
-        self.run_dir.log("time", progress.step, clips_per_second=rate, **_mean(steps))
+        self.run_dir.log("time", progress.step, clips_per_second=rate, **means)
         per_step = (self._counted - self._begun) / (progress.step - self.first)
         left = timedelta(seconds=round(per_step * (trainer.total_steps - progress.step)))
         log.info(
@@ -162,16 +162,12 @@ class TrainingLoop:
         if needed is None or epoch < self._warned_epoch + 1:
             return
         self._warned_epoch = epoch
-        affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or needed))
-        cores = len(affinity(0))
+        cores = os.cpu_count() or needed
         advice = f"; this machine has {cores} cores: 'snvideo prepare' makes decoding cheap"
         log.warning(
-            "steps wait for data %.0f %% of their time with data.workers=%d: about %d would "
-            "keep up%s",
-            100 * waiting_share(steps),
-            workers,
-            needed,
-            advice if needed > cores else "",
+            f"steps wait for data {100 * waiting_share(steps):.0f} % of their time with "
+            f"data.workers={workers}: about {needed} would keep up"
+            f"{advice if needed > cores else ''}"
         )
 
     def _log_importance(self, epoch: int) -> None:
@@ -201,20 +197,13 @@ class TrainingLoop:
         if new:
             try:
                 quarantine.write(path)
-            except OSError as error:
-                log.error(
-                    "cannot write %s: %s; checkpoints hold it too", path, error.strerror or error
-                )
-        closed = len(quarantine.closed)
-        step = self.trainer.progress.step
+            except OSError as error:  # checkpoints hold it, too
+                log.error("cannot write %s: %s", path, error.strerror or error)
+        closed, step = len(quarantine.closed), self.trainer.progress.step
         self.run_dir.log("unreadable", step, epoch=epoch, replaced=replaced, closed=closed)
         log.warning(
-            "epoch %d: %d clips replaced; %d videos in quarantine, %d of them new: see %s",
-            epoch,
-            replaced,
-            closed,
-            new,
-            path,
+            f"epoch {epoch}: {replaced} clips replaced; {closed} videos in quarantine, {new} of "
+            f"them new: see {path}"
         )
 
     def _validation_due(self) -> bool:
@@ -233,10 +222,11 @@ class TrainingLoop:
         early = None if self._at_whole_split() else self.config.log.early_validation
         rows = None
         if early is not None:
-            videos = len(trainer.test_index)
-            rows = np.linspace(0, videos - 1, min(videos, early.videos)).round().astype(int)
+            last = len(trainer.test_index) - 1
+            spread = np.linspace(0, last, min(last + 1, early.videos))
+            rows = spread.round().astype(int).tolist()
         with self.preemption.interruptible():
-            found = trainer.validate(None if rows is None else rows.tolist())
+            found = trainer.validate(rows)
         progress.validated = progress.step
         best = rows is None and found.clip_top1 > progress.best_top1
         if best:
@@ -258,8 +248,3 @@ class TrainingLoop:
 
 def _every(number: int, epoch: int) -> bool:
     return bool(number) and epoch > 0 and epoch % number == 0
-
-
-def _mean(steps: list[Step]) -> dict[str, float]:
-    """Mean seconds of each phase."""
-    return {phase: float(np.mean([step[phase] for step in steps])) for phase in steps[0]}

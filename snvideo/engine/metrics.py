@@ -52,9 +52,7 @@ NOTHING = MetricSums()
 class TrainMetrics:
     """Sums of this process, kept on the device so that no step waits for them.
 
-    Args:
-        device: of the network.
-        counted: sums at a checkpoint from which a run is resumed.
+    A resumed run begins with what was counted at its checkpoint.
     """
 
     def __init__(self, device: torch.device, counted: MetricSums = NOTHING) -> None:

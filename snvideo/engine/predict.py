@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -117,15 +118,11 @@ def _device(name: str) -> torch.device:
     count = torch.cuda.device_count()
     if name == "auto":
         return torch.device("cuda" if count else "cpu")
-    try:
+    with suppress(RuntimeError):
         device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise SnvideoError(f"no device '{name}': expected auto, cpu, cuda, or cuda: and a number")
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise SnvideoError(f"no device '{name}': {count} GPUs were found; use auto or cpu")
-    return device
+        if device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < count):
+            return device
+    raise SnvideoError(f"no device '{name}' beside {count} GPUs: expected auto, cpu, cuda, cuda:1")
 
 
 @dataclass

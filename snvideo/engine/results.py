@@ -103,6 +103,14 @@ class Results(BaseModel):
         }
         return cls.model_validate(values | more)
 
+    def __str__(self) -> str:
+        tops = (self.clip_top1, self.clip_top5, self.video_top1, self.video_top5)
+        clip1, clip5, video1, video5 = (f"{100 * top:.1f} %" for top in tops)
+        return (
+            f"clip top-1 {clip1} top-5 {clip5}, video top-1 {video1} top-5 {video5} over "
+            f"{self.videos} videos ({self.failed_videos} unreadable)"
+        )
+
     def stored(self) -> dict[str, Any]:
         """Content of the JSON file: all fields that were set."""
         return self.model_dump(mode="json", exclude_unset=True)

@@ -35,12 +35,11 @@ PREEMPTED = "preempted"
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware, number of threads and norm kernels of this process."""
-    versions: dict[str, str | None] = {}
-    for package in ("snvideo", "torch", "torchvision", "pytorchvideo", "decord", "av", "numpy"):
-        try:
+    packages = ("snvideo", "torch", "torchvision", "pytorchvideo", "decord", "av", "numpy")
+    versions: dict[str, str | None] = dict.fromkeys(packages)
+    for package in packages:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -118,12 +117,12 @@ class RunDir:
         raise SnvideoError(f"cannot read {path}: {why}; choose another output")
 
     def open(self, config: RunConfig, mark: int, step: int) -> None:
-        """Begin a run, or continue it where a checkpoint was written.
+        """Begin a run, at mark and step 0, or continue it where a checkpoint was written.
 
         Args:
             config: stored in the folder.
-            mark: result of `mark` at that checkpoint; metrics beyond it are cut off. 0 to begin.
-            step: optimizer steps done. 0 to begin.
+            mark: result of `mark` at that checkpoint; metrics beyond it are cut off.
+            step: optimizer steps done.
 
         Raises:
             SnvideoError: if the folder cannot be written to.
@@ -176,19 +175,11 @@ class RunDir:
             log.warning("cannot write %s: %s", self.path / PREEMPTED, error.strerror or error)
 
     def write_results(self, results: dict[str, Any], name: str = "results") -> None:
-        """Write results as JSON; a run with `results.json` is finished.
-
-        Raises:
-            SnvideoError: if the disk does not take them.
-        """
+        """Write results as JSON, as `written` does; a run with `results.json` is finished."""
         self.write(f"{name}.json", json.dumps(results, indent=2))
 
     def write(self, name: str, text: str) -> None:
-        """Write the text file `name` as a whole.
-
-        Raises:
-            SnvideoError: as `written`.
-        """
+        """Write the text file `name`, as `written` does."""
         with self.written(name) as path:
             path.write_text(text, encoding="utf-8")
 

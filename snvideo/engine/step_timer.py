@@ -74,11 +74,8 @@ def waiting_share(steps: list[Step]) -> float:
 def workers_needed(steps: list[Step], workers: int) -> int | None:
     """Number of loader workers that would keep up, if the present number does not.
 
-    W workers that make steps wait for a share s of their time need to be W / (1 - s).
-
-    Args:
-        steps: without the first, which waits for workers to start.
-        workers: loader processes.
+    W workers that make steps wait for a share s of their time need to be W / (1 - s). The first
+    step of a session, which waits for workers to start, does not count.
     """
     if sum(sum(step.values()) for step in steps) <= MIN_SECONDS:
         return None

@@ -93,9 +93,8 @@ def _trainer(config: RunConfig, world: World, run_dir: RunDir) -> tuple[Trainer,
     if world.is_main and before and before[-1]["threads"] != now:
         # Sums are then taken in another order.
         log.warning(
-            "the run had %d threads and goes on with %d: results are the same up to rounding only",
-            before[-1]["threads"],
-            now,
+            f"the run had {before[-1]['threads']} threads and goes on with {now}: results are the "
+            "same up to rounding only"
         )
     return trainer, state["metrics"]
 
@@ -115,24 +114,14 @@ def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
 def _log_start(trainer: Trainer) -> None:
     config, plan = trainer.config, trainer.plan
     clip, view = config.data.clip, config.data.train
+    flops = multiply_adds(trainer.model, clip.frames, view.crop)
     log.info(
-        "%s with %s, %.2f M parameters, %.2f GFLOPs a view; %d gpus x %d clips on %d process%s "
-        "(%s), %d pass%s a step; %d training and %d test videos of %d classes; %d steps",
-        config.model.name,
-        config.model.norm.name,
-        count_parameters(trainer.model) / 1e6,
-        multiply_adds(trainer.model, clip.frames, view.crop) / 1e9,
-        config.batch.gpus,
-        config.batch.clips_per_gpu,
-        plan.processes,
-        "" if plan.processes == 1 else "es",
-        trainer.device,
-        plan.passes,
-        "" if plan.passes == 1 else "es",
-        len(trainer.train_index),
-        len(trainer.test_index),
-        trainer.classes,
-        trainer.total_steps,
+        f"{config.model.name} with {config.model.norm.name}, "
+        f"{count_parameters(trainer.model) / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs a "
+        f"view; {config.batch.gpus} gpus x {config.batch.clips_per_gpu} clips, processes: "
+        f"{plan.processes} ({trainer.device}), passes a step: {plan.passes}; "
+        f"{len(trainer.train_index)} training and {len(trainer.test_index)} test videos of "
+        f"{trainer.classes} classes; {trainer.total_steps} steps"
     )
     kernels, threads = describe_kernels(trainer.device), torch.get_num_threads()
     log.info("speed: %s; %d threads; norm kernels: %s", trainer.speed, threads, kernels)
@@ -144,15 +133,14 @@ def _test(trainer: Trainer, run_dir: RunDir, stop: Preemption) -> Results:
     begun = time.perf_counter()
     with stop.interruptible():
         found = trainer.test(config.data.test.clips, config.data.test.crops)
+    best = {"step": progress.best_step, "top1": progress.best_top1}
     results = Results.of(
         config,
         trainer.test_index,
         found,
         steps=progress.step,
         skipped_steps=progress.skipped,
-        best_validation={"step": progress.best_step, "top1": progress.best_top1}
-        if progress.best_step
-        else None,
+        best_validation=best if progress.best_step else None,
         amp=trainer.speed.amp,
         replaced_samples=progress.replaced,
         quarantined_videos=len(trainer.quarantine.closed),
@@ -172,14 +160,7 @@ def _test(trainer: Trainer, run_dir: RunDir, stop: Preemption) -> Results:
             found.save_predictions(path, trainer.test_index)
         run_dir.write_results(results.stored())
         log.info(
-            "finished %s: clip top-1 %.1f %%, video top-1 %.1f %% over %d videos (%d unreadable), "
-            "%d training clips replaced, %.0f s of training",
-            config.output,
-            100 * found.clip_top1,
-            100 * found.video_top1,
-            results.videos,
-            results.failed_videos,
-            progress.replaced,
-            progress.train_seconds,
+            f"finished {config.output}: {results}, {progress.replaced} training clips replaced, "
+            f"{progress.train_seconds:.0f} s of training"
         )
     return results

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +45,6 @@ from snvideo.models.pretrained import (
 from snvideo.norm import kept_statistics, one_update, tracking_layers
 
 log = logging.getLogger(__name__)
-
-
-class _Pass(NamedTuple):
-    """Outcome of one forward and backward pass over N clips."""
-
-    losses: Tensor  # (N,)
-    correct: Tensor  # bool (N,)
-    batch: Batch
 
 
 class Trainer:
@@ -113,12 +105,8 @@ class Trainer:
         self.quarantine = read_quarantine(config)
         self.metrics = TrainMetrics(self.device)
         self.replaced_in_epoch = 0  # of this process's clips
-        self.network = parallelize(
-            self.model,
-            world,
-            self.speed.compile,
-            on_bucket=partial(self.timer.lap, "backward"),
-        )
+        on_bucket = partial(self.timer.lap, "backward")
+        self.network = parallelize(self.model, world, self.speed.compile, on_bucket)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -151,16 +139,20 @@ class Trainer:
             for group in self.plan.groups():
                 passes.append(self._pass(batches, group, masks))
                 statistics.collect()
-            losses = torch.cat([done.losses for done in passes])
-            correct = torch.cat([done.correct for done in passes])
-            rows = [row for done in passes for row in done.batch.rows]
-            norm = self._gradient_norm()
+            done = [batch for _, _, batch in passes]
+            losses, correct = (torch.cat([one[part] for one in passes]) for part in (0, 1))
+            # Norm of the whole gradient before clipping, the same on all processes.
+            self.scaler.unscale_(self.optimizer)
+            norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+            rows = [row for batch in done for row in batch.rows]
             accepted = self.finite_check.accepts(self.progress.step, losses, rows, norm)
             if accepted:
-                replaced = sum(len(done.batch.unreadable) for done in passes)
+                replaced = sum(len(batch.unreadable) for batch in done)
                 self.metrics.add(losses, correct, norm, replaced)
                 self.replaced_in_epoch += replaced
-                self._update(norm)
+                if (limit := self.config.optim.clip_norm) is not None:
+                    clip_grads_with_norm_(self.parameters, limit, norm)
+                self.scaler.step(self.optimizer)
             else:
                 statistics.cancel()
                 self.progress.skipped += 1
@@ -174,8 +166,11 @@ class Trainer:
 
     def _pass(
         self, batches: Iterator[Batch], group: int, masks: dict[ClipDropout, Tensor]
-    ) -> _Pass:
-        """Forward and backward of the pass that begins with a group."""
+    ) -> tuple[Tensor, Tensor, Batch]:
+        """Forward and backward of the pass that begins with a group.
+
+        Returns losses (N,), bool (N,) of correct clips, and the batch.
+        """
         last = group == self.plan.groups()[-1]
         batch = next(batches)
         self.timer.lap("data")
@@ -205,7 +200,7 @@ class Trainer:
         if isinstance(batches, CudaPrefetcher) and not (last and epoch_ends):
             batches.look_ahead()
         self.timer.lap("data")
-        return _Pass(losses.detach(), logits.detach().argmax(1) == labels, batch)
+        return losses.detach(), logits.detach().argmax(1) == labels, batch
 
     def _train_mode(self) -> None:
         self.model.train()
@@ -221,25 +216,12 @@ class Trainer:
             masks[layer] = mask.pin_memory() if self.device.type == "cuda" else mask
         return masks
 
-    def _gradient_norm(self) -> Tensor:
-        """Norm of the whole gradient before clipping, the same on all processes."""
-        self.scaler.unscale_(self.optimizer)
-        return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-
-    def _update(self, norm: Tensor) -> None:
-        limit = self.config.optim.clip_norm
-        if limit is not None:
-            clip_grads_with_norm_(self.parameters, limit, norm)
-        self.scaler.step(self.optimizer)
-
     # Evaluation -----------------------------------------------------------------------------
 
     def test(self, clips: int, crops: int, rows: list[int] | None = None) -> Evaluation:
         """Average the statistics, then evaluate over clips x crops views of test videos.
 
-        Args:
-            clips, crops: views of each video.
-            rows: videos of the test split; None: all.
+        `rows` are those of the test split; None: all.
         """
         # The clips of the epoch under way, or of the last one when the run is done.
         epoch = min(self.progress.step // self.steps_per_epoch, self.config.optim.epochs - 1)
@@ -272,26 +254,26 @@ class Trainer:
             "replaced_in_epoch": self.replaced_in_epoch,
         }
         return {
+            **self._identity(),
             "model": self.model.state_dict(),
             "ema": self.ema and self.ema.module.state_dict(),
             "averaged": self.ema and self.ema.updates,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "progress": vars(self.progress),
             "quarantine": self.quarantine.closed,
             "processes": self.world.gather(own),
             "speed": self.speed._asdict(),
-            "index_hash": self.train_index.hash,
-            "classes": list(self.train_index.labels),
             "started_from": self.started_from,
-            **self.metadata().to_checkpoint(),
         }
 
     def best_state(self) -> dict[str, Any]:
         """Content of `best.pt`: the weights that are tested."""
+        return {**self._identity(), "model": self.evaluated.state_dict()}
+
+    def _identity(self) -> dict[str, Any]:
+        """The part of a checkpoint that says what it is."""
         return {
-            "model": self.evaluated.state_dict(),
             "index_hash": self.train_index.hash,
             "classes": list(self.train_index.labels),
             "progress": vars(self.progress),
@@ -338,8 +320,7 @@ class Trainer:
     def close_quarantine(self) -> tuple[int, int]:
         """Quarantine from the next epoch on what any process could not read in this one.
 
-        Returns:
-            newly quarantined videos, and clips that were replaced in this epoch.
+        Returns the number of such videos, and of clips that were replaced in this epoch.
         """
         parts = self.world.gather((self.quarantine.found, self.replaced_in_epoch))
         self.replaced_in_epoch = 0
