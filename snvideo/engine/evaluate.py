@@ -166,7 +166,7 @@ def _metrics(classes: int) -> MetricCollection:
     def top(k: int) -> MulticlassAccuracy:
         return MulticlassAccuracy(num_classes=classes, top_k=min(k, classes), average="micro")
 
-    metrics: dict[str, Metric] = {"loss": MeanMetric()}
+    metrics: dict[str, Metric | MetricCollection] = {"loss": MeanMetric()}
     metrics |= {f"{unit}_top{k}": top(k) for unit in ("clip", "video") for k in (1, 5)}
     metrics["confusion"] = MulticlassConfusionMatrix(num_classes=classes)
     # No groups: clips and videos are counted apart.

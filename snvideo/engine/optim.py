@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from snvideo.engine.config import OptimConfig
 from snvideo.errors import SnvideoError
@@ -107,6 +107,9 @@ def build_optimizer(
     return optimizer, schedule
 
 
+_Tensors = tuple[list[Tensor], list[Tensor]]
+
+
 class EMA:
     """Exponential moving average of a network's weights; statistics are those of the last step.
 
@@ -122,10 +125,8 @@ class EMA:
         """The network with averaged weights."""
         self.updates = 0
         self._decay = decay
-        self._new, self._own = (
-            (list(network.parameters()), list(network.buffers()))
-            for network in (model, self.module)
-        )
+        self._new: _Tensors = [*model.parameters()], [*model.buffers()]
+        self._own: _Tensors = [*self.module.parameters()], [*self.module.buffers()]
 
     @torch.no_grad()
     def update(self) -> None:

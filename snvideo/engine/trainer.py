@@ -139,8 +139,8 @@ class Trainer:
             for group in self.plan.groups():
                 passes.append(self._pass(batches, group, masks))
                 statistics.collect()
-            done = [batch for _, _, batch in passes]
-            losses, correct = (torch.cat([one[part] for one in passes]) for part in (0, 1))
+            all_losses, all_correct, done = zip(*passes, strict=True)
+            losses, correct = torch.cat(all_losses), torch.cat(all_correct)
             # Norm of the whole gradient before clipping, the same on all processes.
             self.scaler.unscale_(self.optimizer)
             norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
