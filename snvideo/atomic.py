@@ -17,9 +17,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
     It lies in the same folder, which is made if it is missing, and has the same suffix. If the
     block or the disk fails, nothing is left behind, and a file that was there is as it was.
 
-    Args:
-        path: file to write or to replace.
-
     Raises:
         OSError: if the disk does not take the file.
     """

@@ -18,11 +18,7 @@ class MissingExtraError(SnvideoError):
 
 
 def require(extra: str, what: str) -> None:
-    """Check that the packages of an extra are installed.
-
-    Args:
-        extra: one of `PACKAGES`.
-        what: needs them; for the message, in the plural.
+    """Check that the packages of an extra are installed, which `what` (in the plural) need.
 
     Raises:
         MissingExtraError: naming the packages and how to install them.

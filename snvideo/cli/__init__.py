@@ -53,14 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code.
+    """Run the command line (the process's own by default) and return its exit code.
 
     An error that the user can mend is one line and exit code 2; a run that was asked to stop, and
     can go on, is exit code 75 (under torchrun, which has codes of its own, a file `preempted` in
     the run's folder).
-
-    Args:
-        arguments: instead of the process's own.
     """
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("snvideo").setLevel(logging.INFO)  # of libraries, warnings alone

@@ -21,11 +21,7 @@ log = logging.getLogger(__name__)
 class Checkpointer:
     """Writes the checkpoints of a run. A full disk ends the run only at the last one.
 
-    Args:
-        run_dir: open for writing on the main process.
-        config: how often, and how many are kept.
-        world: all processes call `save` together; the main one writes.
-        step: that the run is resumed at.
+    All processes call `save` together, and the main one, whose run directory is open, writes.
     """
 
     def __init__(self, run_dir: RunDir, config: LogConfig, world: World, step: int) -> None:

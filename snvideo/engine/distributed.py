@@ -72,20 +72,6 @@ class World:
         self.on_main(lambda: results.append(work()))
         return results[0] if results else work()
 
-    def begin_any(self, *flags: bool) -> Callable[[], list[bool]]:
-        """Begin a logical or of flags over all processes; the result waits for the outcome."""
-        reduced = torch.tensor(flags, dtype=torch.int32)
-        work = None
-        if self.size > 1:
-            work = dist.all_reduce(reduced, dist.ReduceOp.MAX, group=self.group, async_op=True)
-
-        def finish() -> list[bool]:
-            if work is not None:
-                work.wait()
-            return [bool(flag) for flag in reduced.tolist()]
-
-        return finish
-
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:

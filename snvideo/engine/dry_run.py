@@ -146,10 +146,9 @@ def estimate(config: RunConfig, world: World) -> DryRun:
         crop = data.test.crop
         test_multiply_adds = multiply_adds(model, frames, crop)
     except (ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SnvideoError(
             f"{config.model.name} cannot take clips of {frames} frames, {crop} x {crop} pixels: "
-            f"{reason}: change data.clip.frames or the crop"
+            f"{str(error).partition(chr(10))[0]}: change data.clip.frames or the crop"
         ) from error
     groups = parameter_groups(model, optim, learning_rate(optim, plan.total_batch))
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
@@ -236,12 +235,8 @@ def _time_steps(config: RunConfig, world: World, steps: int) -> Timing:
         raise SnvideoError(
             f"a training step does not fit in the memory of {world.device}: {remedies(config)}"
         ) from None
-    return Timing(
-        steps=steps,
-        seconds=seconds,
-        waiting=waiting_share(trainer.timer.take()),
-        peak=torch.cuda.max_memory_allocated(world.device) if gpu else None,
-    )
+    peak = torch.cuda.max_memory_allocated(world.device) if gpu else None
+    return Timing(steps, seconds, waiting_share(trainer.timer.take()), peak)
 
 
 def remedies(config: RunConfig) -> str:

@@ -82,8 +82,7 @@ def refresh_statistics(
 ) -> int:
     """Average batch statistics over training clips, in the groups of the run's batch plan.
 
-    Returns:
-        the number of groups; 0 if the model has no statistics or the config keeps moving averages.
+    Returns the number of groups; 0 without statistics, or if moving averages are kept.
     """
     layers = tracking_layers(model, frozen=False)  # frozen parts keep their statistics, too
     if not layers or not config.statistics.batches:
@@ -115,12 +114,11 @@ def evaluate_views(
 
     Args:
         model: in whatever mode; it is left in evaluation mode.
-        index: videos of the test split.
-        config: views, precision and batch size.
+        index, rows: the test split, and the videos of it; None: all of them.
+        config: precision and batch size.
         world: the processes that share the work.
         clips, crops: views of each video.
         quarantine: videos that are not opened; what proves unreadable is added to it.
-        rows: of the index; None: all of them.
     """
     model.eval()
     device, classes, batch_size = world.device, len(index.labels), config.test_batch
@@ -184,10 +182,9 @@ def view_logits(
     """Logits of test views, float32 (N, classes).
 
     Args:
-        model: in evaluation mode, on the device.
-        views: uint8 (N, T, 3, H, W), on the device.
-        data: mean and standard deviation that the input is normalized with.
-        speed: precision and memory format.
+        model: in evaluation mode.
+        views: uint8 (N, T, 3, H, W), on the device of the model.
+        data, speed: mean and standard deviation of the input; precision and memory format.
         batch: views in one forward pass.
         device: of both.
     """

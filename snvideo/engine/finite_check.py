@@ -48,13 +48,8 @@ class FiniteCheck:
         self._in_a_row = 0
 
     def accepts(self, step: int, losses: Tensor, rows: list[int], norm: Tensor) -> bool:
-        """True if the step may change the weights.
-
-        Args:
-            step: its number.
-            losses: of this process's clips, (N,).
-            rows: of the index, of the same clips.
-            norm: of the gradient of all clips, ().
+        """True if the step may change the weights, by the losses (N,) of this process's clips, of
+        these rows of the index, and the norm () of the gradient of all clips.
 
         Raises:
             SnvideoError: if the run is to stop, naming step and clips.
@@ -85,19 +80,15 @@ class FiniteCheck:
         what = (
             f"the loss is not finite for {names}"
             if bad
-            else (f"the gradient is not finite, though the losses here are; the clips were {names}")
+            else f"the gradient is not finite, but the losses are; the clips were {names}"
         )
         if len(bad or rows) > NAMED:
             what += f" and {len(bad or rows) - NAMED} more"
         if self._stops or self._in_a_row > PATIENCE:
-            advice = (
-                ", or optim.non_finite=skip to leave such steps out"
-                if self._stops
-                else f"; so were the {PATIENCE} steps before"
-            )
+            before = "" if self._stops else f"; so were the {PATIENCE} steps before"
             raise SnvideoError(
-                f"step {step}: {what}; lower optim.lr or set optim.clip_norm{advice}; "
-                "the last checkpoint is from before"
+                f"step {step}: {what}{before}; lower optim.lr, set optim.clip_norm, or "
+                "optim.non_finite=skip to leave such steps out; the last checkpoint is from before"
             )
         log.warning("step %d: %s; the step is skipped", step, what)
         return False

@@ -48,13 +48,9 @@ class _Clock:
 
 
 class TrainingLoop:
-    """Takes a trainer to the end of its run.
+    """Takes a trainer, new or with the state of a checkpoint, to the end of its run.
 
-    Args:
-        trainer: new, or with the state of a checkpoint.
-        run_dir: open for writing on the main process.
-        preemption: requests to stop.
-        profiler: of steps.
+    The main process has opened the run directory for writing.
     """
 
     def __init__(
@@ -90,12 +86,12 @@ class TrainingLoop:
                     self._validate()
             if progress.step == trainer.total_steps:
                 return
-            due = self.world.begin_any(self.preemption.requested, self.checkpointer.due_by_time())
             trainer.step(batches)
             if self.profiler is not None:
                 with self._clock.pause():
                     self.profiler.step()
-            stop, minutes = due()
+            due = self.preemption.requested, self.checkpointer.due_by_time()
+            stop, minutes = map(any, zip(*self.world.gather(due), strict=True))
             self._after_step(stop, minutes)
             if stop:
                 raise PreemptedError
@@ -115,8 +111,6 @@ class TrainingLoop:
             self._count_seconds()
             with self._clock.pause():
                 self.checkpointer.save(step, trainer.state(), finished)
-
-    # Log lines ------------------------------------------------------------------------------
 
     def _log(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
@@ -185,8 +179,6 @@ class TrainingLoop:
                 each |= {f"importance.{n}/{kind}_{part}": ratio for n, ratio in ratios.items()}
         self.run_dir.log("importance", step, epoch=float(epoch), **means)
         self.run_dir.scalars(step, each)
-
-    # Between epochs -------------------------------------------------------------------------
 
     def _close_quarantine(self, epoch: int) -> None:
         """Quarantine the videos that processes could not read in an epoch."""

@@ -18,23 +18,13 @@ log = logging.getLogger(__name__)
 class MetricsFile:
     """Lines added to a file; on a full disk they wait, and none is lost, doubled or torn.
 
-    Args:
-        path: the file, made if missing.
-        mark: bytes that are kept of it; of a shorter file, its whole lines.
+    Of a file that is there, at most `mark` bytes of whole lines are kept.
     """
 
     def __init__(self, path: Path, mark: int) -> None:
         with path.open("a+b") as file:
             file.seek(0)
             self._size = file.read(mark).rfind(b"\n") + 1
-        if self._size < mark:
-            log.warning(
-                "%s was %d bytes long when the last checkpoint was written, and %d of them are "
-                "left: some metrics are missing",
-                path,
-                mark,
-                self._size,
-            )
         self._path = path
         self._waiting: list[str] = []
         self._write()
@@ -51,11 +41,7 @@ class MetricsFile:
                 log.warning(message, self._path, why)
 
     def sync(self) -> int:
-        """Put everything on the disk; returns the size of the file in bytes.
-
-        Raises:
-            OSError: if the disk does not take it.
-        """
+        """Put everything on the disk, or raise OSError; returns the size of the file in bytes."""
         self._write(sync=True)
         return self._size
 
@@ -82,12 +68,7 @@ class MetricsFile:
 
 
 class TensorBoardLog:
-    """TensorBoard's files; an error ends them, not the run.
-
-    Args:
-        path: their folder.
-        purge_step: see SummaryWriter.
-    """
+    """TensorBoard's files, as of SummaryWriter; an error ends them, not the run."""
 
     def __init__(self, path: Path, purge_step: int | None) -> None:
         self._path = path
@@ -120,9 +101,5 @@ class TensorBoardLog:
                 getattr(self._writer, method)(*arguments)
         except OSError as error:
             self._writer = None
-            log.warning(
-                "cannot write to %s: %s; the run goes on without TensorBoard, metrics.jsonl has "
-                "the figures",
-                self._path,
-                error.strerror or error,
-            )
+            message = "cannot write to %s: %s; the run goes on without TensorBoard"
+            log.warning(message, self._path, error.strerror or error)

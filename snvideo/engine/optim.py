@@ -21,10 +21,8 @@ def norm_parameters(model: nn.Module) -> set[nn.Parameter]:
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """Switch off the gradients of modules by name, as in `blocks.0`.
-
-    Returns:
-        these modules, to be kept in evaluation mode so that norms keep their statistics, too.
+    """Switch off the gradients of modules by name, as in `blocks.0`, and return these modules, to
+    be kept in evaluation mode so that norms keep their statistics, too.
 
     Raises:
         SnvideoError: if the network has no such module, or nothing would be left to train.
@@ -113,11 +111,8 @@ _Tensors = tuple[list[Tensor], list[Tensor]]
 class EMA:
     """Exponential moving average of a network's weights; statistics are those of the last step.
 
-    Unlike torch's AveragedModel, it counts on the host, so that no GPU is waited for.
-
-    Args:
-        model: whose weights are averaged.
-        decay: part of the average that each step keeps; the first step is taken as it is.
+    Each step keeps `decay` of the average; the first is taken as it is. Unlike torch's
+    AveragedModel, it counts on the host, so that no GPU is waited for.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

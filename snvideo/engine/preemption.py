@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -41,9 +40,6 @@ class Preemption:
 def preemption() -> Iterator[Preemption]:
     """Let SIGTERM and a first Ctrl-C request a stop within the block, not end the process."""
     found = Preemption()
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
-        yield found
-        return
     signals = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, found._request) for number in signals}
     try:

@@ -22,8 +22,7 @@ ROWS = 25
 def step_profiler(folder: Path) -> profile:
     """Profiler of some steps, whose `step` is to be called after each.
 
-    Args:
-        folder: for `trace.json.gz`, for chrome://tracing or Perfetto, and `operators.txt`.
+    Writes `trace.json.gz`, for chrome://tracing or Perfetto, and `operators.txt` to the folder.
     """
     gpu = torch.cuda.is_available()
 

@@ -65,11 +65,7 @@ def sessions(folder: Path) -> list[dict[str, Any]]:
 
 
 class RunDir:
-    """Files of a run. Only the main process opens it for writing.
-
-    Args:
-        path: the folder.
-    """
+    """Files of a run. Only the main process opens it for writing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -119,10 +115,7 @@ class RunDir:
     def open(self, config: RunConfig, mark: int, step: int) -> None:
         """Begin a run, at mark and step 0, or continue it where a checkpoint was written.
 
-        Args:
-            config: stored in the folder.
-            mark: result of `mark` at that checkpoint; metrics beyond it are cut off.
-            step: optimizer steps done.
+        Metrics beyond the `mark` of that checkpoint are cut off.
 
         Raises:
             SnvideoError: if the folder cannot be written to.
@@ -153,11 +146,7 @@ class RunDir:
         self._opened()[1].add(step, values)
 
     def mark(self) -> int:
-        """Put all metrics on the disk, and return their size in bytes.
-
-        Raises:
-            OSError: if lines are waiting for room, or the disk does not take them.
-        """
+        """Put all metrics on the disk, or raise OSError; returns their size in bytes."""
         metrics, tensorboard = self._opened()
         tensorboard.flush()
         return metrics.sync()

@@ -57,14 +57,8 @@ class Trainer:
         source: WeightsSource | None = None,
         stored: RunConfig | None = None,
     ) -> None:
-        """Build network, optimizer and all else at step 0.
-
-        Args:
-            config: of the run, not resolved.
-            world: all processes.
-            source: weights to start from, opened.
-            stored: config of the run directory, where a run is resumed.
-        """
+        """Build network, optimizer and all else at step 0; the config is resolved with those of the
+        weights to start from, or of the run that is resumed."""
         config = resolve_config(config, source, world, stored)
         self.config, self.world = config, world
         self.device = world.device
@@ -112,8 +106,6 @@ class Trainer:
     def evaluated(self) -> nn.Module:
         """The network that is validated and tested."""
         return self.model if self.ema is None else self.ema.module
-
-    # One optimizer step ---------------------------------------------------------------------
 
     def batches(self) -> Iterator[Batch]:
         """This process's batches from here to the end of the run, one a pass."""
@@ -216,8 +208,6 @@ class Trainer:
             masks[layer] = mask.pin_memory() if self.device.type == "cuda" else mask
         return masks
 
-    # Evaluation -----------------------------------------------------------------------------
-
     def test(self, clips: int, crops: int, rows: list[int] | None = None) -> Evaluation:
         """Average the statistics, then evaluate over clips x crops views of test videos.
 
@@ -238,8 +228,6 @@ class Trainer:
         """Evaluate centre clip and centre crop; training's moving averages stay as they are."""
         with kept_statistics(tracking_layers(self.evaluated)):
             return self.test(1, 1, rows)
-
-    # Checkpoints ----------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """State of a checkpoint, the same on all processes; all have to call.

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 
 import pytest
 
@@ -33,16 +32,3 @@ def test_a_second_interrupt_means_now():
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested
         os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_other_threads_leave_handlers_alone():
-    before, seen = signal.getsignal(signal.SIGTERM), []
-
-    def inside() -> None:
-        with preemption() as stop:
-            seen.append((signal.getsignal(signal.SIGTERM), stop.requested))
-
-    thread = threading.Thread(target=inside)
-    thread.start()
-    thread.join()
-    assert seen == [(before, False)]
