@@ -1,7 +1,5 @@
 """Reading a config: YAML files that build on one another, overrides, and errors that help."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 from pathlib import Path

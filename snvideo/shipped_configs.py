@@ -1,7 +1,5 @@
 """Configs that come with the package, by name: "toy/i3d_tiny" is configs/toy/i3d_tiny.yaml."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import re

@@ -1,7 +1,5 @@
 """Commands on the configs that come with the package."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Commands on networks and runs: train, evaluate, compare, report, predict, export."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated

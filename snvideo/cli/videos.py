@@ -1,7 +1,5 @@
 """Commands that write videos: re-encode those of an index, and draw a toy data set."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Atomic checkpoints with SHA-256 checksums."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging

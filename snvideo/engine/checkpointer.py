@@ -1,7 +1,5 @@
 """Checkpoints of a run in progress: their schedule, and full disks."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time

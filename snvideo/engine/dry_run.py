@@ -3,8 +3,6 @@
 Nothing is written, and without timed steps no weight gets any memory.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

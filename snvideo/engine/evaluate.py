@@ -1,7 +1,5 @@
 """Evaluation: clip and video accuracy over test views, every video counted once."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Check that loss and gradient are finite, without holding up a GPU."""
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from typing import Literal

@@ -4,8 +4,6 @@ Log lines of a step are written before its checkpoint, and its validation after 
 is stopped, it goes on from a checkpoint and writes the same again.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import time

@@ -1,9 +1,7 @@
 """Counters of a run: its progress, and metrics between two log lines."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -39,7 +37,7 @@ class MetricSums(NamedTuple):
     """Clips whose video could not be read and was replaced by another."""
 
     @classmethod
-    def total(cls, parts: list[MetricSums]) -> MetricSums:
+    def total(cls, parts: list[Self]) -> Self:
         """Sum over processes, in the order of their ranks; steps and gradients are the main one's,
         as they are common to all."""
         summed = cls(*(sum(column) for column in zip(*parts, strict=True)))

@@ -1,7 +1,5 @@
 """Speed switches, set by the hardware where the config leaves them open."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager

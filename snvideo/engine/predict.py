@@ -1,7 +1,5 @@
 """Prediction of video files with trained weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

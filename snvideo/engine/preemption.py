@@ -1,7 +1,5 @@
 """Preemption: requests to stop, by SIGTERM of a scheduler or Ctrl-C."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A few steps under torch's profiler: a trace, and a table of the slowest operators."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

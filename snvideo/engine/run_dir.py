@@ -1,7 +1,5 @@
 """Run directory: config, environment, metrics, checkpoints and results of a run."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

@@ -1,7 +1,5 @@
 """Set-up that training, evaluation and dry runs share: config, network, starting weights."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Times of the phases of training steps, and the loader workers that would keep up with them."""
 
-from __future__ import annotations
-
 import time
 from itertools import pairwise
 from math import ceil

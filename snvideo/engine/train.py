@@ -1,7 +1,5 @@
 """Training: a run from its config to its results."""
 
-from __future__ import annotations
-
 import logging
 import time
 from contextlib import nullcontext

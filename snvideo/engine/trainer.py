@@ -1,7 +1,5 @@
 """Trainer: a network, its optimizer and schedule, one optimizer step, and its state."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
