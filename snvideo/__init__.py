@@ -28,33 +28,21 @@ if TYPE_CHECKING:
     from snvideo.models import create_model, list_models
     from snvideo.models.pretrained import load_model
 
-__all__ = [
-    "__version__",
-    "create_model",
-    "evaluate",
-    "list_models",
-    "load_config",
-    "load_model",
-    "predict",
-    "train",
-]
+__all__ = ["__version__", "create_model", "evaluate", "list_models"]
+__all__ += ["load_config", "load_model", "predict", "train"]
 __version__ = "0.1.0"
 
 _MODULES = {
-    "create_model": "snvideo.models",
-    "evaluate": "snvideo.engine.evaluate",
-    "list_models": "snvideo.models",
-    "load_config": "snvideo.config",
-    "load_model": "snvideo.models.pretrained",
-    "predict": "snvideo.engine.predict",
-    "train": "snvideo.engine.train",
+    **dict.fromkeys(("create_model", "list_models"), "models"),
+    **{"load_config": "config", "load_model": "models.pretrained"},
+    **{name: f"engine.{name}" for name in ("evaluate", "predict", "train")},
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'snvideo' has no attribute '{name}'")
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(import_module(f"snvideo.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

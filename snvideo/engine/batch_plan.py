@@ -7,8 +7,7 @@ from math import gcd
 from snvideo.engine.config import BatchConfig, RunConfig
 from snvideo.errors import SnvideoError
 
-SYNCHRONISED = frozenset({"syncsn", "syncbn"})
-"""Norms whose batch statistics span the whole batch."""
+SYNCHRONISED = frozenset({"syncsn", "syncbn"})  # norms whose batch statistics span the whole batch
 
 PER_CLIP = frozenset({"gn", "in", "ln", "frozen_bn"})
 """Norms whose result for a clip does not depend on the others of its batch."""

@@ -13,8 +13,7 @@ from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
 
-BEST = "best.pt"
-"""The best weights so far, beside the newest ones."""
+BEST = "best.pt"  # the best weights so far, beside the newest ones
 
 
 class DamagedError(SnvideoError):

@@ -25,8 +25,7 @@ class Checkpointer:
     def __init__(self, run_dir: RunDir, config: LogConfig, world: World, step: int) -> None:
         self._run_dir, self._config, self._world = run_dir, config, world
         self._saved = time.monotonic()
-        self.saved_step = step
-        """The step at which the run would be resumed."""
+        self.saved_step = step  # the step at which the run would be resumed
 
     def due_by_time(self) -> bool:
         """True on the main process once `log.checkpoint_minutes` have passed since the last one."""

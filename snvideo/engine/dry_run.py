@@ -6,7 +6,6 @@ Nothing is written, and without timed steps no weight gets any memory.
 import math
 import os
 import re
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from snvideo.engine.batch_plan import SYNCHRONISED, BatchPlan, check_mixing, pla
 from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.optim import freeze, learning_rate, lr_factor, parameter_groups
-from snvideo.engine.performance import DTYPES, Speed, choose, keep_freed_memory
+from snvideo.engine.performance import DTYPES, Speed, choose
 from snvideo.engine.setup import build_network, open_start, resolve_config, start_from
 from snvideo.engine.step_timer import waiting_share
 from snvideo.engine.trainer import Trainer
@@ -213,28 +212,23 @@ def free_memory(device: torch.device) -> int | None:
 
 def _time_steps(config: RunConfig, world: World, steps: int) -> Timing:
     """Time real optimizer steps of a trainer that is then thrown away."""
-    gpu = world.device.type == "cuda"
     try:
         trainer = Trainer(config, world)
-        if trainer.speed.keep_memory:
-            keep_freed_memory()
         warm_up = min(WARM_UP, trainer.total_steps - 1)
         steps = min(steps, trainer.total_steps - warm_up)
         batches = trainer.batches()
         for number in (warm_up, steps):
-            trainer.timer.take()
-            begun = time.perf_counter()
             for _ in range(number):
                 trainer.step(batches)
-            if gpu:
-                torch.cuda.synchronize(world.device)
-        seconds = (time.perf_counter() - begun) / steps
+            timed = trainer.timer.take()
     except torch.OutOfMemoryError:
         raise SnvideoError(
             f"a training step does not fit in the memory of {world.device}: {remedies(config)}"
         ) from None
+    gpu = world.device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(world.device) if gpu else None
-    return Timing(steps, seconds, waiting_share(trainer.timer.take()), peak)
+    seconds = sum(sum(step.values()) for step in timed) / steps
+    return Timing(steps, seconds, waiting_share(timed), peak)
 
 
 def remedies(config: RunConfig) -> str:

@@ -47,14 +47,11 @@ class Evaluation:
     video_top1: float
     video_top5: float
     per_class_accuracy: list[float]
-    confusion: list[list[int]]
-    """Videos by true class (rows) and predicted class (columns)."""
+    confusion: list[list[int]]  # videos by true class (rows) and predicted class (columns)
     failed: list[tuple[str, str]]
     """Name and reason of videos that could not be read; they are left out of all figures."""
-    rows: np.ndarray = field(repr=False)
-    """Rows of the index, int64 (videos,), sorted."""
-    labels: np.ndarray = field(repr=False)
-    """int64 (videos,)."""
+    rows: np.ndarray = field(repr=False)  # rows of the index, int64 (videos,), sorted
+    labels: np.ndarray = field(repr=False)  # int64 (videos,)
     probabilities: np.ndarray = field(repr=False)
     """float32 (videos, classes): softmax averaged over the views."""
 

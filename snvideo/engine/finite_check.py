@@ -15,8 +15,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 20
 """Steps in a row that may be skipped; a loss scale begins at 2 ** 16 and each one halves it."""
 
-NAMED = 5
-"""Clips that a message names at most."""
+NAMED = 5  # clips that a message names at most
 
 
 class FiniteCheck:

@@ -25,8 +25,7 @@ from snvideo.norm import importance
 
 log = logging.getLogger(__name__)
 
-PARTS = ("instance", "layer", "batch")
-"""Of SN, in the order of its ratios."""
+PARTS = ("instance", "layer", "batch")  # of SN, in the order of its ratios
 
 
 class _Clock:
@@ -61,8 +60,7 @@ class TrainingLoop:
         self.trainer, self.run_dir, self.preemption = trainer, run_dir, preemption
         self.config, self.world = trainer.config, trainer.world
         self.profiler = profiler
-        self.first = trainer.progress.step
-        """The step at which the session began."""
+        self.first = trainer.progress.step  # the step at which the session began
         self.checkpointer = Checkpointer(run_dir, trainer.config.log, trainer.world, self.first)
         self._clock = _Clock()
         self._begun = self._logged = self._counted = self._clock.now()

@@ -12,15 +12,11 @@ class Progress:
     """Counters of a run, stored with its checkpoints."""
 
     step: int = 0
-    validated: int = 0
-    """The step at which the run was last validated."""
-    best_top1: float = -1.0
-    """Of all validations over the whole test split."""
+    validated: int = 0  # the step at which the run was last validated
+    best_top1: float = -1.0  # of all validations over the whole test split
     best_step: int = 0
-    skipped: int = 0
-    """Steps without an update, as their gradient was not finite."""
-    replaced: int = 0
-    """Training clips whose video could not be read and was replaced by another."""
+    skipped: int = 0  # steps without an update, as their gradient was not finite
+    replaced: int = 0  # training clips whose video could not be read and was replaced by another
     train_seconds: float = 0.0
 
 
@@ -29,12 +25,10 @@ class MetricSums(NamedTuple):
 
     loss: float = 0.0
     correct: float = 0.0
-    norm: float = 0.0
-    """Of gradients, over steps."""
+    norm: float = 0.0  # of gradients, over steps
     steps: int = 0
     clips: int = 0
-    replaced: int = 0
-    """Clips whose video could not be read and was replaced by another."""
+    replaced: int = 0  # clips whose video could not be read and was replaced by another
 
     @classmethod
     def total(cls, parts: list[Self]) -> Self:

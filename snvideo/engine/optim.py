@@ -116,8 +116,7 @@ class EMA:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(model)
-        """The network with averaged weights."""
+        self.module = copy.deepcopy(model)  # the network with averaged weights
         self.updates = 0
         self._decay = decay
         self._new: _Tensors = [*model.parameters()], [*model.buffers()]

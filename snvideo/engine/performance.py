@@ -12,8 +12,7 @@ from snvideo.engine.config import SpeedConfig
 
 Precision = Literal["none", "bf16", "fp16"]
 
-LONG_RUN = 3000
-"""Optimizer steps from which on torch.compile pays."""
+LONG_RUN = 3000  # optimizer steps from which on torch.compile pays
 
 DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

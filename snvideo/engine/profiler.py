@@ -13,8 +13,7 @@ log = logging.getLogger(__name__)
 SKIPPED, WARM_UP, PROFILED = 2, 2, 4
 """Steps of a run: those that start things up, those that the profiler needs, those it records."""
 
-ROWS = 25
-"""Operators in the table."""
+ROWS = 25  # operators in the table
 
 
 def step_profiler(folder: Path) -> profile:

@@ -18,8 +18,7 @@ from snvideo.models.pretrained import LoadReport, WeightsSource, load_weights_in
 
 log = logging.getLogger(__name__)
 
-QUARANTINE = "quarantine.csv"
-"""Name of a run's own quarantine in its directory."""
+QUARANTINE = "quarantine.csv"  # name of a run's own quarantine in its directory
 
 
 def open_start(config: RunConfig, world: World) -> WeightsSource | None:

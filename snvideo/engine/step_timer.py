@@ -9,17 +9,13 @@ import torch
 
 PHASES = ("data", "forward", "backward", "communication", "update")
 
-STARVED = 0.1
-"""Part of the time that steps may wait for data before the loader is too slow."""
+STARVED = 0.1  # part of the time that steps may wait for data before the loader is too slow
 
-MIN_SECONDS = 2.0
-"""Seconds of steps from which on a slow loader is reported."""
+MIN_SECONDS = 2.0  # seconds of steps from which on a slow loader is reported
 
-Step = dict[str, float]
-"""Seconds by phase."""
+Step = dict[str, float]  # seconds by phase
 
-_Lap = tuple[str, float | torch.cuda.Event]
-"""A phase, and its end."""
+_Lap = tuple[str, float | torch.cuda.Event]  # a phase, and its end
 
 
 class StepTimer:

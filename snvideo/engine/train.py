@@ -12,7 +12,6 @@ from snvideo.engine.checkpointer import check_disk_space
 from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.loop import TrainingLoop
-from snvideo.engine.performance import keep_freed_memory
 from snvideo.engine.preemption import Preemption, preemption
 from snvideo.engine.profiler import step_profiler
 from snvideo.engine.results import Results, read_results
@@ -80,8 +79,6 @@ def _trainer(config: RunConfig, world: World, run_dir: RunDir) -> tuple[Trainer,
     checkpoint = world.on_main(lambda: newest_checkpoint(run_dir.checkpoints))
     source = open_start(config, world) if checkpoint is None else None
     trainer = Trainer(config, world, source, stored)
-    if trainer.speed.keep_memory:
-        keep_freed_memory()
     if checkpoint is None:
         return trainer, 0
     path, state = checkpoint
@@ -106,11 +103,7 @@ def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
     run_dir.open(config, metrics_size, step)
     if trainer.report is not None:
         run_dir.write_results(trainer.report.to_dict(), "weights")
-    _log_start(trainer)
-
-
-def _log_start(trainer: Trainer) -> None:
-    config, plan = trainer.config, trainer.plan
+    plan = trainer.plan
     clip, view = config.data.clip, config.data.train
     flops = multiply_adds(trainer.model, clip.frames, view.crop)
     log.info(

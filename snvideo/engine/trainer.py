@@ -27,7 +27,13 @@ from snvideo.engine.evaluate import Evaluation, evaluate_views, refresh_statisti
 from snvideo.engine.finite_check import FiniteCheck
 from snvideo.engine.metrics import NOTHING, MetricSums, Progress, TrainMetrics
 from snvideo.engine.optim import EMA, build_optimizer, freeze
-from snvideo.engine.performance import algorithms, autocast, choose, memory_format
+from snvideo.engine.performance import (
+    algorithms,
+    autocast,
+    choose,
+    keep_freed_memory,
+    memory_format,
+)
 from snvideo.engine.setup import build_network, read_quarantine, resolve_config, start_from
 from snvideo.engine.step_timer import StepTimer
 from snvideo.errors import SnvideoError
@@ -70,6 +76,8 @@ class Trainer:
         self.steps_per_epoch = self.plan.steps(videos)
         self.total_steps = optim.epochs * self.steps_per_epoch
         self.speed = choose(config.speed, self.device, self.total_steps)
+        if self.speed.keep_memory:
+            keep_freed_memory()
         self.timer = StepTimer(self.device)
         self.model = build_network(config, self.classes)
         labels = self.train_index.labels

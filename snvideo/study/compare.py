@@ -24,8 +24,7 @@ TERMINATE_TIMEOUT = 60.0
 """Seconds from SIGTERM to SIGKILL: torchrun gives its workers 30, who outlive it if it is killed
 first."""
 
-Launch = Callable[[list[str]], int]
-"""Runs a command line to its end and returns its exit status."""
+Launch = Callable[[list[str]], int]  # runs a command line to its end and returns its exit status
 
 
 def launch(arguments: list[str]) -> int:

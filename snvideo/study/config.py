@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -57,23 +58,17 @@ def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
     """
     grid: dict[str, Cell] = {}
     for seed, batch, norm in product(study.seeds, study.batches, study.norms):
-        cell = _cell(config, norm, batch, seed, study.sources.get(norm))
-        if cell.name in grid:
+        name, model = f"{norm}_{batch.gpus}x{batch.clips_per_gpu}_seed{seed}", config.model
+        changed: dict[str, Any] = {"norm": model.norm.model_copy(update={"name": norm})}
+        if (source := study.sources.get(norm)) is not None:
+            weights = model.weights or WeightsConfig(source=source)
+            changed["weights"] = weights.model_copy(update={"source": source})
+        model = model.model_copy(update=changed)
+        changes = {"model": model, "batch": batch, "seed": seed, "output": config.output / name}
+        own = config.model_copy(update=changes)
+        if name in grid:
             raise SnvideoError(
-                f"the study asks for {cell.name} twice: name every norm, batch geometry and seed "
-                "once"
+                f"the study asks for {name} twice: name every norm, batch geometry and seed once"
             )
-        grid[cell.name] = cell
+        grid[name] = Cell(name, norm, batch.gpus, batch.clips_per_gpu, seed, own)
     return list(grid.values())
-
-
-def _cell(config: RunConfig, norm: str, batch: BatchConfig, seed: int, source: str | None) -> Cell:
-    name = f"{norm}_{batch.gpus}x{batch.clips_per_gpu}_seed{seed}"
-    model = config.model
-    model = model.model_copy(update={"norm": model.norm.model_copy(update={"name": norm})})
-    if source is not None:
-        weights = model.weights or WeightsConfig(source=source)
-        model = model.model_copy(update={"weights": weights.model_copy(update={"source": source})})
-    changes = {"model": model, "batch": batch, "seed": seed, "output": config.output / name}
-    config = config.model_copy(update=changes)
-    return Cell(name, norm, batch.gpus, batch.clips_per_gpu, seed, config)

@@ -15,11 +15,9 @@ from snvideo.norm import NORMS
 
 CELL_FILE = "cell.yaml"
 """The config that a study hands to a run; the run's own copy is config.yaml."""
-FAILURE_FILE = "failure.txt"
-"""The status of a run that failed, as in the table's status column."""
+FAILURE_FILE = "failure.txt"  # the status of a run that failed, as in the table's status column
 
-Geometry = tuple[int, int]
-"""(gpus, clips per GPU)."""
+Geometry = tuple[int, int]  # (gpus, clips per GPU)
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,11 @@ class StudyRun:
     gpus: int
     clips_per_gpu: int
     seed: int
-    config: dict[str, Any]
-    """The resolved config by dotted key, as in `optim.epochs`."""
+    config: dict[str, Any]  # the resolved config by dotted key, as in `optim.epochs`
     environment: dict[str, Any]
     """environment.json by dotted key, without its sessions; empty if there is none."""
-    results: Results | None
-    """None until the run is finished."""
-    status: str
-    """`finished`, `unfinished`, or the failure, as in `failed (exit 1)`."""
+    results: Results | None  # None until the run is finished
+    status: str  # `finished`, `unfinished`, or the failure, as in `failed (exit 1)`
 
     @property
     def name(self) -> str:

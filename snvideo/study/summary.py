@@ -54,8 +54,7 @@ class Interval(NamedTuple):
     """A mean of n values and its 95 % confidence interval, mean - half to mean + half."""
 
     mean: float
-    half: float | None
-    """Half the width of the interval; None for a single value, which has none."""
+    half: float | None  # half the width of the interval; None for a single value, which has none
     n: int
 
     @property
