@@ -1,7 +1,6 @@
 """Configs that come with the package, by name: "toy/i3d_tiny" is configs/toy/i3d_tiny.yaml."""
 
 import difflib
-import logging
 import re
 import textwrap
 from itertools import takewhile
@@ -9,8 +8,6 @@ from pathlib import Path
 
 from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
-
-log = logging.getLogger(__name__)
 
 _BASE = re.compile(r"^base:[ \t]*([^#\s]+)", re.MULTILINE)
 
@@ -44,8 +41,6 @@ def find_config(name: str | Path, folder: Path = Path()) -> Path:
     key = Path(name).as_posix().removesuffix(".yaml")
     names = config_names()
     if path.is_file():
-        if key in names and not path.resolve().is_relative_to(configs_folder().resolve()):
-            log.info("%s: the file, not the config of that name that comes with snvideo", path)
         return path
     if key in names:
         return configs_folder() / f"{key}.yaml"

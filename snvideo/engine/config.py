@@ -84,6 +84,10 @@ class SpeedConfig(Section):
     """Keep only the inputs of residual blocks and compute their inside again in backward: less
     memory for a third more work."""
 
+    def __str__(self) -> str:
+        on = [name for name, value in self if value is True]
+        return ", ".join([f"amp {self.amp}", f"{self.optimizer} optimizer", *on])
+
 
 class StatisticsConfig(Section):
     """Batch-average statistics before every evaluation, for BN and SN alike."""

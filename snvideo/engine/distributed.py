@@ -63,11 +63,7 @@ class World:
         return cast(T, shared[0])
 
     def main_first(self, work: Callable[[], T]) -> T:
-        """Call a function on the main process, then on the others; each returns its own result.
-
-        Raises:
-            SnvideoError: as `on_main`; on another process, if its own call does.
-        """
+        """Call a function on the main process, then on the others; each returns its own result."""
         results: list[T] = []
         self.on_main(lambda: results.append(work()))
         return results[0] if results else work()

@@ -16,10 +16,10 @@ from snvideo.data.config import ClipConfig
 from snvideo.data.index import ClipIndex
 from snvideo.data.sampling import is_short
 from snvideo.engine.batch_plan import SYNCHRONISED, BatchPlan, check_mixing, plan_batch
-from snvideo.engine.config import RunConfig
+from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.optim import freeze, learning_rate, lr_factor, parameter_groups
-from snvideo.engine.performance import DTYPES, Speed, choose
+from snvideo.engine.performance import DTYPES, choose
 from snvideo.engine.setup import build_network, open_start, resolve_config, start_from
 from snvideo.engine.step_timer import waiting_share
 from snvideo.engine.trainer import Trainer
@@ -59,7 +59,7 @@ class DryRun:
     is_main: bool  # process
     device: torch.device
     plan: BatchPlan
-    speed: Speed
+    speed: SpeedConfig
     classes: int
     splits: list[SplitSummary]  # training, then test
     cost: Cost  # of a training view, and of one pass

@@ -4,7 +4,6 @@ import copy
 import difflib
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +88,7 @@ def build_optimizer(
     config: OptimConfig,
     total_batch: int,
     steps_per_epoch: int,
-    kind: Literal["fused", "foreach", "loop"] = "foreach",
+    kind: str = "foreach",
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """SGD over `parameter_groups` and the schedule that is stepped once per optimizer step."""
     optimizer = torch.optim.SGD(

@@ -4,58 +4,38 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 
 from snvideo.engine.config import SpeedConfig
-
-Precision = Literal["none", "bf16", "fp16"]
 
 LONG_RUN = 3000  # optimizer steps from which on torch.compile pays
 
 DTYPES = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Speed(NamedTuple):
-    """The switches of `SpeedConfig`, all of them set."""
-
-    amp: Precision
-    channels_last: bool
-    compile: bool
-    optimizer: Literal["fused", "foreach", "loop"]
-    prefetch: bool
-    deterministic: bool
-    keep_memory: bool
-    activation_checkpointing: bool
-
-    def __str__(self) -> str:
-        on = [name for name, value in self._asdict().items() if value is True]
-        return ", ".join([f"amp {self.amp}", f"{self.optimizer} optimizer", *on])
-
-
-def choose(config: SpeedConfig, device: torch.device, steps: int) -> Speed:
+def choose(config: SpeedConfig, device: torch.device, steps: int) -> SpeedConfig:
     """Set every switch that the config leaves open, for a run of so many optimizer steps."""
     gpu = device.type == "cuda"
-    compiles = gpu and steps >= LONG_RUN and find_spec("triton") is not None
-
-    def chosen(value: bool | None, otherwise: bool) -> bool:
-        return otherwise if value is None else value
-
-    return Speed(
-        amp=precision(config, device),
-        channels_last=memory_format(config) is torch.channels_last_3d,
-        compile=chosen(config.compile, compiles),
-        optimizer="fused" if config.optimizer == "auto" else config.optimizer,
-        prefetch=gpu and chosen(config.prefetch, True),
+    chosen: dict[str, Any] = {
+        "amp": precision(config, device),
+        "channels_last": True,
+        "compile": gpu and steps >= LONG_RUN and find_spec("triton") is not None,
+        "optimizer": "fused",
+        "prefetch": gpu,
         # 3D pooling has no deterministic backward on a GPU, where the choice costs speed, too.
-        deterministic=chosen(config.deterministic, not gpu),
-        keep_memory=chosen(config.keep_memory, not gpu),
-        activation_checkpointing=config.activation_checkpointing,
-    )
+        "deterministic": not gpu,
+        "keep_memory": not gpu,
+    }
+    for name in chosen:
+        if (wanted := getattr(config, name)) not in (None, "auto"):
+            chosen[name] = wanted
+    chosen["prefetch"] &= gpu
+    return config.model_copy(update=chosen)
 
 
-def precision(config: SpeedConfig, device: torch.device) -> Precision:
+def precision(config: SpeedConfig, device: torch.device) -> str:
     """Precision of convolutions: bfloat16 on GPUs that have it."""
     if config.amp != "auto":
         return config.amp
@@ -88,7 +68,7 @@ def keep_freed_memory() -> bool:
 
 
 @contextmanager
-def algorithms(speed: Speed, device: torch.device) -> Iterator[None]:
+def algorithms(speed: SpeedConfig, device: torch.device) -> Iterator[None]:
     """Set torch's deterministic or fastest algorithms within the block.
 
     Operations without a deterministic form are errors of torch on a CPU, and warnings on a GPU.
@@ -102,9 +82,9 @@ def algorithms(speed: Speed, device: torch.device) -> Iterator[None]:
     # oneDNN's bfloat16 weight gradient of 3D convolutions holds NaN now and then on some CPUs (AMD
     # EPYC with avx512_bf16: 4 of 30 random stems).
     half_on_cpu = speed.amp != "none" and device.type == "cpu"
-    torch.use_deterministic_algorithms(speed.deterministic, warn_only=device.type == "cuda")
+    torch.use_deterministic_algorithms(bool(speed.deterministic), warn_only=device.type == "cuda")
     memory.fill_uninitialized_memory = False  # it takes time; none is read
-    cudnn.benchmark, cudnn.deterministic = not speed.deterministic, speed.deterministic
+    cudnn.benchmark, cudnn.deterministic = not speed.deterministic, bool(speed.deterministic)
     onednn = torch.backends.mkldnn.set_flags(False)[0] if half_on_cpu else True
     try:
         yield

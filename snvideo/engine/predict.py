@@ -22,36 +22,27 @@ from snvideo.engine.performance import algorithms, choose, memory_format
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import LoadedModel, load_model
 
-_PROBED_AT_ONCE = 500
-"""Files that are probed before the first of them is predicted."""
+_PROBED_AT_ONCE = 500  # files that are probed before the first of them is predicted
 
 _SPEED = SpeedConfig()
 
 
 class Frames(NamedTuple):
-    """Frames of a video that its views show."""
+    """Frames of a video that its views show, uint8 (F, 3, H, W), and their times, ascending."""
 
     pixels: Tensor
-    """uint8 (F, 3, H, W)."""
     seconds: list[float]
-    """Their F times, ascending."""
 
 
 class Prediction(NamedTuple):
     """The most probable classes of a video, or the reason why there are none."""
 
-    video: Path
-    """As it was given."""
-    classes: tuple[str, ...] = ()
-    """The most probable first; none if the video could not be read."""
-    probabilities: tuple[float, ...] = ()
-    """Of these classes: the softmax averaged over the views."""
-    reason: str = ""
-    """Why the video could not be read."""
-    remark: str = ""
-    """An oddity of a file that was read, as `fewer frames than its header states`."""
-    frames: Frames | None = None
-    """If they were asked for and the video could be read."""
+    video: Path  # as it was given
+    classes: tuple[str, ...] = ()  # the most probable first; none if the video could not be read
+    probabilities: tuple[float, ...] = ()  # of these: the softmax averaged over the views
+    reason: str = ""  # why the video could not be read
+    remark: str = ""  # an oddity of one that was read, as `fewer frames than its header states`
+    frames: Frames | None = None  # if they were asked for and the video could be read
 
 
 def predict(

@@ -25,9 +25,6 @@ def open_start(config: RunConfig, world: World) -> WeightsSource | None:
     """Open the weights that a config names; None if it names none.
 
     The main process goes first, as it may have to download them.
-
-    Raises:
-        SnvideoError: if they cannot be read.
     """
     named = config.model.weights
     return None if named is None else world.main_first(lambda: open_weights(named.source))

@@ -106,7 +106,7 @@ class Trainer:
         self.metrics = TrainMetrics(self.device)
         self.replaced_in_epoch = 0  # of this process's clips
         on_bucket = partial(self.timer.lap, "backward")
-        self.network = parallelize(self.model, world, self.speed.compile, on_bucket)
+        self.network = parallelize(self.model, world, bool(self.speed.compile), on_bucket)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -257,7 +257,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "quarantine": self.quarantine.closed,
             "processes": self.world.gather(own),
-            "speed": self.speed._asdict(),
+            "speed": self.speed.model_dump(),
             "started_from": self.started_from,
         }
 
@@ -283,9 +283,10 @@ class Trainer:
 
     def metadata(self, results: dict[str, Any] | None = None) -> WeightsMetadata:
         """Metadata of the weights; after a test, with its results."""
-        model, config, test = self.evaluated, self.config, self.config.data.test
+        model, config, data = self.evaluated, self.config, self.config.data
         averaged = results is not None and config.statistics.batches
         kind = config.statistics.kind if averaged else "moving"
+        seen = data.clip.model_dump() | data.test.model_dump(include={"short_side", "crop"})
         return WeightsMetadata(
             architecture=config.model.name,
             strides=layer_strides(model),
@@ -293,13 +294,7 @@ class Trainer:
             use_batch=has_batch_part(model),
             statistics=kind if tracking_layers(model, frozen=False) else None,
             classes=tuple(self.train_index.labels),
-            preprocessing=Preprocessing(
-                mean=config.data.mean or MEAN,
-                std=config.data.std or STD,
-                **config.data.clip.model_dump(),
-                short_side=test.short_side,
-                crop=test.crop,
-            ),
+            preprocessing=Preprocessing(mean=data.mean or MEAN, std=data.std or STD, **seen),
             started_from=self.started_from,
             results=results,
         )
@@ -344,7 +339,7 @@ class Trainer:
         self.quarantine = Quarantine(state["quarantine"])
         self._load_own(state["processes"])
         before = rename_keys({"speed": state["speed"]})["speed"]
-        now = self.speed._asdict()
+        now = self.speed.model_dump()
         changed = [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
         if changed and self.world.is_main:
             log.warning(

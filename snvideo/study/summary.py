@@ -69,16 +69,11 @@ class Interval(NamedTuple):
 
 
 def confidence_interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % confidence interval by Student's t: half = t(0.975, n - 1) s / sqrt(n).
-
-    Args:
-        values: at least one.
-    """
-    n = len(values)
-    if n == 1:
-        return Interval(values[0], None, 1)
-    quantile = float(stdtrit(n - 1, (1 + LEVEL) / 2))
-    return Interval(fmean(values), quantile * stdev(values) / math.sqrt(n), n)
+    """Mean and 95 % confidence interval by Student's t: half = t(0.975, n - 1) s / sqrt(n)."""
+    n, half = len(values), None
+    if n > 1:
+        half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * stdev(values) / math.sqrt(n)
+    return Interval(fmean(values), half, n)
 
 
 def chance(results: Results) -> float:
