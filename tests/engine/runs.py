@@ -9,10 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
@@ -90,6 +93,28 @@ def values(trainer: Trainer) -> dict[str, torch.Tensor]:
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of a size, as in `64k`."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Write a file until nothing fits any more."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return ballast
 
 
 # Other processes ------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """What a run says and keeps between its steps."""
 
 import json
-import subprocess
+import logging
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,17 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from snvideo.config import load_config
-from snvideo.engine import step_timer
+from snvideo.engine import loop, step_timer
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
+from snvideo.engine.checkpointer import Checkpointer
+from snvideo.engine.config import LogConfig
 from snvideo.engine.distributed import World
 from snvideo.engine.evaluate import evaluate
+from snvideo.engine.run_dir import RunDir
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
-from tests.engine.runs import run_config
+from tests.engine.runs import fill, run_config, small_disk
 
 CPU = World(0, 1, torch.device("cpu"))
 
@@ -27,9 +32,12 @@ def metrics(run: Path, kind: str) -> list[dict]:
     return [line for line in lines if line["kind"] == kind]
 
 
+said: list[str] = []  # by the loop, of that run
+
+
 @pytest.fixture(scope="module")
 def rich(toy, tmp_path_factory) -> Path:
-    """A run of two epochs with weights averaged and a first look after four steps."""
+    """A run of two epochs with weights averaged, a first look after four steps, a slow loader."""
     run = tmp_path_factory.mktemp("rich") / "run"
     overrides = (
         "optim.epochs=2",
@@ -38,7 +46,14 @@ def rich(toy, tmp_path_factory) -> Path:
         "optim.clip_norm=1",
         "log.early_validation={step: 4, videos: 5}",
     )
-    train(run_config(toy, run, *overrides))
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_timer, "STARVED", 0.0)
+        patch.setattr(step_timer, "MIN_SECONDS", 0.0)
+        loop.log.addHandler(handler)
+        train(run_config(toy, run, *overrides))
+        loop.log.removeHandler(handler)
     return run
 
 
@@ -67,11 +82,8 @@ def test_ratios_over_time(rich):
     assert [event.step for event in board.Scalars("train/loss")] == [2, 4, 6, 8, 10, 12]
 
 
-def test_gradients_are_logged_before_they_are_clipped(rich):
+def test_log_lines_have_times_and_the_gradient_before_it_is_clipped(rich):
     assert all(line["gradient_norm"] > 1 for line in metrics(rich, "train"))
-
-
-def test_time_goes_somewhere(rich):
     for line in metrics(rich, "time"):
         assert line["data"] > 0 and line["forward"] > 0 and line["backward"] > 0
         assert line["communication"] == 0 and line["clips_per_second"] > 0
@@ -135,76 +147,63 @@ def test_frozen_parts_stay_as_they_are(toy, tmp_path):
 
 def test_checkpoints_by_the_clock(toy, tmp_path):
     overrides = ("log.checkpoint_epochs=0", "log.validate_epochs=0", "log.keep_checkpoints=9")
-    train(run_config(toy, tmp_path / "often", *overrides, "log.checkpoint_minutes=1e-6"))
-    steps = [path.stem for path in checkpoints(tmp_path / "often/checkpoints")]
+    quick = ("log.checkpoint_minutes=1e-6", "statistics.batches=0", "data.test.clips=1")
+    train(run_config(toy, tmp_path / "run", *overrides, *quick))
+    steps = [path.stem for path in checkpoints(tmp_path / "run/checkpoints")]
     assert steps == [f"step_0000000{step}" for step in range(1, 7)]
-    train(run_config(toy, tmp_path / "never", *overrides, "log.checkpoint_minutes=null"))
-    steps = [path.stem for path in checkpoints(tmp_path / "never/checkpoints")]
-    assert steps == ["step_00000006"]
+    assert not Checkpointer(
+        RunDir(tmp_path), LogConfig(checkpoint_minutes=None), CPU, 0
+    ).due_by_time()
 
 
-def test_a_loader_that_does_not_keep_up_is_said_once_an_epoch(toy, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(step_timer, "STARVED", 0.0)
-    monkeypatch.setattr(step_timer, "MIN_SECONDS", 0.0)
-    train(run_config(toy, tmp_path / "run", "optim.epochs=2"))
-    said = [message for message in caplog.messages if message.startswith("steps wait for data")]
-    assert len(said) == 2 and "with data.workers=0: about" in said[0]
+def test_a_loader_that_does_not_keep_up_is_said_once_an_epoch(rich):
+    slow = [message for message in said if message.startswith("steps wait for data")]
+    assert len(slow) == 2 and "with data.workers=0: about" in slow[0]
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def disk(tmp_path) -> Iterator[Path]:
     """A file system of 14 MB; a checkpoint of the network takes 4.9 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("cannot mount a file system here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with small_disk(tmp_path / "disk", "14m") as path:
+        yield path
 
 
-def test_a_disk_that_is_too_small_is_seen_at_the_start(toy, small_disk, tmp_path):
-    config = run_config(toy, tmp_path / "run", f"output={small_disk}/run")
+def test_a_disk_that_is_too_small_is_seen_at_the_start(toy, disk, tmp_path):
+    config = run_config(toy, tmp_path / "run", f"output={disk}/run")
     with pytest.raises(SnvideoError, match=r"free and its checkpoints need .* MB more"):
         train(config)
-    assert not (small_disk / "run/metrics.jsonl").exists()
+    assert not (disk / "run/metrics.jsonl").exists()
 
 
 @pytest.mark.process
 def test_a_disk_that_fills_up_costs_checkpoints_and_nothing_else(
-    toy, small_disk, tmp_path, caplog, monkeypatch
+    toy, disk, tmp_path, caplog, monkeypatch
 ):
     from snvideo.engine import train as module
 
     monkeypatch.setattr(module, "check_disk_space", lambda *args: None)  # who could have known
-    monkeypatch.setattr(Trainer, "validate", fill_the_disk(small_disk, Trainer.validate))
+    monkeypatch.setattr(Trainer, "validate", fill_the_disk(disk, Trainer.validate))
     options = ("optim.epochs=4", "statistics.batches=0", "log.keep_checkpoints=1")
     whole = train(run_config(toy, tmp_path / "whole", *options))
     caplog.clear()
-    (small_disk / "run").mkdir()
-    filled = train(run_config(toy, tmp_path / "run", *options, f"output={small_disk}/run"))
+    (disk / "run").mkdir()
+    filled = train(run_config(toy, tmp_path / "run", *options, f"output={disk}/run"))
     assert any("training goes on" in message for message in caplog.messages)
     assert filled.confusion == whole.confusion
     for kind in ("train", "validate", "importance"):
-        assert metrics(small_disk / "run", kind) == metrics(tmp_path / "whole", kind)
+        assert metrics(disk / "run", kind) == metrics(tmp_path / "whole", kind)
 
 
 def fill_the_disk(place: Path, validate):
     """After the first epoch somebody takes all the room that is left; later it is given back."""
-    state = {"called": 0}
+    called = count(1)
 
     def validating(trainer, rows=None):
-        state["called"] += trainer.config.output.is_relative_to(place)
-        blob = place / "blob"
-        if state["called"] == 1:
-            with blob.open("wb", buffering=0) as file:
-                try:
-                    while True:
-                        file.write(b"x" * 4096)
-                except OSError:
-                    pass
-        if state["called"] == 3:
-            blob.unlink(missing_ok=True)
+        number = next(called) if trainer.config.output.is_relative_to(place) else 0
+        if number == 1:
+            fill(place)
+        if number == 3:
+            (place / "ballast").unlink()
         return validate(trainer, rows)
 
     return validating

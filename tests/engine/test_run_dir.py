@@ -23,6 +23,7 @@ from snvideo.engine.config import RunConfig, differences
 from snvideo.engine.run_dir import RunDir, sessions
 from snvideo.errors import SnvideoError
 from snvideo.study.runs import read_runs
+from tests.engine.runs import fill, small_disk
 
 CONFIG = RunConfig.model_validate({"output": "run", "data": {"index": "index.csv"}})
 
@@ -141,37 +142,16 @@ def test_a_mark_whose_fsync_fails_is_none_and_doubles_nothing(tmp_path, monkeypa
 
 
 @pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 64 kB."""
-    path = tmp_path / "small"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(path)]
-    done = subprocess.run(mount, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
-    try:
+def disk(tmp_path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", "64k") as path:
         yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Write a file until nothing fits any more."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
-    return ballast
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_run_goes_on_while_its_disk_is_really_full(small_disk, caplog):
+def test_a_run_goes_on_while_its_disk_is_really_full(disk, caplog):
     """Metrics wait, TensorBoard is given up with one warning, results are refused in one line."""
-    run = opened(small_disk)
-    ballast = fill(small_disk)
+    run = opened(disk)
+    ballast = fill(disk)
     for step in range(1, 301):
         run.log("train", step, loss=0.5, top1=0.25)
     with pytest.raises(OSError, match="No space left"):
@@ -179,21 +159,19 @@ def test_a_run_goes_on_while_its_disk_is_really_full(small_disk, caplog):
     with pytest.raises(SnvideoError) as error:
         run.write_results({"confusion": [0] * 5000})
     assert str(error.value) == (
-        f"cannot write {small_disk}/results.json: No space left on device; free some space and run "
+        f"cannot write {disk}/results.json: No space left on device; free some space and run "
         "the same command again"
     )
     with pytest.raises(SnvideoError, match="free some space"), run.written("a.npz") as path:
         np.savez_compressed(path, random=np.random.rand(50_000))
     assert not (run.path / "results.json").exists()
-    assert not {path.suffix for path in small_disk.iterdir()} & {".npz", ".tmp"}
+    assert not {path.suffix for path in disk.iterdir()} & {".npz", ".tmp"}
     ballast.unlink()
     size = run.mark()
     run.log("train", 301, loss=0.5, top1=0.25)
     run.close()
     assert steps(run) == list(range(1, 302))
-    assert size == (small_disk / "metrics.jsonl").stat().st_size - len(
-        json.dumps(lines(run)[-1]) + "\n"
-    )
+    assert size == (disk / "metrics.jsonl").stat().st_size - len(json.dumps(lines(run)[-1]) + "\n")
     messages = [record.getMessage() for record in caplog.records]
     assert sum("without TensorBoard" in message for message in messages) == 1
     assert sum("lines wait in memory" in message for message in messages) == 1
@@ -395,17 +373,17 @@ def test_a_file_in_the_way_is_one_line(tmp_path):
         check_disk_space(tmp_path / "file/run", 1, 1)
 
 
-def test_a_read_only_file_system_is_one_line(small_disk):
-    remount = ["mount", "-o", "remount,ro", str(small_disk)]
+def test_a_read_only_file_system_is_one_line(disk):
+    remount = ["mount", "-o", "remount,ro", str(disk)]
     subprocess.run(remount, check=True)
-    for folder in (small_disk, small_disk / "run"):
+    for folder in (small_disk, disk / "run"):
         with pytest.raises(SnvideoError) as error:
             check_disk_space(folder, 1, 1)
         assert f"cannot write {folder}: Read-only file system; make that" in str(error.value)
 
 
-def test_a_full_disk_is_one_line(small_disk):
-    fill(small_disk)
+def test_a_full_disk_is_one_line(disk):
+    fill(disk)
     with pytest.raises(SnvideoError, match="No space left on device; free some space"):
-        check_disk_space(small_disk, 1, 1)
-    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+        check_disk_space(disk, 1, 1)
+    assert [path.name for path in disk.iterdir()] == ["ballast"]
