@@ -60,13 +60,10 @@ def test_every_config_of_ours_is_valid(path):
             load_study(path, overrides)
 
 
-def test_kinetics_has_the_folders_that_are_tested_here():
-    folders = {path.name for path in (CONFIGS / "kinetics400").iterdir() if path.is_dir()}
-    assert folders == set(KINETICS)
-
-
 @pytest.mark.parametrize("folder", KINETICS)
-def test_a_kinetics_folder_has_every_norm_and_geometry_as_its_files_are_named(folder):
+def test_kinetics_configs(folder):
+    """Every norm and geometry as files are named; they differ in these and starting weights alone,
+    and are the runs of the folder's study."""
     network, frames, stride, geometries = KINETICS[folder]
     runs = kinetics(folder)
     assert set(runs) == {f"{norm}_{geometry}" for norm in NORMS for geometry in geometries}
@@ -76,19 +73,19 @@ def test_a_kinetics_folder_has_every_norm_and_geometry_as_its_files_are_named(fo
         assert f"{config.batch.gpus}x{config.batch.clips_per_gpu}" == geometry
         assert (config.data.clip.frames, config.data.clip.stride) == (frames, stride)
         assert config.output == Path("runs/kinetics400") / folder / name
-
-
-@pytest.mark.parametrize("folder", KINETICS)
-def test_the_runs_of_a_kinetics_folder_differ_in_norm_geometry_and_starting_weights_alone(folder):
-    first, *others = (config.model_dump(mode="json") for config in kinetics(folder).values())
+    first, *others = (config.model_dump(mode="json") for config in runs.values())
     changed = {key for other in others for key in differences(first, other)}
     weights = {"model.weights.source"} if folder in INFLATED else set()
-    clips = {"batch.clips_per_gpu"} if len(KINETICS[folder][3]) > 1 else set()
+    clips = {"batch.clips_per_gpu"} if len(geometries) > 1 else set()
     assert changed == {"model.norm.name"} | weights | clips
+    study = load_study(CONFIGS / "kinetics400" / folder / "compare.yaml")
+    models = {cell.name: cell.config.model for cell in cells(*study)}
+    assert models == {f"{name}_seed0": config.model for name, config in runs.items()}
 
 
 @pytest.mark.parametrize("folder", KINETICS)
-def test_kinetics_starts_from_random_weights_or_from_imagenet(folder):
+def test_kinetics_starts_from_random_weights_or_from_imagenet_with_the_papers_schedule(folder):
+    """0.01 at 64 clips, divided by 10 after 150,000 and 300,000 of 400,000 iterations."""
     for name, config in kinetics(folder).items():
         weights = config.model.weights
         if folder not in INFLATED:
@@ -100,22 +97,6 @@ def test_kinetics_starts_from_random_weights_or_from_imagenet(folder):
         # Those of ImageNet, which all three sources were trained with.
         assert config.data.mean == (0.485, 0.456, 0.406)
         assert config.data.std == (0.229, 0.224, 0.225)
-
-
-@pytest.mark.parametrize("folder", KINETICS)
-def test_a_kinetics_study_has_the_runs_of_its_folder(folder):
-    study = load_study(CONFIGS / "kinetics400" / folder / "compare.yaml")
-    runs = {cell.name: cell.config for cell in cells(*study)}
-    alone = kinetics(folder)
-    assert set(runs) == {f"{name}_seed0" for name in alone}
-    for name, single in alone.items():
-        assert runs[f"{name}_seed0"].model == single.model
-
-
-@pytest.mark.parametrize("folder", INFLATED)
-def test_the_inflated_schedule_is_that_of_the_papers(folder):
-    """0.01 at 64 clips, divided by 10 after 150,000 and 300,000 of 400,000 iterations."""
-    for config in kinetics(folder).values():
         batch = config.batch.gpus * config.batch.clips_per_gpu
         steps = 240_000 // batch
         iteration = 64 / batch  # one of 64 clips, in steps
@@ -199,13 +180,6 @@ def test_files_that_are_no_configs_are_one_line(tmp_path):
         assert message in str(error.value) and name in str(error.value)
     with pytest.raises(SnvideoError, match=r"no config .*none.yaml: neither a file nor a name"):
         load_config(tmp_path / "none.yaml")
-
-
-def test_a_config_and_its_yaml_are_equal(tmp_path):
-    config = load_config(CONFIGS / "toy" / "compare.yaml")
-    again = tmp_path / "again.yaml"
-    again.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    assert load_config(again) == config
 
 
 def test_configs_are_found_by_name(tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ def with_checksums(*steps: int) -> list[str]:
 
 
 def test_round_trip_keeps_the_newest_with_their_checksums(tmp_path):
+    assert newest_checkpoint(tmp_path) is None and newest_checkpoint(tmp_path / "missing") is None
     for step in (5, 10, 15):
         assert save_checkpoint(tmp_path, step, state(step), keep=2).exists()
     assert [path.name for path in checkpoints(tmp_path)] == ["step_00000010.pt", "step_00000015.pt"]
@@ -47,17 +48,8 @@ def test_round_trip_keeps_the_newest_with_their_checksums(tmp_path):
     path, found = newest_checkpoint(tmp_path)
     assert path.name == "step_00000015.pt" and found["x"] == [15]
     assert torch.equal(found["model"]["a"], torch.full((500,), 15.0))
-
-
-def test_no_folder_and_no_checkpoint_are_none(tmp_path):
-    assert newest_checkpoint(tmp_path) is None
-    assert newest_checkpoint(tmp_path / "missing") is None
-
-
-def test_what_was_just_written_is_never_the_one_removed(tmp_path):
-    save_checkpoint(tmp_path, 20, state(20), keep=1)
-    save_checkpoint(tmp_path, 10, state(10), keep=1)
-    assert names(tmp_path) == with_checksums(10)
+    save_checkpoint(tmp_path, 5, state(5), keep=1)  # what was just written is not removed
+    assert names(tmp_path) == with_checksums(5)
 
 
 def test_the_best_is_kept_whatever_follows_and_checksums_are_those_of_sha256sum(tmp_path):
@@ -147,16 +139,6 @@ def test_without_a_checksum_a_file_is_taken_if_it_can_be_read(two, tmp_path):
         assert str(copy) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_damaged_one_is_no_longer_counted_among_those_kept(two, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(two, folder)
-    (folder / "step_00000010.pt").write_bytes(b"")
-    assert newest_checkpoint(folder)[0].name == "step_00000005.pt"
-    save_checkpoint(folder, 10, state(10), keep=2)
-    assert [path.name for path in checkpoints(folder)] == ["step_00000005.pt", "step_00000010.pt"]
-    assert newest_checkpoint(folder)[1]["x"] == [10]
-
-
 def test_all_damaged_is_an_error_and_nothing_is_renamed(two, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(two, folder)
@@ -205,18 +187,6 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path, capsys):
         with pytest.raises(SnvideoError) as error:
             load_checkpoint(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
-    assert "this must never run" not in capsys.readouterr().out
-
-
-def test_code_in_a_file_never_runs_even_if_its_checksum_agrees(two, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(two, folder)
-    path = folder / "step_00000010.pt"
-    torch.save({"model": {"a": Hostile()}}, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    (folder / f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
-    with pytest.raises(SnvideoError, match="cannot read checkpoint"):
-        newest_checkpoint(folder)
     assert "this must never run" not in capsys.readouterr().out
 
 

@@ -119,16 +119,9 @@ def test_the_best_weights_are_kept(rich):
     results = json.loads((rich / "results.json").read_text())
     assert results["best_validation"] == {"step": best["step"], "top1": best["top1"]}
     path = rich / "checkpoints/best.pt"
-    state = load_checkpoint(path)
-    assert state["progress"]["step"] == best["step"]
-    config = load_config(rich / "config.yaml", ("data.test.clips=1",))
-    again = evaluate(config, rich, path)
+    assert load_checkpoint(path)["progress"]["step"] == best["step"]
+    again = evaluate(load_config(rich, ("data.test.clips=1",)), rich, path)
     assert again.checkpoint == str(path)
-    last = load_checkpoint(rich / "checkpoints/step_00000012.pt")
-    if best["step"] == 12:
-        assert torch.equal(
-            state["model"]["blocks.0.conv.weight"], last["ema"]["blocks.0.conv.weight"]
-        )
 
 
 def test_frozen_parts_stay_as_they_are(toy, tmp_path):

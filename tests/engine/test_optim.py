@@ -32,19 +32,18 @@ def test_all_norms_alike_get_no_weight_decay(norm):
         assert decay[parameter] == (0.0 if name in expected else 0.1), name
 
 
-def test_logits_have_their_own_learning_rate():
+def test_logits_and_classifier_have_learning_rates_of_their_own():
     model = create_model("i3d_tiny", 5, "sn")
-    optimizer, _ = build_optimizer(model, OptimConfig(lr=0.1, logit_lr=3), 32, 10)
+    config = OptimConfig(lr=0.1, logit_lr=3, head_lr=10)
+    optimizer, _ = build_optimizer(model, config, 32, 10)
     groups = {group["name"]: group for group in optimizer.param_groups}
     layers = [module for module in model.modules() if isinstance(module, SwitchNorm)]
     assert len(groups["logits"]["params"]) == 2 * len(layers)
-    assert groups["logits"]["initial_lr"] == pytest.approx(0.15)
-    assert groups["weights"]["initial_lr"] == groups["norms"]["initial_lr"] == pytest.approx(0.05)
-
-
-def test_frozen_parameters_are_left_out():
-    model = create_model("i3d_tiny", 5, "frozen_bn")
-    optimizer, _ = build_optimizer(model, OptimConfig(), 64, 10)
+    rates = {name: group["initial_lr"] for name, group in groups.items()}
+    assert rates == pytest.approx({"weights": 0.05, "norms": 0.05, "logits": 0.15, "head": 0.5})
+    assert {p.shape for p in groups["head"]["params"]} == {(5, 512), (5,)}
+    assert groups["head"]["weight_decay"] == config.weight_decay
+    optimizer, _ = build_optimizer(create_model("i3d_tiny", 5, "frozen_bn"), config, 64, 10)
     assert [group["name"] for group in optimizer.param_groups] == ["weights", "head"]
 
 
@@ -69,15 +68,6 @@ def test_what_cannot_be_frozen_is_one_line(names, message):
     with pytest.raises(SnvideoError) as error:
         freeze(create_model("i3d_tiny", 5, "bn"), names)
     assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_the_classifier_has_its_own_learning_rate():
-    model = create_model("i3d_tiny", 5, "gn")
-    optimizer, _ = build_optimizer(model, OptimConfig(lr=0.1, head_lr=10), 64, 10)
-    groups = {group["name"]: group for group in optimizer.param_groups}
-    assert {p.shape for p in groups["head"]["params"]} == {(5, 512), (5,)}
-    assert groups["head"]["initial_lr"] == pytest.approx(1.0)
-    assert groups["head"]["weight_decay"] == OptimConfig().weight_decay
 
 
 def test_linear_rule():

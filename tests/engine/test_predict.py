@@ -84,18 +84,12 @@ def videos_of(toy: Path) -> list[Path]:
 def test_probabilities_are_those_of_an_evaluation(toy, tmp_path, weights):
     model, metadata = load_model(weights)
     seen = metadata.preprocessing
-    config = run_config(toy, tmp_path / "run", "test_batch=5")
-    data = config.data.model_copy(
-        update={
-            "mean": seen.mean,
-            "std": seen.std,
-            "clip": config.data.clip.model_copy(
-                update={"frames": 4, "stride": 3, "target_fps": 10.0}
-            ),
-            "test": config.data.test.model_copy(update={"short_side": 36, "crop": 32}),
-        }
+    config = run_config(
+        toy,
+        tmp_path / "run",
+        *("test_batch=5", f"data.mean={list(seen.mean)}", f"data.std={list(seen.std)}"),
+        *("data.clip={frames: 4, stride: 3, target_fps: 10}", "data.test.short_side=36"),
     )
-    config = config.model_copy(update={"data": data})
     alone = World(0, 1, torch.device("cpu"))
     index = ClipIndex.load(toy / "index.csv", "val")
     expected = evaluate_views(

@@ -85,27 +85,20 @@ def videos(toy, tmp_path_factory) -> Path:
     return folder
 
 
-def undisturbed(videos: Path, output: Path, norm: str, processes: int) -> Path:
-    """The folder of a finished run."""
-    run_config(videos, output, *OPTIONS, f"model.norm.name={norm}")
-    begin(output, processes).done()
-    return output
+def undisturbed(norm: str, processes: int) -> Any:
+    """A fixture: the folder of a finished run."""
+
+    def whole(videos, tmp_path_factory) -> Path:
+        output = tmp_path_factory.mktemp("whole") / "run"
+        run_config(videos, output, *OPTIONS, f"model.norm.name={norm}")
+        begin(output, processes).done()
+        return output
+
+    return pytest.fixture(whole, scope="module")
 
 
-@pytest.fixture(scope="module")
-def whole_sn(videos, tmp_path_factory) -> Path:
-    return undisturbed(videos, tmp_path_factory.mktemp("whole") / "run", "sn", 1)
-
-
-@pytest.fixture(scope="module")
-def whole_bn(videos, tmp_path_factory) -> Path:
-    return undisturbed(videos, tmp_path_factory.mktemp("whole") / "run", "bn", 1)
-
-
-@pytest.fixture(scope="module")
-def whole_on_two(videos, tmp_path_factory) -> Path:
-    """With bn."""
-    return undisturbed(videos, tmp_path_factory.mktemp("whole") / "run", "bn", 2)
+whole_sn, whole_bn = undisturbed("sn", 1), undisturbed("bn", 1)
+whole_on_two = undisturbed("bn", 2)
 
 
 def begin(output: Path, processes: int = 1, function: str = "command", *more: Any) -> Job:
@@ -271,24 +264,19 @@ def wait_for(
     phase: str, job: Job, run: Path, rng: random.Random, haste: float, start_up: float
 ) -> None:
     """Let the job come to a random moment in a phase of the run."""
-    if phase == "start-up":
-        time.sleep(rng.uniform(0, start_up) * haste)
-    elif phase == "steps":
-        wanted = rng.randrange(12)
-        until(lambda: lines_in(run) >= wanted, job)
-        time.sleep(rng.uniform(0, 0.3) * haste)
-    elif phase == "validation":
-        wanted = rng.choice([3, 6, 12])
-        until(lambda: saved(run) >= wanted, job)
-        time.sleep(rng.uniform(0, 0.2) * haste)
-    elif phase == "checkpoint":
-        wanted = rng.randrange(13)
-        until(lambda: saved(run) >= wanted, job)
+    lines, steps = rng.randrange(12), rng.randrange(13)
+    reached: dict[str, Callable[[], Any]] = {
+        "start-up": lambda: True,
+        "steps": lambda: lines_in(run) >= lines,
+        "validation": lambda: saved(run) >= [3, 6, 12][lines % 3],
+        "checkpoint": lambda: saved(run) >= steps,
+        "final test": lambda: saved(run) == STEPS,
+    }
+    until(reached[phase], job)
+    if phase == "checkpoint":
         until(lambda: list((run / "checkpoints").glob(".step_*")), job, tick=0)
-        time.sleep(rng.uniform(0, 0.01) * haste)
-    else:
-        until(lambda: saved(run) == STEPS, job)
-        time.sleep(rng.uniform(0, 0.4) * haste)
+    seconds = {"start-up": start_up, "steps": 0.3, "checkpoint": 0.01, "final test": 0.4}
+    time.sleep(rng.uniform(0, seconds.get(phase, 0.2)) * haste)
 
 
 def kill_in(
@@ -331,25 +319,20 @@ def kill_in(
 
 
 @pytest.mark.process
-def test_killed_twice(videos, tmp_path, whole_sn, rng):
+@pytest.mark.parametrize(
+    ("norm", "more", "times"),
+    [
+        ("sn", (), 2),
+        pytest.param("sn", WORKERS, 5, marks=pytest.mark.slow),
+        pytest.param("bn", ("log.checkpoint_minutes=null", *WORKERS), 5, marks=pytest.mark.slow),
+    ],
+)
+def test_killed(videos, tmp_path, request, rng, norm, more, times):
+    """In some phases or all, with a process that reads videos, without checkpoints by the clock."""
     run = tmp_path / "run"
-    run_config(videos, run, *OPTIONS)
-    order = sorted(rng.sample(range(len(PHASES)), 2))
-    for number in order:
+    run_config(videos, run, *OPTIONS, f"model.norm.name={norm}", *more)
+    for number in sorted(rng.sample(range(len(PHASES)), times)):
         kill_in(PHASES[number], begin, run, rng)
-    begin(run).done()
-    assert_ended_alike(run, whole_sn)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("norm", "minutes"), [("sn", "0.002"), ("bn", "null")])
-@pytest.mark.parametrize("phase", PHASES)
-def test_killed(videos, tmp_path, request, rng, phase, norm, minutes):
-    """With a process that reads videos, and checkpoints by the clock or after epochs alone."""
-    run = tmp_path / "run"
-    more = (f"model.norm.name={norm}", f"log.checkpoint_minutes={minutes}", *WORKERS)
-    run_config(videos, run, *OPTIONS, *more)
-    kill_in(phase, begin, run, rng)
     begin(run).done()
     assert_ended_alike(run, request.getfixturevalue(f"whole_{norm}"))
 
@@ -393,18 +376,13 @@ def test_asked_to_stop_between_steps(videos, tmp_path, whole_sn, number, workers
     assert_ended_alike(run, whole_sn)
 
 
-SELDOM = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
     ("number", "workers", "everybody"),
     [
         (signal.SIGTERM, 1, True),
         (signal.SIGINT, 0, False),
-        pytest.param(signal.SIGTERM, 1, False, marks=SELDOM),
-        pytest.param(signal.SIGTERM, 0, False, marks=SELDOM),
-        pytest.param(signal.SIGINT, 1, True, marks=SELDOM),
-        pytest.param(signal.SIGINT, 1, False, marks=SELDOM),
+        pytest.param(signal.SIGTERM, 1, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 1, True, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.process
@@ -448,18 +426,8 @@ def test_torchrun_is_asked_to_stop_and_killed(videos, tmp_path, whole_on_two, rn
     job.signal(signal.SIGTERM)
     assert job.wait() != [0]
     assert stopped_at(run) < STEPS
-    kill_in(rng.choice(PHASES), torchrun, run, rng, start_up=8)
-    begin(run, 2).done()
-    assert_ended_alike(run, whole_on_two)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("phase", PHASES)
-def test_torchrun_is_killed(videos, tmp_path, whole_on_two, rng, phase):
-    """With all that it has started, at any moment."""
-    run = tmp_path / "run"
-    run_config(videos, run, *OPTIONS, "model.norm.name=bn", *WORKERS)
-    kill_in(phase, torchrun, run, rng, start_up=8)
+    for number in sorted(rng.sample(range(len(PHASES)), 3)):
+        kill_in(PHASES[number], torchrun, run, rng, start_up=8)
     torchrun(run).done()
     assert_ended_alike(run, whole_on_two)
 

@@ -12,7 +12,6 @@ import snvideo
 from snvideo.engine.checkpoint import BEST
 from snvideo.engine.dry_run import dry_run
 from snvideo.engine.evaluate import evaluate
-from snvideo.engine.setup import build_network
 from snvideo.engine.train import train
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
@@ -132,9 +131,11 @@ def test_two_processes_start_from_the_same(bn, toy, tmp_path):
 
 
 def test_a_config_that_says_otherwise_is_followed_with_a_warning(bn, toy, tmp_path, caplog):
-    config = from_bn(bn, toy, tmp_path / "sn", "data.mean=[0.1, 0.1, 0.1]")
-    dry_run(config, timed_steps=0)
+    other = ("data.mean=[0.1, 0.1, 0.1]", "data.clip.stride=2", "data.test.short_side=40")
+    dry_run(from_bn(bn, toy, tmp_path / "sn", *other), timed_steps=0)
     assert "was trained with (0.4, 0.5, 0.6)" in caplog.text
+    assert "data.clip.stride is 2" in caplog.text and "was trained with 4" in caplog.text
+    assert "data.test.short_side is 40" in caplog.text
 
 
 def test_image_networks_are_inflated(toy, tmp_path):
@@ -165,20 +166,6 @@ def test_weights_of_more_classes_can_be_tested(bn, toy, tmp_path):
         evaluate(run_config(folder, bn, *overrides))
 
 
-def test_what_else_differs_from_what_the_weights_saw_is_a_warning(bn, toy, tmp_path, caplog):
-    config = from_bn(bn, toy, tmp_path / "run", "data.clip.stride=2", "data.test.short_side=40")
-    dry_run(config, timed_steps=0)
-    assert "data.clip.stride is 2" in caplog.text and "was trained with 4" in caplog.text
-    assert "data.test.short_side is 40" in caplog.text
-
-
-def test_frozen_norms_need_trained_ones(toy, tmp_path):
-    for more in ((), ("model.weights.source=x", "model.weights.norms=new")):
-        config = run_config(toy, tmp_path / "run", "model.norm.name=frozen_bn", *more)
-        with pytest.raises(SnvideoError, match="frozen_bn trains no norm: give it trained ones"):
-            build_network(config, 3)
-
-
 def test_all_processes_fail_together(bn, toy, tmp_path):
     """And one of them says why."""
     config = from_bn(bn, toy, tmp_path / "run", "model.name=c2d_tiny")
@@ -195,6 +182,7 @@ def test_all_processes_fail_together(bn, toy, tmp_path):
         (["model.norm.name=gn"], "set model.norm.name=bn"),
         (["batch.gpus=8", "batch.clips_per_gpu=1"], "with one clip per GPU SN has no batch part"),
         (["model.name=i3d_r50_8x8"], "it fits i3d_tiny"),
+        (["model.norm.name=frozen_bn", "model.weights.norms=new"], "frozen_bn trains no norm"),
         (["model.weights.source=none.pth"], "cannot read weights none.pth: No such file"),
         (["model.weights.source=torchvision:resnet5"], "torchvision has no weights 'resnet5'"),
     ],
