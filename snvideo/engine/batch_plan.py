@@ -117,11 +117,7 @@ def plan_batch(batch: BatchConfig, norm: str, processes: int, rank: int, videos:
 
 
 def check_mixing(config: RunConfig, plan: BatchPlan) -> None:
-    """Check that mixup and CutMix find partners within the experiment's groups.
-
-    Raises:
-        SnvideoError: if groups are of one clip, or torn apart among processes.
-    """
+    """Raise SnvideoError if mixup and CutMix find no partners within the experiment's groups."""
     view, group = config.data.train, config.batch.clips_per_gpu
     if not view.mixup and not view.cutmix:
         return

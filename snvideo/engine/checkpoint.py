@@ -21,11 +21,7 @@ class DamagedError(SnvideoError):
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint and its checksum; a file that is replaced stays whole until then.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write a checkpoint and its checksum, or raise OSError and leave what was there."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with atomic_path(path) as temporary:
@@ -37,11 +33,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `folder/step_<step>.pt`, and remove all but the newest `keep` checkpoints by step.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write `folder/step_<step>.pt` as `write_checkpoint`, and remove all but the newest ones."""
     path = folder / f"step_{step:08d}.pt"
     write_checkpoint(path, state)
     others = [other for other in checkpoints(folder) if other != path]

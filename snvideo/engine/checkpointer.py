@@ -34,11 +34,7 @@ class Checkpointer:
         return self._world.is_main and minutes is not None and spent >= 60 * minutes
 
     def save(self, step: int, state: dict[str, Any], needed: bool = False) -> None:
-        """Write a checkpoint of the trainer's state after a step; the last one is needed.
-
-        Raises:
-            SnvideoError: if it cannot be written and is needed.
-        """
+        """Write the state after a step; raises SnvideoError if that fails and is needed."""
         self._saved = time.monotonic()
         folder, before, self.saved_step = self._run_dir.checkpoints, self.saved_step, step
         if self._world.is_main:

@@ -46,8 +46,7 @@ class World:
     def on_main(self, work: Callable[[], T]) -> T:
         """Call a function on the main process, and return its picklable result on all.
 
-        Raises:
-            SnvideoError: on all processes, if the call does; the main one alone explains it.
+        If it raises SnvideoError, all processes do; the main one alone explains it.
         """
         result, error = None, None
         if self.is_main:

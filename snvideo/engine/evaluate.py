@@ -205,15 +205,14 @@ def evaluate(
         SnvideoError: if there are no weights, they do not fit, or lack some of the classes.
     """
     data = config.data
-    run = None if run is None else Path(run)
-    checkpoint = None if checkpoint is None else Path(checkpoint)
     with init_world() as world:
         index = ClipIndex.load(data.index, data.test_split, data.root)
         if run is None:
             config, model, origin = _load_start(config, index.labels, world)
         else:
-            config, model, origin = _load_run(config, run, checkpoint, index.labels, world)
-        folder, device = RunDir(run or config.output), world.device
+            chosen = None if checkpoint is None else Path(checkpoint)
+            config, model, origin = _load_run(config, Path(run), chosen, index.labels, world)
+        folder, device = RunDir(Path(run or config.output)), world.device
         quarantine = read_quarantine(config, folder.path)
         model.to(device).to(memory_format=memory_format(config.speed))
         with algorithms(choose(config.speed, device, 1), device):

@@ -68,12 +68,7 @@ class TrainingLoop:
         self._warned_epoch = -np.inf  # of the last warning of a slow loader
 
     def run(self) -> None:
-        """Train to the end.
-
-        Raises:
-            PreemptedError: if the run was asked to stop, with a checkpoint written.
-            SnvideoError: if it cannot go on.
-        """
+        """Train to the end; raises PreemptedError after a checkpoint if it was asked to stop."""
         trainer, progress = self.trainer, self.trainer.progress
         batches = trainer.batches()
         while True:

@@ -71,11 +71,7 @@ class RunDir:
         self._logs: tuple[MetricsFile, TensorBoardLog] | None = None
 
     def check(self, config: RunConfig) -> None:
-        """Check that a run of this config may begin or go on here.
-
-        Raises:
-            SnvideoError: if the folder holds another run, or a config that cannot be read.
-        """
+        """Raise SnvideoError if the folder holds another run, or a config that cannot be read."""
         stored = self.stored_config()
         if stored is None:
             return
@@ -91,13 +87,8 @@ class RunDir:
             )
 
     def stored_config(self) -> RunConfig | None:
-        """The config of the run that the directory holds, None if there is none.
-
-        Keys that an older version did not have get their defaults.
-
-        Raises:
-            SnvideoError: if it cannot be read.
-        """
+        """The config of the run that the directory holds, with defaults for keys of newer versions;
+        None if there is none, SnvideoError if it cannot be read."""
         path = self.path / "config.yaml"
         try:
             return RunConfig.model_validate(read_stored(path))
@@ -172,11 +163,7 @@ class RunDir:
 
     @contextmanager
     def written(self, name: str) -> Iterator[Path]:
-        """Temporary path, of the same suffix, which becomes the file `name` of the directory.
-
-        Raises:
-            SnvideoError: if the disk does not take it; a file of this name is then as it was.
-        """
+        """Temporary path that becomes the file `name`, or SnvideoError; see `atomic_path`."""
         with explained_writes(self.path / name), atomic_path(self.path / name) as path:
             yield path
 

@@ -22,10 +22,7 @@ QUARANTINE = "quarantine.csv"  # name of a run's own quarantine in its directory
 
 
 def open_start(config: RunConfig, world: World) -> WeightsSource | None:
-    """Open the weights that a config names; None if it names none.
-
-    The main process goes first, as it may have to download them.
-    """
+    """Open the weights that a config names, if any, on the main process (a download) first."""
     named = config.model.weights
     return None if named is None else world.main_first(lambda: open_weights(named.source))
 
@@ -74,11 +71,7 @@ def start_from(
     classes: Sequence[str],
     world: World,
 ) -> LoadReport:
-    """Load weights into the network of a run.
-
-    Raises:
-        SnvideoError: if they do not fit; the network is then as it was.
-    """
+    """Load weights into the network of a run, or raise SnvideoError and leave it as it was."""
     weights = config.model.weights
     assert weights is not None
     report = world.main_first(

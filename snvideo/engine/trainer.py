@@ -125,8 +125,7 @@ class Trainer:
     def step(self, batches: Iterator[Batch]) -> None:
         """Accumulate the gradients of this process's groups and update the weights once.
 
-        Raises:
-            SnvideoError: if loss or gradient is not finite and the run is to stop.
+        Raises SnvideoError if loss or gradient is not finite and the run is to stop.
         """
         if not self.model.training:  # since an evaluation
             self._train_mode()
@@ -215,10 +214,7 @@ class Trainer:
         return masks
 
     def test(self, clips: int, crops: int, rows: list[int] | None = None) -> Evaluation:
-        """Average the statistics, then evaluate over clips x crops views of test videos.
-
-        `rows` are those of the test split; None: all.
-        """
+        """Average the statistics, then evaluate over clips x crops views of rows of the split."""
         # The clips of the epoch under way, or of the last one when the run is done.
         epoch = min(self.progress.step // self.steps_per_epoch, self.config.optim.epochs - 1)
         model, config, world = self.evaluated, self.config, self.world
@@ -236,11 +232,7 @@ class Trainer:
             return self.test(1, 1, rows)
 
     def state(self) -> dict[str, Any]:
-        """State of a checkpoint, the same on all processes; all have to call.
-
-        Raises:
-            SnvideoError: if a loss or gradient was not finite.
-        """
+        """State of a checkpoint, the same on all processes; all call, after finite steps alone."""
         self.finite_check.wait()
         own = {
             "found": self.quarantine.found,
