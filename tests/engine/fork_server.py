@@ -1,9 +1,7 @@
 """A process that has imported what a run needs and forks others, which begin at once.
 
-Seconds of imports for each of the many processes that tests start, stop and kill would be most of
-their time. What is forked is otherwise as if the command had been given: of one thread, with a
-session and an environment of its own; but it ends without taking the interpreter apart, which takes
-a second more. Whole interpreters are what torchrun starts.
+That saves seconds of imports for each of the many processes that tests start, stop and kill, and
+they end without taking the interpreter apart. Whole interpreters are what torchrun starts.
 
 Reads a request per line, answers with a line each; see `tests.engine.runs.start`.
 """
@@ -27,15 +25,11 @@ from snvideo.config import load_config
 from snvideo.data import decoding
 from snvideo.engine.distributed import init_world
 from snvideo.engine.trainer import Trainer
-from tests.engine.runs import values
+from tests.engine.runs import take_steps, values
 
 
 def serve() -> dict[str, Any] | None:
-    """Fork a process per request; None when there are no more.
-
-    Returns:
-        in a process that was forked: what it was asked for.
-    """
+    """Fork a process per request, which returns it; None when there are no more."""
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
@@ -96,14 +90,8 @@ def torchrun(*arguments: str) -> None:
 
 
 def slow_command(seconds: float, begun: str, ranks: list[int], *arguments: str) -> None:
-    """The command with a decoder that takes its time over test videos.
-
-    Args:
-        seconds: for each.
-        begun: file that is made when it begins to read the first.
-        ranks: of the processes that are slow.
-        arguments: of the command.
-    """
+    """The command, with a decoder that takes seconds for each test video on these ranks, and makes
+    the file `begun` first."""
     swift = decoding.decode_pyav
 
     def slow(video, wanted):
@@ -125,9 +113,7 @@ def weights(paths: list[str], steps: int) -> None:
         for path in paths:
             config = load_config(Path(path))
             trainer = Trainer(config, world)
-            batches = trainer.batches()
-            for _ in range(steps):
-                trainer.step(batches)
+            take_steps(trainer, steps)
             state = values(trainer)
             for other in world.gather(state):
                 assert all(torch.equal(state[name], other[name]) for name in state)

@@ -20,11 +20,14 @@ import torch
 import yaml
 
 from snvideo.config import load_config
+from snvideo.data.dataset import Batch
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.config import RunConfig
+from snvideo.engine.distributed import World
 from snvideo.engine.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
+CPU = World(0, 1, torch.device("cpu"))
 
 
 def run_config(toy: Path, output: Path, *overrides: str) -> RunConfig:
@@ -66,12 +69,8 @@ def last_weights(folder: Path) -> dict[str, torch.Tensor]:
 def assert_close(
     one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], initial: dict[str, torch.Tensor]
 ) -> None:
-    """Weights and statistics are equal up to rounding: within a thousandth of how far training has
-    moved the farthest value of the same tensor.
-
-    Sums over clips that are taken in another order differ in the last bits, and training amplifies
-    that with every step; another clip, mask or group differs by as much as training moves.
-    """
+    """Weights and statistics are equal up to rounding, which training amplifies with every step:
+    within a thousandth of how far it has moved the farthest value of the same tensor."""
     assert one.keys() == two.keys() == initial.keys()
     for name in one:
         if not one[name].is_floating_point():
@@ -90,9 +89,25 @@ def values(trainer: Trainer) -> dict[str, torch.Tensor]:
     }
 
 
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+def metrics(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, or those of a kind."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    return [line for line in lines if kind in (None, line["kind"])]
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """The results of a finished run."""
+    return json.loads((folder / "results.json").read_text())
+
+
+def take_steps(
+    trainer: Trainer, count: int, batches: Iterator[Batch] | None = None
+) -> Iterator[Batch]:
+    """Train for some steps, of these batches or from here on; returns the batches that follow."""
+    batches = batches or trainer.batches()
+    for _ in range(count):
+        trainer.step(batches)
+    return batches
 
 
 @contextmanager
@@ -121,12 +136,7 @@ def fill(disk: Path) -> Path:
 
 
 class Job:
-    """Processes that the nursery has forked.
-
-    Args:
-        pids: one of each rank.
-        log: what they write to, and their children.
-    """
+    """Processes that the nursery has forked, one of each rank, and the log that all write to."""
 
     def __init__(self, pids: list[int], log: Path) -> None:
         self.pids, self.log = pids, log
@@ -172,14 +182,8 @@ class Job:
 
 
 def start(function: str, *arguments: Any, log: Path, processes: int = 1) -> Job:
-    """Fork processes that begin at once, each with one thread and a session of its own.
-
-    Args:
-        function: of the nursery.
-        arguments: for it; what JSON takes.
-        log: their standard output and error are added to it.
-        processes: that are to form a process group.
-    """
+    """Fork processes of a group, each with one thread and a session of its own, to call a function
+    of the nursery at once; what they print is added to the log."""
     environment: dict[str, str] = {}
     if processes > 1:
         with socket.socket() as free:

@@ -10,7 +10,7 @@ from snvideo.data.loader import CudaPrefetcher
 from snvideo.engine.distributed import World
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
-from tests.engine.runs import run_config
+from tests.engine.runs import CPU, run_config, take_steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -44,8 +44,7 @@ def test_no_step_waits_for_the_gpu(toy, tmp_path, norm, prefetch):
     batches = pinned(one.batches(), 5 * passes)
     if prefetch:
         batches = CudaPrefetcher(batches, one.device)
-    for _ in range(3):
-        one.step(batches)
+    take_steps(one, 3, batches)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -60,9 +59,7 @@ def test_batches_that_were_copied_ahead_are_the_same(toy, tmp_path):
     for prefetch in ("false", "true"):
         options = (f"speed.prefetch={prefetch}", "speed.amp=none", "speed.deterministic=true")
         one = trainer(toy, tmp_path / prefetch, *options)
-        batches = one.batches()
-        for _ in range(2 * one.steps_per_epoch + 1):
-            one.step(batches)
+        batches = take_steps(one, 2 * one.steps_per_epoch + 1)
         assert isinstance(batches, CudaPrefetcher) == (prefetch == "true")
         weights.append(one.model.state_dict())
     for name in weights[0]:
@@ -71,8 +68,7 @@ def test_batches_that_were_copied_ahead_are_the_same(toy, tmp_path):
 
 def test_a_run_that_has_gone_bad_stops_within_steps_and_saves_nothing(toy, tmp_path):
     one = trainer(toy, tmp_path / "run")
-    batches = one.batches()
-    one.step(batches)
+    batches = take_steps(one, 1)
     with torch.no_grad():
         one.model.blocks[0].conv.weight.fill_(float("nan"))
     with pytest.raises(SnvideoError, match="step 1: the loss is not finite for"):
@@ -85,11 +81,9 @@ def test_a_cpu_and_a_gpu_agree(toy, tmp_path):
     options = ("speed.amp=none", "speed.channels_last=false", "optim.lr=0.01")
     gpu = trainer(toy, tmp_path / "gpu", *options)
     config = run_config(toy, tmp_path / "cpu", *OPTIONS, *options)
-    cpu = Trainer(config, World(0, 1, torch.device("cpu")))
+    cpu = Trainer(config, CPU)
     for one in (gpu, cpu):
-        batches = one.batches()
-        for _ in range(3):
-            one.step(batches)
+        take_steps(one, 3)
     for name, value in cpu.model.state_dict().items():
         torch.testing.assert_close(
             gpu.model.state_dict()[name].cpu(), value, rtol=1e-2, atol=1e-3, msg=name

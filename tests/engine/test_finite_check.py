@@ -1,20 +1,17 @@
 """Steps that are not finite: stopped or skipped, with the step and the clips named."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from snvideo.engine import finite_check as module
-from snvideo.engine.distributed import World
 from snvideo.engine.finite_check import FiniteCheck
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
-from tests.engine.runs import run_config
+from tests.engine.runs import CPU, metrics, run_config, take_steps
 
-CPU = torch.device("cpu")
 GOOD = torch.tensor([1.0, 2.0])
 NAN, INF = torch.tensor(float("nan")), torch.tensor(float("inf"))
 
@@ -23,7 +20,7 @@ INDEX = [SimpleNamespace(name=f"video{row}.mp4") for row in range(10)]
 
 
 def guard(policy: str, scaled: bool = False) -> FiniteCheck:
-    return FiniteCheck(policy, CPU, INDEX, scaled)
+    return FiniteCheck(policy, CPU.device, INDEX, scaled)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_clips():
@@ -79,7 +76,7 @@ def injected(monkeypatch):
 def test_a_run_stops_at_the_step_and_keeps_its_checkpoint(toy, tmp_path, injected):
     overrides = ("optim.epochs=2", "log.checkpoint_minutes=0.00001")
     config = run_config(toy, tmp_path / "run", *overrides)
-    trainer = Trainer(config, World(0, 1, CPU))
+    trainer = Trainer(config, CPU)
     with pytest.raises(SnvideoError) as error:
         train(config)
     passes = [p for e, p in trainer.plan.run(48, 1)][12:16]  # of step 3, 4 passes a step
@@ -96,10 +93,8 @@ def test_a_run_stops_at_the_step_and_keeps_its_checkpoint(toy, tmp_path, injecte
 def test_a_skipped_step_changes_nothing(toy, tmp_path, injected, norm):
     overrides = (f"model.norm.name={norm}", "optim.non_finite=skip", "optim.ema=0.9")
     config = run_config(toy, tmp_path / "run", *overrides)
-    trainer = Trainer(config, World(0, 1, CPU))
-    batches = trainer.batches()
-    for _ in range(3):
-        trainer.step(batches)
+    trainer = Trainer(config, CPU)
+    batches = take_steps(trainer, 3)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     averaged = {n: v.clone() for n, v in trainer.ema.module.state_dict().items()}
     trainer.step(batches)
@@ -118,5 +113,4 @@ def test_skipped_steps_are_in_the_results(toy, tmp_path, injected):
     quick = ("log.validate_epochs=0", "statistics.batches=0", "data.test.clips=1")
     results = train(run_config(toy, tmp_path / "run", "optim.non_finite=skip", *quick))
     assert results.skipped_steps == 1
-    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
-    assert all(line["loss"] == line["loss"] for line in lines if "loss" in line)
+    assert all(line["loss"] == line["loss"] for line in metrics(tmp_path / "run", "train"))

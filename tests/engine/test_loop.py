@@ -1,6 +1,5 @@
 """What a run says and keeps between its steps."""
 
-import json
 import logging
 from collections.abc import Iterator
 from itertools import count
@@ -16,21 +15,12 @@ from snvideo.engine import loop, step_timer
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.checkpointer import Checkpointer
 from snvideo.engine.config import LogConfig
-from snvideo.engine.distributed import World
 from snvideo.engine.evaluate import evaluate
 from snvideo.engine.run_dir import RunDir
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
-from tests.engine.runs import fill, run_config, small_disk
-
-CPU = World(0, 1, torch.device("cpu"))
-
-
-def metrics(run: Path, kind: str) -> list[dict]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-    return [line for line in lines if line["kind"] == kind]
-
+from tests.engine.runs import CPU, fill, metrics, results, run_config, small_disk, take_steps
 
 said: list[str] = []  # by the loop, of that run
 
@@ -94,9 +84,8 @@ def test_the_average_of_weights_is_what_is_tested(rich):
     name = "blocks.0.conv.weight"
     assert state["averaged"] == 12
     assert not torch.equal(state["model"][name], state["ema"][name])
-    results = json.loads((rich / "results.json").read_text())
-    again = evaluate(load_config(rich / "config.yaml"), rich)
-    assert again.confusion == results["confusion"]
+    again = evaluate(load_config(rich), rich)
+    assert again.confusion == results(rich)["confusion"]
     np.testing.assert_array_equal(
         np.load(rich / "evaluation.npz")["probabilities"],
         np.load(rich / "predictions.npz")["probabilities"],
@@ -116,8 +105,7 @@ def test_the_average_follows_the_weights(toy, tmp_path):
 
 def test_the_best_weights_are_kept(rich):
     best = max(metrics(rich, "validate"), key=lambda line: (line["top1"], -line["step"]))
-    results = json.loads((rich / "results.json").read_text())
-    assert results["best_validation"] == {"step": best["step"], "top1": best["top1"]}
+    assert results(rich)["best_validation"] == {"step": best["step"], "top1": best["top1"]}
     path = rich / "checkpoints/best.pt"
     assert load_checkpoint(path)["progress"]["step"] == best["step"]
     again = evaluate(load_config(rich, ("data.test.clips=1",)), rich, path)
@@ -128,9 +116,7 @@ def test_frozen_parts_stay_as_they_are(toy, tmp_path):
     overrides = ("model.norm.name=bn", "optim.freeze=[blocks.0, blocks.1]", "optim.lr=0.2")
     trainer = Trainer(run_config(toy, tmp_path / "run", *overrides), CPU)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    batches = trainer.batches()
-    for _ in range(2):
-        trainer.step(batches)
+    take_steps(trainer, 2)
     trainer.test(1, 1)  # averages statistics
     moved = {n for n, v in trainer.model.state_dict().items() if not torch.equal(before[n], v)}
     # Block 2 is a pooling and has nothing to learn.

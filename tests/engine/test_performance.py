@@ -7,7 +7,7 @@ from snvideo.engine.config import SpeedConfig
 from snvideo.engine.distributed import World
 from snvideo.engine.performance import LONG_RUN, algorithms, autocast, choose
 from snvideo.engine.trainer import Trainer
-from tests.engine.runs import run_config
+from tests.engine.runs import run_config, take_steps
 
 CPU = torch.device("cpu")
 OFF = SpeedConfig(
@@ -55,9 +55,7 @@ def test_algorithms_are_put_back():
 
 def weights(toy, folder, *overrides: str) -> dict[str, torch.Tensor]:
     trainer = Trainer(run_config(toy, folder, "optim.lr=0.02", *overrides), World(0, 1, CPU))
-    batches = trainer.batches()
-    for _ in range(2):
-        trainer.step(batches)
+    take_steps(trainer, 2)
     return trainer.model.state_dict()
 
 
@@ -88,17 +86,13 @@ def test_a_run_goes_on_with_other_switches(toy, tmp_path, optimizer, caplog):
     ends = []
     for switched in (False, True):
         first = Trainer(run_config(toy, tmp_path / "a", *options), World(0, 1, CPU))
-        batches = first.batches()
-        for _ in range(2):
-            first.step(batches)
+        take_steps(first, 2)
         more = SWITCHED if switched else ()
         second = Trainer(run_config(toy, tmp_path / "b", *options, *more), World(0, 1, CPU))
         second.load_state(first.state(), tmp_path)
         group = second.optimizer.param_groups[0]
         assert group["fused"] == (optimizer == "fused" and not switched)
-        batches = second.batches()
-        for _ in range(2):
-            second.step(batches)
+        take_steps(second, 2)
         ends.append(second.model.state_dict())
     assert "channels_last: True -> False" in caplog.text and "-> loop" in caplog.text
     for name in ends[0]:

@@ -21,21 +21,21 @@ import pytest
 import torch
 
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from snvideo.engine.distributed import World
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import TEMPORARY_FAILURE
 from tests.engine.runs import (
+    CPU,
     Job,
     assert_close,
     children,
     last_state,
     last_weights,
     metrics,
+    results,
     run_config,
     start,
+    take_steps,
 )
-
-CPU = World(0, 1, torch.device("cpu"))
 
 EPOCHS, STEPS = 3, 18
 """Of all runs here."""
@@ -141,8 +141,7 @@ def without_timings(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def untimed(folder: Path) -> dict[str, Any]:
-    results = json.loads((folder / "results.json").read_text())
-    return {key: value for key, value in results.items() if not key.endswith("_seconds")}
+    return {key: value for key, value in results(folder).items() if not key.endswith("_seconds")}
 
 
 def names(folder: Path) -> set[str]:
@@ -208,9 +207,7 @@ def test_a_state_is_all_that_a_trainer_goes_on_from(videos, tmp_path, norm):
     """In the middle of a log window: after 5 of 6 steps of an epoch, on into the next one."""
     config = run_config(videos, tmp_path / "run", *OPTIONS, f"model.norm.name={norm}")
     first = Trainer(config, CPU)
-    batches = first.batches()
-    for _ in range(5):
-        first.step(batches)
+    batches = take_steps(first, 5)
     path = save_checkpoint(tmp_path, 5, first.state(), keep=1)
     saved = load_checkpoint(path)
     assert_same(saved, first.state())
@@ -218,10 +215,8 @@ def test_a_state_is_all_that_a_trainer_goes_on_from(videos, tmp_path, norm):
     second.load_state(load_checkpoint(path), path)
     assert_same(saved, second.state())
     assert saved["processes"][0]["tally"][3:5] == (5, 5 * 8)  # steps and clips
-    others = second.batches()
-    for _ in range(3):
-        first.step(batches)
-        second.step(others)
+    take_steps(first, 3, batches)
+    take_steps(second, 3)
     assert_same(first.state(), second.state())
     # Statistics of the average are those of the whole step, not of its last pass.
     averaged = dict(first.evaluated.named_buffers())

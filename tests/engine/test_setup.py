@@ -16,7 +16,7 @@ from snvideo.engine.train import train
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
 from snvideo.models.pretrained import WEIGHTS_FILE, write_weights
-from tests.engine.runs import last_state, last_weights, run_config, start
+from tests.engine.runs import last_state, last_weights, results, run_config, start
 
 
 @pytest.fixture(scope="module")
@@ -33,29 +33,29 @@ def from_bn(bn, toy, output, *overrides):
 
 
 def test_a_run_leaves_a_network_that_says_what_it_is(bn):
-    results = json.loads((bn / "results.json").read_text())
+    found = results(bn)
     model, about = snvideo.load_model(bn)
     assert (about.architecture, about.norm, about.statistics) == ("i3d_tiny", "bn", "average")
-    assert list(about.classes) == results["classes"]
+    assert list(about.classes) == found["classes"]
     assert about.preprocessing.mean == (0.4, 0.5, 0.6)
     assert about.preprocessing.std == (0.225, 0.225, 0.225)
     assert (about.preprocessing.frames, about.preprocessing.stride) == (4, 4)
-    assert about.results["video_top1"] == results["video_top1"]
+    assert about.results["video_top1"] == found["video_top1"]
     trained = last_weights(bn)
     own = model.state_dict()
     assert own.keys() == trained.keys()
     assert all(torch.equal(own[n], trained[n]) for n in own if "running" not in n)
     card = (bn / "model_card.md").read_text()
-    assert f"video top-1 | {100 * results['video_top1']:.1f} %" in card and "name: bn" in card
+    assert f"video top-1 | {100 * found['video_top1']:.1f} %" in card and "name: bn" in card
 
 
 def test_what_it_leaves_is_what_was_tested(bn, toy, tmp_path):
     """With the statistics of the test, its answers are those that were counted."""
     overrides = ("model.norm.name=bn", f"model.weights.source={bn / WEIGHTS_FILE}")
     again = evaluate(run_config(toy, tmp_path / "again", *overrides))
-    results = json.loads((bn / "results.json").read_text())
-    assert again.video_top1 == results["video_top1"]
-    assert again.confusion == results["confusion"]
+    found = results(bn)
+    assert again.video_top1 == found["video_top1"]
+    assert again.confusion == found["confusion"]
     stored = [
         np.load(path)["probabilities"]
         for path in (bn / "predictions.npz", tmp_path / "again" / "evaluation.npz")
@@ -82,10 +82,10 @@ def test_checkpoints_say_what_they_are_too(bn, name):
 def test_sn_starts_from_bn_and_from_its_preprocessing(bn, toy, tmp_path, caplog):
     config = from_bn(bn, toy, tmp_path / "sn")
     with caplog.at_level("INFO"):
-        results = train(config)
+        found = train(config)
     assert "all tensors" in caplog.text and "start at the batch part" in caplog.text
-    assert results.started_from["origin"] == str(bn / WEIGHTS_FILE)
-    assert results.started_from["loaded"] == 87 and results.started_from["reset"] == 34
+    assert found.started_from["origin"] == str(bn / WEIGHTS_FILE)
+    assert found.started_from["loaded"] == 87 and found.started_from["reset"] == 34
     report = json.loads((tmp_path / "sn" / "weights.json").read_text())
     assert {entry["fate"] for entry in report["tensors"]} == {"loaded", "reset"}
     assert "0.4" in (tmp_path / "sn" / "config.yaml").read_text()

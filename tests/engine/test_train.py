@@ -13,9 +13,16 @@ from snvideo.engine.evaluate import evaluate
 from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
-from tests.engine.runs import assert_close, run_config, start, values
-
-CPU = World(0, 1, torch.device("cpu"))
+from tests.engine.runs import (
+    CPU,
+    assert_close,
+    metrics,
+    results,
+    run_config,
+    start,
+    take_steps,
+    values,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,33 +39,32 @@ def test_a_run_is_a_folder(finished, toy):
         *("config.yaml", "environment.json", "metrics.jsonl", "results.json"),
         *("tensorboard", "checkpoints", "predictions.npz"),
     }
-    results = json.loads((finished / "results.json").read_text())
-    assert results["steps"] == 2 * (48 // 8)
-    assert results["videos"] == 16 and results["failed_videos"] == 0
-    assert results["replaced_samples"] == 0
-    assert len(results["classes"]) == len(results["per_class_accuracy"]) == 8
-    assert np.sum(results["confusion"]) == 16
-    assert np.trace(results["confusion"]) / 16 == pytest.approx(results["video_top1"])
-    assert 0 <= results["clip_top1"] <= results["clip_top5"] <= 1
-    assert len(results["importance"]) == 17 and len(results["importance"][0]["mean"]) == 3
-    metrics = [json.loads(line) for line in (finished / "metrics.jsonl").open()]
-    assert [m["step"] for m in metrics if m["kind"] == "train"] == [2, 4, 6, 8, 10, 12]
-    assert [m["epoch"] for m in metrics if m["kind"] == "validate"] == [1, 2]
-    assert {m["kind"] for m in metrics} == {"train", "time", "importance", "validate"}
-    assert all(np.isfinite(list(m.values())[1:]).all() for m in metrics)
+    found = results(finished)
+    assert found["steps"] == 2 * (48 // 8)
+    assert found["videos"] == 16 and found["failed_videos"] == 0
+    assert found["replaced_samples"] == 0
+    assert len(found["classes"]) == len(found["per_class_accuracy"]) == 8
+    assert np.sum(found["confusion"]) == 16
+    assert np.trace(found["confusion"]) / 16 == pytest.approx(found["video_top1"])
+    assert 0 <= found["clip_top1"] <= found["clip_top5"] <= 1
+    assert len(found["importance"]) == 17 and len(found["importance"][0]["mean"]) == 3
+    assert [m["step"] for m in metrics(finished, "train")] == [2, 4, 6, 8, 10, 12]
+    assert [m["epoch"] for m in metrics(finished, "validate")] == [1, 2]
+    assert {m["kind"] for m in metrics(finished)} == {"train", "time", "importance", "validate"}
+    assert all(np.isfinite(list(m.values())[1:]).all() for m in metrics(finished))
 
 
 def test_predictions_agree_with_the_figures_and_an_evaluation(finished):
-    results = json.loads((finished / "results.json").read_text())
+    found = results(finished)
     stored = np.load(finished / "predictions.npz")
     assert stored["probabilities"].shape == (16, 8) and len(set(stored["videos"])) == 16
     np.testing.assert_allclose(stored["probabilities"].sum(1), 1, rtol=1e-5)
     ranks = (-stored["probabilities"]).argsort(1) == stored["labels"][:, None]
-    assert results["video_top1"] == pytest.approx(ranks[:, :1].any(1).mean())
-    assert results["video_top5"] == pytest.approx(ranks[:, :5].any(1).mean())
+    assert found["video_top1"] == pytest.approx(ranks[:, :1].any(1).mean())
+    assert found["video_top5"] == pytest.approx(ranks[:, :5].any(1).mean())
     again = evaluate(load_config(finished), finished)
     for key in ("clip_top1", "clip_top5", "video_top1", "video_top5", "confusion", "index_hash"):
-        assert again.stored()[key] == results[key]
+        assert again.stored()[key] == found[key]
     assert (finished / "evaluation.json").exists()
 
 
@@ -94,8 +100,7 @@ def test_it_learns_its_training_clips(toy, tmp_path):
         "batch.clips_per_gpu=2",
     )
     train(run_config(toy, tmp_path / "run", *overrides))
-    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
-    losses = [m["loss"] for m in metrics if m["kind"] == "train"]
+    losses = [m["loss"] for m in metrics(tmp_path / "run", "train")]
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.2
 
 
@@ -165,22 +170,16 @@ def test_the_same_run_twice_is_the_same(toy, tmp_path):
     weights = []
     for name in ("a", "b"):
         trainer = Trainer(run_config(toy, tmp_path / name, "data.workers=1"), CPU)
-        steps(trainer, 3)
+        take_steps(trainer, 3)
         weights.append(trainer.model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def steps(trainer: Trainer, count: int) -> None:
-    batches = trainer.batches()
-    for _ in range(count):
-        trainer.step(batches)
 
 
 def test_accumulated_passes_move_running_statistics_once(toy, tmp_path):
     """BN over four groups: one update by the mean of the groups' statistics, momentum 0.1."""
     config = run_config(toy, tmp_path / "run", "model.norm.name=bn", "optim.lr=1e-9")
     trainer = Trainer(config, CPU)
-    steps(trainer, 2)
+    take_steps(trainer, 2)
     norm = trainer.model.blocks[0].norm
     assert norm.num_batches_tracked == 2
     assert (norm.running_var > 0.8 * 0.9).all()  # 1 -> 0.81 + what two updates of 0.1 add
@@ -201,7 +200,7 @@ def test_clips_are_changed_and_mixed_alike_however_their_groups_are_played(toy, 
         overrides = (*augmented, "model.norm.name=bn", f"batch.gpus_per_pass={packed}")
         config = run_config(toy, tmp_path / f"run{packed}", *overrides, "optim.lr=0.02")
         trainer = Trainer(config, CPU)
-        steps(trainer, 2)
+        take_steps(trainer, 2)
         weights.append(trainer.model.state_dict())
     plain = max((weights[2][name] - weights[1][name]).abs().max() for name in weights[0])
     assert plain > 1e-3
@@ -225,7 +224,7 @@ def test_a_lone_clip_cannot_be_mixed(toy, tmp_path):
 def test_mixed_precision_trains(toy, tmp_path, amp):
     trainer = Trainer(run_config(toy, tmp_path / "run", f"speed.amp={amp}"), CPU)
     before = {n: p.clone() for n, p in trainer.model.named_parameters()}
-    steps(trainer, 3)
+    take_steps(trainer, 3)
     moved = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]
     assert len(moved) > len(before) / 2
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
@@ -243,7 +242,7 @@ def test_one_clip_per_gpu_leaves_the_batch_part_out(toy, tmp_path, caplog):
 def test_validation_leaves_the_moving_averages(toy, tmp_path):
     """Averaged statistics are for the test alone: training goes on with its own."""
     trainer = Trainer(run_config(toy, tmp_path / "run", "model.norm.name=bn"), CPU)
-    steps(trainer, 2)
+    take_steps(trainer, 2)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.validate([0, 1])
     after = trainer.model.state_dict()
