@@ -101,15 +101,6 @@ def test_train_evaluate_compare_and_report(snvideo, toy, tmp_path):
     assert code == 2 and "name others by --checkpoint" in printed
 
 
-@pytest.mark.process
-def test_a_failed_run_is_an_exit_code(snvideo, toy, tmp_path):
-    run_config(toy, tmp_path / "study")
-    overrides = ["data.index=none.csv", "study.batches=[{gpus: 2, clips_per_gpu: 4}]"]
-    code, printed = snvideo("compare", str(tmp_path / "study.yaml"), *overrides, "study.norms=[gn]")
-    assert code == 1
-    assert "failed (exit 2)" in printed
-
-
 def test_help_names_the_commands():
     call = [sys.executable, "-m", "snvideo", "--help"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)

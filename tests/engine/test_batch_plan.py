@@ -30,15 +30,6 @@ def test_a_run_goes_on_where_it_was_left():
     assert {epoch for epoch, _ in whole} == {0, 1, 2}
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_statistics_groups_are_shared_out_once(processes):
-    shares = [BatchPlan(6, 4, processes, rank).statistics(50, 200) for rank in range(processes)]
-    positions = sorted(p for share in shares for group in share for p in group)
-    assert positions == list(range(48))
-    assert all(len(group) == 4 for share in shares for group in share)
-    assert len(BatchPlan(6, 4).statistics(50, 5)) == 5
-
-
 def test_synchronised_norms_take_the_whole_batch():
     plan = plan_batch(BatchConfig(gpus=8, clips_per_gpu=4), "syncbn", 1, 0, videos=100)
     assert plan.passes == 1 and len(plan.positions(0, 0)) == 32
@@ -73,10 +64,16 @@ def test_groups_share_passes(norm):
     assert list(second.run(20, 1)) == [(0, range(4, 8)), (0, range(12, 16))]
 
 
-def test_passes_for_statistics_hold_whole_groups_once_each():
-    shares = [BatchPlan(6, 4, 3, rank, groups_per_pass=2) for rank in range(3)]
-    passes = [positions for share in shares for positions in share.statistics(50, 11)]
-    assert all(len(positions) % 4 == 0 for positions in passes)
-    assert sorted(p for positions in passes for p in positions) == list(range(44))
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("packed", [1, 2])
+def test_passes_for_statistics_hold_whole_groups_once_each(processes, packed):
+    shares = [BatchPlan(6, 4, processes, rank, packed) for rank in range(processes)]
+    for wanted, groups in ((5, 5), (11, 11), (200, 12)):
+        passes = [positions for share in shares for positions in share.statistics(50, wanted)]
+        assert all(len(positions) % 4 == 0 for positions in passes)
+        assert sorted(p for positions in passes for p in positions) == list(range(4 * groups))
+
+
+def test_statistics_of_a_joint_group_have_a_part_for_every_process():
     joint = [BatchPlan(3, 4, 3, rank, joint=True).statistics(50, 11) for rank in range(3)]
     assert [len(share) for share in joint] == [4, 4, 4]  # 12 parts are 4 joint groups of 48 clips

@@ -225,10 +225,7 @@ def test_every_start_is_recorded(tmp_path, monkeypatch):
     assert second["threads"] == found["threads"] == 7
     assert second["processes"] == found["processes"] == 4
     assert second["torch"] == found["packages"]["torch"]
-
-
-def test_a_record_that_cannot_be_read_is_begun_anew(tmp_path):
-    (tmp_path / "environment.json").write_text("")
+    (tmp_path / "environment.json").write_text("")  # is begun anew
     opened(tmp_path, 0, 3).close()
     assert [session["step"] for session in sessions(tmp_path)] == [3]
 

@@ -14,8 +14,7 @@ from snvideo.engine.dry_run import dry_run
 from snvideo.engine.evaluate import evaluate
 from snvideo.engine.train import train
 from snvideo.errors import SnvideoError
-from snvideo.models import create_model
-from snvideo.models.pretrained import WEIGHTS_FILE, write_weights
+from snvideo.models.pretrained import WEIGHTS_FILE
 from tests.engine.runs import last_state, last_weights, results, run_config, start
 
 
@@ -94,16 +93,6 @@ def test_sn_starts_from_bn_and_from_its_preprocessing(bn, toy, tmp_path, caplog)
     assert about.started_from["sha256"] == report["sha256"]
 
 
-def test_the_classifier_is_matched_to_the_index_by_name(bn, toy, tmp_path):
-    """A step of the size of nothing shows what training began with."""
-    config = from_bn(bn, toy, tmp_path / "sn", "optim.lr=1e-30", "optim.logit_lr=1e-30")
-    train(config)
-    before, after = last_weights(bn), last_weights(tmp_path / "sn")
-    assert torch.equal(before["blocks.6.proj.weight"], after["blocks.6.proj.weight"])
-    assert torch.equal(before["blocks.0.conv.weight"], after["blocks.0.conv.weight"])
-    assert torch.equal(before["blocks.0.norm.weight"], after["blocks.0.norm.weight"])
-
-
 def test_a_run_goes_on_without_the_weights_it_started_from(bn, toy, tmp_path):
     copy = tmp_path / "weights.safetensors"
     copy.write_bytes((bn / WEIGHTS_FILE).read_bytes())
@@ -117,17 +106,6 @@ def test_a_run_goes_on_without_the_weights_it_started_from(bn, toy, tmp_path):
     assert train(config).started_from == whole.started_from
     assert snvideo.load_model(run).metadata.started_from == whole.started_from
     assert last_state(run)["started_from"] == whole.started_from
-
-
-@pytest.mark.process
-def test_two_processes_start_from_the_same(bn, toy, tmp_path):
-    alone, together = tmp_path / "one", tmp_path / "two"
-    for output, processes in ((alone, 1), (together, 2)):
-        from_bn(bn, toy, output, "optim.lr=1e-30", "optim.logit_lr=1e-30")
-        command = ("train", str(output.with_suffix(".yaml")))
-        start("command", *command, log=tmp_path / "log", processes=processes).done()
-    one, two = last_weights(alone), last_weights(together)
-    assert all(torch.equal(one[name], two[name]) for name in one if "running" not in name)
 
 
 def test_a_config_that_says_otherwise_is_followed_with_a_warning(bn, toy, tmp_path, caplog):
@@ -194,12 +172,3 @@ def test_weights_that_do_not_fit_are_one_line(bn, toy, tmp_path, overrides, mess
             attempt(config)
         assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_network_of_other_strides_is_refused(bn, tmp_path):
-    _, about = snvideo.load_model(bn)
-    changed = about.model_copy(update={"strides": {**about.strides, "blocks.0.conv": (2, 2, 2)}})
-    path = tmp_path / "odd.safetensors"
-    write_weights(path, create_model("i3d_tiny", len(about.classes)), changed)
-    with pytest.raises(SnvideoError, match=r"other strides: 2x2x2 in blocks\.0\.conv, here 1x2x2"):
-        snvideo.load_model(path)

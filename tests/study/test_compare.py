@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from snvideo.config import load_config
-from snvideo.engine.config import RunConfig
 from snvideo.errors import PreemptedError, SnvideoError
 from snvideo.study import compare as module
 from snvideo.study.compare import launch, run_study
@@ -37,12 +36,9 @@ class Child:
     def __call__(self, command: list[str]) -> int:
         self.commands.append(command)
         file = self._cell_file(command)
-        config = RunConfig.model_validate(yaml.safe_load(file.read_text()))
-        name = config.output.name
-        batch = config.batch
-        cell = Cell(
-            name, config.model.norm.name, batch.gpus, batch.clips_per_gpu, config.seed, config
-        )
+        config = load_config(file)
+        name, norm, batch = config.output.name, config.model.norm.name, config.batch
+        cell = Cell(name, norm, batch.gpus, batch.clips_per_gpu, config.seed, config)
         if name == self.stop_at:
             write_begun(cell)
             raise KeyboardInterrupt
