@@ -159,7 +159,7 @@ def test_all_processes_fail_together(bn, toy, tmp_path):
         (["model.norm.start=equal"], "set model.norm.start=batch"),
         (["model.norm.name=gn"], "set model.norm.name=bn"),
         (["batch.gpus=8", "batch.clips_per_gpu=1"], "with one clip per GPU SN has no batch part"),
-        (["model.name=i3d_r50_8x8"], "it fits i3d_tiny"),
+        (["model.name=i3d_r50_8x8"], "choose the model.name"),
         (["model.norm.name=frozen_bn", "model.weights.norms=new"], "frozen_bn trains no norm"),
         (["model.weights.source=none.pth"], "cannot read weights none.pth: No such file"),
         (["model.weights.source=torchvision:resnet5"], "torchvision has no weights 'resnet5'"),
