@@ -138,7 +138,7 @@ def _memory(x: Tensor) -> tuple[Tensor, bool]:
     """x in float32 or float64, dense; and True if its channels are last in memory."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if x.is_contiguous():
-        return x, False
+        return x, x.numel() == x.shape[0] * x.shape[1]  # one position: both, and last is faster
     if x.movedim(1, -1).is_contiguous():
         return x, True
     return x.contiguous(), False

@@ -47,20 +47,22 @@ INLINE Pair row_sums_of(int64_t l, First first, Second second) {
         const int64_t end = std::min(l, begin + FLUSH);
         T a[LANES] = {}, b[LANES] = {}, rest_a = 0, rest_b = 0;
         int64_t i = begin;
-        for (; i + LANES <= end; i += LANES)
-            for (int64_t k = 0; k < LANES; k++) {
-                a[k] += first(i + k);
-                b[k] += second(i + k);
-            }
+        if (end - begin >= LANES) {
+            for (; i + LANES <= end; i += LANES)
+                for (int64_t k = 0; k < LANES; k++) {
+                    a[k] += first(i + k);
+                    b[k] += second(i + k);
+                }
+            for (int64_t half = LANES / 2; half; half /= 2)
+                for (int64_t k = 0; k < half; k++) {
+                    a[k] += a[k + half];
+                    b[k] += b[k + half];
+                }
+        }
         for (; i < end; i++) {
             rest_a += first(i);
             rest_b += second(i);
         }
-        for (int64_t half = LANES / 2; half; half /= 2)
-            for (int64_t k = 0; k < half; k++) {
-                a[k] += a[k + half];
-                b[k] += b[k + half];
-            }
         total.first += a[0] + rest_a;
         total.second += b[0] + rest_b;
     }
