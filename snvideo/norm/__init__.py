@@ -9,6 +9,7 @@ from snvideo.norm.functional import batch_statistics, switch_norm
 from snvideo.norm.gain import GainChange, gain_changes
 from snvideo.norm.importance import Importance, importance, importance_table, start_by_depth
 from snvideo.norm.mixture import MixtureSpec
+from snvideo.norm.reference_weights import load_reference_weights
 from snvideo.norm.statistics import average_statistics, kept_statistics, tracking_layers
 from snvideo.norm.step_statistics import one_update
 from snvideo.norm.switch_norm import SwitchNorm, SwitchNorm1d, SwitchNorm2d, SwitchNorm3d
@@ -46,6 +47,7 @@ __all__ = [
     "importance",
     "importance_table",
     "kept_statistics",
+    "load_reference_weights",
     "one_update",
     "standardize_weights",
     "start_by_depth",

@@ -20,7 +20,7 @@ from snvideo.models.pretrained.name_mapping import (
     read_classes,
 )
 from snvideo.models.pretrained.native import check_strides
-from snvideo.norm import SwitchNorm
+from snvideo.norm import SwitchNorm, gain_changes
 
 _COUNTER = "num_batches_tracked"  # of norms: means nothing in another training, and stays
 _LOGITS = ("mean_logits", "var_logits")
@@ -63,8 +63,16 @@ def load_weights_into(
                 "or its training had gone wrong"
             )
     model.load_state_dict(model.state_dict() | loader.new)
-    entries, notes = tuple(loader.entries), source.notes
+    entries, notes = tuple(loader.entries), (*source.notes, *_gain_note(model, source, config))
     return LoadReport(source.origin, source.format, source.sha256, entries, notes, new_classes)
+
+
+def _gain_note(model: nn.Module, source: WeightsSource, config: WeightsConfig) -> list[str]:
+    """Distance of Switchable Normalization from the Batch Normalization that it started from."""
+    if source.norm != "bn" or config.norms == "new":
+        return []
+    largest = max(gain_changes(model), key=lambda change: change.size, default=None)
+    return [] if largest is None else [f"SN begins near BN: at the most, {largest}"]
 
 
 class _Loader:

@@ -144,6 +144,7 @@ def leaning(weights: nn.Module, name: str) -> nn.Module:
     net.blocks[-1].proj.load_state_dict(weights.blocks[-1].proj.state_dict())
     layers = sum(isinstance(module, SwitchNorm) for module in net.modules())
     assert report.count("reset") == 2 * layers + 2  # logits, and the classifier
+    assert "of its gain" in report.notes[-1]
     return net
 
 
