@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fvcore.nn.precise_bn import update_bn_stats
 from timm.layers import BatchNormAct2d
 from timm.layers.split_batchnorm import SplitBatchNorm2d
 from torch import nn
@@ -85,6 +86,7 @@ def test_it_stands_in_for_update_bn(options):
     averaged_model = AveragedModel(model)
     before = copy.deepcopy(averaged_model.state_dict())
     update_bn(groups(clips=4), averaged_model)
+    update_bn_stats(averaged_model, groups(clips=4), num_iters=5)
     assert all(torch.equal(averaged_model.state_dict()[name], x) for name, x in before.items())
     assert average_statistics(averaged_model, groups(clips=4)) == 5
     bn = copy.deepcopy(model)

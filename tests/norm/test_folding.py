@@ -66,6 +66,9 @@ def test_all_weight_on_the_batch_part_is_folded_exactly(dims, options):
     assert foldable(norm)
     x = torch.randn(2, 3, *(5,) * dims, dtype=torch.float64)
     torch.testing.assert_close(fuse_conv_bn_eval(conv, norm)(x), norm(conv(x)))
+    bn = nn.Sequential(copy.deepcopy(norm))
+    convert_norm(bn, "bn")
+    torch.testing.assert_close(bn(conv(x)), norm(conv(x)))
     linear = nn.Linear(3, 4).double().eval()
     if dims == 1:
         torch.testing.assert_close(
