@@ -4,7 +4,6 @@ device."""
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from functools import cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,46 +28,53 @@ if TYPE_CHECKING:
     from snvideo.data.dataset import Batch
 
 
-class Operation(IntEnum):
-    """Operations on pixels, each with the meaning of its amount."""
-
-    IDENTITY = 0
-    SHEAR_X = 1  # tangent of the angle
-    SHEAR_Y = 2
-    TRANSLATE_X = 3  # part of the width
-    TRANSLATE_Y = 4  # part of the height
-    ROTATE = 5  # degrees, counter-clockwise
-    BRIGHTNESS = 6  # factor
-    SATURATION = 7  # factor
-    CONTRAST = 8  # factor
-    SHARPNESS = 9  # factor
-    POSTERIZE = 10  # bits kept, to be rounded
-    SOLARIZE = 11  # the darkest byte that is inverted
-    AUTOCONTRAST = 12
-    EQUALIZE = 13
-    HUE = 14  # turns of the colour circle
+# Bilinear: the nearest pixel is another one where two are as near and devices round differently.
+_BILINEAR = InterpolationMode.BILINEAR
 
 
-GREATEST_MAGNITUDE = 30
+def _shear(clips: Tensor, across: float = 0.0, down: float = 0.0) -> Tensor:
+    angles = [math.degrees(math.atan(tangent)) for tangent in (across, down)]
+    # about the top left corner
+    return transforms.affine(clips, 0.0, [0, 0], 1.0, angles, _BILINEAR, center=[0, 0])
 
-RAND_AUGMENT: dict[Operation, tuple[float, float, bool]] = {
-    Operation.IDENTITY: (0, 0, False),
-    Operation.SHEAR_X: (0, 0.3, True),
-    Operation.SHEAR_Y: (0, 0.3, True),
-    Operation.TRANSLATE_X: (0, 150 / 331, True),
-    Operation.TRANSLATE_Y: (0, 150 / 331, True),
-    Operation.ROTATE: (0, 30, True),
-    Operation.BRIGHTNESS: (1, 1.9, True),
-    Operation.SATURATION: (1, 1.9, True),
-    Operation.CONTRAST: (1, 1.9, True),
-    Operation.SHARPNESS: (1, 1.9, True),
-    Operation.POSTERIZE: (8, 4, False),
-    Operation.SOLARIZE: (255, 0, False),
-    Operation.AUTOCONTRAST: (0, 0, False),
-    Operation.EQUALIZE: (0, 0, False),
+
+def _translate(clips: Tensor, across: float = 0.0, down: float = 0.0) -> Tensor:
+    height, width = clips.shape[-2:]
+    shift = [int(across * width), int(down * height)]  # whole pixels
+    return transforms.affine(clips, 0.0, shift, 1.0, [0.0, 0.0], _BILINEAR)
+
+
+class Operation(NamedTuple):
+    """Operation on pixels by an amount, and its strengths in RandAugment, as in torchvision."""
+
+    apply: Callable[[Tensor, float], Tensor]
+    weakest: float = 0.0
+    """Amount at magnitude 0."""
+    strongest: float = 0.0
+    """Amount at magnitude 30."""
+    signed: bool = False
+    """For half of the clips the amount goes from the weakest in the other direction."""
+
+
+OPERATIONS = {
+    "identity": Operation(lambda clips, _: clips),
+    "shear_x": Operation(lambda clips, tangent: _shear(clips, across=tangent), 0, 0.3, True),
+    "shear_y": Operation(lambda clips, tangent: _shear(clips, down=tangent), 0, 0.3, True),
+    "translate_x": Operation(lambda clips, p: _translate(clips, across=p), 0, 150 / 331, True),
+    "translate_y": Operation(lambda clips, p: _translate(clips, down=p), 0, 150 / 331, True),
+    "rotate": Operation(lambda clips, d: transforms.rotate(clips, d, _BILINEAR), 0, 30, True),
+    "brightness": Operation(transforms.adjust_brightness, 1, 1.9, True),
+    "saturation": Operation(transforms.adjust_saturation, 1, 1.9, True),
+    "contrast": Operation(transforms.adjust_contrast, 1, 1.9, True),
+    "sharpness": Operation(transforms.adjust_sharpness, 1, 1.9, True),
+    "posterize": Operation(lambda clips, bits: transforms.posterize(clips, round(bits)), 8, 4),
+    "solarize": Operation(transforms.solarize, 255, 0),  # the darkest byte that is inverted
+    "autocontrast": Operation(lambda clips, _: transforms.autocontrast(clips)),
+    "equalize": Operation(lambda clips, _: transforms.equalize(clips)),
+    "hue": Operation(transforms.adjust_hue),  # by turns of the colour circle
 }
-"""RandAugment's operations as in torchvision: their amounts at magnitude 0 and at the greatest, and
-True where half of the clips go from the first amount in the other direction."""
+RAND_AUGMENT = list(OPERATIONS)[:-1]
+"""RandAugment's operations: all but hue."""
 
 
 # Parameters of one clip -------------------------------------------------------------------------
@@ -77,7 +83,8 @@ True where half of the clips go from the first amount in the other direction."""
 class OperationParams(NamedTuple):
     """One operation on all frames of a clip."""
 
-    operation: Operation
+    operation: str
+    """In `OPERATIONS`."""
     amount: float = 0.0
 
 
@@ -116,10 +123,10 @@ def sample_augmentation(rng: np.random.Generator, view: TrainViewConfig) -> Augm
 
 def _color_jitter(rng: np.random.Generator, color: ColorConfig) -> list[OperationParams]:
     ranges = {
-        Operation.BRIGHTNESS: (max(0.0, 1 - color.brightness), 1 + color.brightness),
-        Operation.CONTRAST: (max(0.0, 1 - color.contrast), 1 + color.contrast),
-        Operation.SATURATION: (max(0.0, 1 - color.saturation), 1 + color.saturation),
-        Operation.HUE: (-color.hue, color.hue),
+        "brightness": (max(0.0, 1 - color.brightness), 1 + color.brightness),
+        "contrast": (max(0.0, 1 - color.contrast), 1 + color.contrast),
+        "saturation": (max(0.0, 1 - color.saturation), 1 + color.saturation),
+        "hue": (-color.hue, color.hue),
     }
     on = {operation: ends for operation, ends in ranges.items() if ends[0] < ends[1]}
     if not on or rng.random() >= color.probability:
@@ -135,10 +142,10 @@ def _rand_augment(
         return []
     params = []
     for _ in range(config.operations):
-        operation = list(RAND_AUGMENT)[rng.integers(len(RAND_AUGMENT))]
-        weakest, strongest, signed = RAND_AUGMENT[operation]
+        operation = RAND_AUGMENT[rng.integers(len(RAND_AUGMENT))]
+        _, weakest, strongest, signed = OPERATIONS[operation]
         sign = -1 if signed and rng.random() < 0.5 else 1
-        part = config.magnitude / GREATEST_MAGNITUDE
+        part = config.magnitude / 30
         params.append(OperationParams(operation, weakest + sign * part * (strongest - weakest)))
     return params
 
@@ -181,47 +188,13 @@ def augment(clips: Tensor, params: Sequence[AugmentationParams]) -> Tensor:
         # Clips of the same operation and amount go through one call.
         alike: dict[OperationParams, list[int]] = defaultdict(list)
         for number, change in enumerate(changes):
-            if change is not None and change.operation != Operation.IDENTITY:
+            if change is not None and change.operation != "identity":
                 alike[change].append(number)
         for (operation, amount), numbers in alike.items():
-            changed = _APPLY[operation](torch.stack([pieces[i] for i in numbers]), amount)
+            changed = OPERATIONS[operation].apply(torch.stack([pieces[i] for i in numbers]), amount)
             for number, piece in zip(numbers, changed, strict=True):
                 pieces[number] = piece
     return torch.stack(pieces)
-
-
-# Bilinear: the nearest pixel is another one where two are as near and devices round differently.
-_BILINEAR = InterpolationMode.BILINEAR
-
-
-def _shear(clips: Tensor, across: float = 0.0, down: float = 0.0) -> Tensor:
-    angles = [math.degrees(math.atan(tangent)) for tangent in (across, down)]
-    # about the top left corner
-    return transforms.affine(clips, 0.0, [0, 0], 1.0, angles, _BILINEAR, center=[0, 0])
-
-
-def _translate(clips: Tensor, across: float = 0.0, down: float = 0.0) -> Tensor:
-    height, width = clips.shape[-2:]
-    shift = [int(across * width), int(down * height)]  # whole pixels
-    return transforms.affine(clips, 0.0, shift, 1.0, [0.0, 0.0], _BILINEAR)
-
-
-_APPLY: dict[int, Callable[[Tensor, float], Tensor]] = {
-    Operation.SHEAR_X: lambda clips, amount: _shear(clips, across=amount),
-    Operation.SHEAR_Y: lambda clips, amount: _shear(clips, down=amount),
-    Operation.TRANSLATE_X: lambda clips, amount: _translate(clips, across=amount),
-    Operation.TRANSLATE_Y: lambda clips, amount: _translate(clips, down=amount),
-    Operation.ROTATE: lambda clips, amount: transforms.rotate(clips, amount, _BILINEAR),
-    Operation.BRIGHTNESS: transforms.adjust_brightness,
-    Operation.SATURATION: transforms.adjust_saturation,
-    Operation.CONTRAST: transforms.adjust_contrast,
-    Operation.SHARPNESS: transforms.adjust_sharpness,
-    Operation.POSTERIZE: lambda clips, amount: transforms.posterize(clips, round(amount)),
-    Operation.SOLARIZE: transforms.solarize,
-    Operation.AUTOCONTRAST: lambda clips, _: transforms.autocontrast(clips),
-    Operation.EQUALIZE: lambda clips, _: transforms.equalize(clips),
-    Operation.HUE: transforms.adjust_hue,
-}
 
 
 def train_input(

@@ -25,13 +25,12 @@ from snvideo.errors import SnvideoError
 
 
 class SampleKey(NamedTuple):
-    """Place of a sample in a run, which alone decides the sample."""
+    """Place of a sample in a run, which alone decides the sample; `video` is a row of the index."""
 
     stream: int
     epoch: int
     position: int
     video: int
-    """Row of the index."""
     failed: tuple[tuple[int, str], ...] = ()
     """Attempts at it that ended a worker process, and why."""
 
@@ -61,11 +60,7 @@ class VideoViews(NamedTuple):
     """Of the crops."""
 
     def expand(self, device: torch.device) -> Tensor:
-        """Views on a device, all crops of the first clip first.
-
-        Returns:
-            uint8 (clips * crops, T, 3, side, side).
-        """
+        """Views on a device, uint8 (clips * crops, T, 3, side, side), first the first clip's."""
         frames = self.frames.to(device, non_blocking=True)
         clips = self.clips.to(device, non_blocking=True)
         shape = len(clips), len(self.corners), clips.shape[1], 3, self.side, self.side
@@ -108,16 +103,7 @@ class EvalBatch(NamedTuple):
 
 
 def cut(frames: np.ndarray, crop: sampling.Crop, size: int) -> Tensor:
-    """Crop and resize frames.
-
-    Args:
-        frames: uint8 (T, H, W, 3).
-        crop: in the frames' pixels.
-        size: side of the result.
-
-    Returns:
-        uint8 (T, 3, size, size).
-    """
+    """Crop frames, uint8 (T, H, W, 3), and resize to uint8 (T, 3, size, size)."""
     top, left, side = crop
     square = _resize(frames[:, top : top + side, left : left + side], size, size)
     return square.contiguous()  # else the network's input would inherit the decoder's order
@@ -133,13 +119,7 @@ T = TypeVar("T")
 
 
 class VideoDataset(Dataset[T], ABC, Generic[T]):
-    """Samples of an index's videos.
-
-    Args:
-        index: the videos.
-        config: clips, views and decoder.
-        quarantine: videos that are not opened.
-    """
+    """Samples of an index's videos, but for those in quarantine, which are not opened."""
 
     def __init__(self, index: ClipIndex, config: DataConfig, quarantine: Quarantine | None) -> None:
         self.index, self.config = index, config
@@ -215,10 +195,8 @@ class TrainDataset(VideoDataset[TrainSample]):
     def steps(self, key: SampleKey) -> Iterator[Any]:
         unreadable: list[tuple[str, str]] = []
         for attempt in range(self.ATTEMPTS):
-            rng = sampling.generator(self.seed, *key[:3], attempt)
-            row = self.row(key, attempt)
-            video = self.index[row]
-            clip = self.config.clip
+            rng, row = sampling.generator(self.seed, *key[:3], attempt), self.row(key, attempt)
+            video, clip = self.index[row], self.config.clip
             start = sampling.random_start(rng, sampling.last_start(clip, video.fps, video.frames))
             numbers = sampling.clip_frames(clip, video.fps, video.frames, start)
             yield attempt
@@ -228,16 +206,14 @@ class TrainDataset(VideoDataset[TrainSample]):
                 unreadable.append((video.name, str(error)))
                 continue
             view = self.config.train
-            height, width = frames.shape[1:3]
-            crop = sampling.random_crop(rng, height, width, view)
-            shown = cut(frames, crop, view.crop)
-            augmentation = sample_augmentation(rng, view)
+            crop = sampling.random_crop(rng, *frames.shape[1:3], view)
+            shown, augmentation = cut(frames, crop, view.crop), sample_augmentation(rng, view)
             yield TrainSample(shown, augmentation, video.label, unreadable, row, numbers)
             return
         raise SnvideoError(
             f"{self.ATTEMPTS} videos in a row could not be read, the last "
-            f"{': '.join(unreadable[-1])}; "
-            f"check data.root ({self.index.root}) and build the index again"
+            f"{': '.join(unreadable[-1])}; check data.root ({self.index.root}) and build the index "
+            "again"
         )
 
     @staticmethod
@@ -284,7 +260,7 @@ class EvalDataset(VideoDataset[EvalSample]):
     def _views(self, frames: np.ndarray, clips: Tensor) -> VideoViews:
         """Cut out all that any crop shows, resize it once, and say where the crops lie in it."""
         view = self.view
-        crops = sampling.even_crops(frames.shape[1], frames.shape[2], view)
+        crops = sampling.even_crops(*frames.shape[1:3], view)
         (top, left, side), (bottom, right, _) = crops[0], crops[-1]  # they lie in a row
         scale = view.crop / side
         shown = frames[:, top : bottom + side, left : right + side]

@@ -8,6 +8,7 @@ import logging
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -49,8 +50,7 @@ def train_loader(
     """Training batches of a run, across epochs, from wherever `passes` begins.
 
     Args:
-        index: videos of the training split.
-        config: clips, views and the number of worker processes.
+        index, config: of the training split; clips, views and the number of worker processes.
         seed: of the run; order and augmentation depend on it and on the place in the run alone.
         passes: for every pass, which makes one batch, its epoch and positions in that one's order.
         stream: `sampling.TRAIN`, or `sampling.STATISTICS` for clips that are not trained on.
@@ -79,8 +79,7 @@ def test_loader(
     """Evaluation views of the given videos, every video once and all its views together.
 
     Args:
-        index: videos of the test split.
-        config: clips, views and the number of worker processes.
+        index, config: of the test split; clips, views and the number of worker processes.
         videos: rows of the index.
         batch: views that a batch should hold, if a video has no more.
         clips, crops: views of each video.
@@ -95,11 +94,8 @@ def test_loader(
 class BatchLoader(Iterator[B], Generic[B]):
     """Batches of a dataset in the order of their keys; with 0 workers of this process.
 
-    Args:
-        dataset: makes the samples. What a batch reports unreadable is added to its quarantine, and
-            when that is changed, all batches that were not taken are made anew.
-        keys: of each batch; may be endless.
-        config: number of worker processes, how they start, and their timeout.
+    What a batch reports unreadable is added to the dataset's quarantine, and when that is changed,
+    all batches that were not taken are made anew.
     """
 
     def __init__(
@@ -121,10 +117,11 @@ class BatchLoader(Iterator[B], Generic[B]):
         return batch
 
     def _next_from_pool(self) -> Any:
-        if self._pool is None or self._version != self._dataset.quarantine.version:
+        version = self._dataset.quarantine.version
+        if self._pool is None or self._version != version:
             owed = self._pool.close() if self._pool is not None else []
-            self._start(chain(owed, self._keys))
-        assert self._pool is not None
+            self._pool, self._version = self._new_pool(), version
+            self._outcomes = self._pool.run(chain(owed, self._keys))
         try:
             batch, failure = next(self._outcomes)
             if failure is not None:
@@ -136,9 +133,8 @@ class BatchLoader(Iterator[B], Generic[B]):
             raise
         return batch
 
-    def _start(self, keys: Iterator[Keys]) -> None:
-        self._version = self._dataset.quarantine.version
-        self._pool = WorkerPool(
+    def _new_pool(self) -> WorkerPool[Keys]:
+        return WorkerPool(
             partial(_steps_or_error, self._dataset),
             self._config.workers,
             self._config.timeout,
@@ -148,7 +144,6 @@ class BatchLoader(Iterator[B], Generic[B]):
             initializer=partial(torch.set_num_threads, 1),
             on_death=partial(_on_death, self._dataset, self._deaths),
         )
-        self._outcomes = self._pool.run(keys)
 
 
 def _on_death(
@@ -159,14 +154,13 @@ def _on_death(
         return None
     number, attempt = death.answer
     key = keys[number]
-    reason = f"no answer for {dataset.config.timeout:g} s"
-    if not death.timed_out:
-        place = key.epoch, key.position, attempt
-        deaths[place] += 1
-        if deaths[place] == 1:
-            log.warning("a loader worker %s; its video is tried once more", death.cause)
-            return keys
-        reason = f"its reader {death.cause} twice"
+    place = key.epoch, key.position, attempt
+    deaths[place] += 1
+    if deaths[place] == 1 and not death.timed_out:
+        log.warning("a loader worker %s; its video is tried once more", death.cause)
+        return keys
+    timeout = f"no answer for {dataset.config.timeout:g} s"
+    reason = timeout if death.timed_out else f"its reader {death.cause} twice"
     log.warning("%s: %s; it is in quarantine now", dataset.name(key, attempt), reason)
     failed = key._replace(failed=(*key.failed, (attempt, reason)))
     return [*keys[:number], failed, *keys[number + 1 :]]
@@ -218,18 +212,15 @@ class CudaPrefetcher(Iterator[Batch]):
     def look_ahead(self) -> None:
         """Fetch and copy the next batch, if there is one; to be called when the GPU has work."""
         if self._ahead is None:
-            try:
+            with suppress(StopIteration):
                 self._ahead = self._copy()
-            except StopIteration:
-                return
 
     def _copy(self) -> tuple[Batch, torch.cuda.Event]:
         batch = next(self._batches)
         with torch.cuda.stream(self._stream):
-            batch = batch._replace(
-                clips=batch.clips.to(self._device, non_blocking=True),
-                labels=batch.labels.to(self._device, non_blocking=True),
+            clips, labels = (
+                t.to(self._device, non_blocking=True) for t in (batch.clips, batch.labels)
             )
             copied = torch.cuda.Event()
             copied.record()
-        return batch, copied
+        return batch._replace(clips=clips, labels=labels), copied

@@ -53,7 +53,7 @@ def _label(target: Tensor, names: list[str]) -> str:
 
 
 def _note(sample: TrainSample) -> str:
-    changes = [change.operation.name.lower() for change in sample.augmentation.operations]
+    changes = [change.operation for change in sample.augmentation.operations]
     lost = [f"instead of {name}: {reason}" for name, reason in sample.unreadable]
     return ", ".join(["mirrored"] * sample.augmentation.flip + changes + lost)
 
