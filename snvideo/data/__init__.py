@@ -4,38 +4,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snvideo.data.dataset import EvalDataset, TrainDataset
-    from snvideo.data.decoding import decode_frames
-    from snvideo.data.index import ClipIndex
-    from snvideo.data.indexing.build import build_index
-    from snvideo.data.loader import test_loader, train_loader
-
-__all__ = [
-    "ClipIndex",
-    "EvalDataset",
-    "TrainDataset",
-    "build_index",
-    "decode_frames",
-    "test_loader",
-    "train_loader",
-]
+    from snvideo.data.dataset import EvalDataset as EvalDataset
+    from snvideo.data.dataset import TrainDataset as TrainDataset
+    from snvideo.data.decoding import decode_frames as decode_frames
+    from snvideo.data.index import ClipIndex as ClipIndex
+    from snvideo.data.indexing.build import build_index as build_index
+    from snvideo.data.loader import test_loader as test_loader
+    from snvideo.data.loader import train_loader as train_loader
 
 _MODULES = {
-    "ClipIndex": "snvideo.data.index",
-    "EvalDataset": "snvideo.data.dataset",
-    "TrainDataset": "snvideo.data.dataset",
-    "build_index": "snvideo.data.indexing.build",
-    "decode_frames": "snvideo.data.decoding",
-    "test_loader": "snvideo.data.loader",
-    "train_loader": "snvideo.data.loader",
+    "ClipIndex": "index",
+    "EvalDataset": "dataset",
+    "TrainDataset": "dataset",
+    "build_index": "indexing.build",
+    "decode_frames": "decoding",
+    "test_loader": "loader",
+    "train_loader": "loader",
 }
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'snvideo.data' has no attribute '{name}'")
-    return getattr(import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_MODULES]
+    return getattr(import_module(f"snvideo.data.{_MODULES[name]}"), name)

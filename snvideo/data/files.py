@@ -30,26 +30,21 @@ def scan_videos(folder: Path) -> list[str]:
     def fail(error: OSError) -> None:
         raise SnvideoError(f"videos {error.filename}: {error.strerror}") from None
 
+    def is_circular(link: Path) -> bool:
+        return link.is_symlink() and link.parent.resolve().is_relative_to(link.resolve())
+
     found: list[str] = []
-    for here, subfolders, names in os.walk(folder, onerror=fail, followlinks=True):
+    for here, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         inside = Path(here).relative_to(folder)
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and not _is_circular(Path(here, name))
-        ]
+        folders[:] = [n for n in folders if n[0] != "." and not is_circular(Path(here, n))]
         found += [
             (inside / name).as_posix()
             for name in names
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+            if name.lower().endswith(EXTENSIONS) and name[0] != "."
         ]
     if not found:
         raise SnvideoError(f"videos {folder}: no video file in it: give the folder of the videos")
     return sorted(found)
-
-
-def _is_circular(folder: Path) -> bool:
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def find_videos(arguments: Sequence[str]) -> list[Path]:
@@ -65,14 +60,20 @@ def find_videos(arguments: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for argument in arguments:
+        named = shorten(argument, 200)
         if os.path.isdir(argument):  # noqa: PTH112 - which takes any name, however long
             inside = [Path(argument, name) for name in scan_videos(Path(argument))]
         elif os.path.lexists(argument):  # a dangling link is named, with its reason, like a file
             found.append(Path(argument))
             continue
+        elif glob.has_magic(argument):
+            paths = (Path(path) for path in sorted(glob.glob(argument, recursive=True)))  # noqa: PTH207
+            inside = [path for path in paths if not path.is_dir()]
+            if not inside:
+                raise SnvideoError(f"no file matches '{named}': quote it, and use ** for folders")
         else:
-            inside = _match(argument)
-        log.info("%s: %d video%s", shorten(argument, 200), len(inside), "s" * (len(inside) != 1))
+            raise SnvideoError(f"no video at '{named}': expected a file, a folder or a pattern")
+        log.info("%s: %d video%s", named, len(inside), "s" * (len(inside) != 1))
         found += inside
     return unique_files(found)
 
@@ -83,14 +84,3 @@ def unique_files(videos: Iterable[Path]) -> list[Path]:
     for video in videos:
         first.setdefault(os.path.join(os.path.realpath(video.parent), video.name), video)  # noqa: PTH118
     return list(first.values())
-
-
-def _match(pattern: str) -> list[Path]:
-    named = shorten(pattern, 200)
-    if not glob.has_magic(pattern):
-        raise SnvideoError(f"no video at '{named}': expected a file, a folder or a pattern")
-    paths = (Path(path) for path in sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207
-    files = [path for path in paths if not path.is_dir()]
-    if not files:
-        raise SnvideoError(f"no file matches '{named}': quote it, and use ** for any folders")
-    return files

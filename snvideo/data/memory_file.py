@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 def dump(value: Any) -> tuple[bytes, list[Any]]:
     """Pickle a value, leaving its tensors aside."""
     file = io.BytesIO()
-    pickler = _Pickler(file)
+    pickler = _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
     pickler.dump(value)
     return file.getvalue(), pickler.tensors
 
@@ -58,8 +58,8 @@ class MemoryFile:
 class _Pickler(pickle.Pickler):
     """Pickler that leaves the values of tensors aside."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+    def __init__(self, file: BinaryIO, protocol: int) -> None:
+        super().__init__(file, protocol)
         self.tensors: list[Any] = []
 
     def persistent_id(self, value: Any) -> Any:

@@ -32,18 +32,14 @@ class Quarantine:
             self.found.setdefault(name, reason)
 
     def close(self, found: Iterable[Mapping[str, str]]) -> int:
-        """Let what all processes have found take effect.
-
-        Args:
-            found: of every process, in the order of their ranks.
+        """Let what all processes have found take effect, given in the order of their ranks.
 
         Returns:
             the number of videos that are new.
         """
         before = len(self.closed)
         for some in found:
-            for name, reason in some.items():
-                self.closed.setdefault(name, reason)
+            self.closed = {**some, **self.closed}
         self.found = {}
         new = len(self.closed) - before
         self.version += new > 0

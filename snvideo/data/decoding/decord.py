@@ -26,16 +26,8 @@ def has_decord() -> bool:
 
 
 def decode_decord(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
-    """Decode shown frames of a video.
-
-    Args:
-        video: a row of an index that trusts decord with it.
-        wanted: frame numbers, ascending, int64.
-
-    Returns:
-        uint8 RGB (frames, H, W, 3), upright, no frames if the last one is beyond the end; and the
-        number of frames that the file has.
-    """
+    """Decode shown frames of a video; arguments and result as those of `decode_pyav`, but that
+    there are no pixels if the last frame is beyond the end."""
     import decord
 
     # One reader per clip (memory grows with readers that are kept) and one thread.

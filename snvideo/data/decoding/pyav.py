@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import av
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 class Unusable(Exception):
     """A file that gives no video; the message is the reason, in a few words and without paths."""
+
+
+class _NotAsIndexed(Exception):
+    """A file whose packets are not what `seekable` promises."""
 
 
 def open_video(path: Path) -> InputContainer:
@@ -68,13 +73,11 @@ def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
         uint8 RGB (frames, H, W, 3), upright, as many of the first ones as there are; and how many
         shown frames were counted on the way to the last of them.
     """
-    if video.seekable:
-        try:
-            frames, counted = list(_from_key_frames(video, wanted)), 0
-        except (_NotAsIndexed, FFmpegError):
-            # damaged or replaced since it was indexed: counting frames needs no trust
-            frames, counted = _from_start(video, wanted)
-    else:
+    frames, counted = [], 0
+    # A file that was damaged or replaced since it was indexed needs no trust to count its frames.
+    with suppress(_NotAsIndexed, FFmpegError):
+        frames = list(_from_key_frames(video, wanted)) if video.seekable else []
+    if not frames:
         frames, counted = _from_start(video, wanted)
     if not frames:
         return np.empty((0, 0, 0, 3), np.uint8), counted
@@ -96,10 +99,6 @@ def _from_start(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int
                 if len(frames) == len(wanted):
                     break
     return frames, number + 1
-
-
-class _NotAsIndexed(Exception):
-    """A file whose packets are not what `seekable` promises."""
 
 
 def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
@@ -145,7 +144,6 @@ def _decode_group(
 ) -> list[np.ndarray]:
     """Frames of a group of packets at certain times."""
     decoder = stream.codec_context
-    found: dict[int, np.ndarray] = {}
     last = max(number for number, (time, _) in enumerate(group) if time in times)
 
     def decoded() -> Iterator[VideoFrame]:
@@ -155,9 +153,7 @@ def _decode_group(
             yield from decoder.decode(packet)
         yield from decoder.decode(None)  # frames held back for reordering
 
-    for frame in decoded():
-        if frame.pts is not None and frame.pts in times:
-            found[frame.pts] = frame.to_ndarray(format="rgb24")
+    found = {f.pts: f.to_ndarray(format="rgb24") for f in decoded() if f.pts in times}
     decoder.flush_buffers()
     if len(found) < len(times):
         raise _NotAsIndexed

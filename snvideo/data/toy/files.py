@@ -66,8 +66,7 @@ def make_toy_kinetics(
 
     Args:
         out: folder to fill; new, empty, or filled before with the same settings.
-        train: number of training videos; classes take turns.
-        val: number of validation videos.
+        train, val: number of training and of validation videos; classes take turns.
         difficulty: "easy", "medium" or "hard", see `render_clip`.
         seed: the same seed, the same videos.
         workers: processes, which have no influence on the videos; 0: this one; None: one a

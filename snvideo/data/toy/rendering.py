@@ -1,21 +1,21 @@
 """Synthetic video clips of eight classes that differ by motion alone.
 
-No single frame tells the class. A texture's pose has an anchor, an angle and a log scale, each on a
-circle: the texture is periodic, an angle is, and the log scale is made so (of two copies an octave
-apart, each fades out at its largest while it fades in again at its smallest). Every clip takes its
-pose at random; the class alone says which part of it moves, and which way. A uniform variable that
-moves round its circle stays uniform, so any frame has the same distribution in all classes; size,
-length, rate, colours, shake, noise and clutter never depend on the class. That is exact before
-compression; H.264 blurs along the motion a little, so the files are encoded finely.
+A texture's pose has an anchor, an angle and a log scale, each on a circle: the texture is periodic,
+an angle is, and the log scale is made so (of two copies an octave apart, each fades out at its
+largest while it fades in again at its smallest). Every clip takes its pose at random; the class
+alone says which part of it moves, and which way. A uniform variable that moves round its circle
+stays uniform, so any frame has the same distribution in all classes; nothing else depends on the
+class. That is exact before compression; H.264 blurs along the motion a little, so the files are
+encoded finely.
 
 Train without flips: a mirror image turns left into right and clockwise into counterclockwise.
 """
 
 import math
 import string
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,8 +52,7 @@ _TEXELS = 96  # in a period
 _WAVE = 0.32  # middle wavelength of the colours, in short sides
 
 
-@dataclass(frozen=True)
-class _Scene:
+class _Scene(NamedTuple):
     """Settings of a difficulty. Covers are shares of the frame, lengths are in short sides."""
 
     cover: float = 1.0  # of the texture that moves by the class, before a still background
@@ -71,8 +70,7 @@ _SCENES = {
 DIFFICULTIES = tuple(_SCENES)
 
 
-@dataclass(frozen=True)
-class ToyEntry:
+class ToyEntry(NamedTuple):
     """Annotation and shape of a video."""
 
     label: int
@@ -95,17 +93,15 @@ class ToyEntry:
         return Path(CLASSES[self.label].replace(" ", "_")) / name
 
 
-@dataclass(frozen=True)
-class ToyClip:
-    """A rendered video."""
+class ToyClip(NamedTuple):
+    """A rendered video: frames, uint8 RGB (T, H, W, 3), and the label's position in `CLASSES`."""
 
-    frames: np.ndarray  # uint8 RGB, (T, H, W, 3)
+    frames: np.ndarray
     fps: int
-    label: int  # position in CLASSES
+    label: int
 
 
-@dataclass(frozen=True)
-class _Layer:
+class _Layer(NamedTuple):
     """A texture and its pose in each of T frames."""
 
     copies: list[Tensor]  # one or two, (1, C, P + 1, P + 1): three colours, a mask if it has one
@@ -124,28 +120,17 @@ def toy_entry(seed: int, split: str, number: int) -> ToyEntry:
     short = rng.uniform(*_SHORT_SIDES)
     aspect = rng.choice(_ASPECTS)
     height, width = (2 * round(short * side / 2) for side in (max(1, 1 / aspect), max(1, aspect)))
-    return ToyEntry(
-        label=number % len(CLASSES),
-        youtube_id="".join(rng.choice(alphabet, 11)),
-        start=int(rng.integers(300)),
-        frames=round(rng.uniform(*_SECONDS) * fps),
-        fps=fps,
-        height=height,
-        width=width,
-    )
+    name, start = "".join(rng.choice(alphabet, 11)), int(rng.integers(300))
+    frames = round(rng.uniform(*_SECONDS) * fps)
+    return ToyEntry(number % len(CLASSES), name, start, frames, fps, height, width)
 
 
 def render_clip(seed: int, split: str, number: int, difficulty: str = "easy") -> ToyClip:
-    """Render video `number` of a split, a function of the arguments alone.
+    """Render video `number` of a split, "train" or "val", a function of the arguments alone.
 
-    The same number has the same label, size, length and speed at every difficulty.
-
-    Args:
-        seed: of the data set.
-        split: "train" or "val".
-        number: 0, 1, ...; the label is `number % 8`.
-        difficulty: "easy", a texture that fills the frame moves; "medium", large pieces of texture
-            before a still one; "hard", small ones, among others that sway, with noise and shake.
+    The same number has the same label (`number % 8`), size, length and speed at every difficulty:
+    "easy", a texture that fills the frame moves; "medium", large pieces of texture before a still
+    one; "hard", small ones, among others that sway, with noise and shake.
 
     Raises:
         SnvideoError: the difficulty has no such name.
@@ -191,11 +176,7 @@ def _rng(seed: int, split: str, number: int, purpose: str) -> np.random.Generato
 
 
 def find_scene(difficulty: str) -> _Scene:
-    """Settings of a difficulty.
-
-    Raises:
-        SnvideoError: the difficulty has no such name.
-    """
+    """Settings of a difficulty, or a `SnvideoError` if it has no such name."""
     if difficulty not in _SCENES:
         raise SnvideoError(f"difficulty {difficulty!r}: expected one of {', '.join(DIFFICULTIES)}")
     return _SCENES[difficulty]
