@@ -206,7 +206,8 @@ class TrainDataset(VideoDataset[TrainSample]):
                 unreadable.append((video.name, str(error)))
                 continue
             view = self.config.train
-            crop = sampling.random_crop(rng, *frames.shape[1:3], view)
+            _, height, width, _ = frames.shape
+            crop = sampling.random_crop(rng, height, width, view)
             shown, augmentation = cut(frames, crop, view.crop), sample_augmentation(rng, view)
             yield TrainSample(shown, augmentation, video.label, unreadable, row, numbers)
             return
@@ -260,7 +261,8 @@ class EvalDataset(VideoDataset[EvalSample]):
     def _views(self, frames: np.ndarray, clips: Tensor) -> VideoViews:
         """Cut out all that any crop shows, resize it once, and say where the crops lie in it."""
         view = self.view
-        crops = sampling.even_crops(*frames.shape[1:3], view)
+        _, height, width, _ = frames.shape
+        crops = sampling.even_crops(height, width, view)
         (top, left, side), (bottom, right, _) = crops[0], crops[-1]  # they lie in a row
         scale = view.crop / side
         shown = frames[:, top : bottom + side, left : right + side]

@@ -72,8 +72,8 @@ class WorkerPool(Generic[Task]):
         function: yields answers to a task, each better than the one before; the last may be large.
         workers: processes, at least 1, started when needed.
         timeout: seconds without a further answer after which a task is given up.
-        start_method: of multiprocessing. None: Python's default, `fork` on Linux, which is quick,
-            and safe as long as the caller runs no threads of its own that hold locks.
+        start_method: of multiprocessing; `fork` is safe as long as the caller runs no threads of
+            its own that hold locks.
         ahead: tasks that are handed to a process before it has done the first.
         window: tasks at most between the first whose outcome was not taken and the last handed out.
         pin_memory: put tensors into page-locked memory.
@@ -137,9 +137,8 @@ class WorkerPool(Generic[Task]):
         """Give processes as many tasks as they may have, starting them if need be."""
         while self._waiting or len(self._jobs) < self._window:
             worker = min(self._workers, key=lambda worker: len(worker.jobs), default=None)
-            if (worker is None or worker.jobs) and len(self._workers) < self._size:
-                worker = None
-            elif worker is None or len(worker.jobs) == self._ahead:
+            fresh = len(self._workers) < self._size and (worker is None or bool(worker.jobs))
+            if not fresh and (worker is None or len(worker.jobs) == self._ahead):
                 return
             if not self._waiting:
                 new = [_Job(task) for task in islice(tasks, 1)]
@@ -147,14 +146,14 @@ class WorkerPool(Generic[Task]):
                     return
                 self._jobs += new
                 self._waiting += new
-            if worker is None:
+            if fresh or worker is None:
                 worker = _Worker(self._context, self._main, self._ahead)
                 self._workers.append(worker)
             worker.begin(self._waiting.popleft())
 
     def _receive(self, seconds: float) -> None:
         """Take what processes have sent, after at most so many seconds."""
-        owners: dict[Any, _Worker[Task]] = {worker.messages: worker for worker in self._workers}
+        owners = {worker.messages: worker for worker in self._workers}
         for messages in wait(list(owners), seconds):
             worker = owners[messages]
             try:

@@ -83,7 +83,7 @@ def names_of(index, *rows):
     [
         ("fork", 2, ("hang", "segv", "kill")),
         pytest.param("fork", 1, ("hang", "segv", "kill"), marks=pytest.mark.slow),
-        ("spawn", 1, ("hang", "segv")),  # every new worker takes seconds to start
+        ("spawn", 1, ("hang",)),  # every new worker takes seconds to start
         pytest.param("spawn", 2, ("hang", "segv", "kill"), marks=pytest.mark.slow),
         pytest.param("forkserver", 2, ("hang", "segv", "kill"), marks=pytest.mark.slow),
     ],
@@ -103,7 +103,7 @@ def test_hang_crash_and_kill(index, config, tmp_path, start_method, workers, fat
         quarantine,
         workers=workers,
         start_method=start_method,
-        timeout=LIMIT if start_method == "fork" else 15.0,  # others first import decoders
+        timeout=LIMIT if start_method == "fork" else 8.0,  # others first import decoders
     )
     lost = [name for name, fate in fates.items() if fate != "kill once"]
     epoch = [next(found) for _ in range(12)]
@@ -124,10 +124,9 @@ def test_a_hang_costs_the_limit_and_a_few_seconds(index, config, tmp_path):
     times = []
     for fates in ({}, {name: "hang"}):
         begun = time.monotonic()
-        assert len(list(batches(index, config, fates, tmp_path))) == 24
+        assert len(list(batches(index, config, fates, tmp_path, epochs=1))) == 12
         times.append(time.monotonic() - begun)
-    # Twice, for nobody closes the quarantine after the first epoch; the other worker goes on.
-    assert times[1] > LIMIT and times[1] - times[0] < 2 * (LIMIT + 5)
+    assert times[1] > LIMIT and times[1] - times[0] < LIMIT + 5  # the other worker goes on
 
 
 def test_what_is_closed_is_not_opened_again(index, config, tmp_path):
@@ -153,14 +152,6 @@ def test_a_flaky_video_stays_out_once_it_is_closed(index, config, tmp_path):
     quarantine = Quarantine({name: "it was broken yesterday"})
     entries = [e for b in batches(index, config, {}, tmp_path, quarantine) for e in b.unreadable]
     assert entries == [(name, "it was broken yesterday")] * 2
-
-
-def test_two_runs_with_a_hang_see_the_same(index, config, tmp_path):
-    (name,) = names_of(index, 30)
-    first, second = (
-        list(batches(index, config, {name: "hang"}, tmp_path, epochs=1)) for _ in range(2)
-    )
-    equal(first, second)
 
 
 def test_test_videos_are_left_out_and_named(toy, config, tmp_path):
@@ -289,7 +280,7 @@ def test_a_pause_of_the_whole_job_is_no_fault_of_the_videos(toy, tmp_path):
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
     assert job.stdout.readline() == "begun\n"
-    for _ in range(3):  # the same video more than once
+    for _ in range(2):  # the same video more than once
         os.killpg(job.pid, signal.SIGSTOP)
         time.sleep(4)
         os.killpg(job.pid, signal.SIGCONT)

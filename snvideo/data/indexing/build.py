@@ -16,8 +16,8 @@ from snvideo.data.indexing.probe import Check, probe_all
 from snvideo.data.indexing.sources import Listing
 from snvideo.errors import SnvideoError
 
-_LISTED = COLUMNS.index("first_frame")
-"""Columns that a source lists; those after it are probed, but for a remark in `reason`."""
+_LISTED = COLUMNS[: COLUMNS.index("first_frame")]
+"""What a source says of a video, beside a remark in `reason`; the rest is probed."""
 
 
 @dataclass
@@ -98,10 +98,10 @@ def build_index(
             if not table.tell():
                 writer.writerow(COLUMNS)
             for row, found in zip(left, probes, strict=True):
-                reason = "; ".join(filter(None, (row.reason, found.reason)))
-                joined = IndexRow(*row[:_LISTED], *found[_LISTED:])
-                label_name = listing.labels[row.label]
-                writer.writerow(joined._replace(label_name=label_name, reason=reason))
+                listed = {name: getattr(row, name) for name in _LISTED}
+                listed["label_name"] = listing.labels[row.label]
+                listed["reason"] = "; ".join(filter(None, (row.reason, found.reason)))
+                writer.writerow(found._replace(**listed))
                 table.flush()
                 done += 1
                 report(done)
