@@ -36,7 +36,7 @@ _USUAL_PIXELS = ("yuv420p", "yuvj420p")
 
 
 def probe(path: Path, check: Check) -> IndexRow:
-    """IndexRow one video file with a check of `stages`; bad files raise nothing.
+    """Probe one video file with a check of `stages`; bad files raise nothing.
 
     The decode check may crash or hang in native code: run it through `probe_all`.
     """
@@ -47,7 +47,7 @@ def probe(path: Path, check: Check) -> IndexRow:
 def probe_all(
     paths: Iterable[Path], check: Check, workers: int, timeout: float = 120.0
 ) -> Generator[IndexRow, None, None]:
-    """IndexRow files in so many worker processes; yields results in the order of the paths.
+    """Probe files in so many worker processes; yields results in the order of the paths.
 
     A file that gives no answer for `timeout` seconds is broken; one that PyAV had read before
     decord died is usable, by PyAV.
@@ -64,13 +64,12 @@ def probe_all(
                 if found is None:
                     found = IndexRow(status="broken", reason=f"decoder {failure}")
                 else:
-                    reason = "; ".join(filter(None, (found.reason, f"decord {failure}")))
-                    found = found._replace(reason=reason)
+                    found = found._replace(reason=f"{found.reason}; decord {failure}".strip("; "))
             yield found
 
 
 def stages(path: Path, check: Check) -> Iterator[IndexRow]:
-    """IndexRow a file in steps, each result better than the one before; only the last runs decord.
+    """Probe a file in steps, each result better than the one before; only the last runs decord.
 
     - `header`: counts packets by the table in an MP4 file's header, as far as the file is long
       enough to hold them, and decodes one frame; left to PyAV. Files without such a table are
@@ -95,13 +94,7 @@ def stages(path: Path, check: Check) -> Iterator[IndexRow]:
     except Exception as error:  # whatever one file does, the others go on
         yield IndexRow(bytes=size, status="broken", reason=_short(error))
         return
-    # Rounded as in every index: the frames of a clip depend on it.
-    found = found._replace(
-        fps=round(found.fps, 4),
-        seconds=round(found.seconds, 3),
-        bytes=size,
-        seekable=int(found.seekable),
-    )
+    found = found._replace(bytes=size, seekable=int(found.seekable))
     yield found
     if doubtful and _decord_agrees(Video.of(found, path)):
         yield found._replace(decoder="decord")
@@ -117,7 +110,7 @@ def _short(error: Exception) -> str:
 
 
 def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
-    """IndexRow without running decord; true if its frames are to be compared with PyAV's.
+    """Probe without running decord; true if its frames are to be compared with PyAV's.
 
     Raises:
         Unusable: if no frame can be shown.
@@ -143,15 +136,10 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
         sound = seekable and not scan.dropped
         if check == "decode":
             return found._replace(seekable=seekable), sound
-        usual = (
-            _is_usual(container, stream, scan)
-            and not scan.hidden
-            and sound
-            # decord divides a row, padded to 32 pixels, by the width and finds four channels or
-            # more in very narrow frames (24, 48, 72 pixels).
-            and -(-found.width // 32) * 32 * 3 // found.width == 3
-        )
-        if usual:
+        # decord divides a row, padded to 32 pixels, by the width and finds four channels or more in
+        # very narrow frames (24, 48, 72 pixels).
+        wide = -(-found.width // 32) * 32 * 3 // found.width == 3
+        if _is_usual(container, stream, scan) and not scan.hidden and sound and wide:
             return found._replace(seekable=True, decoder="decord"), False
     return _read(path, "decode")[0], False
 
@@ -183,15 +171,15 @@ def _probe_of(scan: StreamScan, stream: VideoStream) -> IndexRow:
     elif not scan.hidden and scan.packets < stream.frames:
         reason = "fewer frames than its header states"
     frames = scan.frames if scan.every_frame else scan.shown
-    turned = scan.rotation in (90, 270)
+    width, height = (scan.width, scan.height)[:: -1 if scan.rotation in (90, 270) else 1]
     return IndexRow(
         first_frame=scan.hidden,
         frames=frames,
-        fps=fps,
-        width=scan.height if turned else scan.width,
-        height=scan.width if turned else scan.height,
+        fps=round(fps, 4),  # the frames of a clip depend on this rounding
+        width=width,
+        height=height,
         rotation=scan.rotation,
-        seconds=frames / fps,
+        seconds=round(frames / fps, 3),
         reason=reason,
     )
 
@@ -199,9 +187,8 @@ def _probe_of(scan: StreamScan, stream: VideoStream) -> IndexRow:
 def _decord_agrees(video: Video) -> bool:
     """True if decord shows the same frames as PyAV under the same numbers."""
     numbers = np.unique(np.linspace(0, video.frames - 1, 12).round().astype(np.int64))
-    expected, _ = decode_pyav(video, numbers)
     try:
-        shown, _ = decode_decord(video, numbers)
+        shown, expected = (decode(video, numbers)[0] for decode in (decode_decord, decode_pyav))
     except Exception:  # decord raises kinds of its own, and is not installed everywhere
         return False
     return shown.shape == expected.shape and all(

@@ -60,10 +60,9 @@ def prepare_videos(
         index: the CSV file.
         out: folder to fill; new, empty, or filled before with the same settings.
         settings: of the encoder.
-        workers: processes; each decodes and encodes one video at a time on one thread.
+        workers: processes, each for one video at a time.
         timeout: seconds without progress after which a video is given up.
-        progress: called with the step (`encode`, then `index`), how many videos are done, and of
-            how many.
+        progress: called with the step (`encode`, then `index`), and videos that are done, of all.
 
     Raises:
         SnvideoError: if the index cannot be read, `out` holds something else, nothing can be
@@ -78,8 +77,7 @@ def prepare_videos(
     for row in read_rows(index):
         if row.status == "ok":
             name = names[row.path]
-            source, output = str(root / row.path), str((out / name).absolute())
-            jobs[name] = EncodeJob(source, output, row.rotation, row.fps)
+            jobs[name] = EncodeJob(root / row.path, out / name, row.rotation, row.fps)
     waiting = {name: job for name, job in jobs.items() if not _is_done(job)}
     kept = len(jobs) - len(waiting)
     report("encode", kept, len(jobs))
@@ -106,29 +104,22 @@ def prepare_videos(
                 if state.state != "done":
                     reasons[name] = state.reason
                     with suppress(OSError):  # of an earlier call, from an older source
-                        Path(job.output).unlink()
+                        job.output.unlink()
                 report("encode", done, len(jobs))
     finally:
         remove_unfinished(out)
     listing = _listing(index, names, reasons)
     new, rows = out / "index.csv", len(listing.rows)
-    build_index(
-        listing,
-        out,
-        new,
-        workers=min(workers, rows or 1),
-        timeout=timeout,
-        progress=lambda done: report("index", done, rows),
-    )
+
+    def show(done: int) -> None:
+        report("index", done, rows)
+
+    build_index(listing, out, new, workers=workers, timeout=timeout, progress=show)
     return _summarize(index, new, names, kept, reasons)
 
 
 def video_root(index: Path) -> Path:
-    """Absolute folder that an index's paths start from.
-
-    Raises:
-        SnvideoError: if it is not there.
-    """
+    """Absolute folder that an index's paths start from; a `SnvideoError` if it is not there."""
     root = Path(os.path.normpath((index.parent / read_meta(index)[0]).absolute()))
     if not root.is_dir():
         raise SnvideoError(f"index {index}: no video folder at {root}: mend root in its .json file")
@@ -138,14 +129,8 @@ def video_root(index: Path) -> Path:
 def output_names(paths: Iterable[str], root: Path) -> dict[str, str]:
     """Path of each video's new file below the output folder, POSIX and ending in `.mp4`.
 
-    Where two videos would get one name, both keep their own extension before it: `a.avi.mp4`.
-
-    Args:
-        paths: as in an index.
-        root: absolute folder that they start from.
-
-    Raises:
-        SnvideoError: if that does not help.
+    Where two videos would get one name, both keep their own extension before it: `a.avi.mp4`. It is
+    a `SnvideoError` if that does not help. Paths are as in an index, and start from `root`.
     """
     files = {path: PurePath(os.path.normpath(root / path)) for path in paths}
     places = {
@@ -169,11 +154,11 @@ def output_names(paths: Iterable[str], root: Path) -> dict[str, str]:
 
 def _is_done(job: EncodeJob) -> bool:
     try:
-        made = Path(job.output).stat().st_mtime_ns
+        made = job.output.stat().st_mtime_ns
     except OSError:
         return False
     with suppress(OSError):  # the source is gone
-        return Path(job.source).stat().st_mtime_ns <= made
+        return job.source.stat().st_mtime_ns <= made
     return True
 
 

@@ -13,11 +13,9 @@ from typing import Literal, NamedTuple
 
 import av
 import numpy as np
-from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
-from av.video.stream import VideoStream
 
 from snvideo.atomic import atomic_path
 from snvideo.data.decoding.pyav import Unusable, is_shown, main_stream, open_video
@@ -41,8 +39,8 @@ class EncoderSettings(NamedTuple):
 class EncodeJob(NamedTuple):
     """A video to re-encode."""
 
-    source: str
-    output: str
+    source: Path
+    output: Path
     rotation: int  # degrees to turn PyAV's frames counter-clockwise
     fps: float
 
@@ -58,9 +56,7 @@ def shown_frames(path: Path) -> Iterator[VideoFrame]:
     """Frames of a video as `data.decoding` numbers them, as many as can be decoded."""
     with open_video(path) as container:
         try:
-            for frame in container.decode(main_stream(container)):
-                if is_shown(frame):
-                    yield frame
+            yield from filter(is_shown, container.decode(main_stream(container)))
         except (FFmpegError, OSError):
             return  # damaged from here on: the index counts no further either
 
@@ -73,18 +69,14 @@ def scaled_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoF
     Raises:
         Unusable: if the size changes on the way.
     """
-    reformatter = VideoReformatter()
-    size = None
+    reformatter, size = VideoReformatter(), None
     for frame in shown_frames(path):
-        if size is None:
-            size = (frame.width, frame.height)
-            width, height = scaled_size(*size, short_side)
+        size = size or (frame.width, frame.height)
         if (frame.width, frame.height) != size:
             raise Unusable("frames of different sizes")
         scaled = reformatter.reformat(
             frame,
-            width,
-            height,
+            *scaled_size(*size, short_side),
             format="yuv420p",
             dst_colorspace=Colorspace.ITU601 if frame.format.is_rgb else None,
             dst_color_range=ColorRange.MPEG,
@@ -130,12 +122,12 @@ def reencode(job: EncodeJob, settings: EncoderSettings) -> Iterator[EncodeState]
     """
     writing = False
     try:
-        frames = scaled_frames(Path(job.source), job.rotation, settings.short_side)
+        frames = scaled_frames(job.source, job.rotation, settings.short_side)
         first = next(frames, None)
         if first is None:
             raise Unusable("no frame can be decoded")
         writing = True  # `shown_frames` ends where reading fails from here on
-        with atomic_path(Path(job.output)) as part:
+        with atomic_path(job.output) as part:
             yield from _encode(chain([first], frames), first, part, job.fps, settings)
     except (Unusable, FFmpegError, OSError) as error:
         fatal = writing and getattr(error, "errno", None) in _FATAL
@@ -152,34 +144,26 @@ def _encode(
     fps: float,
     settings: EncoderSettings,
 ) -> Iterator[EncodeState]:
-    reported = time.monotonic()
+    rate = Fraction(fps).limit_denominator(10_000)  # exact: an index has four decimals
+    every, reported = settings.keyframes, time.monotonic()
     with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = _new_stream(container, like, fps, settings)
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = like.width, like.height, "yuv420p"
+        encoder = stream.codec_context
+        encoder.thread_count = 1  # processes are the parallelism
+        for name in _COLOURS:
+            setattr(encoder, name, getattr(like, name))
+        encoder.options = {
+            "preset": settings.preset,
+            "crf": str(settings.crf),
+            "tune": "fastdecode",
+            "x264-params": f"keyint={every}:min-keyint={every}:scenecut=0:open-gop=0",
+        }
         for number, frame in enumerate(frames):
-            frame.pts, frame.time_base = number, 1 / stream.codec_context.framerate
+            frame.pts, frame.time_base = number, 1 / encoder.framerate
             frame.pict_type = PictureType.NONE  # else its old key frames become new ones
             container.mux(stream.encode(frame))
             if time.monotonic() - reported >= 1:
                 reported = time.monotonic()
                 yield EncodeState("encoding")
         container.mux(stream.encode())
-
-
-def _new_stream(
-    container: OutputContainer, like: VideoFrame, fps: float, settings: EncoderSettings
-) -> VideoStream:
-    rate = Fraction(fps).limit_denominator(10_000)  # exact: an index has four decimals
-    stream = container.add_stream("libx264", rate=rate)
-    stream.width, stream.height, stream.pix_fmt = like.width, like.height, "yuv420p"
-    encoder = stream.codec_context
-    encoder.thread_count = 1  # processes are the parallelism
-    for name in _COLOURS:
-        setattr(encoder, name, getattr(like, name))
-    every = settings.keyframes
-    encoder.options = {
-        "preset": settings.preset,
-        "crf": str(settings.crf),
-        "tune": "fastdecode",
-        "x264-params": f"keyint={every}:min-keyint={every}:scenecut=0:open-gop=0",
-    }
-    return stream

@@ -249,7 +249,7 @@ def test_likeness_is_that_of_the_formulas() -> None:
 
 def test_one_video_compared(tmp_path: Path) -> None:
     source, out = write_video(tmp_path / "a.mp4", 50, corner=True), tmp_path / "b.mp4"
-    *_, last = reencode(EncodeJob(str(source), str(out), 0, 25.0), QUICK)
+    *_, last = reencode(EncodeJob(source, out, 0, 25.0), QUICK)
     assert last.state == "done"
     values = {"label": 0, "first_frame": 0, "frames": 50, "fps": 25.0, "width": 64, "height": 48}
     values |= {"rotation": 0, "seekable": 1, "decoder": "pyav", "name": ""}

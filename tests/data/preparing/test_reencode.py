@@ -26,7 +26,7 @@ QUICK = EncoderSettings(preset="ultrafast")
 def encode(source: Path, out: Path, settings: EncoderSettings = QUICK) -> tuple[Video, Video]:
     """Re-encodes one file in this process; both as an index would have them."""
     old = probe(source, "decode")
-    job = EncodeJob(str(source), str(out), old.rotation, old.fps)
+    job = EncodeJob(source, out, old.rotation, old.fps)
     *_, last = reencode(job, settings)
     assert last.state == "done", last
     assert not list(out.parent.glob(".*"))
@@ -121,7 +121,7 @@ def with_sound(path: Path) -> Path:
 
 def test_rate_is_the_one_stated(tmp_path: Path) -> None:
     source = write_video(tmp_path / "a.mp4", 10)
-    *_, last = reencode(EncodeJob(str(source), str(tmp_path / "b.mp4"), 0, 29.97), QUICK)
+    *_, last = reencode(EncodeJob(source, tmp_path / "b.mp4", 0, 29.97), QUICK)
     assert last.state == "done"
     with av.open(str(tmp_path / "b.mp4")) as container:
         assert container.streams.video[0].average_rate == Fraction(2997, 100)
@@ -162,7 +162,7 @@ def test_what_cannot_be_read_fails_with_a_reason_and_leaves_nothing(
     source, out = tmp_path / "a.mp4", tmp_path / "out" / "a.mp4"
     if content is not None:
         source.write_bytes(content)
-    assert list(reencode(EncodeJob(str(source), str(out), 0, 25.0), QUICK)) == [("failed", reason)]
+    assert list(reencode(EncodeJob(source, out, 0, 25.0), QUICK)) == [("failed", reason)]
     assert not out.parent.exists()
 
 
@@ -172,7 +172,7 @@ def test_the_name_appears_when_the_file_is_whole(
     source, out = write_video(tmp_path / "a.mp4", 50), tmp_path / "out" / "a.mp4"
     now = iter(range(1000))
     monkeypatch.setattr(time, "monotonic", lambda: next(now))  # a second at every look
-    running = reencode(EncodeJob(str(source), str(out), 0, 25.0), QUICK)
+    running = reencode(EncodeJob(source, out, 0, 25.0), QUICK)
     for _ in range(40):
         assert next(running).state == "encoding"
         assert not out.exists()
