@@ -77,9 +77,6 @@ RAND_AUGMENT = list(OPERATIONS)[:-1]
 """RandAugment's operations: all but hue."""
 
 
-# Parameters of one clip -------------------------------------------------------------------------
-
-
 class OperationParams(NamedTuple):
     """One operation on all frames of a clip."""
 
@@ -159,9 +156,6 @@ def _mix_params(rng: np.random.Generator, view: TrainViewConfig) -> MixParams | 
     alpha = view.cutmix if cutmix else view.mixup
     weight = rng.beta(alpha, alpha)
     return MixParams(weight, True, (rng.random(), rng.random())) if cutmix else MixParams(weight)
-
-
-# On the device ----------------------------------------------------------------------------------
 
 
 def augment(clips: Tensor, params: Sequence[AugmentationParams]) -> Tensor:

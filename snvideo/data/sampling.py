@@ -24,9 +24,6 @@ def epoch_order(seed: int, epoch: int, videos: int) -> np.ndarray:
     return generator(seed, ORDER, epoch).permutation(videos)
 
 
-# Frames ---------------------------------------------------------------------------------------
-
-
 def frame_step(clip: ClipConfig, fps: float) -> float:
     """Frames of the file from one clip frame to the next."""
     return clip.stride * (fps / clip.target_fps if clip.target_fps and fps > 0 else 1.0)
@@ -56,9 +53,6 @@ def random_start(rng: np.random.Generator, latest: float) -> float:
 def even_starts(clips: int, latest: float) -> np.ndarray:
     """Starts spread evenly over [0, latest] with both ends; a single one in the middle."""
     return np.linspace(0, latest, clips) if clips > 1 else np.array([latest / 2])
-
-
-# Crops ----------------------------------------------------------------------------------------
 
 
 class Crop(NamedTuple):

@@ -58,17 +58,15 @@ def build_index(
 ) -> BuildSummary:
     """Probe the files of a listing and write their index, `out` and the JSON file beside it.
 
-    An interrupted build goes on from there when it is called again with the same listing and check;
-    until all is done, the rows lie in a hidden file beside `out`.
+    An interrupted build goes on when it is called again with the same listing and check; until all
+    is done, the rows lie in a hidden file beside `out`.
 
     Args:
         listing: from `snvideo.data.indexing.sources`.
         videos: folder that its paths start from. Stored relative to the index if it lies inside
             the index's folder, so that both can move together.
         out: the CSV file; its folder is made if need be.
-        check: `header`, `packets` or `decode`, see `snvideo.data.indexing.probe.stages`.
-        workers: processes that probe.
-        timeout: seconds after which a file that gives no answer counts as broken.
+        check, workers, timeout: as for `snvideo.data.indexing.probe.probe_all`.
         progress: called with the number of videos done, at the start and after each one.
 
     Raises:
@@ -150,12 +148,10 @@ def _portable(root: Path, folder: Path) -> str:
 
 
 def _why_useless(summary: BuildSummary, videos: Path) -> str:
-    found = [
-        f"{number} {status}: {reason}"
-        for status, reasons in summary.reasons.items()
-        for reason, number in reasons.items()
+    reasons = [
+        (f"{st}: {why}", n) for st, some in summary.reasons.items() for why, n in some.items()
     ]
-    found += [f"{number} {why}" for why, number in summary.skipped.items()]
+    found = [f"{number} {why}" for why, number in (*reasons, *summary.skipped.items())]
     return (
         f"videos {videos}: none is usable ({'; '.join(found[:4]) or 'none is listed'}): "
         "no index was written: check the folder and what lists its videos"

@@ -28,7 +28,6 @@ class StreamScan:
     height: int = 0
     rotation: int = 0
     pixels: str = ""
-    encrypted: bool = False
     error: Exception | None = None
     _packet_times: set[int] = field(default_factory=set)
     """Time stamps of packets, and of frames: those that are shown."""
@@ -38,7 +37,6 @@ class StreamScan:
 
     def read(self, container: InputContainer, stream: VideoStream) -> None:
         """Read all packets and decode frames, up to the first error."""
-        self.encrypted = _is_encrypted(stream)
         try:
             for packet in container.demux(stream):
                 self._count(packet)
@@ -57,7 +55,6 @@ class StreamScan:
         entries = list(stream.index_entries or ())
         if not container.format.name.startswith("mov,") or not 0 < len(entries) == stream.frames:
             return False
-        self.encrypted = _is_encrypted(stream)
         whole = [entry for entry in entries if entry.pos + entry.size <= size]
         self.packets = len(whole)
         self.hidden = sum(entry.is_discard for entry in whole)
@@ -73,7 +70,6 @@ class StreamScan:
         if not packet.size:  # marks the end
             return
         self.packets += 1
-        self.encrypted = self.encrypted or packet.has_sidedata("encryption_info")
         dropped = packet.is_discard or packet.is_corrupt
         hidden = packet.pts is not None and packet.pts < 0
         self.dropped += dropped
@@ -100,11 +96,11 @@ class StreamScan:
         self.frames += 1
 
     def is_seekable(self, stream: VideoStream) -> bool:
-        """True if shown frame k is that of the packet with the k-th time, and decoding from the
-        key packet before it finds it.
+        """True if decoding from the key packet before the packet with the k-th time finds frame k.
+
+        Not where packets are lost or no time tells them apart, nor where frames shown before a key
+        frame follow it (open groups: usual in HEVC, possible in H.264).
         """
-        # Not where packets are lost or no time tells them apart, nor where frames shown before a
-        # key frame follow it (open groups: usual in HEVC, possible in H.264).
         return (
             self.error is None
             and not self.lost
@@ -128,7 +124,3 @@ class StreamScan:
             ):
                 return float(stated)
         return spans[0][0] / spans[0][1] if spans else 0.0
-
-
-def _is_encrypted(stream: VideoStream) -> bool:
-    return any(key.lower() == "enc_key_id" for key in stream.metadata)

@@ -47,7 +47,7 @@ def probe(path: Path, check: Check) -> IndexRow:
 def probe_all(
     paths: Iterable[Path], check: Check, workers: int, timeout: float = 120.0
 ) -> Generator[IndexRow, None, None]:
-    """Probe files in so many worker processes; yields results in the order of the paths.
+    """Probe files by a check of `stages` in so many processes, results in the order of the paths.
 
     A file that gives no answer for `timeout` seconds is broken; one that PyAV had read before
     decord died is usable, by PyAV.
@@ -155,8 +155,6 @@ def _is_usual(container: InputContainer, stream: VideoStream, scan: StreamScan) 
 def _probe_of(scan: StreamScan, stream: VideoStream) -> IndexRow:
     """Raises `Unusable` if no frame is shown, or decoding fails before half of the packets."""
     if not scan.frames:
-        if scan.encrypted:
-            raise Unusable("encrypted")
         detail = f": {_short(scan.error)}" if scan.error else ""
         raise Unusable(("no frame can be decoded" if scan.packets else "no frames") + detail)
     if scan.error is not None and scan.every_frame and 2 * scan.frames < scan.shown:

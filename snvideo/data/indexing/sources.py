@@ -34,11 +34,7 @@ class Listing:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Label names from a file with one name a line, in the order of their ids.
-
-    Raises:
-        SnvideoError: if the file cannot be read, or a name is empty or comes twice.
-    """
+    """Label names from a file with one name a line, in the order of their ids."""
     names = [line.strip() for line in _read_text(path).rstrip().splitlines()] or [""]
     for number, name in enumerate(names, 1):
         if not name or name in names[: number - 1]:
@@ -47,9 +43,6 @@ def read_labels(path: Path) -> list[str]:
                 f"labels {path} line {number}: {problem}: give one label name a line"
             )
     return names
-
-
-# Kinetics ---------------------------------------------------------------------------------------
 
 
 def read_kinetics(
@@ -135,9 +128,6 @@ def _clip_path(
     return max(found, key=fit) if found else f"{stem}.mp4"
 
 
-# Class folders ----------------------------------------------------------------------------------
-
-
 def read_class_folders(
     videos: Path,
     split: str = "train",
@@ -189,9 +179,6 @@ def read_class_folders(
     return Listing(rows, names, "class folders", skipped)
 
 
-# Lists ------------------------------------------------------------------------------------------
-
-
 def read_lists(
     files: Mapping[str, Path], videos: Path, labels: Sequence[str] | None = None
 ) -> Listing:
@@ -235,9 +222,6 @@ def read_lists(
     return Listing(_note_repeats(found, skipped), list(labels), source, dict(skipped))
 
 
-# Shared by the sources --------------------------------------------------------------------------
-
-
 def _label_ids(
     found: Mapping[str, str], labels: Sequence[str] | None
 ) -> tuple[list[str], dict[str, int]]:
@@ -260,22 +244,17 @@ def _label_ids(
 def _note_repeats(
     rows: Iterable[IndexRow], skipped: Counter[str], key: Callable[[str], str] = str
 ) -> list[IndexRow]:
-    """Drop and count repeated rows; note one video's other labels and splits.
-
-    Two paths of one video have the same `key`.
-    """
+    """Drop and count repeated rows; note other labels and splits of a video, whose `key` is one."""
     first: dict[str, IndexRow] = {}
     kept: list[IndexRow] = []
     for row in rows:
         other = first.setdefault(key(row.path), row)
-        if other is not row:
-            if (other.split, other.label) == (row.split, row.label):
-                skipped["repeated rows"] += 1
-                continue
-            split = f"also in {other.split}" if other.split != row.split else ""
-            label = "also has another label" if other.label != row.label else ""
-            row = row._replace(reason="; ".join(filter(None, (split, label))))
-        kept.append(row)
+        remarks = [f"also in {other.split}"] * (other.split != row.split)
+        remarks += ["also has another label"] * (other.label != row.label)
+        if other is not row and not remarks:
+            skipped["repeated rows"] += 1
+        else:
+            kept.append(row._replace(reason="; ".join(remarks)))
     return kept
 
 
