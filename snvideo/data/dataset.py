@@ -121,6 +121,10 @@ T = TypeVar("T")
 class VideoDataset(Dataset[T], ABC, Generic[T]):
     """Samples of an index's videos, but for those in quarantine, which are not opened."""
 
+    stream = sampling.TRAIN
+    epoch = 0
+    """Epoch of the samples that are asked for by row."""
+
     def __init__(self, index: ClipIndex, config: DataConfig, quarantine: Quarantine | None) -> None:
         self.index, self.config = index, config
         self.quarantine = quarantine or Quarantine()
@@ -133,9 +137,9 @@ class VideoDataset(Dataset[T], ABC, Generic[T]):
         *_, sample = self.steps(key if isinstance(key, SampleKey) else self.key(key))
         return sample
 
-    @abstractmethod
     def key(self, row: int) -> SampleKey:
         """Key of a row of the index."""
+        return SampleKey(self.stream, self.epoch, row, row)
 
     @abstractmethod
     def steps(self, key: SampleKey) -> Iterator[Any]:
@@ -179,11 +183,6 @@ class TrainDataset(VideoDataset[TrainSample]):
     ) -> None:
         super().__init__(index, config, quarantine)
         self.seed = seed
-        self.epoch = 0
-        """Epoch of the samples that are asked for by row."""
-
-    def key(self, row: int) -> SampleKey:
-        return SampleKey(sampling.TRAIN, self.epoch, row, row)
 
     def row(self, key: SampleKey, attempt: int) -> int:
         """The key's own video, then others drawn at random."""
@@ -231,6 +230,8 @@ class TrainDataset(VideoDataset[TrainSample]):
 class EvalDataset(VideoDataset[EvalSample]):
     """All evaluation views of an index's videos, `clips * crops` of each."""
 
+    stream = sampling.TEST
+
     def __init__(
         self,
         index: ClipIndex,
@@ -241,9 +242,6 @@ class EvalDataset(VideoDataset[EvalSample]):
     ) -> None:
         super().__init__(index, config, quarantine)
         self.view = config.test.model_copy(update={"clips": clips, "crops": crops})
-
-    def key(self, row: int) -> SampleKey:
-        return SampleKey(sampling.TEST, 0, row, row)
 
     def steps(self, key: SampleKey) -> Iterator[Any]:
         video = self.index[key.video]

@@ -53,14 +53,6 @@ class Death(NamedTuple):
     timed_out: bool
     """The task has hung; else it may be innocent (out of memory, killed)."""
     cause: str
-    number: int
-    """Of the deaths over this task, from 1."""
-
-
-def _try_twice(task: Any, death: Death) -> Any:
-    if death.number == 1 and not death.timed_out:
-        return task
-    return Outcome(death.answer, "hangs" if death.timed_out else "crashed")
 
 
 class WorkerPool(Generic[Task]):
@@ -78,8 +70,8 @@ class WorkerPool(Generic[Task]):
         window: tasks at most between the first whose outcome was not taken and the last handed out.
         pin_memory: put tensors into page-locked memory.
         initializer: called in every process when it starts, for instance `discard_output`.
-        on_death: returns the task to do instead, the outcome of the one that was being done, or
-            None if it had no part in this. By default it is tried twice unless it hangs.
+        on_death: returns the task to do instead, or None if the task had no part in this. By
+            default it is tried twice unless it hangs.
     """
 
     def __init__(
@@ -93,7 +85,7 @@ class WorkerPool(Generic[Task]):
         window: int | None = None,
         pin_memory: bool = False,
         initializer: Callable[[], None] | None = None,
-        on_death: Callable[[Task, Death], Task | Outcome | None] = _try_twice,
+        on_death: Callable[[Task, Death], Task | None] | None = None,
     ) -> None:
         self._context = multiprocessing.get_context(start_method)
         self._main = (function, timeout, initializer)
@@ -169,7 +161,6 @@ class WorkerPool(Generic[Task]):
         worker.process.join(_TICK)
         timed_out, cause = worker.timed_out(), worker.cause()
         self._waiting.extendleft(reversed(worker.jobs))
-        found: Task | Outcome | None = None
         if worker.started and worker.jobs:
             job = worker.jobs[0]
             answer, job.answer = job.answer, None
@@ -177,19 +168,22 @@ class WorkerPool(Generic[Task]):
                 log.warning("the job was suspended for a while; a task is begun anew")
                 return
             job.deaths += 1
-            found = self._on_death(job.task, Death(answer, timed_out, cause, job.deaths))
-            if isinstance(found, Outcome):
-                self._waiting.popleft().outcome = found
-            elif found is not None:
-                job.task = found
-        if found is None:
-            self._idle_deaths += 1
-            if self._idle_deaths == PATIENCE:
-                raise SnvideoError(
-                    f"worker processes: one {cause}, {PATIENCE} times without having begun a task: "
-                    "use fewer of them, or look for what ends them (memory?)"
-                )
-            log.warning("a worker process %s; another one is started", cause)
+            if self._on_death is None:
+                if timed_out or job.deaths == 2:
+                    self._waiting.popleft()
+                    job.outcome = Outcome(answer, "hangs" if timed_out else "crashed")
+                return
+            task = self._on_death(job.task, Death(answer, timed_out, cause))
+            if task is not None:
+                job.task = task
+                return
+        self._idle_deaths += 1
+        if self._idle_deaths == PATIENCE:
+            raise SnvideoError(
+                f"worker processes: one {cause}, {PATIENCE} times without having begun a task: "
+                "use fewer of them, or look for what ends them (memory?)"
+            )
+        log.warning("a worker process %s; another one is started", cause)
 
     def _kill_stuck(self, since: float) -> None:
         """Kill processes that stand still, say because they were stopped, while one waits."""
@@ -240,25 +234,22 @@ class _Worker(Generic[Task]):
     of a process that is stopped, and nothing is left behind when it is killed.
     """
 
-    _starting = threading.Lock()
-
     def __init__(self, context: Any, main: tuple[Any, ...], ahead: int) -> None:
         self.jobs: deque[_Job[Task]] = deque()
         self.started, self.stuck, self.heard = False, False, time.monotonic()
         self._slots = [MemoryFile() for _ in range(ahead)]
         self._trace, self._begun = MemoryFile(), 0
-        with self._starting:  # else another thread's process holds these ends of pipes, too
-            # In a forked process a timer that is armed here could never be armed again.
-            faulthandler.cancel_dump_traceback_later()
-            tasks, self._tasks = context.Pipe(duplex=False)
-            self.messages, messages = context.Pipe(duplex=False)
-            for end in (self._tasks, self.messages):
-                util.register_after_fork(end, Connection.close)
-            args = (tasks, messages, self._slots, self._trace, *main)
-            self.process = context.Process(target=_work, args=args, daemon=True)
-            self.process.start()
-            tasks.close()
-            messages.close()
+        # In a forked process a timer that is armed here could never be armed again.
+        faulthandler.cancel_dump_traceback_later()
+        tasks, self._tasks = context.Pipe(duplex=False)
+        self.messages, messages = context.Pipe(duplex=False)
+        for end in (self._tasks, self.messages):  # else later processes hold them open
+            util.register_after_fork(end, Connection.close)
+        args = (tasks, messages, self._slots, self._trace, *main)
+        self.process = context.Process(target=_work, args=args, daemon=True)
+        self.process.start()
+        tasks.close()
+        messages.close()
         for file in (self._trace, *self._slots):
             util.register_after_fork(file, MemoryFile.close)
 
@@ -296,6 +287,7 @@ class _Worker(Generic[Task]):
         return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
     def timed_out(self) -> bool:
+        """True if its watchdog has ended it, which leaves a trace, or the parent in its stead."""
         return self.stuck or os.fstat(self._trace.file.fileno()).st_size > 0
 
     def armed(self) -> float:

@@ -22,13 +22,12 @@ from snvideo.data.workers import WorkerPool, discard_output
 
 QUALITY = ("psnr_luma", "psnr_rgb", "ssim")
 TIMES = ("milliseconds_before", "milliseconds_after")
-FRAMES = 16
-"""Frames of a video that are compared, chosen from its first `_WITHIN`."""
+FRAMES, WITHIN = 16, 1000
+"""Frames of a video that are compared, and how many first ones they are chosen from."""
 CLIPS = 3
 """Clips of a video that are timed, after a first one that is not."""
 EQUAL = 100.0
 """PSNR in decibels of equal frames, instead of infinity."""
-_WITHIN = 1000
 _WINDOW = 11
 """Side in pixels of SSIM's window."""
 
@@ -72,8 +71,7 @@ def compare_videos(
 
     Args:
         sample: rows of the old and of the new index.
-        root: folder that the old paths start from.
-        out: folder that the new ones start from.
+        root, out: folders that the old and the new paths start from.
         short_side: that the videos were prepared with.
         timeout: seconds after which a video is given up, and left out.
         progress: called after each video.
@@ -112,7 +110,7 @@ def compare_pair(pair: tuple[Video, Video], short_side: int) -> Iterator[dict[st
     old, new = pair
     if min(new.width, new.height) <= _WINDOW:
         return
-    within = min(old.frames, new.frames, _WITHIN)
+    within = min(old.frames, new.frames, WITHIN)
     # At random: every k-th frame would be key frames, which look best, too often or never.
     chosen = sampling.generator(0, 0).choice(within, min(FRAMES, within), replace=False)
     frames = zip(
