@@ -48,10 +48,8 @@ class Operation(NamedTuple):
     """Operation on pixels by an amount, and its strengths in RandAugment, as in torchvision."""
 
     apply: Callable[[Tensor, float], Tensor]
-    weakest: float = 0.0
-    """Amount at magnitude 0."""
-    strongest: float = 0.0
-    """Amount at magnitude 30."""
+    weakest: float = 0.0  # amount at magnitude 0
+    strongest: float = 0.0  # amount at magnitude 30
     signed: bool = False
     """For half of the clips the amount goes from the weakest in the other direction."""
 
@@ -80,8 +78,7 @@ RAND_AUGMENT = list(OPERATIONS)[:-1]
 class OperationParams(NamedTuple):
     """One operation on all frames of a clip."""
 
-    operation: str
-    """In `OPERATIONS`."""
+    operation: str  # in `OPERATIONS`
     amount: float = 0.0
 
 
@@ -90,20 +87,16 @@ class MixParams(NamedTuple):
 
     weight: float = 1.0
     """Part that the clip keeps of itself; for CutMix, before the frame's edges clip the box."""
-    cutmix: bool = False
-    """A box shows the partner alone (CutMix); else every pixel shows both (mixup)."""
-    centre: tuple[float, float] = (0.0, 0.0)
-    """Of the box, as parts of height and width."""
+    cutmix: bool = False  # a box shows the partner alone; else every pixel shows both
+    centre: tuple[float, float] = (0.0, 0.0)  # of the box, as parts of height and width
 
 
 class AugmentationParams(NamedTuple):
     """Augmentation of one clip."""
 
     flip: bool
-    operations: tuple[OperationParams, ...] = ()
-    """In the order in which they are applied, after the flip."""
-    mixing: MixParams | None = None
-    """None where nothing is ever mixed."""
+    operations: tuple[OperationParams, ...] = ()  # in order, after the flip
+    mixing: MixParams | None = None  # None where nothing is ever mixed
 
 
 def sample_augmentation(rng: np.random.Generator, view: TrainViewConfig) -> AugmentationParams:
@@ -159,17 +152,11 @@ def _mix_params(rng: np.random.Generator, view: TrainViewConfig) -> MixParams | 
 
 
 def augment(clips: Tensor, params: Sequence[AugmentationParams]) -> Tensor:
-    """Flip clips and apply their operations, to all frames of a clip alike.
+    """Flip clips, uint8 (N, T, 3, H, W), and apply their operations, to all frames of a clip alike.
 
     A clip's result does not depend on its neighbours. Contrast, autocontrast and equalize take
-    each frame by itself, as in torchvision.
-
-    Args:
-        clips: uint8 (N, T, 3, H, W), on the network's device; they are not written to.
-        params: of these N clips.
-
-    Returns:
-        uint8 (N, T, 3, H, W); the clips themselves if nothing is to be done.
+    each frame by itself, as in torchvision. The clips are not written to; they are returned
+    themselves if nothing is to be done.
     """
     flips = torch.tensor([one.flip for one in params])
     if flips.any():
@@ -197,11 +184,7 @@ def train_input(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Augment and normalize a training batch on a device, as `to_input`; mixing is left to `mix`.
-
-    Returns:
-        float32 (N, 3, T, H, W).
-    """
+    """Augment a training batch on a device and normalize it, as `to_input`; `mix` comes after."""
     clips = augment(batch.clips.to(device, non_blocking=True), batch.augmentation)
     return to_input(clips, config.mean or MEAN, config.std or STD, memory_format)
 
@@ -212,16 +195,8 @@ def to_input(
     std: Sequence[float],
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Scale clips, uint8 (N, T, 3, H, W), to 0..1, normalize them, and put channels first.
-
-    Args:
-        clips: on the device that the network is on.
-        mean, std: of the three channels, for values 0..1.
-        memory_format: of the result.
-
-    Returns:
-        float32 (N, 3, T, H, W).
-    """
+    """Scale clips, uint8 (N, T, 3, H, W), to 0..1, normalize them by mean and std of the three
+    channels, and put channels first: float32 (N, 3, T, H, W) on the same device."""
     # (x / 255 - mean) / std, as one multiplication and one addition per value
     shift, scale = _normalization(tuple(mean), tuple(std), clips.device)
     values = clips.transpose(1, 2).contiguous(memory_format=memory_format).float()
@@ -247,8 +222,7 @@ def mix(
     on how many groups share a pass or a process.
 
     Args:
-        inputs: float (N, 3, T, H, W), normalized.
-        labels: int64 (N,), on the inputs' device.
+        inputs, labels: float (N, 3, T, H, W), normalized, and int64 (N,), on one device.
         params: of these N clips.
         classes: number of classes.
         group: clips in a group; divides N.

@@ -21,10 +21,7 @@ EXTENSIONS = (
 def scan_videos(folder: Path) -> list[str]:
     """Find all video files below a folder, by extension: POSIX paths relative to it, sorted.
 
-    Links are followed; hidden files and folders are not looked at.
-
-    Raises:
-        SnvideoError: if a folder cannot be read, or there is no video.
+    Links are followed; hidden files and folders are not looked at. No video is a `SnvideoError`.
     """
 
     def fail(error: OSError) -> None:

@@ -213,12 +213,8 @@ class ClipIndex:
 def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
     """Read all rows of an index one by one, whatever their split and status.
 
-    Args:
-        path: the CSV file.
-        classes: number of label names, if labels are to be compared with it.
-
-    Raises:
-        SnvideoError: if the file is missing, or a row is malformed.
+    It is a `SnvideoError` if the CSV file is missing or a row is malformed, or if a label is not
+    below `classes`.
     """
     where = f"index {path} line 1"
     try:

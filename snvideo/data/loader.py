@@ -83,7 +83,7 @@ def test_loader(
         videos: rows of the index.
         batch: views that a batch should hold, if a video has no more.
         clips, crops: views of each video.
-        quarantine: of the run: videos that are not opened; what proves unreadable is added to it.
+        quarantine: as for `train_loader`.
     """
     size = max(1, batch // (clips * crops))
     keys = [SampleKey(sampling.TEST, 0, i, video) for i, video in enumerate(videos)]

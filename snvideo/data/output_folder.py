@@ -11,14 +11,8 @@ from snvideo.errors import SnvideoError
 def claim_folder(out: Path, record: str, settings: dict[str, Any]) -> None:
     """Write settings into a new folder, or compare them with those that it was filled with.
 
-    Args:
-        out: the folder.
-        record: name of the JSON file in it whose `settings` they are.
-        settings: by name.
-
-    Raises:
-        SnvideoError: if the folder was filled with others, holds something else, or cannot be
-            written to.
+    They are `settings` in the JSON file `record` in it. It is a `SnvideoError` if they differ, or
+    the folder holds something else or cannot be written to.
     """
     path = out / record
     try:

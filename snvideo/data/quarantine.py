@@ -19,12 +19,9 @@ class Quarantine:
     """
 
     def __init__(self, closed: Mapping[str, str] | None = None) -> None:
-        self.closed: dict[str, str] = dict(closed or {})
-        """Name -> reason of what is not opened."""
-        self.found: dict[str, str] = {}
-        """The same of what this process has found since the last `close`."""
-        self.version = 0
-        """Counts the changes of `closed`."""
+        self.closed: dict[str, str] = dict(closed or {})  # name -> reason of what is not opened
+        self.found: dict[str, str] = {}  # by this process since the last `close`
+        self.version = 0  # counts the changes of `closed`
 
     def add(self, name: str, reason: str) -> None:
         """Report an unreadable video."""
@@ -32,11 +29,7 @@ class Quarantine:
             self.found.setdefault(name, reason)
 
     def close(self, found: Iterable[Mapping[str, str]]) -> int:
-        """Let what all processes have found take effect, given in the order of their ranks.
-
-        Returns:
-            the number of videos that are new.
-        """
+        """Let what all processes have found take effect, by rank; returns how many are new."""
         before = len(self.closed)
         for some in found:
             self.closed = {**some, **self.closed}

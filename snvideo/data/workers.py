@@ -48,10 +48,8 @@ class Outcome(NamedTuple):
 class Death(NamedTuple):
     """End of a process that was working on a task."""
 
-    answer: Any
-    """The last one before it, if there was any."""
-    timed_out: bool
-    """The task has hung; else it may be innocent (out of memory, killed)."""
+    answer: Any  # the last one before it, if there was any
+    timed_out: bool  # the task has hung; else it may be innocent (out of memory, killed)
     cause: str
 
 
@@ -103,8 +101,7 @@ class WorkerPool(Generic[Task]):
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Outcomes of tasks, which are taken from the iterable when processes are free.
 
-        Raises:
-            SnvideoError: if processes die again and again for no task's sake.
+        It is a `SnvideoError` if processes die again and again for no task's sake.
         """
         iterator = iter(tasks)
         while True:

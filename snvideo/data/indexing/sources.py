@@ -1,4 +1,7 @@
-"""Sources of an index's rows: annotation files, class folders, lists of paths and labels."""
+"""Sources of an index's rows: annotation files, class folders, lists of paths and labels.
+
+What cannot be read or makes no sense is a `SnvideoError` that names the file and line.
+"""
 
 import csv
 import hashlib
@@ -25,12 +28,10 @@ SPLITS = {
 class Listing:
     """Videos and labels that a source lists."""
 
-    rows: list[IndexRow]
-    """Columns up to `end`, and remarks in `reason`, be the files there or not."""
+    rows: list[IndexRow]  # columns up to `end`, and remarks in `reason`
     labels: list[str]  # names in the order of their ids
     source: str  # description of the source
-    skipped: dict[str, int] = field(default_factory=dict)
-    """Why entries gave no row -> number of entries."""
+    skipped: dict[str, int] = field(default_factory=dict)  # why there is no row -> entries
 
 
 def read_labels(path: Path) -> list[str]:
@@ -59,9 +60,6 @@ def read_kinetics(
             where there is no column split, the file's name tells it.
         videos: folder with the clips.
         labels: names in the order of their ids; by default all names found, sorted.
-
-    Raises:
-        SnvideoError: if a file or folder cannot be read, or a row makes no sense.
     """
     files: defaultdict[str, list[str]] = defaultdict(list)
     for path in scan_videos(videos):
@@ -143,10 +141,6 @@ def read_class_folders(
         val_fraction: part (0 to 1) of these that becomes the split `val` instead, by a hash of
             each path, so that new files move no others.
         labels: names in the order of their ids; by default all class folders, sorted.
-
-    Raises:
-        SnvideoError: if the folder cannot be read, mixes splits and classes, or holds a class that
-            is not in `labels`.
     """
     paths = [PurePosixPath(path) for path in scan_videos(videos)]
     tops = {path.parts[0] for path in paths if len(path.parts) > 1}
@@ -190,9 +184,6 @@ def read_lists(
         files: split -> list.
         videos: folder that relative paths start from.
         labels: names in the order of their ids; by default the ids themselves.
-
-    Raises:
-        SnvideoError: if a list cannot be read, or a line is not a path and a known label.
     """
     skipped = Counter[str]()
     found: list[IndexRow] = []
@@ -225,10 +216,7 @@ def read_lists(
 def _label_ids(
     found: Mapping[str, str], labels: Sequence[str] | None
 ) -> tuple[list[str], dict[str, int]]:
-    """Label names, of a label file or those found, sorted; and the id of each that is found.
-
-    `found` says where each name is, for the error message.
-    """
+    """Label names, and the id of each that is `found`, which says where, for an error message."""
     names = sorted(found) if labels is None else list(labels)
     ids = {_as_in_folders(name): number for number, name in enumerate(names)}
     ids |= {name: number for number, name in enumerate(names)}

@@ -62,12 +62,7 @@ class IndexSummary:
 def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
     """Summarize an index row by row; only three numbers of each row are kept.
 
-    Args:
-        path: the CSV file.
-        clip: the clip that videos are compared with; None for no comparison.
-
-    Raises:
-        SnvideoError: if a file is missing or malformed, or the index has no rows.
+    Videos are compared with `clip`, if it is given. An index without rows is a `SnvideoError`.
     """
     labels = read_meta(path)[1]
     counts: defaultdict[str, np.ndarray] = defaultdict(

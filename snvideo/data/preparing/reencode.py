@@ -64,10 +64,8 @@ def shown_frames(path: Path) -> Iterator[VideoFrame]:
 def scaled_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoFrame]:
     """Shown frames of a video, upright, scaled, in 8-bit 4:2:0 of limited range.
 
-    Colours keep their matrix, and the frames say which it is, so that they decode as before.
-
-    Raises:
-        Unusable: if the size changes on the way.
+    Colours keep their matrix, and the frames say which it is, so that they decode as before. A
+    video whose size changes on the way is `Unusable`.
     """
     reformatter, size = VideoReformatter(), None
     for frame in shown_frames(path):
@@ -115,11 +113,7 @@ def _turned(frame: VideoFrame, degrees: int) -> VideoFrame:
 
 
 def reencode(job: EncodeJob, settings: EncoderSettings) -> Iterator[EncodeState]:
-    """Re-encode one video, as a worker process calls it.
-
-    Yields:
-        `encoding` about every second, then `done`, `failed` or `unwritable`.
-    """
+    """Re-encode one video; yields `encoding` about every second, then how it has ended."""
     writing = False
     try:
         frames = scaled_frames(job.source, job.rotation, settings.short_side)

@@ -75,9 +75,6 @@ def make_toy_kinetics(
 
     Returns:
         Number of videos that were not there already.
-
-    Raises:
-        SnvideoError: the difficulty has no such name, or `out` holds something else.
     """
     find_scene(difficulty)
     wanted = {"train": train, "val": val}
