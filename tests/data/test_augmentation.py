@@ -109,10 +109,7 @@ def test_each_operation_is_torchvisions_on_each_frame():
 
 def test_translations_move_whole_pixels_to_the_right_and_down():
     clips = moving_picture(2)
-    changes = (
-        OperationParams("translate_x", 0.2),
-        OperationParams("translate_y", 0.3),
-    )
+    changes = (OperationParams("translate_x", 0.2), OperationParams("translate_y", 0.3))
     right, down = augment(clips, [only(change) for change in changes])
     assert torch.equal(right[..., 6:], clips[0][..., :-6]) and not right[..., :6].any()
     assert torch.equal(down[..., 7:, :], clips[1][..., :-7, :]) and not down[..., :7, :].any()
@@ -120,10 +117,7 @@ def test_translations_move_whole_pixels_to_the_right_and_down():
 
 def test_changes_are_made_in_order_after_the_flip():
     clips = moving_picture(2)
-    solarize, brighter = (
-        OperationParams("solarize", 100.0),
-        OperationParams("brightness", 1.5),
-    )
+    solarize, brighter = (OperationParams("solarize", 100.0), OperationParams("brightness", 1.5))
     turn = OperationParams("rotate", 20.0)
     params = [
         AugmentationParams(True, (solarize, brighter, turn)),

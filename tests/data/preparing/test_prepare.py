@@ -145,14 +145,7 @@ def test_a_source_that_went_bad_takes_its_old_output_along(root: Path, tmp_path:
 
 
 def test_names_of_outputs() -> None:
-    paths = [
-        "c/a.avi",
-        "c/a.mp4",
-        "d/a.mkv",
-        "./d/../d/b.mp4",
-        "../e/f.avi",
-        "/g.mp4",
-    ]
+    paths = ["c/a.avi", "c/a.mp4", "d/a.mkv", "./d/../d/b.mp4", "../e/f.avi", "/g.mp4"]
     assert output_names(paths, Path("/root")) == {
         "c/a.avi": "c/a.avi.mp4",
         "c/a.mp4": "c/a.mp4.mp4",
