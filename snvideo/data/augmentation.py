@@ -112,13 +112,9 @@ def sample_augmentation(rng: np.random.Generator, view: TrainViewConfig) -> Augm
 
 
 def _color_jitter(rng: np.random.Generator, color: ColorConfig) -> list[OperationParams]:
-    ranges = {
-        "brightness": (max(0.0, 1 - color.brightness), 1 + color.brightness),
-        "contrast": (max(0.0, 1 - color.contrast), 1 + color.contrast),
-        "saturation": (max(0.0, 1 - color.saturation), 1 + color.saturation),
-        "hue": (-color.hue, color.hue),
-    }
-    on = {operation: ends for operation, ends in ranges.items() if ends[0] < ends[1]}
+    factors = {name: getattr(color, name) for name in ("brightness", "contrast", "saturation")}
+    on = {name: (max(0.0, 1 - most), 1 + most) for name, most in factors.items() if most}
+    on |= {"hue": (-color.hue, color.hue)} if color.hue else {}
     if not on or rng.random() >= color.probability:
         return []
     params = [OperationParams(operation, rng.uniform(*ends)) for operation, ends in on.items()]

@@ -31,8 +31,7 @@ class SampleKey(NamedTuple):
     epoch: int
     position: int
     video: int
-    failed: tuple[tuple[int, str], ...] = ()
-    """Attempts at it that ended a worker process, and why."""
+    failed: tuple[tuple[int, str], ...] = ()  # attempts that ended a worker process, and why
 
 
 class TrainSample(NamedTuple):
@@ -50,14 +49,10 @@ class TrainSample(NamedTuple):
 class VideoViews(NamedTuple):
     """All evaluation views of one video, each of its frames once until they are expanded."""
 
-    frames: Tensor
-    """uint8 (F, 3, h, w): what any crop shows of any frame, resized."""
-    clips: Tensor
-    """int64 (clips, T): which of the frames make each clip."""
-    corners: list[tuple[int, int]]
-    """Top and left of each crop."""
-    side: int
-    """Of the crops."""
+    frames: Tensor  # uint8 (F, 3, h, w): what any crop shows of any frame, resized
+    clips: Tensor  # int64 (clips, T): which of the frames make each clip
+    corners: list[tuple[int, int]]  # top and left of each crop
+    side: int  # of the crops
 
     def expand(self, device: torch.device) -> Tensor:
         """Views on a device, uint8 (clips * crops, T, 3, side, side), first the first clip's."""
@@ -159,11 +154,8 @@ class VideoDataset(Dataset[T], ABC, Generic[T]):
         return self.index[self.row(key, attempt)].name
 
     def read(self, key: SampleKey, attempt: int, video: Video, numbers: np.ndarray) -> np.ndarray:
-        """Frames of the video of an attempt, uint8 (len(numbers), H, W, 3).
-
-        Raises:
-            DecodeError: if it cannot be read, is in quarantine, or has ended a process before.
-        """
+        """Frames of the video of an attempt, uint8 (len(numbers), H, W, 3); or a `DecodeError` if
+        it cannot be read, is in quarantine, or has ended a process before."""
         reason = dict(key.failed).get(attempt) or self.quarantine.closed.get(video.name)
         if reason is not None:
             raise DecodeError(reason)
@@ -211,7 +203,7 @@ class TrainDataset(VideoDataset[TrainSample]):
             yield TrainSample(shown, augmentation, video.label, unreadable, row, numbers)
             return
         raise SnvideoError(
-            f"{self.ATTEMPTS} videos in a row could not be read, the last "
+            f"{attempt + 1} videos in a row could not be read, the last "
             f"{': '.join(unreadable[-1])}; check data.root ({self.index.root}) and build the index "
             "again"
         )
@@ -265,9 +257,7 @@ class EvalDataset(VideoDataset[EvalSample]):
         scale = view.crop / side
         shown = frames[:, top : bottom + side, left : right + side]
         height, width = (round(pixels * scale) for pixels in shown.shape[1:3])
-        corners = [
-            (round((crop.top - top) * scale), round((crop.left - left) * scale)) for crop in crops
-        ]
+        corners = [(round((y - top) * scale), round((x - left) * scale)) for y, x, _ in crops]
         resized = _resize(shown, height, width).contiguous(memory_format=torch.channels_last)
         return VideoViews(resized, clips, corners, view.crop)
 
@@ -276,9 +266,7 @@ class EvalDataset(VideoDataset[EvalSample]):
         clip = self.config.clip
         latest = sampling.last_start(clip, video.fps, video.frames)
         starts = sampling.even_starts(self.view.clips, latest)
-        return np.stack(
-            [sampling.clip_frames(clip, video.fps, video.frames, start) for start in starts]
-        )
+        return np.stack([sampling.clip_frames(clip, video.fps, video.frames, s) for s in starts])
 
     @staticmethod
     def collate(samples: list[EvalSample]) -> EvalBatch:

@@ -204,11 +204,6 @@ class ClipIndex:
         values["decoder"] = DECODERS[values["decoder"]]
         return Video(path=self.root / name, name=name, **values)
 
-    @property
-    def class_counts(self) -> np.ndarray:
-        """int64 (number of labels,): videos of each label in this split."""
-        return np.bincount(self._table.values["label"], minlength=len(self.labels))
-
 
 def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
     """Read all rows of an index one by one, whatever their split and status.

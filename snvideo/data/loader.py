@@ -9,7 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
@@ -56,15 +56,12 @@ def train_loader(
         stream: `sampling.TRAIN`, or `sampling.STATISTICS` for clips that are not trained on.
         quarantine: of the run: videos that are not opened; what proves unreadable is added to it.
     """
-
-    def keys() -> Iterator[Keys]:
-        order_epoch, order = -1, None
-        for epoch, positions in passes:
-            if order is None or epoch != order_epoch:
-                order_epoch, order = epoch, sampling.epoch_order(seed, epoch, len(index))
-            yield [SampleKey(stream, epoch, place, int(order[place])) for place in positions]
-
-    return BatchLoader(TrainDataset(index, config, seed, quarantine), keys(), config)
+    order = lru_cache(maxsize=1)(lambda epoch: sampling.epoch_order(seed, epoch, len(index)))
+    keys = (
+        [SampleKey(stream, epoch, place, int(order(epoch)[place])) for place in positions]
+        for epoch, positions in passes
+    )
+    return BatchLoader(TrainDataset(index, config, seed, quarantine), keys, config)
 
 
 def test_loader(
@@ -112,6 +109,8 @@ class BatchLoader(Iterator[B], Generic[B]):
             batch = self._next_from_pool()
         else:
             *_, batch = _steps(self._dataset, next(self._keys))
+        if isinstance(batch, Exception):
+            raise batch
         for name, reason in batch.unreadable:
             self._dataset.quarantine.add(name, reason)
         return batch
@@ -122,20 +121,16 @@ class BatchLoader(Iterator[B], Generic[B]):
             owed = self._pool.close() if self._pool is not None else []
             self._pool, self._version = self._new_pool(), version
             self._outcomes = self._pool.run(chain(owed, self._keys))
-        try:
-            batch, failure = next(self._outcomes)
-            if failure is not None:
-                raise RuntimeError(f"a loader worker {failure}")
-            if isinstance(batch, Exception):
-                raise batch
-        except Exception:  # or there are no more
+        batch, failure = next(self._outcomes, (StopIteration(), None))
+        if failure is not None:
+            batch = RuntimeError(f"a loader worker {failure}")
+        if isinstance(batch, Exception):
             self._pool.close()
-            raise
         return batch
 
     def _new_pool(self) -> WorkerPool[Keys]:
         return WorkerPool(
-            partial(_steps_or_error, self._dataset),
+            partial(_steps, self._dataset),
             self._config.workers,
             self._config.timeout,
             start_method=self._config.start_method,
@@ -167,25 +162,21 @@ def _on_death(
 
 
 def _steps(dataset: VideoDataset[Any], keys: Keys) -> Iterator[Any]:
-    """Yield the number and attempt of every video before it is opened, None, and the batch."""
+    """Yield number and attempt of every video before it is opened, None, and the batch; or the
+    exception, with its traceback."""
     samples = []
-    for number, key in enumerate(keys):
-        for step in dataset.steps(key):
-            if isinstance(step, int):
-                yield number, step
-            else:
-                samples.append(step)
-    yield None
-    yield dataset.collate(samples)
-
-
-def _steps_or_error(dataset: VideoDataset[Any], keys: Keys) -> Iterator[Any]:
-    """Yield what `_steps` does, or the exception with its traceback."""
     try:
-        yield from _steps(dataset, keys)
+        for number, key in enumerate(keys):
+            for step in dataset.steps(key):
+                if isinstance(step, int):
+                    yield number, step
+                else:
+                    samples.append(step)
+        yield None
+        yield dataset.collate(samples)
     except Exception as error:
         if not isinstance(error, SnvideoError):
-            error.add_note(f"in a loader worker:\n{traceback.format_exc()}")
+            error.add_note(f"in a loader:\n{traceback.format_exc()}")
         yield error
 
 

@@ -33,16 +33,11 @@ class MemoryFile:
     def __reduce__(self) -> tuple[Any, ...]:
         return MemoryFile, (reduction.DupFd(self.file.fileno()),)
 
-    def close(self) -> None:
-        """Close this process's end."""
-        self.file.close()
-
     def write(self, data: bytes, tensors: Sequence[Any]) -> None:
         """Write what `dump` returned."""
         with open(self.file.fileno(), "wb", closefd=False) as file:
             file.seek(0)
-            for part in (data, *map(_bytes_of, tensors)):
-                file.write(part)
+            file.writelines((data, *map(_bytes_of, tensors)))
 
     def read(self, pin: bool = False) -> Any:
         """Read the value that was written, its tensors in page-locked memory if `pin`."""

@@ -247,8 +247,8 @@ class _Worker(Generic[Task]):
         self.process.start()
         tasks.close()
         messages.close()
-        for file in (self._trace, *self._slots):
-            util.register_after_fork(file, MemoryFile.close)
+        for memory in (self._trace, *self._slots):
+            util.register_after_fork(memory, lambda memory: memory.file.close())
 
     def begin(self, job: _Job[Task]) -> None:
         """Hand out a task."""

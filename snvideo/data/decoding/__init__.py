@@ -44,32 +44,21 @@ def decode_frames(
         True
     """
     if not isinstance(video, Video):
-        video = _probed(Path(video))
+        from snvideo.data.indexing.probe import probe  # which reads packets as `pyav` does
+
+        found = probe(Path(video), "packets")
+        if found.status != "ok":
+            raise DecodeError(found.reason)
+        video = Video.of(found._replace(path=str(video)), Path(video))
     wanted, inverse = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
     trusted = decoder == "decord" and video.decoder == "decord" and has_decord()
     try:
         frames, counted = (decode_decord if trusted else decode_pyav)(video, wanted)
     except Exception as error:  # decord and PyAV raise kinds of their own, and others besides
-        raise DecodeError(_first_line(error)) from error
+        # Without decord's time and place in its source, and the native stack trace that it appends.
+        line = re.sub(r"^\[[0-9:]+\] \S+: ", "", str(error).strip()).partition("\n")[0]
+        raise DecodeError(f"{type(error).__name__}: {line[:200]}".rstrip(": ")) from error
     if len(frames) < len(wanted):
         raise DecodeError(f"frame {wanted[len(frames)]} asked for, the file has {counted}")
     in_order = len(wanted) == len(inverse) and bool((inverse[1:] > inverse[:-1]).all())
     return frames if in_order else frames[inverse]
-
-
-def _probed(path: Path) -> Video:
-    from snvideo.data.indexing.probe import probe  # which reads packets as `pyav` does
-
-    found = probe(path, "packets")
-    if found.status != "ok":
-        raise DecodeError(found.reason)
-    return Video.of(found._replace(path=str(path)), path)
-
-
-def _first_line(error: Exception) -> str:
-    """First line of an error, without the native stack trace that decord appends."""
-    lines = str(error).strip().splitlines()
-    if not lines:
-        return type(error).__name__
-    line = re.sub(r"^\[[0-9:]+\] \S+: ", "", lines[0])  # decord's time and place in its source
-    return f"{type(error).__name__}: {line[:200]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import av
@@ -31,10 +32,7 @@ class _NotAsIndexed(Exception):
 
 def open_video(path: Path) -> InputContainer:
     """Open a file with PyAV, even if its titles are in another encoding than UTF-8."""
-    try:
-        return av.open(str(path))
-    except UnicodeDecodeError:
-        return av.open(str(path), metadata_errors="ignore")
+    return av.open(str(path), metadata_errors="ignore")
 
 
 def main_stream(container: InputContainer) -> VideoStream:
@@ -63,10 +61,11 @@ def is_shown(frame: VideoFrame) -> bool:
 def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
     """Decode shown frames of a video in one pass over its packets.
 
+    If it is `seekable`, only groups of pictures that hold wanted frames are decoded, and of these
+    no frame that neither is wanted nor has others depend on it; otherwise all up to the last one.
+
     Args:
-        video: a row of the index. If it is `seekable`, only groups of pictures that hold wanted
-            frames are decoded, and of these no frame that neither is wanted nor has others
-            depend on it; otherwise all frames up to the last one wanted.
+        video: a row of the index.
         wanted: frame numbers, ascending, int64.
 
     Returns:
@@ -87,18 +86,14 @@ def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _from_start(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int]:
     frames: list[np.ndarray] = []
-    number = -1
+    counted = 0
     with open_video(video.path) as container:
+        shown = filter(is_shown, container.decode(main_stream(container)))
         # Frames are counted, not found by their times: those of AVI files are not monotonic.
-        for frame in container.decode(main_stream(container)):
-            if not is_shown(frame):
-                continue
-            number += 1
-            if number == wanted[len(frames)]:
+        for counted, frame in enumerate(islice(shown, int(wanted[-1]) + 1), 1):
+            if counted - 1 == wanted[len(frames)]:
                 frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == len(wanted):
-                    break
-    return frames, number + 1
+    return frames, counted
 
 
 def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:

@@ -14,10 +14,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from snvideo.atomic import write_atomic
+from snvideo.data.files import claim_folder, remove_unfinished
 from snvideo.data.index import IndexRow, read_meta, read_rows
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import Listing
-from snvideo.data.output_folder import claim_folder, remove_unfinished
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeState, reencode
 from snvideo.data.workers import WorkerPool, discard_output
 from snvideo.errors import SnvideoError

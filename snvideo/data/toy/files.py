@@ -11,7 +11,7 @@ from typing import Any
 import av
 
 from snvideo.atomic import atomic_path, write_atomic
-from snvideo.data.output_folder import claim_folder
+from snvideo.data.files import claim_folder
 from snvideo.data.toy.rendering import CLASSES, VERSION, ToyClip, find_scene, render_clip, toy_entry
 from snvideo.data.workers import WorkerPool
 from snvideo.errors import SnvideoError
