@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -20,8 +19,6 @@ from snvideo.data.preparing.prepare import PrepareSummary, row_pairs
 from snvideo.data.preparing.reencode import scaled_frames, shown_frames
 from snvideo.data.workers import WorkerPool, discard_output
 
-QUALITY = ("psnr_luma", "psnr_rgb", "ssim")
-TIMES = ("milliseconds_before", "milliseconds_after")
 FRAMES, WITHIN = 16, 1000
 """Frames of a video that are compared, and how many first ones they are chosen from."""
 CLIPS = 3
@@ -41,9 +38,9 @@ class Comparison:
     """
 
     videos: int
-    psnr_luma: tuple[float, float]  # decibels
-    psnr_rgb: tuple[float, float]
-    ssim: tuple[float, float]
+    psnr_luma: list[float]  # decibels
+    psnr_rgb: list[float]
+    ssim: list[float]
     """Of luma (Wang et al. 2004)."""
     milliseconds_before: float  # processor time of a training clip, in the mean over the sample
     milliseconds_after: float
@@ -83,7 +80,7 @@ def compare_videos(
         tuple(Video.of(row, at / row.path) for row, at in ((old, root), (new, out)))
         for old, new in sample
     ]
-    found: list[dict[str, list[float]]] = []
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     # One process, so that no other takes the caches that the times depend on.
     function = partial(compare_pair, short_side=short_side)
     with closing(WorkerPool(function, 1, timeout, initializer=discard_output)) as pool:
@@ -94,16 +91,20 @@ def compare_videos(
                 progress()
     if not found:
         return None
-    values = {name: np.concatenate([one[name] for one in found]) for name in QUALITY + TIMES}
-    measured: dict[str, Any] = {
-        **{name: tuple(np.percentile(values[name], (50, 5)).round(4)) for name in QUALITY},
-        **{name: float(values[name].mean().round(3)) for name in TIMES},
-    }
-    return Comparison(len(found), **measured)
+    quality, times = map(np.concatenate, zip(*found, strict=True))
+    luma, rgb, ssim = np.percentile(quality, (50, 5), axis=0).T.round(4).tolist()
+    return Comparison(len(found), luma, rgb, ssim, *times.mean(axis=0).round(3).tolist())
 
 
-def compare_pair(pair: tuple[Video, Video], short_side: int) -> Iterator[dict[str, list[float]]]:
-    """Compare one video with its source, in a worker process; yields nothing for tiny videos."""
+def compare_pair(
+    pair: tuple[Video, Video], short_side: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Compare one video with its source, in a worker process; yields nothing for tiny videos.
+
+    Yields:
+        `frame_quality` of some frames, float64 (F, 3), and milliseconds of some clips before and
+        after, float64 (clips, 2).
+    """
     import torch  # here and below, as it takes seconds and only the worker needs it
 
     torch.set_num_threads(1)  # as in a loader's worker
@@ -116,19 +117,13 @@ def compare_pair(pair: tuple[Video, Video], short_side: int) -> Iterator[dict[st
     frames = zip(
         scaled_frames(old.path, old.rotation, short_side), shown_frames(new.path), strict=False
     )
-    values = [
-        frame_quality(*both)
-        for number, both in enumerate(islice(frames, int(chosen.max()) + 1))
-        if number in chosen
-    ]
-    times: tuple[list[float], list[float]] = ([], [])
+    wanted = (both for number, both in enumerate(islice(frames, within)) if number in chosen)
+    quality = np.array([frame_quality(*both) for both in wanted])
+    times = np.empty((1 + CLIPS, 2))
     for number in range(1 + CLIPS):
         for which in (1, 0) if number % 2 else (0, 1):  # old and new by turns
-            times[which].append(_clip_time(pair[which], number))
-    yield {
-        **{name: [one[k] for one in values] for k, name in enumerate(QUALITY)},
-        **{name: spent[1:] for name, spent in zip(TIMES, times, strict=True)},  # libraries load
-    }
+            times[number, which] = _clip_time(pair[which], number)
+    yield quality, times[1:]  # for the first one libraries load
 
 
 def frame_quality(before: VideoFrame, after: VideoFrame) -> tuple[float, float, float]:

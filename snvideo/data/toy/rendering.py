@@ -114,7 +114,7 @@ class _Layer(NamedTuple):
 
 def toy_entry(seed: int, split: str, number: int) -> ToyEntry:
     """Annotation and shape of video `number` of a split, a function of the arguments alone."""
-    rng = _rng(seed, split, number, "entry")
+    rng = np.random.default_rng([seed, SPLITS.index(split), number, 0])
     alphabet = np.array(list(string.ascii_letters + string.digits + "-_"))
     fps = int(rng.choice(_RATES))
     short = rng.uniform(*_SHORT_SIDES)
@@ -131,13 +131,10 @@ def render_clip(seed: int, split: str, number: int, difficulty: str = "easy") ->
     The same number has the same label (`number % 8`), size, length and speed at every difficulty:
     "easy", a texture that fills the frame moves; "medium", large pieces of texture before a still
     one; "hard", small ones, among others that sway, with noise and shake.
-
-    Raises:
-        SnvideoError: the difficulty has no such name.
     """
     scene = find_scene(difficulty)
     entry = toy_entry(seed, split, number)
-    rng = _rng(seed, split, number, "pixels")
+    rng = np.random.default_rng([seed, SPLITS.index(split), number, 1])
     seconds = np.arange(entry.frames) / entry.fps
     *shift, turn, growth = _MOTIONS[CLASSES[entry.label]]
     distance = rng.uniform(*_SPEEDS) * seconds
@@ -168,11 +165,6 @@ def render_clip(seed: int, split: str, number: int, difficulty: str = "easy") ->
             noise = pool[skip : skip + frame.size].reshape(frame.shape)
             frame[:] = (level + noise).clip(0, 255)
     return ToyClip(frames, entry.fps, entry.label)
-
-
-def _rng(seed: int, split: str, number: int, purpose: str) -> np.random.Generator:
-    purposes = ("entry", "pixels")
-    return np.random.default_rng([seed, SPLITS.index(split), number, purposes.index(purpose)])
 
 
 def find_scene(difficulty: str) -> _Scene:
