@@ -46,16 +46,8 @@ class Mutant(NamedTuple):
     """A name in `MUTATIONS`."""
 
 
-# Sources --------------------------------------------------------------------------------------
-
-
 def write_sources(folder: Path, frames: int = 36) -> list[Path]:
-    """Writes small videos of common codecs and containers, MP4 in three layouts.
-
-    Args:
-        folder: is made if need be.
-        frames: of each video.
-    """
+    """Writes small videos of common codecs and containers, MP4 in three layouts."""
     written = [write_video(folder / "raw" / n, frames, **how) for n, how in _SYNTHETIC.items()]
     paths = [_copy(path, folder / path.name) for path in written]
     layouts = [_copy(written[0], folder / n, movflags=flags) for n, flags in _LAYOUTS.items()]
@@ -91,9 +83,6 @@ def _copy(path: Path, to: Path, **options: str) -> Path:
             packet.stream = stream
             new.mux(packet)
     return to
-
-
-# Mutations ------------------------------------------------------------------------------------
 
 
 def flip_few(rng: np.random.Generator, data: bytes, _: bytes) -> bytes:
@@ -172,35 +161,15 @@ def table_counts(rng: np.random.Generator, data: bytes, _: bytes) -> bytes:
     return _overwritten(rng, data, [t.end() + (8 if t.group() == b"stsz" else 4) for t in tables])
 
 
+_FLIPS = (flip_few, flip_many, flip_header, flip_payload)
+_CUTS = (cut_end, cut_start, cut_in_header, splice, zero, repeat, swap)
 MUTATIONS: dict[str, Mutation] = {
-    mutation.__name__: mutation
-    for mutation in (
-        flip_few,
-        flip_many,
-        flip_header,
-        flip_payload,
-        cut_end,
-        cut_start,
-        cut_in_header,
-        splice,
-        zero,
-        repeat,
-        swap,
-        box_sizes,
-        table_counts,
-    )
+    mutation.__name__: mutation for mutation in (*_FLIPS, *_CUTS, box_sizes, table_counts)
 }
 
 
 def write_mutants(sources: list[Path], folder: Path, count: int, seed: int) -> list[Mutant]:
-    """Writes broken files, of every source and in every way about as many.
-
-    Args:
-        sources: at least two files.
-        folder: is made if need be.
-        count: number of files.
-        seed: of all that is random.
-    """
+    """Writes `count` broken files, of every source and in every way about as many."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     contents = [source.read_bytes() for source in sources]

@@ -8,7 +8,6 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
@@ -88,9 +87,6 @@ def shear(picture: Tensor, tangents: list[float]) -> Tensor:
 
 def translate(picture: Tensor, pixels: list[int]) -> Tensor:
     return reference.affine(picture, 0, pixels, 1, [0, 0], SMOOTH)
-
-
-# Pixels ---------------------------------------------------------------------------------------
 
 
 def test_each_operation_is_torchvisions_on_each_frame():
@@ -180,9 +176,6 @@ def test_rand_augment_is_torchvisions(magnitude):
         assert distance.min() <= 1
         hits |= set(torch.nonzero(distance == distance.min()).flatten().tolist())
     assert len(hits) == len(variants)
-
-
-# Parameters --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -290,9 +283,6 @@ def test_one_kind_of_mixing_alone(kind, cutmix):
     assert all(mixing.cutmix == cutmix and mixing != MixParams() for mixing in mixings)
 
 
-# Mixing ---------------------------------------------------------------------------------------
-
-
 def by_hand(
     inputs: np.ndarray,
     labels: list[int],
@@ -388,29 +378,13 @@ def test_without_mixing_inputs_and_labels_are_left_alone():
     assert torch.equal(targets, torch.eye(3)[labels])
 
 
-def test_targets_weigh_the_two_losses():
-    logits, labels = torch.randn(2, 5), torch.tensor([3, 1])
-    params = [AugmentationParams(False, (), MixParams(weight)) for weight in (0.7, 0.9)]
-    _, targets = mix(torch.zeros(2, 3, 1, 4, 4), labels, params, 5, 2)
-    own, other = (cross_entropy(logits, of, reduction="none") for of in (labels, labels.flip(0)))
-    weight = torch.tensor([0.7, 0.9])
-    expected = (weight * own + (1 - weight) * other).mean()
-    torch.testing.assert_close(cross_entropy(logits, targets), expected)
-
-
-# Config ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("color.hue=0.7", r"'data.train.color.hue': input should be less than or equal to 0.5"),
-        ("color.brightness=-1", r"color.brightness': input should be greater than or equal to 0"),
         ("color.chance=1", r"unknown key 'data.train.color.chance': expected one of brightness"),
         ("rand_augment.magnitude=31", r"magnitude': input should be less than or equal to 30"),
-        ("rand_augment.operations=0", r"operations': input should be greater than 0, got 0"),
         ("rand_augment.magnitud=3", r"did you mean 'magnitude'\?"),
-        ("mixup=-0.2", r"'data.train.mixup': input should be greater than or equal to 0"),
         ("mix_probability=1.5", r"mix_probability': input should be less than or equal to 1"),
     ],
 )
@@ -428,9 +402,6 @@ def test_everything_is_off_unless_asked_for(tmp_path: Path) -> None:
     on = load_config(config, ["data.train.rand_augment={}", "data.train.color.hue=0.1"]).data.train
     assert on.rand_augment == RandAugmentConfig(operations=2, magnitude=9)
     assert on.color == ColorConfig(hue=0.1)
-
-
-# Devices --------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

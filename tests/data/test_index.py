@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import time
 import tracemalloc
+from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,26 +14,8 @@ from snvideo.data.index import COLUMNS, ClipIndex, IndexRow, Video, read_rows
 from snvideo.data.indexing.summary import summarize_index
 from snvideo.errors import SnvideoError
 
-ROW = IndexRow(
-    path="a.mp4",
-    label=0,
-    label_name="hug",
-    split="train",
-    start=None,
-    end=None,
-    first_frame=0,
-    frames=24,
-    fps=25.0,
-    width=64,
-    height=48,
-    rotation=0,
-    seconds=0.96,
-    bytes=3000,
-    seekable=1,
-    decoder="decord",
-    status="ok",
-    reason="",
-)
+SEEN = {"width": 64, "height": 48, "seconds": 0.96, "bytes": 3000, "seekable": 1}
+ROW = IndexRow("a.mp4", 0, "hug", "train", frames=24, fps=25.0, decoder="decord", **SEEN)
 ROWS = [
     ROW,
     ROW._replace(path="b, c.avi", label=1, label_name="kick", decoder="pyav", rotation=270),
@@ -44,16 +27,16 @@ ROWS = [
 
 
 LARGE = 100_000
+LABELS = ["hug", "kick", "wave"]
 
 
-def write(folder: Path, rows: list[IndexRow] = ROWS, **meta: object) -> Path:
+def write(
+    folder: Path, rows: Iterable[IndexRow] = ROWS, labels: Sequence[str] = LABELS, root: str = "."
+) -> Path:
     path = folder / "index.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-    facts = {"root": ".", "labels": ["hug", "kick", "wave"], **meta}
-    path.with_suffix(".json").write_text(json.dumps(facts))
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    path.with_suffix(".json").write_text(json.dumps({"root": root, "labels": labels}))
     return path
 
 

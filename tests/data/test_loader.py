@@ -333,13 +333,6 @@ def test_bugs_keep_their_traceback(index, config, tmp_path, workers):
     assert "in steps" in "".join(traceback.format_exception(error.value))
 
 
-def test_no_signal_handler_is_left_behind(index, config, tmp_path):
-    before = signal.getsignal(signal.SIGCHLD)
-    found = batches(index, config, {index[5].name: "kill"}, tmp_path)
-    next(found)
-    assert signal.getsignal(signal.SIGCHLD) == before
-
-
 def test_quarantine_file_there_and_back(tmp_path):
     quarantine = Quarantine({"b/a, c.mp4": "no answer for 60 s", "a\udcff.mp4": 'said "no"'})
     quarantine.write(tmp_path / "quarantine.csv")

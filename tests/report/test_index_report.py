@@ -17,7 +17,8 @@ from snvideo.data.index import IndexRow
 from snvideo.data.indexing.summary import IndexSummary, summarize_index
 from snvideo.report.index_figure import draw_classes, draw_durations, draw_splits, index_png
 from snvideo.report.index_report import index_tables
-from tests.data.indexing.test_summary import BROKEN, GONE, LABELS, ROW, ROWS, write
+from tests.data.indexing.test_summary import BROKEN, GONE, ROW, ROWS
+from tests.data.test_index import LABELS, write
 
 
 @pytest.fixture

@@ -1,38 +1,18 @@
 """Summary of an index: numbers counted by hand, and rows that cannot be counted."""
 
-import csv
-import json
 import tracemalloc
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from snvideo.data.config import ClipConfig
-from snvideo.data.index import COLUMNS, IndexRow
+from snvideo.data.index import IndexRow
 from snvideo.data.indexing.summary import IndexSummary, summarize_index
 from snvideo.errors import SnvideoError
+from tests.data.test_index import write
 
-ROW = IndexRow(
-    path="a.mp4",
-    label=0,
-    label_name="hug",
-    split="train",
-    start=None,
-    end=None,
-    first_frame=0,
-    frames=250,
-    fps=25.0,
-    width=340,
-    height=256,
-    rotation=0,
-    seconds=10.0,
-    bytes=1000,
-    seekable=1,
-    decoder="decord",
-    status="ok",
-    reason="",
-)
+SEEN = {"width": 340, "height": 256, "seconds": 10.0, "bytes": 1000, "seekable": 1}
+ROW = IndexRow("a.mp4", 0, "hug", "train", frames=250, fps=25.0, decoder="decord", **SEEN)
 KICK = ROW._replace(label=1, label_name="kick")
 GONE = ROW._replace(
     status="missing", reason="no such file", frames=0, fps=0.0, seconds=0.0, bytes=0, width=0
@@ -54,17 +34,6 @@ ROWS = [
     BROKEN._replace(reason="encrypted"),
     BROKEN._replace(split="extra", reason=""),
 ]
-LABELS = ["hug", "kick", "wave"]
-
-
-def write(folder: Path, rows: Iterable[IndexRow], labels: list[str] = LABELS) -> Path:
-    path = folder / "index.csv"
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-    path.with_suffix(".json").write_text(json.dumps({"root": ".", "labels": labels}))
-    return path
 
 
 @pytest.fixture
