@@ -71,8 +71,7 @@ OPERATIONS = {
     "equalize": Operation(lambda clips, _: transforms.equalize(clips)),
     "hue": Operation(transforms.adjust_hue),  # by turns of the colour circle
 }
-RAND_AUGMENT = list(OPERATIONS)[:-1]
-"""RandAugment's operations: all but hue."""
+RAND_AUGMENT = list(OPERATIONS)[:-1]  # RandAugment's operations: all but hue
 
 
 class OperationParams(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -110,15 +110,11 @@ def _resize(frames: np.ndarray, height: int, width: int) -> Tensor:
     return transforms.resize(channels_first, [height, width], antialias=True)
 
 
-T = TypeVar("T")
-
-
-class VideoDataset(Dataset[T], ABC, Generic[T]):
+class VideoDataset(Dataset[Any], ABC):
     """Samples of an index's videos, but for those in quarantine, which are not opened."""
 
     stream = sampling.TRAIN
-    epoch = 0
-    """Epoch of the samples that are asked for by row."""
+    epoch = 0  # epoch of the samples that are asked for by row
 
     def __init__(self, index: ClipIndex, config: DataConfig, quarantine: Quarantine | None) -> None:
         self.index, self.config = index, config
@@ -127,7 +123,7 @@ class VideoDataset(Dataset[T], ABC, Generic[T]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: SampleKey | int) -> T:
+    def __getitem__(self, key: SampleKey | int) -> Any:
         """Sample of a key or of a row of the index."""
         *_, sample = self.steps(key if isinstance(key, SampleKey) else self.key(key))
         return sample
@@ -142,7 +138,7 @@ class VideoDataset(Dataset[T], ABC, Generic[T]):
 
     @staticmethod
     @abstractmethod
-    def collate(samples: list[T]) -> Any:
+    def collate(samples: list[Any]) -> Any:
         """A batch of samples, with `unreadable`: names of videos and reasons."""
 
     def row(self, key: SampleKey, attempt: int) -> int:
@@ -162,7 +158,7 @@ class VideoDataset(Dataset[T], ABC, Generic[T]):
         return decode_frames(video, numbers, self.config.decoder)
 
 
-class TrainDataset(VideoDataset[TrainSample]):
+class TrainDataset(VideoDataset):
     """Random clips of an index's videos, each a function of the run's seed and of its key alone.
 
     A video that cannot be read is replaced by another, drawn in the same stateless way.
@@ -219,7 +215,7 @@ class TrainDataset(VideoDataset[TrainSample]):
         )
 
 
-class EvalDataset(VideoDataset[EvalSample]):
+class EvalDataset(VideoDataset):
     """All evaluation views of an index's videos, `clips * crops` of each."""
 
     stream = sampling.TEST

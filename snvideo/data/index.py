@@ -38,35 +38,28 @@ class IndexRow(NamedTuple):
       numbers mean different frames by where decord last sought to are left to PyAV (`decoder`).
     """
 
-    path: str = ""
-    """POSIX, relative to the root (absolute for a video outside it)."""
+    path: str = ""  # POSIX, relative to the root (absolute for a video outside it)
     label: int = 0
     label_name: str = ""
     split: str = ""
     start: float | None = None
     """Seconds into the source video where the clip was cut out, if known."""
     end: float | None = None
-    first_frame: int = 0
-    """Leading frames in decord's numbering that are hidden."""
-    frames: int = 0
-    """Shown frames that can be decoded."""
-    fps: float = 0.0
-    """Shown frames a second."""
-    width: int = 0
-    """Pixels, of the upright frame."""
+    first_frame: int = 0  # leading frames in decord's numbering that are hidden
+    frames: int = 0  # shown frames that can be decoded
+    fps: float = 0.0  # shown frames a second
+    width: int = 0  # pixels, of the upright frame
     height: int = 0
     rotation: int = 0
     """Degrees (0, 90, 180, 270) to turn PyAV's frames counter-clockwise; decord turns its own."""
-    seconds: float = 0.0
-    """Length of what is shown."""
+    seconds: float = 0.0  # length of what is shown
     bytes: int = 0
     seekable: int = 0
     """1 if every packet is a shown frame, and no frame refers to one before its key frame: a
     decoder may begin at any key frame."""
     decoder: str = "pyav"
     """`decord` where it is known to show the right frames (PyAV does too), else `pyav`."""
-    status: str = "ok"
-    """`ok`, `missing` or `broken`."""
+    status: str = "ok"  # `ok`, `missing` or `broken`
     reason: str = ""
     """Why it is not ok, or what is odd about it; a few words, the same for all like cases."""
 
@@ -81,8 +74,7 @@ _PARSE: dict[str, Any] = {
 class Video(NamedTuple):
     """A video that can be decoded; see `IndexRow` for what is not explained."""
 
-    path: Path
-    """Absolute."""
+    path: Path  # absolute
     label: int
     first_frame: int
     frames: int
@@ -92,8 +84,7 @@ class Video(NamedTuple):
     rotation: int
     seekable: bool
     decoder: str
-    name: str
-    """The path as the index has it."""
+    name: str  # the path as the index has it
 
     @classmethod
     def of(cls, row: IndexRow, path: Path) -> "Video":
@@ -111,10 +102,8 @@ _TABLE = np.dtype(
 )
 _LEAST = {"first_frame": 0, "frames": 1, "fps": 1e-3, "width": 1, "height": 1, "seconds": 0}
 """Least values of a usable video that make sense."""
-_CODING = ("utf-8", "surrogateescape")
-"""File names are bytes; some are not UTF-8."""
-_CHUNK = 1 << 14
-"""Rows that are Python objects at one time."""
+_CODING = ("utf-8", "surrogateescape")  # file names are bytes; some are not UTF-8
+_CHUNK = 1 << 14  # rows that are Python objects at one time
 
 
 class ClipIndex:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 
@@ -32,11 +32,9 @@ from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
 
-AHEAD = 4
-"""Batches that each worker process prepares ahead."""
+AHEAD = 4  # batches that each worker process prepares ahead
 
 Keys = list[SampleKey]
-B = TypeVar("B")
 
 
 def train_loader(
@@ -88,23 +86,21 @@ def test_loader(
     return BatchLoader(EvalDataset(index, config, clips, crops, quarantine), batches, config)
 
 
-class BatchLoader(Iterator[B], Generic[B]):
+class BatchLoader(Iterator[Any]):
     """Batches of a dataset in the order of their keys; with 0 workers of this process.
 
     What a batch reports unreadable is added to the dataset's quarantine, and when that is changed,
     all batches that were not taken are made anew.
     """
 
-    def __init__(
-        self, dataset: VideoDataset[Any], keys: Iterator[Keys], config: DataConfig
-    ) -> None:
+    def __init__(self, dataset: VideoDataset, keys: Iterator[Keys], config: DataConfig) -> None:
         self._dataset, self._keys, self._config = dataset, keys, config
         self._deaths: Counter[tuple[int, int, int]] = Counter()
         self._pool: WorkerPool[Keys] | None = None
         self._version = -1
         self._outcomes: Iterator[Outcome] = iter(())
 
-    def __next__(self) -> B:
+    def __next__(self) -> Any:
         if self._config.workers:
             batch = self._next_from_pool()
         else:
@@ -142,7 +138,7 @@ class BatchLoader(Iterator[B], Generic[B]):
 
 
 def _on_death(
-    dataset: VideoDataset[Any], deaths: Counter[tuple[int, int, int]], keys: Keys, death: Death
+    dataset: VideoDataset, deaths: Counter[tuple[int, int, int]], keys: Keys, death: Death
 ) -> Keys | None:
     """Keys of the batch that is read instead; None if no video was being read."""
     if death.answer is None:
@@ -161,7 +157,7 @@ def _on_death(
     return [*keys[:number], failed, *keys[number + 1 :]]
 
 
-def _steps(dataset: VideoDataset[Any], keys: Keys) -> Iterator[Any]:
+def _steps(dataset: VideoDataset, keys: Keys) -> Iterator[Any]:
     """Yield number and attempt of every video before it is opened, None, and the batch; or the
     exception, with its traceback."""
     samples = []

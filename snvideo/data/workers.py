@@ -25,11 +25,9 @@ log = logging.getLogger(__name__)
 
 GRACE = 30.0
 """Seconds beyond the timeout after which a process is killed whose watchdog did not end it."""
-PATIENCE = 3
-"""Deaths in a row that are no task's doing, before the pool gives up."""
+PATIENCE = 3  # deaths in a row that are no task's doing, before the pool gives up
 _TICK = 1.0
-_SUSPENSION = 3.0
-"""Seconds without a tick that tell that the whole job was suspended."""
+_SUSPENSION = 3.0  # seconds without a tick that tell that the whole job was suspended
 _STARTED, _ANSWER, _DONE = "started", "answer", "done"
 _INLINE = 4000
 """Bytes of a message that a pipe takes whole or not at all, even of a process that is stopped."""

@@ -24,10 +24,8 @@ _LISTED = COLUMNS[: COLUMNS.index("first_frame")]
 class BuildSummary:
     """Counts of an index's rows."""
 
-    skipped: dict[str, int]
-    """Reason why entries of the source gave no row -> their number."""
-    counts: dict[str, dict[str, int]]
-    """Split -> status -> videos."""
+    skipped: dict[str, int]  # reason why entries of the source gave no row -> their number
+    counts: dict[str, dict[str, int]]  # split -> status -> videos
     reasons: dict[str, dict[str, int]]
     """Status -> reason -> videos, the commonest first. An `ok` video's reason is a remark."""
 

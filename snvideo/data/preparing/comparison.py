@@ -21,12 +21,9 @@ from snvideo.data.workers import WorkerPool, discard_output
 
 FRAMES, WITHIN = 16, 1000
 """Frames of a video that are compared, and how many first ones they are chosen from."""
-CLIPS = 3
-"""Clips of a video that are timed, after a first one that is not."""
-EQUAL = 100.0
-"""PSNR in decibels of equal frames, instead of infinity."""
-_WINDOW = 11
-"""Side in pixels of SSIM's window."""
+CLIPS = 3  # clips of a video that are timed, after a first one that is not
+EQUAL = 100.0  # PSNR in decibels of equal frames, instead of infinity
+_WINDOW = 11  # side in pixels of SSIM's window
 
 
 @dataclass(frozen=True)

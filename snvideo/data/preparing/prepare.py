@@ -24,8 +24,7 @@ from snvideo.errors import SnvideoError
 
 OUTSIDE = "_outside"
 """Folder of the outputs of videos that lie outside the root, by their whole paths."""
-RECORD = "prepare.json"
-"""File in the folder of the outputs with settings and results."""
+RECORD = "prepare.json"  # file in the folder of the outputs with settings and results
 
 
 @dataclass(frozen=True)

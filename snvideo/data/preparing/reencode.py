@@ -32,8 +32,7 @@ class EncoderSettings(NamedTuple):
     short_side: int = 256  # pixels at most; smaller videos stay as small as they are
     keyframes: int = 16  # frames from one key frame to the next
     crf: int = 20  # quality of x264: 0 is lossless, 18 to 23 usual; 6 more halve the size, about
-    preset: str = "fast"
-    """Of x264, from `ultrafast` (large files) to `slower` (much work)."""
+    preset: str = "fast"  # of x264, from `ultrafast` (large files) to `slower` (much work)
 
 
 class EncodeJob(NamedTuple):
