@@ -50,13 +50,10 @@ def scan_videos(folder: Path) -> list[str]:
 def find_videos(arguments: Sequence[str]) -> list[Path]:
     """Find the files that arguments name, in their order, each file once.
 
-    Args:
-        arguments: of files, which are taken whatever they are called and whatever is in them;
-            folders, of which all video files below are taken, by extension and sorted; or patterns
-            (`*`, `?`, `[...]`, and `**` for any folders), of which all files are taken, sorted.
-
-    Raises:
-        SnvideoError: if an argument stands for no file.
+    Arguments are files, which are taken whatever they are called and whatever is in them; folders,
+    of which all video files below are taken, by extension and sorted; or patterns (`*`, `?`,
+    `[...]`, and `**` for any folders), of which all files are taken, sorted. It is a `SnvideoError`
+    if one stands for no file.
     """
     found: list[Path] = []
     for argument in arguments:

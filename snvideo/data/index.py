@@ -171,16 +171,15 @@ class ClipIndex:
                 yield row
 
         index = cls(counted(), split, labels, root)
-        if not len(index) and split in counts:
+        if len(index):
+            return index
+        if split in counts:
             found = ", ".join(f"{n} {status}" for status, n in sorted(counts[split].items()))
-            raise SnvideoError(
-                f"index {path}: no video of split {split!r} is usable ({found}): "
-                "the column `reason` says why"
-            )
-        if not len(index):
+            problem = f"no video of split {split!r} is usable ({found}): column `reason` says why"
+        else:
             found = ", ".join(f"{name} ({n.total()} videos)" for name, n in counts.items())
-            raise SnvideoError(f"index {path}: no split {split!r}: it has {found or 'no videos'}")
-        return index
+            problem = f"no split {split!r}: it has {found or 'no videos'}"
+        raise SnvideoError(f"index {path}: {problem}")
 
     def __len__(self) -> int:
         return len(self._table.values)

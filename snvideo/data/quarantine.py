@@ -48,11 +48,7 @@ class Quarantine:
 
     @classmethod
     def read(cls, path: Path) -> "Quarantine":
-        """Read the file that `write` wrote, perhaps with lines taken out or added by hand.
-
-        Raises:
-            SnvideoError: if it cannot be read or is no such table.
-        """
+        """Read the file that `write` wrote, perhaps with lines taken out or added by hand."""
         try:
             text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
         except OSError as error:

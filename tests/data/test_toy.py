@@ -11,7 +11,8 @@ import decord
 import numpy as np
 import pytest
 
-from snvideo.data.toy import CLASSES, DIFFICULTIES, make_toy_kinetics, render_clip, toy_entry
+from snvideo.data.toy import CLASSES, make_toy_kinetics, render_clip, toy_entry
+from snvideo.data.toy.rendering import DIFFICULTIES
 from snvideo.errors import SnvideoError
 
 CHANCE = 1 / len(CLASSES)

@@ -36,11 +36,7 @@ def open_video(path: Path) -> InputContainer:
 
 
 def main_stream(container: InputContainer) -> VideoStream:
-    """The video stream that FFmpeg chooses, and decord with it, to be decoded on one thread.
-
-    Raises:
-        Unusable: if there is none, or only a picture.
-    """
+    """The video stream that FFmpeg chooses, and decord with it, for one thread; or `Unusable`."""
     if container.format.name.endswith("_pipe"):  # FFmpeg's readers of PNG, JPEG, ...
         raise Unusable("a picture, not a video")
     stream = container.streams.best("video")
@@ -64,13 +60,9 @@ def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
     If it is `seekable`, only groups of pictures that hold wanted frames are decoded, and of these
     no frame that neither is wanted nor has others depend on it; otherwise all up to the last one.
 
-    Args:
-        video: a row of the index.
-        wanted: frame numbers, ascending, int64.
-
     Returns:
-        uint8 RGB (frames, H, W, 3), upright, as many of the first ones as there are; and how many
-        shown frames were counted on the way to the last of them.
+        uint8 RGB (frames, H, W, 3), upright, of the `wanted` ones, int64 and ascending, as many as
+        there are; and how many shown frames were counted on the way to the last of them.
     """
     frames, counted = [], 0
     # A file that was damaged or replaced since it was indexed needs no trust to count its frames.

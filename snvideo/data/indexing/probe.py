@@ -114,11 +114,7 @@ def _short(error: Exception) -> str:
 
 
 def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
-    """Probe without running decord; true if its frames are to be compared with PyAV's.
-
-    Raises:
-        Unusable: if no frame can be shown.
-    """
+    """Probe without running decord; true if its frames are to be compared with PyAV's."""
     try:
         container = open_video(path)
     except InvalidDataError:

@@ -63,15 +63,8 @@ def compare_videos(
 ) -> Comparison | None:
     """Compare prepared videos with their sources, one at a time in a worker process.
 
-    Args:
-        sample: rows of the old and of the new index.
-        root, out: folders that the old and the new paths start from.
-        short_side: that the videos were prepared with.
-        timeout: seconds after which a video is given up, and left out.
-        progress: called after each video.
-
-    Returns:
-        None if no video could be compared.
+    The sample's old and new paths start from `root` and `out`; a video that takes `timeout` seconds
+    is left out. `progress` is called after each. None if no video could be compared.
     """
     pairs = [
         tuple(Video.of(row, at / row.path) for row, at in ((old, root), (new, out)))
@@ -96,12 +89,8 @@ def compare_videos(
 def compare_pair(
     pair: tuple[Video, Video], short_side: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Compare one video with its source, in a worker process; yields nothing for tiny videos.
-
-    Yields:
-        `frame_quality` of some frames, float64 (F, 3), and milliseconds of some clips before and
-        after, float64 (clips, 2).
-    """
+    """Compare one video with its source, in a worker process: `frame_quality`, float64 (F, 3), and
+    milliseconds of clips before and after, float64 (clips, 2). Yields nothing for tiny videos."""
     import torch  # here and below, as it takes seconds and only the worker needs it
 
     torch.set_num_threads(1)  # as in a loader's worker

@@ -58,7 +58,6 @@ def prepare_videos(
     Args:
         index: the CSV file.
         out: folder to fill; new, empty, or filled before with the same settings.
-        settings: of the encoder.
         workers: processes, each for one video at a time.
         timeout: seconds without progress after which a video is given up.
         progress: called with the step (`encode`, then `index`), and videos that are done, of all.

@@ -15,19 +15,11 @@ import av
 
 from snvideo.atomic import atomic_path, write_atomic
 from snvideo.data.files import claim_folder
-from snvideo.data.toy.rendering import (
-    CLASSES,
-    DIFFICULTIES,
-    VERSION,
-    ToyClip,
-    find_scene,
-    render_clip,
-    toy_entry,
-)
+from snvideo.data.toy.rendering import CLASSES, VERSION, ToyClip, find_scene, render_clip, toy_entry
 from snvideo.data.workers import WorkerPool
 from snvideo.errors import SnvideoError
 
-__all__ = ["CLASSES", "DIFFICULTIES", "make_toy_kinetics", "render_clip", "toy_entry"]
+__all__ = ["CLASSES", "make_toy_kinetics", "render_clip", "toy_entry"]
 
 Job = tuple[str, int]  # split and number of a video
 
@@ -74,8 +66,7 @@ def make_toy_kinetics(
         train, val: number of training and of validation videos; classes take turns.
         difficulty: "easy", "medium" or "hard", see `render_clip`.
         seed: the same seed, the same videos.
-        workers: processes, which have no influence on the videos; 0: this one; None: one a
-            processor.
+        workers: processes; 0: this one; None: one a processor.
         progress: called with the number of videos done so far, kept ones included, and of all.
 
     Returns:
