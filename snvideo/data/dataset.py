@@ -145,10 +145,6 @@ class VideoDataset(Dataset[Any], ABC):
         """Row of the video that is read at an attempt."""
         return key.video
 
-    def name(self, key: SampleKey, attempt: int) -> str:
-        """Name of that video."""
-        return self.index[self.row(key, attempt)].name
-
     def read(self, key: SampleKey, attempt: int, video: Video, numbers: np.ndarray) -> np.ndarray:
         """Frames of the video of an attempt, uint8 (len(numbers), H, W, 3); or a `DecodeError` if
         it cannot be read, is in quarantine, or has ended a process before."""

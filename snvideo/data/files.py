@@ -22,10 +22,8 @@ EXTENSIONS = (
 
 
 def scan_videos(folder: Path) -> list[str]:
-    """Find all video files below a folder, by extension: POSIX paths relative to it, sorted.
-
-    Links are followed; hidden files and folders are not looked at. No video is a `SnvideoError`.
-    """
+    """Find all video files below a folder, by extension: POSIX paths relative to it, sorted. Links
+    are followed; hidden files and folders are not looked at. No video is a `SnvideoError`."""
 
     def fail(error: OSError) -> None:
         raise SnvideoError(f"videos {error.filename}: {error.strerror}") from None
@@ -99,8 +97,7 @@ def claim_folder(out: Path, record: str, settings: dict[str, Any]) -> None:
         facts = json.loads(path.read_text(encoding="utf-8"))
         found = facts.get("settings", facts)  # older toy sets hold nothing else
     except (ValueError, AttributeError):
-        message = f"{path}: not written by this program: choose another folder"
-        raise SnvideoError(message) from None
+        raise SnvideoError(f"{path}: not written by this program: choose another") from None
     except OSError as error:
         raise SnvideoError(f"{out}: cannot be written: {error.strerror}") from None
     for name, value in settings.items():

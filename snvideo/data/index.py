@@ -94,11 +94,8 @@ class Video(NamedTuple):
 
 
 _TABLE = np.dtype(
-    [
-        *((name, np.int32) for name in ("label", "first_frame", "frames", "width", "height")),
-        *(("rotation", np.int32), ("fps", np.float32), ("seekable", np.bool_)),
-        ("decoder", np.uint8),  # its place in `DECODERS`
-    ]
+    [(name, np.int32) for name in ("label", "first_frame", "frames", "width", "height", "rotation")]
+    + [("fps", np.float32), ("seekable", np.bool_), ("decoder", np.uint8)]  # place in `DECODERS`
 )
 _LEAST = {"first_frame": 0, "frames": 1, "fps": 1e-3, "width": 1, "height": 1, "seconds": 0}
 """Least values of a usable video that make sense."""
@@ -194,11 +191,8 @@ class ClipIndex:
 
 
 def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
-    """Read all rows of an index one by one, whatever their split and status.
-
-    It is a `SnvideoError` if the CSV file is missing or a row is malformed, or if a label is not
-    below `classes`.
-    """
+    """Read all rows of an index one by one, whatever their split and status; a `SnvideoError` if the
+    CSV file is missing, a row is malformed, or a label is not below `classes`."""
     where = f"index {path} line 1"
     try:
         with path.open(newline="", encoding="utf-8-sig", errors=_CODING[1]) as file:

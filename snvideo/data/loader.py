@@ -17,14 +17,7 @@ import torch
 
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
-from snvideo.data.dataset import (
-    Batch,
-    EvalBatch,
-    EvalDataset,
-    SampleKey,
-    TrainDataset,
-    VideoDataset,
-)
+from snvideo.data.dataset import Batch, EvalBatch, EvalDataset, SampleKey, TrainDataset
 from snvideo.data.index import ClipIndex
 from snvideo.data.quarantine import Quarantine
 from snvideo.data.workers import Death, Outcome, WorkerPool
@@ -35,6 +28,7 @@ log = logging.getLogger(__name__)
 AHEAD = 4  # batches that each worker process prepares ahead
 
 Keys = list[SampleKey]
+Videos = TrainDataset | EvalDataset
 
 
 def train_loader(
@@ -93,7 +87,7 @@ class BatchLoader(Iterator[Any]):
     all batches that were not taken are made anew.
     """
 
-    def __init__(self, dataset: VideoDataset, keys: Iterator[Keys], config: DataConfig) -> None:
+    def __init__(self, dataset: Videos, keys: Iterator[Keys], config: DataConfig) -> None:
         self._dataset, self._keys, self._config = dataset, keys, config
         self._deaths: Counter[tuple[int, int, int]] = Counter()
         self._pool: WorkerPool[Keys] | None = None
@@ -115,7 +109,17 @@ class BatchLoader(Iterator[Any]):
         version = self._dataset.quarantine.version
         if self._pool is None or self._version != version:
             owed = self._pool.close() if self._pool is not None else []
-            self._pool, self._version = self._new_pool(), version
+            self._version = version
+            self._pool = WorkerPool(
+                partial(_steps, self._dataset),
+                self._config.workers,
+                self._config.timeout,
+                start_method=self._config.start_method,
+                ahead=AHEAD,
+                pin_memory=torch.cuda.is_available(),
+                initializer=partial(torch.set_num_threads, 1),
+                on_death=partial(_on_death, self._dataset, self._deaths),
+            )
             self._outcomes = self._pool.run(chain(owed, self._keys))
         batch, failure = next(self._outcomes, (StopIteration(), None))
         if failure is not None:
@@ -124,21 +128,9 @@ class BatchLoader(Iterator[Any]):
             self._pool.close()
         return batch
 
-    def _new_pool(self) -> WorkerPool[Keys]:
-        return WorkerPool(
-            partial(_steps, self._dataset),
-            self._config.workers,
-            self._config.timeout,
-            start_method=self._config.start_method,
-            ahead=AHEAD,
-            pin_memory=torch.cuda.is_available(),
-            initializer=partial(torch.set_num_threads, 1),
-            on_death=partial(_on_death, self._dataset, self._deaths),
-        )
-
 
 def _on_death(
-    dataset: VideoDataset, deaths: Counter[tuple[int, int, int]], keys: Keys, death: Death
+    dataset: Videos, deaths: Counter[tuple[int, int, int]], keys: Keys, death: Death
 ) -> Keys | None:
     """Keys of the batch that is read instead; None if no video was being read."""
     if death.answer is None:
@@ -152,12 +144,13 @@ def _on_death(
         return keys
     timeout = f"no answer for {dataset.config.timeout:g} s"
     reason = timeout if death.timed_out else f"its reader {death.cause} twice"
-    log.warning("%s: %s; it is in quarantine now", dataset.name(key, attempt), reason)
+    name = dataset.index[dataset.row(key, attempt)].name
+    log.warning("%s: %s; it is in quarantine now", name, reason)
     failed = key._replace(failed=(*key.failed, (attempt, reason)))
     return [*keys[:number], failed, *keys[number + 1 :]]
 
 
-def _steps(dataset: VideoDataset, keys: Keys) -> Iterator[Any]:
+def _steps(dataset: Videos, keys: Keys) -> Iterator[Any]:
     """Yield number and attempt of every video before it is opened, None, and the batch; or the
     exception, with its traceback."""
     samples = []

@@ -7,13 +7,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from multiprocessing import reduction
-from typing import Any, BinaryIO
+from typing import Any
 
 
 def dump(value: Any) -> tuple[bytes, list[Any]]:
     """Pickle a value, leaving its tensors aside."""
     file = io.BytesIO()
-    pickler = _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
+    pickler = _Pickler(file, pickle.HIGHEST_PROTOCOL)
+    pickler.tensors = []
     pickler.dump(value)
     return file.getvalue(), pickler.tensors
 
@@ -43,7 +44,8 @@ class MemoryFile:
         """Read the value that was written, its tensors in page-locked memory if `pin`."""
         with open(self.file.fileno(), "rb", closefd=False) as file:
             file.seek(0)
-            unpickler = _Unpickler(file, pin)
+            unpickler = _Unpickler(file)
+            unpickler.tensors, unpickler.pin = [], pin
             value = unpickler.load()
             for tensor in unpickler.tensors:
                 file.readinto(_bytes_of(tensor))
@@ -53,9 +55,7 @@ class MemoryFile:
 class _Pickler(pickle.Pickler):
     """Pickler that leaves the values of tensors aside."""
 
-    def __init__(self, file: BinaryIO, protocol: int) -> None:
-        super().__init__(file, protocol)
-        self.tensors: list[Any] = []
+    tensors: list[Any]
 
     def persistent_id(self, value: Any) -> Any:
         torch = sys.modules.get("torch")  # imported by whoever has tensors; it takes seconds
@@ -71,16 +71,14 @@ class _Pickler(pickle.Pickler):
 class _Unpickler(pickle.Unpickler):
     """Unpickler whose tensors are to be filled in order."""
 
-    def __init__(self, file: BinaryIO, pin: bool) -> None:
-        super().__init__(file)
-        self._pin = pin
-        self.tensors: list[Any] = []
+    tensors: list[Any]
+    pin: bool
 
     def persistent_load(self, form: Any) -> Any:
         import torch
 
         dtype, shape, order = form
-        self.tensors.append(torch.empty(shape, dtype=dtype, pin_memory=self._pin))
+        self.tensors.append(torch.empty(shape, dtype=dtype, pin_memory=self.pin))
         return self.tensors[-1].permute(order)
 
 

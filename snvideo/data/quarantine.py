@@ -41,9 +41,7 @@ class Quarantine:
     def write(self, path: Path) -> None:
         """Write what is closed as a CSV file."""
         table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(_HEADER)
-        writer.writerows(sorted(self.closed.items()))
+        csv.writer(table, lineterminator="\n").writerows([_HEADER, *sorted(self.closed.items())])
         write_atomic(path, table.getvalue().encode("utf-8", "surrogateescape"))
 
     @classmethod

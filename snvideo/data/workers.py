@@ -97,10 +97,8 @@ class WorkerPool(Generic[Task]):
         self._end = util.Finalize(self, _end, (self._workers, self._suspension), exitpriority=10)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Outcomes of tasks, which are taken from the iterable when processes are free.
-
-        It is a `SnvideoError` if processes die again and again for no task's sake.
-        """
+        """Outcomes of tasks, which are taken when processes are free; a `SnvideoError` if these die
+        again and again for no task's sake."""
         iterator = iter(tasks)
         while True:
             self._receive(0)

@@ -105,7 +105,7 @@ def assert_nothing_is_lost(index: ClipIndex, config: DataConfig, batches: list[B
         for position, clip, label in zip(positions, batch.clips, batch.labels, strict=True):
             key, attempt = SampleKey(sampling.TRAIN, 0, position, int(order[position])), 0
             while clips.row(key, attempt) != label:
-                assert named.popleft() == clips.name(key, attempt)
+                assert named.popleft() == index[clips.row(key, attempt)].name
                 attempt += 1
             if attempt == 0 and label >= len(index) // 2:  # safe to read in this process
                 assert torch.equal(clip, clips[key].clip)

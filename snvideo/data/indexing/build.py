@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from snvideo.atomic import write_atomic
 from snvideo.data.index import COLUMNS, STATUSES, IndexRow, read_rows
@@ -104,14 +105,11 @@ def build_index(
         summary = BuildSummary.of(read_rows(part), listing.skipped)
         if not summary.total("ok"):
             raise SnvideoError(_why_useless(summary, videos))
-        facts = {
-            "root": _portable(videos, out.parent),
-            "labels": listing.labels,
-            "source": listing.source,
-            "check": check,
-            "counts": summary.counts,
-            "skipped": summary.skipped,
-        }
+        root, folder = (Path(os.path.normpath(path.absolute())) for path in (videos, out.parent))
+        root = root.relative_to(folder) if root.is_relative_to(folder) else root
+        facts: dict[str, Any] = {"root": root.as_posix(), "labels": listing.labels}
+        facts |= {"source": listing.source, "check": check}
+        facts |= {"counts": summary.counts, "skipped": summary.skipped}
         part.replace(out)
         write_atomic(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     except OSError as error:
@@ -137,12 +135,6 @@ def _resume(part: Path) -> int:
         text = file.read()
         file.truncate(text.rfind(b"\n") + 1)
     return sum(1 for _ in read_rows(part)) if b"\n" in text else 0
-
-
-def _portable(root: Path, folder: Path) -> str:
-    """The root as seen from the index's folder where it lies inside, else absolute."""
-    root, folder = (Path(os.path.normpath(path.absolute())) for path in (root, folder))
-    return (root.relative_to(folder) if root.is_relative_to(folder) else root).as_posix()
 
 
 def _why_useless(summary: BuildSummary, videos: Path) -> str:

@@ -28,11 +28,8 @@ _WINDOW = 11  # side in pixels of SSIM's window
 
 @dataclass(frozen=True)
 class Comparison:
-    """Prepared videos against their sources, on a sample of `videos`.
-
-    Quality is that of single frames against the scaled ones that were encoded: median and 5 %
-    quantile.
-    """
+    """A sample of `videos` against their sources: median and 5 % quantile of the quality of single
+    frames, against the scaled ones that were encoded."""
 
     videos: int
     psnr_luma: list[float]  # decibels

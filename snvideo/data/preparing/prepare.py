@@ -22,8 +22,6 @@ from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeSt
 from snvideo.data.workers import WorkerPool, discard_output
 from snvideo.errors import SnvideoError
 
-OUTSIDE = "_outside"
-"""Folder of the outputs of videos that lie outside the root, by their whole paths."""
 RECORD = "prepare.json"  # file in the folder of the outputs with settings and results
 
 
@@ -134,7 +132,7 @@ def output_names(paths: Iterable[str], root: Path) -> dict[str, str]:
     places = {
         file: file.relative_to(root)
         if file.is_relative_to(root)
-        else PurePath(OUTSIDE, *file.parts[1:])
+        else PurePath("_outside", *file.parts[1:])
         for file in files.values()
     }
     names = {file: place.with_suffix(".mp4") for file, place in places.items()}

@@ -146,12 +146,9 @@ def _encode(
         encoder.thread_count = 1  # processes are the parallelism
         for name in _COLOURS:
             setattr(encoder, name, getattr(like, name))
-        encoder.options = {
-            "preset": settings.preset,
-            "crf": str(settings.crf),
-            "tune": "fastdecode",
-            "x264-params": f"keyint={every}:min-keyint={every}:scenecut=0:open-gop=0",
-        }
+        groups = f"keyint={every}:min-keyint={every}:scenecut=0:open-gop=0"
+        options = {"preset": settings.preset, "crf": str(settings.crf), "tune": "fastdecode"}
+        encoder.options = {**options, "x264-params": groups}
         for number, frame in enumerate(frames):
             frame.pts, frame.time_base = number, 1 / encoder.framerate
             frame.pict_type = PictureType.NONE  # else its old key frames become new ones

@@ -33,15 +33,12 @@ def write_mp4(clip: ToyClip, path: Path) -> None:
         stream = file.add_stream("libx264", rate=clip.fps)
         stream.height, stream.width = clip.frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
+        encoder = stream.codec_context
+        encoder.thread_count = 1
         # Coarser, single frames show a trace of the motion. Macroblock trees coarsen the last ones,
         # and with x264's AVX-512 code they do not repeat, on one thread either.
-        stream.codec_context.options = {
-            "preset": "veryfast",
-            "crf": "20",
-            "g": "250",
-            "x264-params": "mbtree=0",
-        }
+        options = {"preset": "veryfast", "crf": "20", "g": "250", "x264-params": "mbtree=0"}
+        encoder.options = options
         for frame in clip.frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(stream.encode())

@@ -40,13 +40,11 @@ _MOTIONS: dict[str, tuple[float, float, float, float]] = {
 }
 CLASSES = tuple(_MOTIONS)
 SPLITS = ("train", "val")
-
 _SPEEDS = (0.2, 0.4)
 _SECONDS = (2.0, 3.6)
 _RATES = (12, 15, 24, 25, 30)
 _SHORT_SIDES = (76, 96)  # in pixels; decord 0.6.0 cannot batch frames 48 or 72 pixels wide
 _ASPECTS = (16 / 9, 4 / 3, 1.0, 3 / 4)
-
 _PERIOD = 2.0  # of a texture at scale 1, in short sides
 _TEXELS = 96  # in a period
 _WAVE = 0.32  # middle wavelength of the colours, in short sides
