@@ -191,8 +191,8 @@ class ClipIndex:
 
 
 def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
-    """Read all rows of an index one by one, whatever their split and status; a `SnvideoError` if the
-    CSV file is missing, a row is malformed, or a label is not below `classes`."""
+    """Read all rows of an index one by one, whatever their split and status; a `SnvideoError` if
+    the CSV file is missing, a row is malformed, or a label is not below `classes`."""
     where = f"index {path} line 1"
     try:
         with path.open(newline="", encoding="utf-8-sig", errors=_CODING[1]) as file:
