@@ -47,7 +47,7 @@ def outside(lines: list[str], meta: dict) -> None:
         (["optim.epochs=many"], "'optim.epochs': input should be a valid integer"),
         (["data.index=none.csv"], "no index at none.csv: build it with 'snvideo index build'"),
         (["data.test_split=test"], "no split 'test'"),
-        (["data.index=OUTSIDE"], "below 3, the number of classes"),
+        (["data.index=OUTSIDE"], "expected 0 to 2, as in the .json file"),
         (["batch.gpus=40"], "48 videos, less than one batch of 40 x 2 = 80"),
         (["model.name=i3d"], "unknown model 'i3d'"),
     ],
