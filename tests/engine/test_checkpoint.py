@@ -140,8 +140,7 @@ def test_without_a_checksum_a_file_is_taken_if_it_can_be_read(two, tmp_path):
 
 
 def test_all_damaged_is_an_error_and_nothing_is_renamed(two, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(two, folder)
+    folder = Path(shutil.copytree(two, tmp_path / "run"))
     for path in checkpoints(folder):
         path.write_bytes(path.read_bytes()[:-1])
     before = names(folder)

@@ -55,23 +55,10 @@ def weights(tmp_path_factory) -> Path:
                 parameter.fill_(1.0)  # else every residual branch is zero
         list(model.parameters())[-2].mul_(30)
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    seen = Preprocessing(
-        mean=(0.4, 0.45, 0.5),
-        std=(0.2, 0.225, 0.25),
-        frames=4,
-        stride=3,
-        target_fps=10,
-        short_side=36,
-        crop=32,
-    )
-    metadata = WeightsMetadata(
-        architecture="i3d_tiny",
-        strides=layer_strides(model),
-        norm="sn",
-        statistics="moving",
-        classes=CLASSES,
-        preprocessing=seen,
-    )
+    looks = {"mean": (0.4, 0.45, 0.5), "std": (0.2, 0.225, 0.25), "target_fps": 10}
+    seen = Preprocessing(**looks, frames=4, stride=3, short_side=36, crop=32)
+    about = {"architecture": "i3d_tiny", "strides": layer_strides(model), "norm": "sn"}
+    metadata = WeightsMetadata(**about, statistics="moving", classes=CLASSES, preprocessing=seen)
     write_weights(path, model, metadata)
     return path
 
