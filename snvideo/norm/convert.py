@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from snvideo.norm.factory import NormLayer, create_norm, depends_on_dims
 from snvideo.norm.gain import GainChange, gain_changes
+from snvideo.norm.statistics import input_of
 from snvideo.norm.takeover import CHANNEL_NORMS, channels_of, followers, take_hooks, take_over
 
 log = logging.getLogger(__name__)
@@ -124,12 +125,12 @@ def _run(model: nn.Module, example: Tensor | tuple[Any, ...]) -> dict[nn.Module,
     """Position dimensions of the input of every norm that an example reaches."""
     found: dict[nn.Module, int] = {}
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found[layer] = max(1, inputs[0].dim() - 2)
+    def note(layer: nn.Module, args: Any, named: dict[str, Any]) -> None:
+        found[layer] = max(1, input_of(args, named).dim() - 2)
 
     modes = [(module, module.training) for module in model.modules()]
     norms = [module for module in model.modules() if isinstance(module, CHANNEL_NORMS)]
-    hooks = [layer.register_forward_pre_hook(note) for layer in norms]
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in norms]
     model.eval()
     try:
         with torch.no_grad():
@@ -179,7 +180,10 @@ def _create(
         new = create(channels, **{key: inherited[key] for key in inherited.keys() - given.keys()})
     if "dtype" not in given:
         new.to(dtype=like.dtype)
-    take_over(old, new, given)
+    # A norm without parameters is as frozen as its network.
+    judged = list(old.parameters(recurse=False)) or list(model.parameters())
+    is_frozen = bool(judged) and not any(parameter.requires_grad for parameter in judged)
+    take_over(old, new, given, is_frozen)
     return new
 
 

@@ -144,7 +144,7 @@ def batch_statistics(
     """
     groups = _groups(len(x), group_size, process_group)
     kernels = autograd.kernels_for(x)
-    if kernels is None:
+    if kernels is None or x.numel() == 0:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         moments = torch.stack(reference.instance_moments(wide)).double()
         mean, variance = tables.batch_moments(moments, groups)

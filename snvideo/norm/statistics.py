@@ -52,6 +52,11 @@ def is_tracking(layer: TrackingLayer) -> bool:
     return getattr(layer, "track_running_stats", True)
 
 
+def input_of(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """Input of a layer, from what a hook of its passes is given."""
+    return args[0] if args else next(iter(named.values()))
+
+
 @contextmanager
 def momentum_one(layers: list[TrackingLayer]) -> Iterator[None]:
     """Make running statistics the batch statistics of the last pass."""
@@ -95,13 +100,22 @@ def _has_own_forward(layer: TrackingLayer) -> bool:
     return is_own and type(layer).forward not in known
 
 
-def _statistics_of_pass(layer: TrackingLayer, x: Tensor) -> BatchStatistics:
+def _statistics_of_pass(layer: TrackingLayer, x: Tensor) -> BatchStatistics | None:
     """Batch statistics that a layer took in the pass that it has just done, while training.
 
     Args:
         layer: of any class; one that is not known takes them over its batch.
         x: (N, C, ...), the layer's input; without N where nn.InstanceNorm takes it so.
+
+    Returns:
+        the statistics; None of an empty batch that no other process may fill.
     """
+    process_group = getattr(layer, "process_group", None)
+    if isinstance(layer, nn.SyncBatchNorm):  # for which None is all processes
+        process_group = process_group or "world"
+    processes = resolve_process_group(process_group)
+    if x.numel() == 0 and processes is None:
+        return None
     if _has_own_forward(layer):  # it has stored them, with momentum 1
         count = x.numel() // layer.num_features
         variance = layer.running_var.double() * ((count - 1) / count)
@@ -109,11 +123,7 @@ def _statistics_of_pass(layer: TrackingLayer, x: Tensor) -> BatchStatistics:
     if isinstance(layer, _InstanceNorm):  # the mean over its samples' own
         x = x.unsqueeze(0) if x.dim() == layer._get_no_batch_dim() else x
         return batch_statistics(x, group_size=1)
-    process_group = getattr(layer, "process_group", None)
-    if isinstance(layer, nn.SyncBatchNorm):  # for which None is all processes
-        process_group = process_group or "world"
-    group_size = getattr(layer, "group_size", None)
-    return batch_statistics(x, group_size, resolve_process_group(process_group))
+    return batch_statistics(x, getattr(layer, "group_size", None), processes)
 
 
 class _LayerSums:
@@ -190,12 +200,14 @@ def average_statistics(
         return 0
     sums = {layer: _LayerSums(layer, kind) for layer in layers}
 
-    def collect(layer: TrackingLayer, inputs: tuple[Tensor, ...], _: Any) -> None:
+    def collect(layer: TrackingLayer, args: Any, named: dict[str, Any], _: Any) -> None:
         if layer.training and is_tracking(layer):  # a frozen norm stays in evaluation mode
-            sums[layer].add(_statistics_of_pass(layer, inputs[0]))
+            batch = _statistics_of_pass(layer, input_of(args, named))
+            if batch is not None:
+                sums[layer].add(batch)
 
     modes = [(module, module.training) for module in model.modules()]
-    hooks = [layer.register_forward_hook(collect) for layer in layers]
+    hooks = [layer.register_forward_hook(collect, with_kwargs=True) for layer in layers]
     passed = 0
     model.eval()
     for layer in layers:

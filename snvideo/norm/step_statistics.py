@@ -11,6 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from snvideo.norm.statistics import (
     TrackingLayer,
     add_over_processes,
+    input_of,
     is_tracking,
     kept_statistics,
     momentum_one,
@@ -51,13 +52,13 @@ class StepStatistics:
         """Leave the running statistics as they were; all processes have to agree on it."""
         self.cancelled = True
 
-    def before_use(self, layer: TrackingLayer, _: Any) -> None:
+    def before_use(self, layer: TrackingLayer, args: Any, named: dict[str, Any]) -> None:
         """Choose a momentum so that running statistics are the mean over a pass's uses so far."""
         if torch.compiler.is_compiling():  # the momentum stays 1: the last use counts
             return
         # Inside backward, activation checkpointing repeats what has been entered.
         repeats = torch._C._current_graph_task_id() != -1
-        if not repeats and _is_moving(layer):
+        if not repeats and _is_moving(layer) and input_of(args, named).numel():
             if layer not in self._seen:  # and so was not used in the passes before
                 self._seen.add(layer)
                 self._counts[layer] = 0
@@ -107,7 +108,9 @@ def one_update(layers: list[TrackingLayer]) -> Iterator[StepStatistics]:
         layers: the result of `tracking_layers`.
     """
     found = StepStatistics(layers)
-    hooks = [layer.register_forward_pre_hook(found.before_use) for layer in layers]
+    hooks = [
+        layer.register_forward_pre_hook(found.before_use, with_kwargs=True) for layer in layers
+    ]
     try:
         with kept_statistics(layers), momentum_one(layers):
             yield found

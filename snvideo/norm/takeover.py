@@ -30,21 +30,21 @@ def channels_of(norm: Any) -> int:
     return norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
 
 
-def take_over(old: nn.Module, new: nn.Module, given: dict[str, Any]) -> None:
+def take_over(old: nn.Module, new: nn.Module, given: dict[str, Any], is_frozen: bool) -> None:
     """Give a new norm the tensors, settings and mode of an old one, which is not changed.
 
     Args:
         old: the norm that is replaced.
         new: of as many channels.
         given: settings that were asked for, which come first.
+        is_frozen: the old norm is not trained, so nor is what is new.
     """
-    own = list(old.parameters(recurse=False))
     _take_affine(old, new, given)
     _take_statistics(old, new, given)
     if isinstance(old, SwitchNorm) and isinstance(new, SwitchNorm) and _mixes_as(old, new):
         for field in _LOGITS:
             setattr(new, field, getattr(old, field))
-    elif own and not any(parameter.requires_grad for parameter in own):
+    elif is_frozen:
         new.requires_grad_(False)
     new.train(old.training)
 

@@ -10,7 +10,13 @@ from timm.layers.split_batchnorm import SplitBatchNorm2d
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from snvideo.norm import average_statistics, convert_norm, create_norm, tracking_layers
+from snvideo.norm import (
+    average_statistics,
+    batch_statistics,
+    convert_norm,
+    create_norm,
+    tracking_layers,
+)
 from tests.norm.test_statistics import groups, layer_inputs, moments, network
 
 NORMS = ["sn", "bn", "syncsn", "syncbn"]
@@ -179,3 +185,30 @@ def test_nothing_to_average_is_said(model, batches, message):
 def test_an_unknown_kind_is_one_line():
     with pytest.raises(ValueError, match="kind is 'average' or 'population'"):
         average_statistics(network("sn"), groups(), "mean")
+
+
+class ByKeyword(nn.Module):
+    """Norms whose input is named."""
+
+    def __init__(self):
+        super().__init__()
+        self.sn, self.bn = create_norm("sn")(3).double(), create_norm("bn")(3).double()
+
+    def forward(self, x):
+        return self.bn(input=self.sn(input=x))
+
+
+def test_named_inputs_and_empty_batches():
+    model, plain = ByKeyword(), ByKeyword()
+    plain.forward = lambda x: plain.bn(plain.sn(x))
+    xs = groups(2)
+    assert average_statistics(model, [xs[0], xs[0][:0], xs[1]]) == 3
+    average_statistics(plain, xs)
+    for name in ("sn", "bn"):
+        one, other = getattr(model, name), getattr(plain, name)
+        torch.testing.assert_close(one.running_mean, other.running_mean)
+        torch.testing.assert_close(one.running_var, other.running_var)
+
+
+def test_statistics_of_no_values_do_not_end_the_interpreter():
+    assert batch_statistics(torch.zeros(0, 3, 2, 2)).count == 0

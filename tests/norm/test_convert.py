@@ -143,6 +143,14 @@ def test_frozen_parameters_stay_frozen(new, trained):
         assert layer.mean_logits.requires_grad == layer.var_logits.requires_grad == any(trained)
 
 
+def test_a_norm_without_parameters_is_as_frozen_as_its_network():
+    for trained in (True, False):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False))
+        model.requires_grad_(trained)
+        convert_norm(model, "sn")
+        assert model[1].mean_logits.requires_grad == trained
+
+
 def test_frozen_logits_stay_frozen_and_frozen_norms_are_frozen():
     model = nn.Sequential(SwitchNorm2d(4))
     model[0].var_logits.requires_grad = False

@@ -257,3 +257,15 @@ def test_batch_renormalization_is_averaged_as_batch_normalization():
         for layer in layers:
             average_statistics(nn.Sequential(layer), xs, "population")
         torch.testing.assert_close(state(layers[0]), state(layers[1]))
+
+
+@pytest.mark.parametrize("name", ["sn", "ghost sn"])
+def test_empty_and_named_inputs(name):
+    layer = norms()[name].double()
+    (x,) = inputs(1)
+    with one_update([layer]) as found:
+        layer(x[:0])
+        layer(input=x)
+        found.collect()
+    start = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    torch.testing.assert_close(state(layer), 0.9 * start + 0.1 * expected_of(name, [x]))
