@@ -138,7 +138,8 @@ def _memory(x: Tensor) -> tuple[Tensor, bool]:
     """x in float32 or float64, dense; and True if its channels are last in memory."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if x.is_contiguous():
-        return x, x.numel() == x.shape[0] * x.shape[1]  # one position: both, and last is faster
+        # One position: both, and last is faster; it cannot share out no samples.
+        return x, 0 < x.numel() == x.shape[0] * x.shape[1]
     if x.movedim(1, -1).is_contiguous():
         return x, True
     return x.contiguous(), False
