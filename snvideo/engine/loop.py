@@ -25,8 +25,6 @@ from snvideo.norm import importance
 
 log = logging.getLogger(__name__)
 
-PARTS = ("instance", "layer", "batch")  # of SN, in the order of its ratios
-
 
 class _Clock:
     """Wall-clock time of training, without pauses."""
@@ -164,7 +162,7 @@ class TrainingLoop:
         means: dict[str, float] = {}
         each: dict[str, float] = {}
         for kind in ("mean", "variance"):
-            for number, part in enumerate(PARTS[: len(layers[0].mean)]):
+            for number, part in enumerate(layers[0].parts):
                 ratios = {layer.layer: getattr(layer, kind)[number] for layer in layers}
                 means[f"{kind}_{part}"] = float(np.mean(list(ratios.values())))
                 each |= {f"importance.{n}/{kind}_{part}": ratio for n, ratio in ratios.items()}

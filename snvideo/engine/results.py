@@ -23,12 +23,14 @@ _PUBLISHED = {
 
 
 class LayerImportance(BaseModel):
-    """Importance ratios of one SN layer: (instance, layer, batch), or the first two of them."""
+    """Importance ratios of one SN layer."""
 
     layer: str
     depth: float = 0.0
     mean: tuple[float, ...]
     variance: tuple[float, ...]
+    parts: tuple[str, ...] = ("instance", "layer", "batch")
+    """Names of the ratios; of older files the first ones count."""
 
 
 class ViewCounts(BaseModel):

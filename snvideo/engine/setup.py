@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +14,12 @@ from snvideo.engine.distributed import World
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
 from snvideo.models.pretrained import LoadReport, WeightsSource, load_weights_into, open_weights
+from snvideo.norm import fold_weight_standardization, standardize_weights
+from snvideo.norm.mixture import PAPER
 
 log = logging.getLogger(__name__)
+
+GHOST_NORMS = ("sn", "bn", "brn")  # norms whose batch statistics may be those of ghost groups
 
 QUARANTINE = "quarantine.csv"  # name of a run's own quarantine in its directory
 
@@ -74,9 +77,12 @@ def start_from(
     """Load weights into the network of a run, or raise SnvideoError and leave it as it was."""
     weights = config.model.weights
     assert weights is not None
+    fold_weight_standardization(model)  # weights have the names of plain convolutions
     report = world.main_first(
         lambda: load_weights_into(model, source, weights, classes, config.model.name)
     )
+    if config.model.norm.weight_standardization:
+        standardize_weights(model)
     for line in report.table():
         log.info(line)
     return report
@@ -91,16 +97,36 @@ def build_network(config: RunConfig, classes: int) -> nn.Module:
             "model.norm.name=frozen_bn trains no norm: give it trained ones with "
             "model.weights.source and model.weights.norms=keep"
         )
-    options: dict[str, Any] = {}
-    if norm.name == "sn" and clips == 1:
+    options = norm.options(clips)
+    if norm.name == "sn" and clips == 1 and "batch" in (norm.parts or PAPER.parts):
         log.info("one clip per GPU: SN runs without its batch part, which equals the instance part")
-        options["use_batch"] = False
-    elif norm.name in ("sn", "syncsn"):
-        options["start"] = norm.start
-    if norm.name in ("sn", "bn"):
+    if norm.name in GHOST_NORMS:
         options["group_size"] = clips
     torch.manual_seed(config.seed)
-    return create_model(config.model.name, classes, norm.name, config.model.dropout, **options)
+    model = create_model(
+        config.model.name,
+        classes,
+        norm.name,
+        config.model.dropout,
+        weight_standardization=norm.weight_standardization,
+        **options,
+    )
+    _warn_of_narrow_groups(model, norm.name)
+    return model
+
+
+def _warn_of_narrow_groups(model: nn.Module, norm: str) -> None:
+    """Say where group statistics are those of single channels."""
+    if norm != "gn":
+        return
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.GroupNorm)]
+    narrow = [layer.num_channels for layer in layers if layer.num_groups == layer.num_channels]
+    if narrow:
+        log.info(
+            "%d of %d GN layers, up to %d channels, have one channel a group, which is instance "
+            "normalization: model.norm.groups or model.norm.channels_per_group choose others",
+            *(len(narrow), len(layers), max(narrow)),
+        )
 
 
 def read_quarantine(config: RunConfig, folder: Path | None = None) -> Quarantine:

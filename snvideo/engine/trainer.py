@@ -284,6 +284,7 @@ class Trainer:
             strides=layer_strides(model),
             norm=config.model.norm.name,
             use_batch=has_batch_part(model),
+            norm_options=config.model.norm.options(config.batch.clips_per_gpu),
             statistics=kind if tracking_layers(model, frozen=False) else None,
             classes=tuple(self.train_index.labels),
             preprocessing=Preprocessing(mean=data.mean or MEAN, std=data.std or STD, **seen),

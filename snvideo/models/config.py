@@ -1,20 +1,94 @@
 """Configuration of a backbone, its normalization, and the weights it starts from."""
 
-from pathlib import Path
-from typing import Literal
+from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
 
 from snvideo.base_config import Section
+from snvideo.errors import SnvideoError
 from snvideo.norm.factory import NormName
+from snvideo.norm.mixture import PAPER, Part, Ratios, Start, mixture_spec, start_logits
+
+_SETTINGS_OF: dict[str, tuple[str, ...]] = {
+    "sn": ("parts", "groups", "ratios"),
+    "syncsn": ("parts", "groups", "ratios"),
+    "gn": ("groups", "channels_per_group"),
+    "brn": ("r_max", "d_max", "schedule"),
+}
+"""Settings that only some norms have."""
 
 
 class NormConfig(Section):
     """Normalization layers of the backbone."""
 
     name: NormName = "sn"
-    start: Literal["equal", "batch"] = "equal"
-    """Initial importance logits of SN: all alike, or leaning towards batch statistics."""
+    start: Start | tuple[float, ...] = "equal"
+    """Initial importance logits of SN: all parts alike; leaning to batch or layer statistics; by
+    depth, from instance to layer statistics; or one number for each part."""
+    parts: tuple[Part, ...] | None = None
+    """Statistics that SN mixes, some of instance, group, layer and batch; null: those of the paper,
+    all but group."""
+    ratios: Ratios | None = None
+    """Map from SN's logits to its ratios; null: softmax, as in the paper. With l1 and start: batch
+    a network begins as with Batch Normalization, exactly, and its ratios can move."""
+    groups: PositiveInt | None = None
+    """Groups of channels of GN and of SN's group part; null: 32, where the width allows."""
+    channels_per_group: PositiveInt | None = None
+    """Channels in a group of GN, in place of groups."""
+    r_max: float | None = Field(default=None, ge=1)
+    """Bounds of Batch Renormalization at the end; null: 3 and 5."""
+    d_max: float | None = Field(default=None, ge=0)
+    schedule: tuple[int, int, int] | None = None
+    """Optimizer steps until which Batch Renormalization is Batch Normalization, at which d_max and
+    at which r_max is reached; null: 5,000, 25,000 and 40,000."""
+    weight_standardization: bool = False
+    """Standardize the weights of all convolutions, whatever the norm."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        own = _SETTINGS_OF.get(self.name, ())
+        for setting in {key for keys in _SETTINGS_OF.values() for key in keys}.difference(own):
+            if getattr(self, setting) is not None:
+                raise ValueError(f"{self.name} has no setting {setting}: leave it out")
+        if self.groups and self.channels_per_group:
+            raise ValueError("give groups or channels_per_group, not both")
+        if self.name in ("sn", "syncsn"):
+            if self.groups and "group" not in (self.parts or ()):
+                raise ValueError("groups are those of SN's group part: name it in parts")
+            spec = mixture_spec(self.parts or PAPER.parts, 1, 1, self.ratios or "softmax")
+            start_logits(self.start, spec)
+        return self
+
+    def renamed(self, name: NormName) -> NormConfig:
+        """The same with another norm, whose settings alone are kept."""
+        keys = {"start", "weight_standardization", *_SETTINGS_OF.get(name, ())}
+        return NormConfig(name=name, **self.model_dump(include=keys))
+
+    def options(self, clips_per_gpu: int) -> dict[str, Any]:
+        """Keyword arguments of every layer for `snvideo.norm.create_norm`, but for its groups.
+
+        With one clip per GPU batch and instance statistics are equal, so that SN has no batch part.
+
+        Raises:
+            SnvideoError: if that leaves SN nothing to mix.
+        """
+        options = self.model_dump(include=set(_SETTINGS_OF.get(self.name, ())), exclude_none=True)
+        if self.name not in ("sn", "syncsn"):
+            return options
+        parts, start = self.parts or PAPER.parts, self.start
+        if self.name == "sn" and clips_per_gpu == 1 and "batch" in parts:
+            if not isinstance(start, str):
+                start = tuple(z for z, part in zip(start, parts, strict=True) if part != "batch")
+            elif start == "batch":
+                start = "equal"
+            parts = tuple(part for part in parts if part != "batch")
+            if not parts:
+                raise SnvideoError("one clip per GPU leaves model.norm.parts nothing but the batch")
+            options |= {"parts": parts}
+        return options if start == "equal" else options | {"start": start}
 
 
 class WeightsConfig(Section):

@@ -13,7 +13,7 @@ from snvideo.errors import SnvideoError
 from snvideo.models.dropout import ClipDropout, replace_dropout
 from snvideo.models.resnet import C2D, I3D, SLOW, TINY_DEPTH, TINY_WIDTH, r2plus1d, resnet
 from snvideo.models.slowfast import slowfast
-from snvideo.norm import convert_norm, create_norm
+from snvideo.norm import convert_norm, create_norm, standardize_weights, start_by_depth
 from snvideo.norm.factory import NormLayer
 
 
@@ -126,6 +126,8 @@ def create_model(
     num_classes: int,
     norm: str | NormLayer = "bn",
     dropout: float = 0.5,
+    *,
+    weight_standardization: bool = False,
     **norm_options: Any,
 ) -> nn.Module:
     """A backbone with any norm, randomly initialised.
@@ -135,6 +137,7 @@ def create_model(
         num_classes: size of the logits.
         norm: as for `snvideo.norm.create_norm`.
         dropout: rate before the classifier.
+        weight_standardization: standardize the weights of all convolutions.
         norm_options: further keyword arguments for every norm layer.
 
     Shape:
@@ -161,4 +164,7 @@ def create_model(
         # The builders compute strides with numpy, whose integers torch.compile cannot trace.
         if isinstance(module, nn.Conv3d):
             module.stride = tuple(int(stride) for stride in module.stride)
+    start_by_depth(model)
+    if weight_standardization:
+        standardize_weights(model)
     return model

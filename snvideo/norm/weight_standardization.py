@@ -1,8 +1,15 @@
 """Weight Standardization of convolutions, beside any norm."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+EPS = 1e-5
+"""Added to the variance."""
+
+_ORIGINAL = "parametrizations.weight.original"
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -11,15 +18,8 @@ class WeightStandardization(nn.Module):
     """Standardization of a convolution's weight over the inputs of each output channel.
 
     W_hat = (W - mean(W)) / sqrt(var(W) + eps), over (C_in / groups, *kernel) (Qiao et al.,
-    arXiv 1903.10520, Eq. 8 and 9).
-
-    Args:
-        eps: added to the variance, which is biased.
+    arXiv 1903.10520, Eq. 8 and 9), with the biased variance.
     """
-
-    def __init__(self, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
 
     def forward(self, weight: Tensor) -> Tensor:
         """The standardized weight, of the shape and dtype of the weight."""
@@ -27,10 +27,10 @@ class WeightStandardization(nn.Module):
         variance, mean = torch.var_mean(
             wide, tuple(range(1, weight.dim())), correction=0, keepdim=True
         )
-        return ((wide - mean) * (variance + self.eps).rsqrt()).to(weight.dtype)
+        return ((wide - mean) * (variance + EPS).rsqrt()).to(weight.dtype)
 
 
-def standardize_weights(model: nn.Module, eps: float = 1e-5) -> int:
+def standardize_weights(model: nn.Module) -> int:
     """Standardize the weights of all convolutions of a model, in place, from now on.
 
     The weight that is learned becomes `parametrizations.weight.original`. A second call changes
@@ -38,7 +38,6 @@ def standardize_weights(model: nn.Module, eps: float = 1e-5) -> int:
 
     Args:
         model: any module.
-        eps: as for `WeightStandardization`.
 
     Returns:
         the number of convolutions that were changed. Those with one input for each output channel,
@@ -49,7 +48,7 @@ def standardize_weights(model: nn.Module, eps: float = 1e-5) -> int:
         if not isinstance(layer, _CONVOLUTIONS) or _is_standardized(layer):
             continue
         if layer.weight[0].numel() > 1:
-            parametrize.register_parametrization(layer, "weight", WeightStandardization(eps))
+            parametrize.register_parametrization(layer, "weight", WeightStandardization())
             changed += 1
     return changed
 
@@ -66,6 +65,16 @@ def fold_weight_standardization(model: nn.Module) -> int:
     for layer in folded:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return len(folded)
+
+
+def fold_state_dict(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of the folded network, from that of one with standardized weights."""
+    folded = {}
+    for name, tensor in tensors.items():
+        if name.endswith(_ORIGINAL):
+            name, tensor = name.replace(_ORIGINAL, "weight"), WeightStandardization()(tensor)
+        folded[name] = tensor
+    return folded
 
 
 def _is_standardized(layer: nn.Module) -> bool:

@@ -59,7 +59,7 @@ def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
     grid: dict[str, Cell] = {}
     for seed, batch, norm in product(study.seeds, study.batches, study.norms):
         name, model = f"{norm}_{batch.gpus}x{batch.clips_per_gpu}_seed{seed}", config.model
-        changed: dict[str, Any] = {"norm": model.norm.model_copy(update={"name": norm})}
+        changed: dict[str, Any] = {"norm": model.norm.renamed(norm)}
         if (source := study.sources.get(norm)) is not None:
             weights = model.weights or WeightsConfig(source=source)
             changed["weights"] = weights.model_copy(update={"source": source})

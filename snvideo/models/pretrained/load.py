@@ -21,6 +21,7 @@ from snvideo.models.pretrained.name_mapping import (
 )
 from snvideo.models.pretrained.native import check_strides
 from snvideo.norm import SwitchNorm, gain_changes
+from snvideo.norm.mixture import ONE_SAMPLE, PAPER
 
 _COUNTER = "num_batches_tracked"  # of norms: means nothing in another training, and stays
 _LOGITS = ("mean_logits", "var_logits")
@@ -163,7 +164,7 @@ class _Loader:
         if "weight" not in found:
             self.missing.append(f"{name}.weight")
             return
-        self.norm_mismatch = self.norm_mismatch or norm_mismatch(self.source.norm, layer)
+        self.norm_mismatch = self.norm_mismatch or norm_mismatch(self.source, layer)
         if self.norm_mismatch is not None:
             return  # an error later, unless a worse one is found
         for field in [field for field in own if field in found]:
@@ -173,9 +174,9 @@ class _Loader:
                     f"{self.origin} has SN without its batch part, this network has it: set "
                     f"batch.clips_per_gpu=1, as it was trained, or {_NEW_NORMS}"
                 )
-            if field in _LOGITS and value.shape == (3,) and own[field].shape == (2,):
+            if field in _LOGITS and len(value) == len(own[field]) + 1:
                 # Statistics of one clip are both its instance and its batch: one weight for both.
-                value = torch.stack([torch.logaddexp(value[0], value[2]), value[1]])
+                value = torch.cat([torch.logaddexp(value[:1], value[-1:]), value[1:-1]])
             self._load(f"{name}.{field}", value, own[field])
         spare = {field: value for field, value in found.items() if field not in own}
         self._report(name, spare, "dropped", "a norm without batch part has no batch statistics")
@@ -286,15 +287,15 @@ def inflate(kernel: Tensor, frames: int, rule: Literal["repeat", "centre"]) -> T
     return inflated
 
 
-def norm_mismatch(source: str | None, layer: nn.Module) -> str | None:
+def norm_mismatch(weights: WeightsSource, layer: nn.Module) -> str | None:
     """The reason why a layer cannot load norms of a kind, and the remedy; None if it can.
 
     One of the same kind can. A Batch Normalization may become a Switchable one that leans to its
     batch part, and then computes nearly the same.
     """
-    kind = norm_kind(layer)
+    source, kind = weights.norm, norm_kind(layer)
     if source == kind:
-        return None
+        return _mixture_mismatch(weights, layer) if isinstance(layer, SwitchNorm) else None
     if source is None:
         return (
             "does not say which norm it has, and holds no statistics that would show it: "
@@ -316,6 +317,23 @@ def norm_mismatch(source: str | None, layer: nn.Module) -> str | None:
             f"model.norm.start=batch, or {_NEW_NORMS}"
         )
     return None
+
+
+def _mixture_mismatch(weights: WeightsSource, layer: SwitchNorm) -> str | None:
+    """The reason why logits of one mixture mean nothing to another, of equally many parts."""
+    options = weights.metadata.norm_options if weights.metadata is not None else {}
+    stored = PAPER if weights.metadata is None or weights.metadata.use_batch else ONE_SAMPLE
+    parts, ratios = tuple(options.get("parts", stored.parts)), options.get("ratios", "softmax")
+    own = layer.mixture
+    one_clip = parts[:-1] if ratios == "softmax" and parts[0] == "instance" else parts
+    if ratios == own.ratios and own.parts in (parts, one_clip):
+        return None
+    if not options and own in (PAPER, ONE_SAMPLE):
+        return None  # the paper's two forms, which have an error of their own
+    return (
+        f"has SN of {', '.join(parts)} by {ratios}, this network of {', '.join(own.parts)} by "
+        f"{own.ratios}: set model.norm.parts and model.norm.ratios, or {_NEW_NORMS}"
+    )
 
 
 def _shape(tensor: Tensor) -> str:

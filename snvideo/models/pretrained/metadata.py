@@ -46,6 +46,8 @@ class WeightsMetadata(Section):
     norm: NormName
     use_batch: bool = True
     """Switchable Normalization has its batch part."""
+    norm_options: Mapping[str, Any] = {}
+    """Keyword arguments of the norms beside their defaults, as from `NormConfig.options`."""
     statistics: str | None
     """Kind of the batch statistics: `average` or `population`, taken of training batches, or
     `moving` averages; null for norms that have none."""

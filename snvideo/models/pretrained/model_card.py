@@ -69,6 +69,9 @@ def _table(facts: Mapping[str, str]) -> str:
 
 
 def _norm(metadata: WeightsMetadata) -> str:
+    if metadata.norm_options:
+        chosen = ", ".join(f"{k}={v}" for k, v in metadata.norm_options.items())
+        return f"`{metadata.norm}` with {chosen}"
     if not metadata.use_batch:
         return f"`{metadata.norm}` without its batch part"
     if metadata.statistics is None:

@@ -17,6 +17,7 @@ from snvideo.errors import SnvideoError
 from snvideo.models.pretrained.metadata import METADATA_KEY, WeightsMetadata, layer_strides
 from snvideo.models.pretrained.reader import Contents, read_weights, validate_state_dict
 from snvideo.models.registry import create_model
+from snvideo.norm.weight_standardization import fold_state_dict
 
 WEIGHTS_FILE = "model.safetensors"
 """Name of the final weights in a run directory."""
@@ -69,7 +70,8 @@ def write_weights(path: Path, model: nn.Module, metadata: WeightsMetadata) -> No
     Raises:
         OSError: if it cannot be written.
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    state = fold_state_dict(model.state_dict())
+    tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     write_atomic(path, save(tensors, {"format": "pt", METADATA_KEY: metadata.model_dump_json()}))
 
 
@@ -96,7 +98,9 @@ def read_metadata(contents: Contents, path: Path) -> WeightsMetadata | None:
 def evaluation_weights(contents: Contents, path: Path | str) -> dict[str, Tensor]:
     """Weights of a file of snvideo: their EMA, where a checkpoint has one."""
     ema = contents.extra.get("ema")
-    return validate_state_dict(ema, path) if isinstance(ema, Mapping) else contents.tensors
+    return fold_state_dict(
+        validate_state_dict(ema, path) if isinstance(ema, Mapping) else contents.tensors
+    )
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
@@ -130,7 +134,9 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
             f"{path} does not say which network it is of: expected a file that snvideo has written "
             "(weights of others are for model.weights.source of a training run)"
         )
-    options = {} if metadata.use_batch else {"use_batch": False}
+    options = dict(metadata.norm_options)
+    if not (metadata.use_batch or options):
+        options = {"use_batch": False}
     name, classes, norm = metadata.architecture, len(metadata.classes), metadata.norm
     with torch.device("meta"):  # nothing is initialised only to be replaced
         model = create_model(name, classes, norm, **options)

@@ -13,8 +13,6 @@ Ratios = dict[str, np.ndarray]
 
 _COLOURS = {part: norm_colour(part[0] + "n") for part in ("instance", "group", "layer", "batch")}
 """Those of the norms that a part does alone: in, gn, ln, bn."""
-_PARTS = ("instance", "layer", "batch")
-"""In the order of their ratios."""
 _KINDS = ("mean", "variance")
 
 
@@ -83,17 +81,19 @@ def importance_by_geometry(runs: list[StudyRun]) -> tuple[Figure, str] | None:
 def _ratios(runs: list[StudyRun]) -> dict[Geometry, Ratios]:
     """Ratios of the SN runs per geometry, averaged over seeds."""
     groups: dict[Geometry, list[np.ndarray]] = {g: [] for g in geometries_of(runs)}
+    names: dict[Geometry, tuple[str, ...]] = {}
     for run, results in finished(runs):
         if run.norm == "sn" and results.importance:
             layers = [(layer.mean, layer.variance) for layer in results.importance]
             groups[run.geometry].append(np.array(layers))
+            names.setdefault(run.geometry, results.importance[0].parts)
     found = {}
     for geometry, group in groups.items():
         if group:
             # Networks of another depth would be another study: the first one counts.
             mean = np.mean([array for array in group if array.shape == group[0].shape], axis=0)
-            names = (*_PARTS, *(f"part {k + 1}" for k in range(len(_PARTS), mean.shape[2])))
-            found[geometry] = dict(zip(names, np.moveaxis(mean, 2, 0), strict=False))
+            # Files of older versions do not name the parts: those of the paper, but for the last.
+            found[geometry] = dict(zip(names[geometry], np.moveaxis(mean, 2, 0), strict=False))
     return found
 
 
