@@ -106,14 +106,14 @@ def start_logits(start: Start | Sequence[float], spec: MixtureSpec, depth: float
     if not isinstance(start, str):
         if len(start) != len(parts):
             raise ValueError(f"start has one number for each of {', '.join(parts)} (got {start})")
-        logits = torch.tensor([float(number) for number in start])
+        logits = torch.tensor([float(number) for number in start], device="cpu")
         if not mixture_ratios(logits, spec.ratios).isfinite().all():
             raise ValueError(f"start gives no ratios (got {start})")
         return logits
     if start not in get_args(Start):
         names = ", ".join(get_args(Start))
         raise ValueError(f"start is one of {names} or a number for each part (got '{start}')")
-    logits = torch.zeros(len(parts))
+    logits = torch.zeros(len(parts), device="cpu")  # wherever the layer is to be
     if start in PARTS:
         if start not in parts:
             raise ValueError(f"start='{start}' needs a {start} part (got {', '.join(parts)})")
@@ -122,7 +122,7 @@ def start_logits(start: Start | Sequence[float], spec: MixtureSpec, depth: float
     if start == "depth" and len(local) > 1:
         leaning: dict[str, float] = {part: DEPTH_RANGE * depth for part in local}
         leaning |= {local[0]: DEPTH_RANGE * (1 - depth), "batch": DEPTH_RANGE / 2}
-        logits = torch.tensor([leaning[part] for part in parts])
+        logits = torch.tensor([leaning[part] for part in parts], device="cpu")
     if spec.ratios == "softmax":
         return logits
     one_part = logits.isinf()

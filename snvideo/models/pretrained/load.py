@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from snvideo.errors import SnvideoError
 from snvideo.models.config import WeightsConfig
 from snvideo.models.pretrained.formats import WeightsSource, norm_kind
 from snvideo.models.pretrained.load_report import LoadReport, Status, TensorEntry
-from snvideo.models.pretrained.metadata import layer_strides
+from snvideo.models.pretrained.metadata import WeightsMetadata, layer_strides
 from snvideo.models.pretrained.name_mapping import (
     canonical_layers,
     classifier_name,
@@ -20,7 +20,7 @@ from snvideo.models.pretrained.name_mapping import (
     read_classes,
 )
 from snvideo.models.pretrained.native import check_strides
-from snvideo.norm import SwitchNorm, gain_changes
+from snvideo.norm import SwitchNorm, create_norm, gain_changes
 from snvideo.norm.mixture import ONE_SAMPLE, PAPER
 
 _COUNTER = "num_batches_tracked"  # of norms: means nothing in another training, and stays
@@ -294,6 +294,8 @@ def norm_mismatch(weights: WeightsSource, layer: nn.Module) -> str | None:
     batch part, and then computes nearly the same.
     """
     source, kind = weights.norm, norm_kind(layer)
+    if isinstance(layer, nn.GroupNorm) and source in ("gn", "ln") and weights.metadata is not None:
+        return _groups_mismatch(weights.metadata, layer)
     if source == kind:
         return _mixture_mismatch(weights, layer) if isinstance(layer, SwitchNorm) else None
     if source is None:
@@ -317,6 +319,18 @@ def norm_mismatch(weights: WeightsSource, layer: nn.Module) -> str | None:
             f"model.norm.start=batch, or {_NEW_NORMS}"
         )
     return None
+
+
+def _groups_mismatch(metadata: WeightsMetadata, layer: nn.GroupNorm) -> str | None:
+    """The reason why another number of groups makes another norm of the same tensors."""
+    channels = layer.num_channels
+    stored: Any = create_norm(metadata.norm, **metadata.norm_options)(channels)
+    if stored.num_groups == layer.num_groups:
+        return None
+    return (
+        f"has {stored.num_groups} groups of {channels} channels, this network {layer.num_groups}: "
+        f"set model.norm.groups or model.norm.channels_per_group, or {_NEW_NORMS}"
+    )
 
 
 def _mixture_mismatch(weights: WeightsSource, layer: SwitchNorm) -> str | None:
