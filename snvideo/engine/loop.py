@@ -130,8 +130,9 @@ class TrainingLoop:
             f"epoch {epoch:.2f}/{self.config.optim.epochs}  loss {values['loss']:.3f}  "
             f"top-1 {100 * values['top1']:.1f} %  lr {lr:.4f}  {rate:.1f} clips/s  {left} left"
         )
-        first = progress.step - len(steps) == self.first  # whose step waits for workers to start
-        self._warn_of_loader(steps[first:], epoch)
+        if progress.step - len(steps) == self.first:  # its first step waits for workers to start
+            steps = steps[1:]
+        self._warn_of_loader(steps, epoch)
 
     def _count_seconds(self) -> None:
         now = self._clock.now()
