@@ -84,11 +84,8 @@ class BatchPlan:
 def plan_batch(batch: BatchConfig, norm: str, processes: int, rank: int, videos: int) -> BatchPlan:
     """Plan the batches of a run on so many training videos.
 
-    A synchronised norm takes the whole batch as one group.
-
-    Raises:
-        SnvideoError: if the processes do not divide the gpus, if an epoch has no full batch, or if
-            a synchronised norm would see only a part of the batch.
+    A synchronised norm takes the whole batch as one group. Raises SnvideoError if the processes do
+    not divide the groups or clips, or if an epoch has no full batch.
     """
     gpus, clips = batch.gpus, batch.clips_per_gpu
     if norm in SYNCHRONISED:

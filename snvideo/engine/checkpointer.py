@@ -47,9 +47,7 @@ class Checkpointer:
                     raise SnvideoError(
                         f"{what}; free some space and run the same command again"
                     ) from error
-                log.error(
-                    "%s; until the next one, a stopped run goes on from step %d", what, before
-                )
+                log.error("%s; until the next one, the run is resumed from step %d", what, before)
                 self.saved_step = before
         self._world.barrier()
 
@@ -63,11 +61,8 @@ class Checkpointer:
 
 
 def check_disk_space(folder: Path, checkpoint_bytes: int, keep: int) -> None:
-    """Check that checkpoints can be written and will fit: those kept, the best, the next one.
-
-    Raises:
-        SnvideoError: if the folder cannot be made or written to, or has too little room.
-    """
+    """Raise SnvideoError if checkpoints cannot be written, or those kept, the best and the next one
+    will not fit."""
     # Only a write tells: root may do anything by the mode bits, and a full disk has none.
     trial = folder / "trial"
     with explained_writes(folder):

@@ -48,8 +48,7 @@ class FiniteCheck:
         """True if the step may change the weights, by the losses (N,) of this process's clips, of
         these rows of the index, and the norm () of the gradient of all clips.
 
-        Raises:
-            SnvideoError: if the run is to stop, naming step and clips.
+        Raises SnvideoError if the run is to stop, naming step and clips.
         """
         finite = torch.isfinite(norm)
         if not self._deferred:

@@ -23,8 +23,7 @@ def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     """Switch off the gradients of modules by name, as in `blocks.0`, and return these modules, to
     be kept in evaluation mode so that norms keep their statistics, too.
 
-    Raises:
-        SnvideoError: if the network has no such module, or nothing would be left to train.
+    Raises SnvideoError if the network has no such module, or nothing would be left to train.
     """
     known = {name: module for name, module in model.named_modules() if name}
     for name in names:

@@ -104,10 +104,8 @@ class RunDir:
     def open(self, config: RunConfig, mark: int, step: int) -> None:
         """Begin a run, at mark and step 0, or continue it where a checkpoint was written.
 
-        Metrics beyond the `mark` of that checkpoint are cut off.
-
-        Raises:
-            SnvideoError: if the folder cannot be written to.
+        Metrics beyond the `mark` of that checkpoint are cut off. Raises SnvideoError if the folder
+        cannot be written to.
         """
         now = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         session = {"step": step, "time": _now(), "host": platform.node()}

@@ -31,10 +31,7 @@ def open_start(config: RunConfig, world: World) -> WeightsSource | None:
 
 
 def resolve_config(
-    config: RunConfig,
-    source: WeightsSource | None,
-    world: World,
-    stored: RunConfig | None = None,
+    config: RunConfig, source: WeightsSource | None, world: World, stored: RunConfig | None = None
 ) -> RunConfig:
     """Fill in mean and std of the input where a config leaves them open.
 
@@ -44,9 +41,8 @@ def resolve_config(
     mean, std = source.mean_std if source is not None else (MEAN, STD)
     if stored is not None:
         mean, std = stored.data.mean or mean, stored.data.std or std
-    data = config.data.model_copy(
-        update={"mean": config.data.mean or mean, "std": config.data.std or std}
-    )
+    changed = {"mean": config.data.mean or mean, "std": config.data.std or std}
+    data = config.data.model_copy(update=changed)
     if source is not None and world.is_main:
         _warn_of_differences(data, source)
     return config.model_copy(update={"data": data})

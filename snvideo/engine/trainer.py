@@ -312,8 +312,7 @@ class Trainer:
     def load_state(self, state: dict[str, Any], path: Path) -> None:
         """Go on from a checkpoint, perhaps of another number of processes.
 
-        Raises:
-            SnvideoError: if it is of another network, or was trained on another index.
+        Raises SnvideoError if it is of another network, or was trained on another index.
         """
         if state["index_hash"] != self.train_index.hash:
             raise SnvideoError(
@@ -336,8 +335,8 @@ class Trainer:
         changed = [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
         if changed and self.world.is_main:
             log.warning(
-                "goes on with other speed settings (%s): results are the same up to rounding only",
-                ", ".join(changed),
+                f"goes on with other speed settings ({', '.join(changed)}): results are the same "
+                "up to rounding only"
             )
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:

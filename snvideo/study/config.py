@@ -52,9 +52,7 @@ def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
     """All runs of a study: `config` with each norm, batch geometry and seed, in folders of its own.
 
     The order is seed by seed: a study that is cut short has whole comparisons for its first seeds.
-
-    Raises:
-        SnvideoError: if the study names a run twice.
+    Raises SnvideoError if the study names a run twice.
     """
     grid: dict[str, Cell] = {}
     for seed, batch, norm in product(study.seeds, study.batches, study.norms):

@@ -74,8 +74,7 @@ def by_cell(runs: Iterable[StudyRun]) -> Iterator[tuple[Geometry, str, list[Stud
 def read_runs(folder: Path) -> list[StudyRun]:
     """Read the runs in a study's folder (or the one run that the folder is), smallest groups first.
 
-    Raises:
-        SnvideoError: if a file of a run cannot be read as what it should be.
+    Raises SnvideoError if a file of a run cannot be read as what it should be.
     """
     folders = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
     runs = [run for path in folders if (run := _read_run(path)) is not None]
