@@ -44,9 +44,7 @@ class Checkpointer:
             except OSError as error:
                 what = f"cannot write a checkpoint to {folder}: {error.strerror or error}"
                 if needed:
-                    raise SnvideoError(
-                        f"{what}; free some space and run the same command again"
-                    ) from error
+                    raise SnvideoError(f"{what}; free some space and resume the run") from error
                 log.error("%s; until the next one, the run is resumed from step %d", what, before)
                 self.saved_step = before
         self._world.barrier()
