@@ -40,7 +40,8 @@ def tracking_layers(model: nn.Module, *, frozen: bool = True) -> list[TrackingLa
     def found(module: nn.Module) -> bool:
         own = list(module.parameters(recurse=False))
         is_trained = not own or any(parameter.requires_grad for parameter in own)
-        held = vars(module) | module._buffers  # not what a wrapper hands through
+        # not what a wrapper hands through
+        held = vars(module) | dict(module.named_buffers(recurse=False))
         has_statistics = isinstance(held.get("running_mean"), Tensor)
         return has_statistics and hasattr(module, "momentum") and (frozen or is_trained)
 
@@ -52,9 +53,9 @@ def is_tracking(layer: TrackingLayer) -> bool:
     return getattr(layer, "track_running_stats", True)
 
 
-def input_of(args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
-    """Input of a layer, from what a hook of its passes is given."""
-    return args[0] if args else next(iter(named.values()))
+def input_of(args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """First input of a layer, from what a hook of its passes is given."""
+    return next(iter((*args, *named.values())), None)
 
 
 @contextmanager
@@ -70,12 +71,17 @@ def momentum_one(layers: list[TrackingLayer]) -> Iterator[None]:
             layer.momentum = momentum
 
 
+def statistics_of(layers: list[TrackingLayer]) -> list[Tensor]:
+    """Running statistics and counters that the layers hold."""
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    held = (getattr(layer, name, None) for layer in layers for name in names)
+    return [tensor for tensor in held if isinstance(tensor, Tensor)]
+
+
 @contextmanager
 def kept_statistics(layers: list[TrackingLayer]) -> Iterator[None]:
     """Restore the running statistics of the layers at the end."""
-    names = ("running_mean", "running_var", "num_batches_tracked")
-    held = (getattr(layer, name, None) for layer in layers for name in names)
-    buffers = [buffer for buffer in held if isinstance(buffer, Tensor)]
+    buffers = statistics_of(layers)
     kept = [buffer.clone() for buffer in buffers]
     try:
         yield

@@ -15,6 +15,7 @@ from snvideo.norm.statistics import (
     is_tracking,
     kept_statistics,
     momentum_one,
+    statistics_of,
 )
 
 
@@ -23,30 +24,43 @@ class StepStatistics:
 
     def __init__(self, layers: list[TrackingLayer]) -> None:
         self._layers = layers
-        self._buffers = [buffer for layer in layers for buffer in _buffers(layer)]
-        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._state = statistics_of(layers)
+        self._kept = [tensor.clone() for tensor in self._state]
+        self._counters = {layer: counter_of(layer) for layer in layers}
+        self._before = {x: None if n is None else n.clone() for x, n in self._counters.items()}
         self._uses = dict.fromkeys(layers, 0)  # in the pass under way
         self._seen: set[TrackingLayer] = set()
         self._sums = {layer: [torch.zeros_like(b) for b in _buffers(layer)] for layer in layers}
-        self._counts = dict.fromkeys(layers, 0)  # of passes
-        self._buffers = [buffer for layer in layers for buffer in _buffers(layer)]
-        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._counts: dict[TrackingLayer, float | Tensor] = dict.fromkeys(layers, 0.0)  # of passes
         self.passes, self.cancelled = 0, False
 
     def collect(self) -> None:
         """To be called after every forward pass."""
         self.passes += 1
-        entered = [layer for layer in self._layers if self._moved(layer)]
-        for layer in entered:
-            self._counts[layer] += 1
-        if entered:
-            sums = [total for layer in entered for total in self._sums[layer]]
-            torch._foreach_add_(sums, [b for layer in entered for b in _buffers(layer)])
-            # Batch Renormalization reads running statistics in every pass: those of the last step.
-            torch._foreach_copy_(self._buffers, self._kept)
+        sums, buffers = [], []
+        for layer in self._layers:
+            weight = self._weight(layer)
+            if not isinstance(weight, Tensor) and not weight:
+                continue
+            self._counts[layer] = self._counts[layer] + weight
+            for total, buffer in zip(self._sums[layer], _buffers(layer), strict=True):
+                sums.append(total)
+                if isinstance(weight, Tensor):
+                    buffer = buffer * weight.to(buffer.dtype)
+                buffers.append(buffer)
+        if sums:
+            torch._foreach_add_(sums, buffers)
             # Batch Renormalization reads them: every pass finds those of before the step.
-            torch._foreach_copy_(self._buffers, self._kept)
+            torch._foreach_copy_(self._state, self._kept)
         self._uses = dict.fromkeys(self._layers, 0)
+
+    def _weight(self, layer: TrackingLayer) -> float | Tensor:
+        """1 if the pass under way has moved a layer's statistics, else 0."""
+        if self._uses[layer] or layer in self._seen or not _is_moving(layer):
+            return float(self._uses[layer] > 0)
+        # It may be compiled. Its counter tells, as a tensor: a GPU is not waited for.
+        counter, before = self._counters[layer], self._before[layer]
+        return 1.0 if counter is None or before is None else (counter != before).float()
 
     def cancel(self) -> None:
         """Leave the running statistics as they were; all processes have to agree on it."""
@@ -58,10 +72,12 @@ class StepStatistics:
             return
         # Inside backward, activation checkpointing repeats what has been entered.
         repeats = torch._C._current_graph_task_id() != -1
-        if not repeats and _is_moving(layer) and input_of(args, named).numel():
+        x = input_of(args, named)
+        is_empty = isinstance(x, Tensor) and not x.numel()
+        if not repeats and not is_empty and _is_moving(layer):
             if layer not in self._seen:  # and so was not used in the passes before
                 self._seen.add(layer)
-                self._counts[layer] = 0
+                self._counts[layer] = 0.0
                 torch._foreach_zero_(self._sums[layer])
             self._uses[layer] += 1
         layer.momentum = 0.0 if repeats else 1 / max(1, self._uses[layer])
@@ -72,20 +88,27 @@ class StepStatistics:
         All processes have to call.
         """
         sums = [total for layer in self._layers for total in self._sums[layer]]
-        counts = torch.tensor([float(n) for n in self._counts.values()], device=sums[0].device)
+        found = list(self._counts.values())
+        sure = [0.0 if isinstance(count, Tensor) else count for count in found]
+        counts = torch.tensor(sure, device=sums[0].device)
+        for position, count in enumerate(found):
+            if isinstance(count, Tensor):
+                counts[position] = count
         add_over_processes([*sums, counts])
         passes = list(counts.unbind())
         torch._foreach_div_(sums, [count for count in passes for _ in range(2)])
         return list(self._sums.values()), passes
 
-    def _moved(self, layer: TrackingLayer) -> bool:
-        """True if the pass under way has moved a layer's statistics."""
-        # A layer that was never seen may be compiled.
-        return self._uses[layer] > 0 or (layer not in self._seen and _is_moving(layer))
-
 
 def _buffers(layer: TrackingLayer) -> tuple[Tensor, Tensor]:
     return layer.running_mean, layer.running_var
+
+
+def counter_of(layer: TrackingLayer) -> Tensor | None:
+    """Number of passes that a layer has counted, if it does."""
+    counter = getattr(layer, "num_batches_tracked", None)
+    counts = isinstance(counter, Tensor) and not isinstance(layer, _InstanceNorm)  # its stays 0
+    return counter if counts else None
 
 
 def _is_moving(layer: TrackingLayer) -> bool:
@@ -124,13 +147,12 @@ def one_update(layers: list[TrackingLayer]) -> Iterator[StepStatistics]:
 
 def _enter(layer: TrackingLayer, means: list[Tensor], passes: Tensor) -> None:
     """Update a layer's running statistics by means over a number of passes, 0 for not at all."""
-    counts = not isinstance(layer, _InstanceNorm)  # whose counter stays 0
-    counter = getattr(layer, "num_batches_tracked", None) if counts else None
+    counter = counter_of(layer)
     was_used = passes > 0  # a tensor: a GPU is not waited for
-    if isinstance(counter, Tensor):
+    if counter is not None:
         counter.add_(was_used)
     for buffer, mean in zip(_buffers(layer), means, strict=True):
         weight = layer.momentum
         if weight is None:
-            weight = 0.0 if counter is None else counter.to(buffer.dtype).reciprocal()
+            weight = 0.0 if counter is None else counter.clamp(1).to(buffer.dtype).reciprocal()
         buffer.lerp_(torch.where(was_used, mean, buffer), weight)

@@ -65,7 +65,7 @@ def _take_affine(old: nn.Module, new: nn.Module, given: dict[str, Any]) -> None:
             if value is not None and fresh is not None and not fresh.requires_grad:
                 value = nn.Parameter(value.detach(), requires_grad=False)  # frozen by its class
             setattr(new, field, value)
-    if "affine" not in given:
+    if "affine" not in given and hasattr(new, "affine"):
         new.affine = old.affine
 
 

@@ -269,3 +269,19 @@ def test_empty_and_named_inputs(name):
         found.collect()
     start = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     torch.testing.assert_close(state(layer), 0.9 * start + 0.1 * expected_of(name, [x]))
+
+
+@pytest.mark.parametrize("name", norms())
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_layer_that_no_pass_has_used_stays(name, momentum):
+    used, unused = norms()[name].double(), norms()[name].double()
+    unused.momentum = momentum
+    nn.init.normal_(unused.running_mean)
+    before = copy.deepcopy(unused.state_dict())
+    with one_update([used, unused]) as found:
+        for x in inputs(3):
+            used(x)
+            found.collect()
+    after = unused.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert used.num_batches_tracked == 1
