@@ -13,13 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from snvideo.models.dropout import ClipDropout
-from snvideo.norm import SwitchNorm
-from snvideo.norm.distributed import resolve_process_group
 
 CPU = torch.device("cpu")
 
@@ -88,8 +85,9 @@ def activation_bytes(
     Each memory is counted once, however many operations keep it. Parameters, buffers, gradients,
     workspaces and temporaries are left out.
 
-    Norms with kernels are counted as `norm.kernels.autograd` has it; without kernels they keep a
-    handful of tensors like their input. torch.compile decides by itself, as a rule for less.
+    Of the norms of `snvideo.norm` their input is counted, as kernels keep it, beside a few numbers
+    a sample and channel; without kernels they keep a handful of tensors like their input.
+    torch.compile decides by itself, as a rule for less.
 
     Args:
         model: in the modes of training, on any device; left unchanged.
@@ -102,7 +100,7 @@ def activation_bytes(
         for layer in model.modules():
             if isinstance(layer, ClipDropout):
                 layer.mask = torch.empty(clips[0], layer.features, device=device)
-            elif _uses_kernels(layer, clips[0]):
+            elif hasattr(layer, "group_size"):
                 setattr(layer, "forward", partial(_norm_forward, layer))  # noqa: B010
         own = {_storage_id(t) for t in (*model.parameters(), *model.buffers())}
         kept: dict[int, torch.UntypedStorage] = {}  # held, so that no id is given out twice
@@ -136,32 +134,6 @@ def _storage_id(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _uses_kernels(layer: nn.Module, samples: int) -> bool:
-    """True for a layer that runs `norm.kernels` in a training pass over so many clips."""
-    synced = resolve_process_group(getattr(layer, "process_group", None)) is not None
-    grouped = getattr(layer, "group_size", None) not in (None, samples)
-    return isinstance(layer, SwitchNorm) or synced or grouped
-
-
 def _norm_forward(layer: nn.Module, x: Tensor) -> Tensor:
-    """Stand-in for the forward pass of a norm of `snvideo.norm`."""
-    batch_part = getattr(layer, "use_batch", True) and layer.training
-    size = getattr(layer, "group_size", None) or len(x)
-    groups = len(x) // size if batch_part else 0
-    return _NormMemory.apply(x, groups, *layer.parameters())
-
-
-class _NormMemory(Function):
-    """Keeps the tensors that `snvideo.norm.kernels.autograd` keeps, and computes nothing."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, groups: int, *parameters: Tensor) -> Tensor:
-        """A tensor like x."""
-        samples, channels = x.shape[:2]
-        wide = torch.promote_types(x.dtype, torch.float32).itemsize
-        # Of a sample and channel: center and scale, and mean, variance, offset of the mixed mean
-        # and inverse deviation in float64. Of a group and channel: mean and variance, too.
-        row, group = 2 * wide + 4 * 8, 2 * 8
-        tables = x.new_empty(channels * (samples * row + groups * group), dtype=torch.uint8)
-        ctx.save_for_backward(x, tables, *parameters)
-        return torch.empty_like(x)
+    """Stand-in for a norm of `snvideo.norm`, whose kernels keep the input and small tables."""
+    return x * layer.get_parameter("weight").to(x.dtype)[:, None, None, None]

@@ -5,12 +5,11 @@ from collections import defaultdict
 
 import numpy as np
 
-from snvideo.study.comparability import comparison_warnings
 from snvideo.study.runs import StudyRun, by_cell, finished
 from snvideo.study.summary import PairedDifference, chance, confidence_interval, paired_differences
 
 _NAMED = 4
-"""Most runs, classes or warnings that a sentence names."""
+"""Most runs or classes that a sentence names."""
 
 
 def answer(runs: list[StudyRun]) -> list[str]:
@@ -60,9 +59,8 @@ def _sentence(differences: list[PairedDifference]) -> str:
 
 
 def limits(runs: list[StudyRun]) -> list[str]:
-    """Sentences on what the answer leaves open: missing runs, seeds, chance, comparability."""
+    """Sentences on what the answer leaves open: missing runs, seeds, chance."""
     missing = [f"{run.name}: {run.status}" for run in runs if run.results is None]
-    warnings = [line for line in comparison_warnings(runs) if line not in missing]
     differences = paired_differences(runs)
     compared = {(one.geometry, one.norm) for one in differences}
     single = [f"{one.norm.upper()} at {one.geometry}" for one in differences if one.interval.n == 1]
@@ -83,10 +81,7 @@ def limits(runs: list[StudyRun]) -> list[str]:
         "Video top-1 not above chance by two standard errors": guessed,
         "Classes recognised no better than by chance, over all runs": _chance_classes(runs),
     }
-    return [f"{text}: {_listed(names)}." for text, names in found.items() if names] + [
-        *warnings[:_NAMED],
-        *([f"and {len(warnings) - _NAMED} more warnings"] if len(warnings) > _NAMED else ()),
-    ]
+    return [f"{text}: {_listed(names)}." for text, names in found.items() if names]
 
 
 def _chance_classes(runs: list[StudyRun]) -> list[str]:

@@ -9,16 +9,7 @@ from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -58,14 +49,11 @@ def progress(
     """Progress bars on `out` (standard error by default), one for each step of some work.
 
     Yields:
-        a function (step, done, total). What is done at its first call for a step was done before,
-        and does not count for the rate.
+        a function (step, done, total).
     """
     bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        *Progress.get_default_columns()[:2],  # name and bar
         MofNCompleteColumn(),
-        _Rate(),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=out or console(stderr=True),
         transient=transient,
@@ -91,10 +79,3 @@ def progress(
     finally:
         if steps:  # else nothing was shown, and an error comes alone
             bars.stop()
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Items a second."""
-        speed = task.finished_speed or task.speed or 0
-        return Text(f"{speed:.{0 if speed >= 10 else 1}f}/s")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -18,41 +17,26 @@ CLIPS, FRAMES = 12, 8
 CROP_COLOURS = (VERMILLION, BLUE, GREEN)
 
 
-def clip_sheet(
-    inputs: Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    names: Sequence[str],
-    notes: Sequence[str],
-    labels: Sequence[str],
-    numbers: Sequence[Sequence[int]],
-) -> bytes:
-    """A PNG of training clips, a row each: label, file and note, and frames spread over the clip.
+def clip_sheet(clips: Tensor, titles: Sequence[str], numbers: Sequence[Sequence[int]]) -> bytes:
+    """A PNG of clips, a row each, below its title: frames spread over the clip.
 
     Shows the first 12 clips and at most 8 frames of each, the first and the last among them.
 
     Args:
-        inputs: float (N, 3, T, H, W), of the network.
-        mean, std: of their normalization.
-        names: of the N files.
-        notes: remarks on each, as `mirrored`; empty for none.
-        labels: names of the N labels.
+        clips: uint8 (N, T, 3, H, W).
+        titles: of the N clips.
         numbers: frame numbers in the video, N of T each.
     """
-    count, _, length, height, width = inputs.shape
-    scale, shift = (torch.tensor(v, device=inputs.device)[:, None, None] for v in (std, mean))
-    clips = (inputs[:CLIPS].transpose(1, 2).float() * scale + shift) * 255
-    clips = clips.round().clamp(0, 255).to(torch.uint8)
+    count, length, _, height, width = clips.shape
     shown = np.linspace(0, length - 1, min(length, FRAMES)).round().astype(int).tolist()
-    title = f"{len(clips)} of {count} clips, {len(shown)} of {length} frames each"
+    title = f"{min(count, CLIPS)} of {count} clips, {len(shown)} of {length} frames each"
     with styled():
-        rows = len(clips) * (8.5 / len(shown) * height / width + 0.6)
+        rows = min(count, CLIPS) * (8.5 / len(shown) * height / width + 0.6)
         figure = new_figure(0.5 + rows, f"{title}, {width} x {height}")
-        panels = figure.subplots(len(clips), squeeze=False)[:, 0]
-        facts = zip(panels, clips, labels, names, notes, numbers, strict=False)
-        for axes, clip, label, name, note, number in facts:
+        panels = figure.subplots(min(count, CLIPS), squeeze=False)[:, 0]
+        for axes, clip, title, number in zip(panels, clips, titles, numbers, strict=False):
             draw_strip(axes, clip[shown], [str(number[frame]) for frame in shown])
-            axes.set_title(f"{shorten(label, 40)}   {shorten(name, 60)}   {shorten(note, 50)}")
+            axes.set_title(title)
         return png(figure)
 
 

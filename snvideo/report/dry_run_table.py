@@ -100,15 +100,13 @@ def _memory(found: DryRun) -> Rows:
 
 
 def _timing(found: DryRun) -> Rows:
-    timing = found.timing
-    if timing is None:
+    if (timing := found.timing) is None:
         return
     on = f"on {_number(found.plan.processes, 'process')}"
-    yield (
-        f"{_number(timing.steps, 'step')} timed",
-        f"{timing.seconds:.3g} s a step, {found.plan.total_batch / timing.seconds:.3g} clips/s "
-        f"{on}, {100 * timing.waiting:.0f} % of it waiting for data",
-    )
+    clips = f"{found.plan.total_batch / timing.seconds:.3g} clips/s {on}"
+    waiting = f"{100 * timing.waiting:.0f} % of it waiting for data"
+    name = f"{_number(timing.steps, 'step')} timed"
+    yield name, f"{timing.seconds:.3g} s a step, {clips}, {waiting}"
     if timing.peak is not None:
         yield "memory used", f"{format_bytes(timing.peak)} at most"
     yield "an epoch", f"{_duration(found.steps_per_epoch * timing.seconds)} {on}"
@@ -117,14 +115,12 @@ def _timing(found: DryRun) -> Rows:
 
 
 def _flops(count: int) -> str:
-    sizes = {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6}
-    unit, size = next((item for item in sizes.items() if count >= item[1]), ("", 1))
-    return f"{count / size:.4g} {unit}FLOPs"
+    exponent = min(15, max(6, (len(str(count)) - 1) // 3 * 3))
+    return f"{count / 10**exponent:.4g} {'MGTP'[exponent // 3 - 2]}FLOPs"
 
 
 def _number(count: int, noun: str) -> str:
-    plural = "es" if noun.endswith("s") else "s"
-    return f"{count} {noun}{plural if count != 1 else ''}"
+    return f"{count} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def _duration(seconds: float) -> str:

@@ -18,21 +18,17 @@ _NAMED = 40
 
 
 def index_png(summary: IndexSummary) -> bytes:
-    """A PNG: videos per class, status by split, and durations and sizes of usable videos."""
+    """A PNG: videos per class, status by split, and durations of usable videos."""
     videos = np.sum(list(summary.counts.values()), axis=0)
     splits = {split: n.sum(axis=0).tolist() for split, n in summary.counts.items()}
-    heights = [3.4, 0.9 + 0.45 * len(splits)] + [3.0] * (summary.usable > 0)
+    heights = [3.4, 0.9 + 0.45 * len(splits), 3.0]
     with styled():
         found = f"{summary.usable:,} of {videos.sum():,} videos usable"
-        title = f"{shorten(str(summary.path), 60)}: {found}"
-        figure = new_figure(0.4 + sum(heights), title)
-        panels = figure.subfigures(len(heights), squeeze=False, height_ratios=heights)[:, 0]
-        draw_classes(panels[0].subplots(), summary.labels, videos)
-        draw_splits(panels[1].subplots(), splits)
-        if summary.usable:
-            left, right = panels[2].subplots(1, 2)
-            draw_durations(left, summary.numbers["seconds"])
-            draw_sizes(right, summary.sizes)
+        figure = new_figure(0.4 + sum(heights), f"{shorten(str(summary.path), 60)}: {found}")
+        classes, by_split, durations = figure.subplots(3, height_ratios=heights)
+        draw_classes(classes, summary.labels, videos)
+        draw_splits(by_split, splits)
+        draw_durations(durations, summary.numbers["seconds"])
         return png(figure)
 
 
@@ -49,34 +45,10 @@ def draw_classes(axes: Axes, names: Sequence[str], counts: np.ndarray) -> None:
     axes.margins(x=0.01)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(STATUSES))
     if len(names) <= _NAMED:
-        labels = [shorten(names[k], 18) for k in order]
-        ticks = range(len(names))
-        axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor")
+        look = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(names)), [shorten(names[k], 18) for k in order], **look)
     else:
         axes.set_xlabel(f"{len(names)} classes, by usable videos")
-
-
-def draw_durations(axes: Axes, seconds: np.ndarray) -> None:
-    """Plot a histogram; a few very long videos do not squeeze the others into a single bar."""
-    label, longest = "seconds", float(np.quantile(seconds, 0.99))
-    if seconds.max() > 1.5 * longest:
-        seconds = seconds.clip(max=longest)
-        label = f"seconds (the last bar: {longest:.4g} and more)"
-    axes.hist(seconds, bins=40, color=BLUE)
-    axes.set(title="durations", xlabel=label, ylabel="videos")
-    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def draw_sizes(axes: Axes, sizes: Mapping[tuple[int, int], int]) -> None:
-    """Plot width against height, each size a disc whose area is its number of videos."""
-    width, height = np.array(list(sizes)).T
-    videos = np.array(list(sizes.values()))
-    order = np.argsort(-videos)  # the small discs on top
-    area = 6 + 1000 * videos[order] / videos.sum()
-    axes.scatter(width[order], height[order], area, BLUE, alpha=0.5, linewidths=0)
-    axes.set(title="resolutions (area: videos)", xlabel="width", ylabel="height")
-    axes.margins(0.15)
-    axes.grid(True, axis="both")
 
 
 def draw_splits(axes: Axes, counts: Mapping[str, Sequence[int]]) -> None:
@@ -86,9 +58,19 @@ def draw_splits(axes: Axes, counts: Mapping[str, Sequence[int]]) -> None:
     for status, share in zip(STATUSES, shares.T, strict=True):
         axes.barh(place, share, 0.6, base, color=STATUS_COLOURS[status])
         base += share
-    axes.set_title("status by split")
     axes.grid(False)
     axes.set_yticks(place, [f"{shorten(name, 16)}\n{sum(n):,}" for name, n in counts.items()])
     axes.invert_yaxis()
-    axes.set_xlim(0, 100)
+    axes.set(title="status by split", xlim=(0, 100))
     axes.xaxis.set_major_formatter(PercentFormatter(symbol=" %"))
+
+
+def draw_durations(axes: Axes, seconds: np.ndarray) -> None:
+    """Plot a histogram; a few very long videos do not squeeze the others into a single bar."""
+    label, longest = "seconds", float(np.quantile(seconds, 0.99)) if len(seconds) else 0.0
+    if seconds.max(initial=0) > 1.5 * longest:
+        seconds = seconds.clip(max=longest)
+        label = f"seconds (the last bar: {longest:.4g} and more)"
+    axes.hist(seconds, bins=40, color=BLUE)
+    axes.set(title="durations of usable videos", xlabel=label, ylabel="videos")
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -24,8 +23,6 @@ from snvideo.report.console import progress
 from snvideo.text import shorten
 
 COLUMNS = ("video", "rank", "class", "probability", "reason", "remark")
-_BAR = 20
-"""Characters of a probability of 1."""
 
 
 def print_predictions(
@@ -77,11 +74,10 @@ def prediction_text(prediction: Prediction) -> Text:
         text.append(f"\n  {_line(prediction.reason)}", "not bold red")
     answers = zip(prediction.classes, prediction.probabilities, strict=True)
     for rank, (label, probability) in enumerate(answers):
-        filled = round(_BAR * probability)
+        bar = "━" * round(20 * probability)
         style = "not bold dim" if rank else "not bold"
         text.append(f"\n  {100 * probability:5.1f} %  ", style)
-        text.append("━" * filled, "not bold blue")
-        text.append("─" * (_BAR - filled), "not bold dim")
+        text.append(f"{bar:─<20}", "not bold blue")
         text.append(f"  {_line(label)}", style)
     return text.append("\n")
 
@@ -137,17 +133,15 @@ class ContactSheets:
 
 
 def check_output(path: Path) -> None:
-    """Check, before the work, that its results can be written.
+    """Check a file of results before the work, and make its folder.
 
     Raises:
-        SnvideoError: if the suffix is unknown, or the folder cannot be written to.
+        SnvideoError: if the suffix is unknown, or the folder cannot be made.
     """
-    if path.suffix.lower() not in (".csv", ".json"):
+    if path.suffix.lower() not in (".csv", ".json") or path.is_dir():
         raise SnvideoError(f"out {path}: call it something.csv or something.json")
     with _explained(f"out {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise SnvideoError(f"out {path}: cannot be written there: choose another place")
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:

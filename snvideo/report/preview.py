@@ -14,6 +14,7 @@ from snvideo.data.index import ClipIndex
 from snvideo.engine.config import RunConfig
 from snvideo.errors import SnvideoError
 from snvideo.report.contact_sheet import CLIPS, clip_sheet, view_sheet
+from snvideo.text import shorten
 
 
 def train_clips_png(config: RunConfig) -> bytes:
@@ -31,22 +32,22 @@ def train_clips_png(config: RunConfig) -> bytes:
         inputs, targets = mix(inputs, batch.labels, batch.augmentation, classes, group)
     else:
         targets = batch.labels
-    return clip_sheet(
-        inputs,
-        config.data.mean or MEAN,
-        config.data.std or STD,
-        [index[sample.row].name for sample in samples],
-        [_note(sample) for sample in samples],
-        [_label(target, index.labels) for target in targets],
-        [sample.numbers.tolist() for sample in samples],
+    mean, std = (
+        torch.tensor(value)[:, None, None]
+        for value in (config.data.mean or MEAN, config.data.std or STD)
     )
+    pixels = (255 * (inputs.transpose(1, 2) * std + mean)).round().clamp(0, 255).to(torch.uint8)
+    titles = [
+        f"{shorten(_label(target, index.labels), 40)}   {shorten(index[sample.row].name, 60)}   "
+        f"{shorten(_note(sample), 50)}"
+        for target, sample in zip(targets, samples, strict=True)
+    ]
+    return clip_sheet(pixels, titles, [sample.numbers.tolist() for sample in samples])
 
 
 def _label(target: Tensor, names: list[str]) -> str:
     """The name of a label, or the shares of mixed ones."""
-    if not target.ndim:
-        return names[target]
-    parts = torch.nonzero(target).flatten().tolist()
+    parts = torch.nonzero(target).flatten().tolist() if target.ndim else [int(target)]
     if len(parts) == 1:
         return names[parts[0]]
     return " + ".join(f"{target[i]:.2f} {names[i]}" for i in parts)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from markdown_it import MarkdownIt
 
 from snvideo.atomic import write_atomic
 from snvideo.engine.results import Results
 from snvideo.errors import SnvideoError
 from snvideo.extras import MissingExtraError, require
-from snvideo.report import html
 from snvideo.report.answer import answer, limits
 from snvideo.study.comparability import (
     averages_statistics,
@@ -29,7 +33,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LIMITS = "Not shown, or to be read with care"
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ margin: 0 auto; padding: 1rem; max-width: 60rem; background: #fff; color: #1a1a1a;
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }}
+h2 {{ margin: 2.2rem 0 .5rem; break-after: avoid; }}
+h1 + p {{ font-size: 1.1rem; }}
+table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem;
+  font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #ddd;
+  white-space: nowrap; }}
+img {{ display: block; width: 100%; }}
+@media print {{ th, td {{ white-space: normal; }} img, tr {{ break-inside: avoid; }} }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
 
 
 def write_report(folder: Path) -> Path:
@@ -48,8 +75,6 @@ def write_report(folder: Path) -> Path:
             f"no runs in {folder}: name the folder that 'snvideo compare' wrote to (its 'output')"
         )
     title = f"{folder.resolve().name}: norms compared"
-    write_atomic(folder / "comparison.csv", comparison_csv(runs))
-    write_atomic(folder / "comparison.md", comparison_md(runs, title))
     figures: list[SavedFigure] = []
     try:
         require("report", "figures")
@@ -59,32 +84,44 @@ def write_report(folder: Path) -> Path:
         from snvideo.report.figures import save_figures
 
         figures = save_figures(runs, folder / "figures")
-    path = folder / "report.html"
-    made = f"Made by snvideo, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}."
-    write_atomic(path, html.page(title, _parts(runs, figures), made))
-    return path
+    write_atomic(folder / "comparison.csv", comparison_csv(runs))
+    text = comparison_md(runs, title, figures)
+    write_atomic(folder / "comparison.md", text)
+    made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    for figure in figures:
+        data = base64.b64encode(figure.path.read_bytes()).decode("ascii")
+        body = body.replace(f"figures/{figure.path.name}", f"data:image/png;base64,{data}")
+    body += f"<p>Made by snvideo, {made}.</p>"
+    write_atomic(folder / "report.html", _PAGE.format(title=escape(title), body=body))
+    return folder / "report.html"
 
 
-def _parts(runs: list[StudyRun], figures: list[SavedFigure]) -> Iterator[str]:
-    """The report from top to bottom: answer, accuracy, tables, conditions, figures, runs."""
-    yield from (html.paragraph(sentence, "answer") for sentence in answer(runs))
-    yield html.warning_box(_LIMITS, limits(runs))
-    accuracy = [figure for figure in figures if figure.path.name == "accuracy.png"]
-    yield from (html.image(*figure) for figure in accuracy)
+def comparison_md(runs: list[StudyRun], title: str, figures: Sequence[SavedFigure] = ()) -> str:
+    """The study as Markdown: answer, tables, conditions, warnings, figures, runs, environment."""
+    return "\n".join(_lines(runs, title, figures))
+
+
+def _lines(runs: list[StudyRun], title: str, figures: Sequence[SavedFigure]) -> Iterator[str]:
+    yield f"# {_escape(title)}\n"
+    yield from (f"{_escape(sentence)}\n" for sentence in answer(runs))
+    yield from _list("Not shown, or to be read with care", limits(runs))
+    pictures = {
+        path.name: f"![{_escape(alt)}](figures/{path.name})\n\n{caption}\n"
+        for path, caption, alt in figures
+    }
+    yield pictures.pop("accuracy.png", "")
     for table in summary_tables(runs):
-        yield html.heading(table.title)
-        yield html.paragraph(table.note)
-        yield html.html_table(table.header, table.rows)
-    yield html.heading("Conditions")
-    yield html.definitions(conditions(runs))
-    yield html.warning_box("All warnings", comparison_warnings(runs))
-    if len(figures) > len(accuracy):
-        yield html.heading("Figures")
-        yield from (html.image(*figure) for figure in figures if figure not in accuracy)
-    yield html.heading("Runs")
-    yield html.paragraph("With every config key in which they differ.")
+        yield f"## {_escape(table.title)}\n\n{table.note}\n"
+        yield from _table(table.header, table.rows)
+    yield from _list("Conditions", [f"{key}: {value}" for key, value in conditions(runs).items()])
+    yield from _list("Warnings", comparison_warnings(runs))
+    if pictures:
+        yield "## Figures\n"
+        yield from pictures.values()
+    yield "## Runs\n\nWith every config key in which they differ.\n"
     keys = list(config_differences(runs))
-    lines = (
+    lines = [
         (
             run.name,
             run.status,
@@ -93,29 +130,27 @@ def _parts(runs: list[StudyRun], figures: list[SavedFigure]) -> Iterator[str]:
             *(config_text(run.config, key) for key in keys),
         )
         for run in runs
-    )
-    yield html.html_table(("run", "status", "video top-1", "training", *keys), lines)
-    yield html.heading("Environment")
-    yield html.definitions(_environment(runs))
+    ]
+    yield from _table(("run", "status", "video top-1", "training", *keys), lines)
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in run.environment.items():
+            found.setdefault(key, {})[str(value)] = None
+    yield from _list("Environment", [f"{key}: {' / '.join(found[key])}" for key in found])
 
 
-def comparison_md(runs: list[StudyRun], title: str) -> str:
-    """The study as Markdown: answer, tables, conditions and warnings."""
-    parts = [f"# {title}\n", *(f"{sentence}\n" for sentence in answer(runs))]
-    for table in summary_tables(runs):
-        cells = [table.header, ("---",) * len(table.header), *table.rows]
-        rows = [f"| {' | '.join(map(_escape, line))} |" for line in cells]
-        parts += [f"## {table.title}\n", f"{table.note}\n", *rows, ""]
-    facts = [f"{name}: {value}" for name, value in conditions(runs).items()]
-    sections = {_LIMITS: limits(runs), "Conditions": facts, "Warnings": comparison_warnings(runs)}
-    for name, lines in sections.items():
-        if lines:
-            parts += [f"## {name}\n", *(f"- {_escape(line)}" for line in lines), ""]
-    return "\n".join(parts)
+def _list(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {title}\n", *(f"- {_escape(line)}" for line in lines), ""] if lines else []
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [header, ("---",) * len(header), *rows]
+    return [*(f"| {' | '.join(map(_escape, line))} |" for line in lines), ""]
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    """Text without the marks of Markdown."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
 
 
 def conditions(runs: list[StudyRun]) -> dict[str, str]:
@@ -144,12 +179,3 @@ def conditions(runs: list[StudyRun]) -> dict[str, str]:
     other = ": at equal epochs the number of steps differs too"
     batch = f"{', '.join(map(str, totals))} clips"
     return found | {"total batch": batch + (same if len(totals) == 1 else other)}
-
-
-def _environment(runs: list[StudyRun]) -> dict[str, str]:
-    """The environment of the runs, with all values that occur."""
-    found: dict[str, dict[str, None]] = {}
-    for run in runs:
-        for key, value in run.environment.items():
-            found.setdefault(key, {})[str(value)] = None
-    return {key: " / ".join(values) for key, values in found.items()}

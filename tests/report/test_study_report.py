@@ -64,7 +64,7 @@ def test_the_page_holds_tables_runs_and_environment(study: Path):
     text = (study / "report.html").read_text()
     for part in ("SN - BN", "sn_16x1_seed1", "<th>batch.clips_per_gpu</th>", "packages.torch"):
         assert part in text
-    assert 'class="warnings"' not in text
+    assert "Warnings" not in text and "to be read with care" not in text
 
 
 def test_values_are_escaped(tmp_path: Path):
@@ -219,13 +219,12 @@ def test_the_limits_of_the_answer_are_named(tmp_path: Path):
     write_finished(gn, 0.3, confusion=confusion, replaced_samples=1)
     write_begun(bn)
     told = limits(read_runs(tmp_path))
-    assert told[:4] == [
+    assert told == [
         "1 of 3 runs not finished: bn_2x8_seed0: unfinished.",
         "One seed, so no interval can be given and no difference is shown: GN at (2, 8).",
         "Video top-1 not above chance by two standard errors: GN at (2, 8).",
         "Classes recognised no better than by chance, over all runs: growing.",
     ]
-    assert told[4].startswith("not comparable: runs differ in replaced samples")
     write_finished(cells(run_config(tmp_path), study_config(norms=("bn",), seeds=(5,)))[0], 0.7)
     assert "No pair of runs with the same seed: BN at (2, 8)." in limits(read_runs(tmp_path))
 

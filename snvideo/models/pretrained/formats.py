@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import yaml
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained.metadata import RGB, WeightsMetadata
-from snvideo.models.pretrained.native import evaluation_weights, read_metadata
+from snvideo.models.pretrained.native import read_own
 from snvideo.models.pretrained.reader import Contents
 from snvideo.norm import SwitchNorm, create_norm
 
@@ -76,12 +75,12 @@ def identify(contents: Contents, origin: str) -> WeightsSource:
     Raises:
         SnvideoError: if no format, or one that cannot be used, is identified.
     """
-    metadata = read_metadata(contents, Path(origin))
-    if metadata is not None:
+    if own := read_own(contents, origin):
+        metadata, tensors = own
         return WeightsSource(
             origin,
             "snvideo",
-            evaluation_weights(contents, origin),
+            tensors,
             norm_kind(create_norm(metadata.norm)(64)),
             (metadata.preprocessing.mean, metadata.preprocessing.std),
             contents.sha256,
@@ -94,10 +93,10 @@ def identify(contents: Contents, origin: str) -> WeightsSource:
     }
     fields = {name.rpartition(".")[2] for name in tensors}
     norm = "sn" if "mean_logits" in fields else "bn" if "running_mean" in fields else "gn"
-    for name, known in _FORMATS.items():
-        if any(re.search(known.pattern, tensor) for tensor in tensors):
-            facts = norm, known.mean_std, contents.sha256, known.canonical_names
-            return known.translate(WeightsSource(origin, name, tensors, *facts), contents)
+    for name, (pattern, mean_std, translate) in _FORMATS.items():
+        if any(re.search(pattern, tensor) for tensor in tensors):
+            source = WeightsSource(origin, name, tensors, norm, mean_std, contents.sha256)
+            return translate(source, contents)
     raise SnvideoError(
         f"{origin}: no known format has tensors such as {', '.join(list(contents.tensors)[:3])}; "
         "known are ResNets of torchvision, timm and SwitchNorm, torchvision's video networks, "
@@ -113,7 +112,9 @@ _LETTER = {"1": "a", "2": "b", "3": "c"}
 _KIND = {"conv": "conv", "bn": "norm", "sn": "norm", "0": "conv", "1": "norm"}
 
 
-def _rename(source: WeightsSource, rules: _Rules) -> dict[str, Tensor]:
+def _rename(source: WeightsSource, rules: _Rules) -> WeightsSource:
+    """The source with canonical names."""
+
     def translate(name: str) -> str:
         layer, _, field = name.rpartition(".")
         for pattern, canonical in rules.items():
@@ -121,7 +122,8 @@ def _rename(source: WeightsSource, rules: _Rules) -> dict[str, Tensor]:
                 return f"{canonical(found)}.{field}"
         return name
 
-    return {translate(name): tensor for name, tensor in source.tensors.items()}
+    tensors = {translate(name): tensor for name, tensor in source.tensors.items()}
+    return source._replace(tensors=tensors, canonical_names=True)
 
 
 # ResNets for images of torchvision, timm and the official SwitchNorm --------------------------
@@ -139,13 +141,13 @@ _IMAGE: _Rules = {
 
 
 def _image_resnet(source: WeightsSource, contents: Contents) -> WeightsSource:
-    return source._replace(tensors=_rename(source, _IMAGE), images=True)
+    return _rename(source, _IMAGE)._replace(images=True)
 
 
 def _switchnorm_resnet(source: WeightsSource, contents: Contents) -> WeightsSource:
     """The SN paper's ImageNet models: norms are called sn, and hold (1, C, 1, 1) for (C,)."""
-    translated = {}
-    for name, tensor in _rename(source, _IMAGE).items():
+    source, translated = _rename(source, _IMAGE), {}
+    for name, tensor in source.tensors.items():
         if "norm" in name:
             name = name.replace("mean_weight", "mean_logits").replace("var_weight", "var_logits")
             tensor = tensor.flatten()
@@ -191,8 +193,8 @@ class _PySlowFastData(BaseModel):
 
 def _pyslowfast(source: WeightsSource, contents: Contents) -> WeightsSource:
     two = any("pathway1" in name for name in source.tensors)
-    translated = {}
-    for name, tensor in _rename(source, _PYSLOWFAST).items():
+    source, translated = _rename(source, _PYSLOWFAST), {}
+    for name, tensor in source.tensors.items():
         for number, pathway in enumerate(("slow.", "fast.") if two else ("", "")):
             name = name.replace(f"pathway{number}.", pathway)
         translated[name] = tensor
@@ -236,7 +238,8 @@ _MMACTION: _Rules = {
 
 
 def _mmaction(source: WeightsSource, contents: Contents) -> WeightsSource:
-    translated = _rename(source, _MMACTION)
+    source = _rename(source, _MMACTION)
+    translated = source.tensors
     if "fuse1.conv.weight" in translated:
         if "fuse1.norm.weight" not in translated:
             raise SnvideoError(
@@ -258,8 +261,6 @@ def _mmaction(source: WeightsSource, contents: Contents) -> WeightsSource:
         stride = 2 if stem.shape[2:3] == (5,) else 1  # of all of its published ones
         if stride == 2:
             notes = (f"the first pool of mmaction2's I3D sees one frame, here three: {_POOLS}",)
-    if stated := re.search(r"conv1_stride_t=(\d)", str(meta.get("cfg"))):
-        stride = int(stated[1])
     return source._replace(
         tensors=translated,
         time_stride=stride,
@@ -273,32 +274,26 @@ _POOLS = "logits differ until it is trained on"
 """Of networks whose pools are not those of the papers, which the backbones here have."""
 
 
-class _Format(NamedTuple):
-    """A weight format."""
-
-    pattern: str
-    """Of tensor names that it alone has."""
-    mean_std: tuple[RGB, RGB]
-    canonical_names: bool
-    translate: Callable[[WeightsSource, Contents], WeightsSource]
-
-
-_FORMATS = {
-    "pytorchvideo": _Format(
-        r"^blocks\.\d+\.(multipathway_|res_blocks\.)", KINETICS, False, _pytorchvideo
+_Translate = Callable[[WeightsSource, Contents], WeightsSource]
+_FORMATS: dict[str, tuple[str, tuple[RGB, RGB], _Translate]] = {
+    "pytorchvideo": (r"^blocks\.\d+\.(multipathway_|res_blocks\.)", KINETICS, _pytorchvideo),
+    "PySlowFast": (r"^s\d\.pathway\d_", KINETICS, _pyslowfast),
+    "mmaction2": (r"^backbone\.(slow_path\.|fast_path\.)?conv1\.conv\.", IMAGENET, _mmaction),
+    "ResNet for images of SwitchNorm": (
+        r"^(sn1|layer\d\.\d+\.sn\d)\.",
+        IMAGENET,
+        _switchnorm_resnet,
     ),
-    "PySlowFast": _Format(r"^s\d\.pathway\d_", KINETICS, True, _pyslowfast),
-    "mmaction2": _Format(
-        r"^backbone\.(slow_path\.|fast_path\.)?conv1\.conv\.", IMAGENET, True, _mmaction
+    "torchvision's video networks": (
+        r"^stem\.0\.weight$",
+        TORCHVISION,
+        lambda source, contents: source,
     ),
-    "ResNet for images of SwitchNorm": _Format(
-        r"^(sn1|layer\d\.\d+\.sn\d)\.", IMAGENET, True, _switchnorm_resnet
-    ),
-    "torchvision's video networks": _Format(
-        r"^stem\.0\.weight$", TORCHVISION, False, lambda source, contents: source
-    ),
-    "ResNet for images (torchvision, timm)": _Format(
-        r"^layer1\.0\.conv1\.weight$", IMAGENET, True, _image_resnet
+    "ResNet for images (torchvision, timm)": (
+        r"^layer1\.0\.conv1\.weight$",
+        IMAGENET,
+        _image_resnet,
     ),
 }
-"""Tried in this order."""
+"""Format -> pattern of tensor names that it alone has, its input's normalization, translation of
+names. Tried in this order."""

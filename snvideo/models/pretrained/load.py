@@ -308,17 +308,13 @@ def norm_mismatch(weights: WeightsSource, layer: nn.Module) -> str | None:
             f"has the norm {source}, this network {kind}, to which that means nothing: set "
             f"model.norm.name={source}, or {_NEW_NORMS}"
         )
-    if not layer.use_batch:
-        return (
-            "has Batch Normalization, but with one clip per GPU SN has no batch part to load it "
-            f"into: use more clips per GPU, or {_NEW_NORMS}"
-        )
-    if layer.start != "batch":
-        return (
-            "has Batch Normalization: SN starts near it only if it leans to its batch part: set "
-            f"model.norm.start=batch, or {_NEW_NORMS}"
-        )
-    return None
+    if layer.use_batch and layer.start == "batch":
+        return None
+    remedy = "set model.norm.start=batch" if layer.use_batch else "use more clips per GPU"
+    return (
+        "has Batch Normalization: SN starts near it only if it leans to its batch part: "
+        f"{remedy}, or {_NEW_NORMS}"
+    )
 
 
 def _groups_mismatch(metadata: WeightsMetadata, layer: nn.GroupNorm) -> str | None:

@@ -37,19 +37,11 @@ class LoadReport(NamedTuple):
         return sum(entry.status == status for entry in self.entries)
 
     def table(self) -> list[str]:
-        """Lines of a table with a row for each part of the network, and the notes."""
-        parts: dict[str, Counter[Status]] = {}
-        for entry in sorted(self.entries, key=lambda entry: entry.status == "dropped"):
-            parts.setdefault(_part(entry), Counter())[entry.status] += 1
-        parts["all tensors"] = Counter(entry.status for entry in self.entries)
-        width = max(map(len, parts))
-        rows = [" " * width + "".join(f"{status:>10}" for status in STATUSES)]
-        for part, counts in parts.items():
-            cells = (f"{counts[status] or '-':>10}" for status in STATUSES)
-            rows.append(f"{part:{width}}{''.join(cells)}")
+        """Lines: the number of tensors of each status, reasons, and the notes."""
+        counts = ", ".join(f"{self.count(status)} {status}" for status in STATUSES)
         reasons = Counter((entry.status, entry.why) for entry in self.entries if entry.why)
         why = [f"{number} {status}: {reason}" for (status, reason), number in reasons.items()]
-        return [f"weights from {self.origin} ({self.format}):", *rows, *why, *self.notes]
+        return [f"weights from {self.origin} ({self.format}): {counts}", *why, *self.notes]
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report in plain values, as it is written into a run directory."""
@@ -65,11 +57,3 @@ class LoadReport(NamedTuple):
             "sha256": self.sha256,
             **{status: self.count(status) for status in STATUSES},
         }
-
-
-def _part(entry: TensorEntry) -> str:
-    """The part of the network that a tensor lies in: `blocks.3`, or the first word."""
-    if entry.status == "dropped":
-        return "(source only)"
-    words = entry.name.split(".")
-    return ".".join(words[: 2 if words[0] == "blocks" else 1])

@@ -7,9 +7,6 @@ from typing import Any
 
 from snvideo.models.pretrained.metadata import WeightsMetadata
 
-_CLASSES = 20
-"""Most classes that are listed by name."""
-
 
 def model_card(metadata: WeightsMetadata, file: str, config: str | None = None) -> str:
     """A model card, in Markdown.
@@ -22,8 +19,8 @@ def model_card(metadata: WeightsMetadata, file: str, config: str | None = None) 
     views, names, source = metadata.preprocessing, metadata.classes, metadata.started_from
     rate = f" at {views.target_fps:g} frames a second" if views.target_fps else ""
     mean, std = (" ".join(f"{x:g}" for x in values) for values in (views.mean, views.std))
-    shown = ", ".join(name.replace("|", "\\|") for name in names[:_CLASSES])
-    more = ", ..." if len(names) > _CLASSES else ""
+    shown = ", ".join(name.replace("|", "\\|") for name in names[:20])
+    more = ", ..." if len(names) > 20 else ""
     facts = {
         "network": f"`{metadata.architecture}`",
         "normalization": _norm(metadata),
@@ -72,17 +69,9 @@ def _norm(metadata: WeightsMetadata) -> str:
     if metadata.norm_options:
         chosen = ", ".join(f"{k}={v}" for k, v in metadata.norm_options.items())
         return f"`{metadata.norm}` with {chosen}"
-    if not metadata.use_batch:
-        return f"`{metadata.norm}` without its batch part"
-    if metadata.statistics is None:
-        return f"`{metadata.norm}`"
-    how = {
-        "average": "averaged over training batches",
-        "population": "of the population, estimated from training batches",
-        "moving": "moving averages of training",
-    }
-    statistics = how.get(metadata.statistics, metadata.statistics)
-    return f"`{metadata.norm}`, batch statistics {statistics}"
+    batch_part = "" if metadata.use_batch else " without its batch part"
+    statistics = f", batch statistics: {metadata.statistics}" if metadata.statistics else ""
+    return f"`{metadata.norm}`{batch_part}{statistics}"
 
 
 def _results(results: Mapping[str, Any] | None) -> str:
@@ -90,11 +79,8 @@ def _results(results: Mapping[str, Any] | None) -> str:
         return "Not tested."
     views = results.get("views") or {}
     tested = f"{results['videos']} videos, {views.get('clips')} clips x {views.get('crops')} crops"
-    rows = {
-        f"{unit} top-{k}": f"{100 * results[f'{unit}_top{k}']:.1f} %"
-        for unit in ("clip", "video")
-        for k in (1, 5)
-    }
+    kinds = ("clip_top1", "clip_top5", "video_top1", "video_top5")
+    rows = {kind.replace("_top", " top-"): f"{100 * results[kind]:.1f} %" for kind in kinds}
     rows |= {
         "tested on": f"{tested}; index {str(results.get('index_hash', ''))[:12]}",
         "trained with": f"{results.get('gpus')} gpus x {results.get('clips_per_gpu')} clips, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,8 +74,12 @@ def write_weights(path: Path, model: nn.Module, metadata: WeightsMetadata) -> No
     write_atomic(path, save(tensors, {"format": "pt", METADATA_KEY: metadata.model_dump_json()}))
 
 
-def read_metadata(contents: Contents, path: Path) -> WeightsMetadata | None:
-    """Metadata of a file of snvideo; None for a file of another library.
+def read_own(
+    contents: Contents, path: Path | str
+) -> tuple[WeightsMetadata, dict[str, Tensor]] | None:
+    """Metadata and weights (the EMA, where a checkpoint has one) of a file of snvideo.
+
+    None for a file of another library.
 
     Raises:
         SnvideoError: if this version does not understand it.
@@ -86,21 +89,15 @@ def read_metadata(contents: Contents, path: Path) -> WeightsMetadata | None:
         return None
     section = WeightsMetadata
     validate = section.model_validate_json if isinstance(stored, str) else section.model_validate
+    ema = contents.extra.get("ema")
+    tensors = validate_state_dict(ema, path) if ema else contents.tensors
     try:
-        return validate(stored)
+        return validate(stored), fold_state_dict(tensors)
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
         raise SnvideoError(
             f"{path} was written by another version of snvideo: cannot read its metadata ({wrong})"
         ) from None
-
-
-def evaluation_weights(contents: Contents, path: Path | str) -> dict[str, Tensor]:
-    """Weights of a file of snvideo: their EMA, where a checkpoint has one."""
-    ema = contents.extra.get("ema")
-    return fold_state_dict(
-        validate_state_dict(ema, path) if isinstance(ema, Mapping) else contents.tensors
-    )
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
@@ -127,13 +124,13 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         path = path / WEIGHTS_FILE
         if not path.exists():
             raise SnvideoError(f"{path.parent} has no {WEIGHTS_FILE}: finish the run first")
-    contents = read_weights(path)
-    metadata = read_metadata(contents, path)
-    if metadata is None:
+    own = read_own(read_weights(path), path)
+    if own is None:
         raise SnvideoError(
             f"{path} does not say which network it is of: expected a file that snvideo has written "
             "(weights of others are for model.weights.source of a training run)"
         )
+    metadata, tensors = own
     options = dict(metadata.norm_options)
     if not (metadata.use_batch or options):
         options = {"use_batch": False}
@@ -141,9 +138,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     with torch.device("meta"):  # nothing is initialised only to be replaced
         model = create_model(name, classes, norm, **options)
     check_strides(model, metadata, path)
-    tensors = evaluation_weights(contents, path)
-    own = model.state_dict()
-    tensors |= {name: tensors[name].to(own[name].dtype) for name in own.keys() & tensors.keys()}
+    state = model.state_dict()
+    tensors |= {name: tensors[name].to(state[name].dtype) for name in state.keys() & tensors.keys()}
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError:

@@ -147,7 +147,7 @@ def test_a_card_says_how_good_it_is_and_how_to_use_it():
         "| tested on | 40 videos, 3 clips x 1 crops; index 0123456789ab |",
         "| classes | 3: clap, jump, wave \\| hand |",
         "| clip | 8 frames, 4 apart in the video |",
-        "| normalization | `sn`, batch statistics averaged over training batches |",
+        "| normalization | `sn`, batch statistics: average |",
         'model = snvideo.load_model("m.safetensors")',
         "seed: 3",
     ):
