@@ -13,7 +13,7 @@ from snvideo.norm.kernels.cpu import CPUKernels
 from tests.models.test_registry import SIZES, on_meta
 
 CLIPS = (4, 3, 8, 48, 48)
-TABLES = 0.03
+TABLES = 0.07
 """Part of the memory, with clips as small as these, that tables of norms take."""
 GROUPS = [(norm, {}) for norm in NORMS] + [(norm, {"group_size": 2}) for norm in ("sn", "bn")]
 needs_kernels = pytest.mark.skipif(
@@ -65,10 +65,9 @@ def test_kept_bytes_under_autocast(norm):
 
 @needs_kernels
 def test_kept_bytes_of_two_pathways_and_of_frozen_parts():
-    model = create_model("slowfast_r50_8x8", 5, "sn")
-    clips = torch.randn(1, 3, 4, 32, 32)
-    real = really_kept(model, clips)
-    assert activation_bytes(model, clips.shape) == pytest.approx(real, rel=0.2)
+    model = create_model("slowfast_tiny", 5, "sn")
+    real = really_kept(model, torch.randn(CLIPS))
+    assert activation_bytes(model, CLIPS) == pytest.approx(real, rel=TABLES)
     tiny = create_model("i3d_tiny", 5, "sn")
     all_trained = activation_bytes(tiny, CLIPS)
     tiny.blocks[0].requires_grad_(False)
@@ -102,7 +101,7 @@ def test_a_network_is_left_alone():
     assert found == Cost(
         count_parameters(model),
         count_parameters(model),
-        multiply_adds(model, 8, 32),
+        multiply_adds(model, 8, 48),
         activation_bytes(model, CLIPS),
     )
     assert model(torch.randn(CLIPS)).shape == (4, 5)
