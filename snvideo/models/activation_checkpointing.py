@@ -19,8 +19,7 @@ def enable_activation_checkpointing(model: nn.Module) -> int:
     read after backward, that makes no difference; elsewhere a pass counts as two, until
     `snvideo.norm.average_statistics` replaces them before evaluation.
 
-    Args:
-        model: changed in place; names and values of its parameters and buffers stay.
+    The model is changed in place; names and values of its parameters and buffers stay.
 
     Returns:
         the number of checkpointed blocks.

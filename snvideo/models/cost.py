@@ -57,12 +57,8 @@ def count_parameters(model: nn.Module, trainable: bool = False) -> int:
 def multiply_adds(model: nn.Module, frames: int, crop: int) -> int:
     """Multiply-adds of the forward pass of one view, which the literature often calls FLOPs.
 
-    Those of convolutions and matrix products; norms, activations and pools are left out.
-
-    Args:
-        model: in any mode, on any device; left unchanged.
-        frames: of the view.
-        crop: height and width, pixels.
+    Those of convolutions and matrix products; norms, activations and pools are left out. The model
+    is left unchanged; a view has `frames` frames of crop x crop pixels.
     """
     model = _without_memory(model, torch.device("meta")).eval()
     for layer in model.modules():
@@ -82,12 +78,9 @@ def activation_bytes(
 ) -> int:
     """Bytes that autograd keeps for backward between the two halves of a training pass.
 
-    Each memory is counted once, however many operations keep it. Parameters, buffers, gradients,
-    workspaces and temporaries are left out.
-
-    Of the norms of `snvideo.norm` their input is counted, as kernels keep it, beside a few numbers
-    a sample and channel; without kernels they keep a handful of tensors like their input.
-    torch.compile decides by itself, as a rule for less.
+    Each memory is counted once. Parameters, buffers, gradients, workspaces and temporaries are left
+    out. Of the norms of `snvideo.norm` the input is counted, as kernels keep it, beside a few numbers
+    a channel; without kernels they keep several such tensors. torch.compile decides by itself.
 
     Args:
         model: in the modes of training, on any device; left unchanged.

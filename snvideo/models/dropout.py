@@ -16,8 +16,7 @@ class ClipDropout(nn.Module):
         features: channels of the input.
 
     Shape:
-        (N, features, *) -> the same. A mask covers all positions of a channel; before a classifier
-        there is one position.
+        (N, features, *) -> the same. A mask covers all positions of a channel.
     """
 
     def __init__(self, p: float, features: int) -> None:

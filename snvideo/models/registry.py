@@ -100,13 +100,7 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def list_models() -> list[str]:
-    """Names of all backbones.
-
-    Example::
-
-        >>> list_models()[:2]
-        ['c2d_r50_8x8', 'i3d_r50_8x8']
-    """
+    """Names of all backbones."""
     return list(BACKBONES)
 
 
@@ -141,8 +135,8 @@ def create_model(
         norm_options: further keyword arguments for every norm layer.
 
     Shape:
-        (N, 3, T, H, W) -> logits (N, num_classes), without softmax. Heads pool over all of time and
-        space that is left, so clip length and crop are free where strides allow it.
+        (N, 3, T, H, W) -> logits (N, num_classes), without softmax. Heads pool over all that is
+        left, so clip length and crop are free where strides allow it.
 
     Raises:
         SnvideoError: for an unknown name.

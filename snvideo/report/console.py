@@ -13,9 +13,6 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeRemainingCol
 from rich.table import Table
 from rich.text import Text
 
-REFRESH = 0.1
-"""Seconds between two drawings of a progress bar."""
-
 ShowProgress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
 
@@ -70,7 +67,7 @@ def progress(
             bars.update(steps[step], completed=done)
         else:
             steps[step] = bars.add_task(step, total=total, completed=done)
-        if (now := time.monotonic()) - refreshed >= REFRESH:
+        if (now := time.monotonic()) - refreshed >= 0.1:  # seconds
             bars.refresh()
             refreshed = now
 

@@ -95,14 +95,9 @@ def prediction_sheet(
     classes: Sequence[str],
     probabilities: Sequence[float],
 ) -> bytes:
-    """A PNG of at most 8 frames, spread over the time of those given, and of the best classes.
+    """A PNG of at most 8 frames, spread over the time of those given, and of classes, best first.
 
-    Args:
-        frames: uint8 (F, 3, H, W).
-        seconds: presentation times of the F frames, ascending.
-        name: of the video.
-        classes: the best first.
-        probabilities: of these classes.
+    Frames are uint8 (F, 3, H, W), with F ascending presentation times in seconds.
     """
     times = np.linspace(seconds[0], seconds[-1], FRAMES)
     shown = np.unique(np.abs(np.asarray(seconds)[:, None] - times).argmin(0)).tolist()

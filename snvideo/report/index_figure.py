@@ -45,8 +45,8 @@ def draw_classes(axes: Axes, names: Sequence[str], counts: np.ndarray) -> None:
     axes.margins(x=0.01)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(STATUSES))
     if len(names) <= _NAMED:
-        look = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(names)), [shorten(names[k], 18) for k in order], **look)
+        ticks, labels = range(len(names)), [shorten(names[k], 18) for k in order]
+        axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor")
     else:
         axes.set_xlabel(f"{len(names)} classes, by usable videos")
 

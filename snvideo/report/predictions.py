@@ -28,15 +28,10 @@ COLUMNS = ("video", "rank", "class", "probability", "reason", "remark")
 def print_predictions(
     predictions: Iterable[Prediction], total: int, sheets: ContactSheets | None = None
 ) -> list[Prediction]:
-    """Print predictions as they come, with a progress bar on a terminal, and then their number.
+    """Print predictions as they come, `total` of them, and write their contact sheets.
 
-    Predictions go to the standard output: a table on a terminal, else lines of tab-separated
-    values. All else goes to the standard error.
-
-    Args:
-        predictions: as `predict` yields them.
-        total: their number.
-        sheets: where to write contact sheets, too.
+    They go to the standard output: a table on a terminal, else lines of tab-separated values. A
+    progress bar and a last line with their number go to the standard error.
 
     Returns:
         all of them, without their frames.
@@ -83,10 +78,7 @@ def prediction_text(prediction: Prediction) -> Text:
 
 
 def prediction_tsv(prediction: Prediction) -> list[str]:
-    """Tab-separated values, a line for each class: video, rank from 1, probability, class.
-
-    A video that could not be read has one line: video, reason.
-    """
+    """Tab-separated lines: video, rank from 1, probability, class; or video and reason."""
     name = _line(str(prediction.video))
     if not prediction.classes:
         return [f"{name}\tunreadable: {_line(prediction.reason)}"]

@@ -60,11 +60,7 @@ def _note(sample: TrainSample) -> str:
 
 
 def views_png(config: RunConfig, number: int = 0) -> bytes:
-    """All test views of a video, and their places in it.
-
-    Args:
-        config: of a run.
-        number: row of the test split.
+    """All test views of the video in a row of a run's test split, and their places in it.
 
     Raises:
         SnvideoError: if there is no such video, or it cannot be read.

@@ -19,13 +19,9 @@ def open_weights(source: str) -> WeightsSource:
     """Read weights and identify their format.
 
     Args:
-        source: a file; or `LIBRARY:NAME`, which the library downloads, or has downloaded before:
-
-            - `torchvision:resnet50`, or with one of its weights, `torchvision:resnet50:DEFAULT`,
-              and its video networks, `torchvision:r3d_18`;
-            - `timm:resnet50.a1_in1k`, if timm is installed;
-            - `pytorchvideo:i3d_r50`, a name of its hub. Only the weights are fetched: no code of
-              the hub is run.
+        source: a file; or what a library downloads, as `torchvision:r3d_18`,
+            `torchvision:resnet50:DEFAULT`, `timm:resnet50.a1_in1k`, `pytorchvideo:i3d_r50`. No code
+            of a hub is run.
 
     Raises:
         SnvideoError: if they cannot be read or downloaded, or are of no known format.
@@ -67,8 +63,8 @@ def _torchvision(name: str, origin: str) -> WeightsSource:
     )
 
 
+# Others of its ResNets have the same tensors as these and other strides or pools.
 _TIMM = ("resnet50", "resnet101", "resnet152", "resnet50_gn")
-"""Of its ResNets, some of which have the same tensors as these and other strides or pools."""
 
 
 def _timm(name: str, origin: str) -> WeightsSource:

@@ -67,8 +67,7 @@ class WeightsMetadata(Section):
 def layer_strides(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Strides of the convolutions and pools of a network that have any: module -> (T, H, W).
 
-    Two networks with equal parameters and unequal strides are two networks: the tensors of the 8x8
-    I3D fit the 32x2 one, and mean nothing there.
+    The tensors of the 8x8 I3D fit the 32x2 one, whose strides differ, and mean nothing there.
     """
     found = {}
     for name, module in model.named_modules():

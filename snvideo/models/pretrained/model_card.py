@@ -9,13 +9,7 @@ from snvideo.models.pretrained.metadata import WeightsMetadata
 
 
 def model_card(metadata: WeightsMetadata, file: str, config: str | None = None) -> str:
-    """A model card, in Markdown.
-
-    Args:
-        metadata: of the file.
-        file: its name.
-        config: of the run, YAML.
-    """
+    """A model card in Markdown of a file of that name; with the config of its run, YAML."""
     views, names, source = metadata.preprocessing, metadata.classes, metadata.started_from
     rate = f" at {views.target_fps:g} frames a second" if views.target_fps else ""
     mean, std = (" ".join(f"{x:g}" for x in values) for values in (views.mean, views.std))

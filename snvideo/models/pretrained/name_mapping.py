@@ -66,13 +66,8 @@ def match_classes(
 ) -> list[int | None]:
     """For each class its number in the source; None for a name that the source does not have.
 
-    Classes are matched by name, as their order differs between authors of one data set. Case,
-    quotation marks, and `_` or `-` for a space do not count.
-
-    Args:
-        names: of the network's classes.
-        source_names: of the source's.
-        origin: of the source's names, for messages.
+    Names are compared, as the order differs between authors of one data set. Case, quotation marks,
+    and `_` or `-` for a space do not count. `origin`, of the source's names, is for messages.
 
     Raises:
         SnvideoError: if two classes of the source have the same name.
@@ -91,9 +86,8 @@ def _normalize(name: str) -> str:
 def read_classes(path: Path) -> tuple[str, ...]:
     """Class names in the order of the logits.
 
-    Args:
-        path: a text file with a name a line; or JSON: a list, an object of names and numbers, or
-            the metadata of an index, with its `labels`.
+    A text file has a name a line; JSON a list, an object of names and numbers, or the metadata of
+    an index, with its `labels`.
 
     Raises:
         SnvideoError: if the file is anything else.

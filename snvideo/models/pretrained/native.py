@@ -61,10 +61,7 @@ class LoadedModel(NamedTuple):
 def write_weights(path: Path, model: nn.Module, metadata: WeightsMetadata) -> None:
     """Write a network's parameters and statistics with their metadata, atomically.
 
-    Args:
-        path: the .safetensors file.
-        model: on any device.
-        metadata: stored as JSON under `METADATA_KEY`.
+    They are stored as safetensors, the metadata as JSON under `METADATA_KEY`.
 
     Raises:
         OSError: if it cannot be written.

@@ -35,10 +35,7 @@ class Contents(NamedTuple):
 
 
 def read_weights(path: Path) -> Contents:
-    """Read tensors and plain values; the kind of file shows in its first bytes.
-
-    Args:
-        path: safetensors, or a file of torch.save, of any version.
+    """Read tensors and plain values from safetensors, or a file of torch.save of any version.
 
     Raises:
         SnvideoError: if it is not there, is damaged, is something else, or holds anything that
