@@ -79,8 +79,8 @@ def activation_bytes(
     """Bytes that autograd keeps for backward between the two halves of a training pass.
 
     Each memory is counted once. Parameters, buffers, gradients, workspaces and temporaries are left
-    out. Of the norms of `snvideo.norm` the input is counted, as kernels keep it, beside a few numbers
-    a channel; without kernels they keep several such tensors. torch.compile decides by itself.
+    out. Of the norms of `snvideo.norm` the input is counted, as kernels keep it beside small
+    tables; without kernels they keep several such tensors. torch.compile decides by itself.
 
     Args:
         model: in the modes of training, on any device; left unchanged.

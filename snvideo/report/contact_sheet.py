@@ -36,7 +36,7 @@ def clip_sheet(clips: Tensor, titles: Sequence[str], numbers: Sequence[Sequence[
         panels = figure.subplots(min(count, CLIPS), squeeze=False)[:, 0]
         for axes, clip, title, number in zip(panels, clips, titles, numbers, strict=False):
             draw_strip(axes, clip[shown], [str(number[frame]) for frame in shown])
-            axes.set_title(title)
+            axes.set_title(shorten(title, 130))
         return png(figure)
 
 
