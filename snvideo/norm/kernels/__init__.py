@@ -33,6 +33,18 @@ class Kernels(ABC):
         Arguments are those of `tables.mixture`.
         """
 
+    def evaluated(
+        self,
+        x: Tensor,
+        batch: Tensor | None,
+        parameters: Parameters,
+        spec: MixtureSpec,
+        eps: float,
+    ) -> Tensor:
+        """y where nothing is to be differentiated and batch statistics are given, (2, 1, C)."""
+        moments = self.statistics(x, None)._replace(batch=batch)
+        return self.normalized(x, moments, parameters, spec, eps)[0]
+
     @abstractmethod
     def table_gradients(
         self,

@@ -69,8 +69,15 @@ def normalize_by_kernels(
     eps: float,
 ) -> tuple[Tensor, BatchStatistics | None]:
     """As `reference.normalize`; batch statistics are float64."""
-    y, *batch = _Normalize.apply(x, *parameters, mixture, stored, groups, process_group, eps)
-    return y, BatchStatistics(*batch) if batch else None
+    given = stored is not None or "batch" not in mixture.parts
+    inputs = [t for t in (x, *parameters) if t is not None]
+    if given and not (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
+        kernels = kernels_for(x)
+        assert kernels is not None
+        batch = None if stored is None else torch.stack(stored)[:, None].double()
+        return kernels.evaluated(x, batch, parameters, mixture, eps), None
+    y, *own = _Normalize.apply(x, *parameters, mixture, stored, groups, process_group, eps)
+    return y, BatchStatistics(*own) if own else None
 
 
 class _Normalize(Function):

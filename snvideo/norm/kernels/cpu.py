@@ -33,10 +33,16 @@ class _Sizes(ctypes.Structure):
     )
 
 
-_INTERFACE_VERSION = 2
+_INTERFACE_VERSION = 3
 """Of the arguments below; a library of another would read memory that is not there."""
 
-_POINTERS = {"statistics": 4, "normalized": 12, "table_gradients": 15, "x_gradient": 9}
+_POINTERS = {
+    "statistics": 4,
+    "normalized": 12,
+    "evaluated": 7,
+    "table_gradients": 15,
+    "x_gradient": 9,
+}
 """Tensors that the functions of the library take."""
 
 
@@ -93,6 +99,21 @@ class CPUKernels(Kernels):
         sizes = _sizes(x, last, moments.batch, spec, eps)
         _call("normalized", sizes, x, *moments, *_as(x, *parameters), *mixture, y)
         return y.to(dtype), mixture
+
+    def evaluated(
+        self,
+        x: Tensor,
+        batch: Tensor | None,
+        parameters: Parameters,
+        spec: MixtureSpec,
+        eps: float,
+    ) -> Tensor:
+        """y, sample by sample."""
+        dtype = x.dtype
+        x, last = _memory(x)
+        y = torch.empty_like(x)
+        _call("evaluated", _sizes(x, last, batch, spec, eps), x, batch, *_as(x, *parameters), y)
+        return y.to(dtype)
 
     def table_gradients(
         self,

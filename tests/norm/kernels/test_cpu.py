@@ -38,3 +38,18 @@ def test_a_file_that_is_no_library_is_said(elsewhere):
     (elsewhere / "_cpu.so").write_bytes(b"not a library")
     with pytest.warns(UserWarning, match="_cpu.so is of another version"):
         assert not cpu.CPUKernels().available()
+
+
+@pytest.mark.skipif(not cpu.CPUKernels().available(), reason="there is no compiled library")
+@pytest.mark.parametrize("options", [{}, {"use_batch": False}, {"parts": ["group", "batch"]}])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("samples", [1, 5])
+def test_evaluation_without_gradients_is_that_with_them(samples, layout, options):
+    norm = SwitchNorm3d(6, groups=3, **options).double()
+    x = torch.randn(samples, 6, 3, 40, 40, dtype=torch.float64).to(memory_format=layout)
+    norm(x)
+    expected = norm.eval()(x).detach()
+    with torch.no_grad():
+        found = norm(x)
+    assert found.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-// Switchable Normalization on a CPU: its four stages, each a pass over x and the tables about it.
+// Switchable Normalization on a CPU: its stages, each a pass over x and the tables about it.
 //
 // Between the first and the second, and the third and the fourth, processes may join their batches.
 // Functions of raw pointers, called with ctypes (`cpu.py`): nothing here depends on a version of
@@ -25,6 +25,27 @@ void normalized(const Sizes& s, const T* x, const T* center, const double* momen
     mixture(s, center, moments, batch, weight, bias, mean_logits, var_logits, scale, shift.data(),
             offset, rstd);
     scale_and_shift(s, x, center, scale, shift.data(), y);
+}
+
+// Statistics and result of each sample while it is in the caches: without batch statistics of x, and
+// without a backward pass, samples have nothing to do with each other.
+template <typename T>
+void evaluated(const Sizes& s, const T* x, const double* batch, const T* weight, const T* bias,
+               const T* mean_logits, const T* var_logits, T* y) {
+    Sizes one = s;
+    one.n = one.groups = 1;
+#pragma omp parallel for num_threads(threads(s)) if (s.n >= s.threads) schedule(static)
+    for (int64_t i = 0; i < s.n; i++) {
+        std::vector<T> values(3 * s.c);
+        std::vector<double> tables(4 * s.c);
+        T *center = values.data(), *scale = center + s.c, *shift = scale + s.c;
+        double *found = tables.data(), *offset = found + 2 * s.c, *rstd = offset + s.c;
+        const int64_t at = i * s.c * s.l;
+        moments(one, x + at, center, found, found + s.c);
+        mixture(one, center, found, batch, weight, bias, mean_logits, var_logits, scale, shift,
+                offset, rstd);
+        scale_and_shift(one, x + at, center, scale, shift, y + at);
+    }
 }
 
 template <typename T>
@@ -58,9 +79,10 @@ void x_gradient(const Sizes& s, const T* dy, const T* x, const T* center, const 
     auto STAGE##_float64 = STAGE<double>;
 
 extern "C" {
-int64_t interface_version = 2;  // raised whenever arguments change, as in cpu.py
+int64_t interface_version = 3;  // raised whenever arguments change, as in cpu.py
 EXPORT(statistics)
 EXPORT(normalized)
+EXPORT(evaluated)
 EXPORT(table_gradients)
 EXPORT(x_gradient)
 }
