@@ -52,6 +52,11 @@ def _library() -> dict[tuple[str, torch.dtype], Callable[..., None]] | None:
     files = (Path(__file__).with_name(f"_cpu{suffix}") for suffix in (".so", ".dylib", ".dll"))
     path = next((file for file in files if file.exists()), None)
     if path is None:
+        warnings.warn(
+            "snvideo's kernels were not compiled: norms take about four times as long on a CPU; "
+            "install snvideo again where there is a C++ compiler",
+            stacklevel=2,
+        )
         return None
     try:
         # All symbols now: OpenMP's are those of torch, whose threads it has to share.

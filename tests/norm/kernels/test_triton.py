@@ -278,6 +278,7 @@ def compile_launch(call):
 class TestCompiled:
     __test__ = not INTERPRETED
 
+    @pytest.mark.process
     def test_results_in_the_interpreter(self):
         """Run `TestInterpreted`."""
         settings = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
