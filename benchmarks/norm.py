@@ -1,6 +1,6 @@
 """How long a norm takes, forward and backward, against nn.BatchNorm3d in the same run.
 
-    python benchmarks/norm.py [--clips N] [--no-compiled] [--json FILE] [--markdown FILE]
+    python benchmarks/norm.py [--evaluate] [--no-compiled] [--json FILE] [--markdown FILE]
     python benchmarks/norm.py --step i3d_tiny [--step i3d_r50_8x8] [--layers]
 
 The norms of ResNet-50 I3D 8x8 at 224 pixels, one by one, in both memory formats; or whole training
@@ -15,6 +15,7 @@ On a GPU, times are those of the device alone, as if the host ran ahead; those o
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
+from functools import partial
 from statistics import median
 from typing import Annotated, NamedTuple
 
@@ -31,12 +32,14 @@ from snvideo.models import create_model
 from snvideo.models.registry import BACKBONES
 from snvideo.norm import SwitchNorm3d, create_norm
 from snvideo.norm.kernels.cpu import CPUKernels
+from snvideo.norm.mixture import PARTS
 
 STAGES = {"res2": (64, 8, 56), "res3": (128, 4, 28), "res4": (256, 4, 14), "res5": (512, 4, 7)}
 """Channels within a block, frames, height and width; what a block returns has 4 times as many."""
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
 BASE, OURS, TEXTBOOK = "BatchNorm3d", "SwitchNorm3d", "textbook SN"
+FOUR_PARTS = "SwitchNorm3d of four parts"
 COMPILED = (BASE, "GroupNorm", OURS)
 
 PASSES = 8
@@ -85,6 +88,8 @@ class Setting(NamedTuple):
     compiled: bool
     bandwidth: float | None
     """Bytes a second; on CUDA only."""
+    evaluate: bool = False
+    """Forward passes in evaluation mode, instead of forward and backward ones in training mode."""
 
 
 class Pass(NamedTuple):
@@ -99,7 +104,11 @@ class Pass(NamedTuple):
             return self.layer(self.x)
 
     def both(self) -> None:
-        self.forward().backward(self.gradient)
+        if self.layer.training:
+            self.forward().backward(self.gradient)
+        else:
+            with torch.inference_mode():
+                self.forward()
 
     def clear(self) -> None:
         self.x.grad = None
@@ -121,6 +130,7 @@ def build_layers(channels: int, compiled: bool) -> dict[str, nn.Module]:
         BASE: nn.BatchNorm3d,
         "GroupNorm": create_norm("gn"),
         OURS: SwitchNorm3d,
+        FOUR_PARTS: partial(SwitchNorm3d, parts=PARTS),
         TEXTBOOK: TextbookSwitchNorm,
     }
     built = {name: build(channels) for name, build in builders.items()}
@@ -147,7 +157,8 @@ def passes(shape: tuple[int, ...], setting: Setting) -> dict[tuple[str, str], Pa
         x = x.contiguous(memory_format=layout).requires_grad_()
         gradient = torch.randn_like(x)
         for rival, layer in build_layers(shape[1], setting.compiled).items():
-            found[name, rival] = Pass(layer.to(setting.device), x, gradient)
+            layer.to(setting.device).train(not setting.evaluate)
+            found[name, rival] = Pass(layer, x, gradient)
     return found
 
 
@@ -169,8 +180,8 @@ def layer_rows(name: str, setting: Setting, rivals: dict[tuple[str, str], Pass])
         if setting.bandwidth:
             figures["of_floor"] = PASSES * x.nbytes / setting.bandwidth / median(own)
         rows.append(at | figures)
-        if rival == TEXTBOOK:
-            figures = {"rival": f"{TEXTBOOK} / {OURS}", "base": f"{OURS} {layout}"}
+        if rival in (TEXTBOOK, FOUR_PARTS):
+            figures = {"rival": f"{rival} / {OURS}", "base": f"{OURS} {layout}"}
             rows.append(at | figures | compare(own, times[layout, OURS]))
     return rows
 
@@ -195,7 +206,7 @@ def shape_rows(name: str, shape: tuple[int, ...], setting: Setting) -> tuple[lis
     torch.compiler.reset()  # it compiles a layer for a handful of shapes, then gives up
     rivals = passes(shape, setting)
     times = layer_rows(name, setting, rivals)
-    return times, [memory_row(name, layout, rivals) for layout in FORMATS]
+    return times, [memory_row(name, layout, rivals) for layout in FORMATS if not setting.evaluate]
 
 
 def step_turn(
@@ -235,26 +246,27 @@ def step_rows(name: str, count: int, scale: int, setting: Setting) -> list[Row]:
     return rows
 
 
-def all_sheets(rows: dict[str, list[Row]]) -> list[Sheet]:
+def all_sheets(rows: dict[str, list[Row]], evaluate: bool) -> list[Sheet]:
     """All tables."""
     found = []
+    what = "evaluation" if evaluate else "forward + backward"
     for layout in FORMATS:
         base = f"nn.{BASE}" if layout == "contiguous" else f"the faster of nn.{BASE}'s two formats"
         layers = [row for row in rows["layers"] if row["format"] == layout]
         steps = [row for row in rows["steps"] if row["format"] == layout]
-        found += ratio_sheets(layout, f"forward + backward, {base} = 1", layers)
+        found += ratio_sheets(layout, f"{what}, {base} = 1", layers)
         found += ratio_sheets(layout, "training step, bn = 1", steps)
     return found + memory_sheets(rows["memory"])
 
 
-def settle(dtype: Precision | None, repeats: int, compiled: bool) -> Setting:
+def settle(dtype: Precision | None, repeats: int, compiled: bool, evaluate: bool) -> Setting:
     """Get the device ready to be measured on."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_blocks()
     chosen = getattr(torch, dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     speed = bandwidth(device) if device.type == "cuda" else None
-    return Setting(device, chosen, repeats, compiled, speed)
+    return Setting(device, chosen, repeats, compiled, speed, evaluate)
 
 
 def machine(setting: Setting) -> Row:
@@ -272,6 +284,9 @@ def machine(setting: Setting) -> Row:
 def main(
     clips: Annotated[int, typer.Option(min=1, help="Clips in a layer's input.")] = 8,
     compiled: Annotated[bool, typer.Option(help="Layers by torch.compile too.")] = True,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Layers in evaluation mode, forward alone.")
+    ] = False,
     step: Annotated[
         list[Network] | None,
         typer.Option(help="Whole training steps of this network, instead of layers; repeatable."),
@@ -295,7 +310,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
-    setting = settle(dtype, repeats, compiled)
+    setting = settle(dtype, repeats, compiled, evaluate)
     rows: dict[str, list[Row]] = {"layers": [], "memory": [], "steps": []}
     for name, shape in shapes(clips, scale).items() if layers or not step else ():
         typer.echo(f"{name} ...", err=True)
@@ -307,7 +322,15 @@ def main(
         rows["steps"] += step_rows(network, step_clips, scale, setting)
 
     lines = summary(rows["layers"])
-    publish("norm.py", machine(setting), rows, all_sheets(rows), lines, json_file, markdown_file)
+    publish(
+        "norm.py",
+        machine(setting),
+        rows,
+        all_sheets(rows, evaluate),
+        lines,
+        json_file,
+        markdown_file,
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ import pytest
 pytestmark = pytest.mark.process
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "norm.py"
-RIVALS = {"BatchNorm3d", "GroupNorm", "SwitchNorm3d", "textbook SN", "textbook SN / SwitchNorm3d"}
+OURS = "SwitchNorm3d"
+HELD_AGAINST_OURS = {"textbook SN", f"{OURS} of four parts"}
+RIVALS = {"BatchNorm3d", "GroupNorm", OURS, *HELD_AGAINST_OURS}
+RIVALS |= {f"{rival} / {OURS}" for rival in HELD_AGAINST_OURS}
 FORMATS = {"contiguous", "channels_last_3d"}
 LAYERS = {f"res{stage} {place}" for stage in (2, 3, 4, 5) for place in ("inner", "output")}
 
