@@ -17,6 +17,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from snvideo.models.dropout import ClipDropout
+from snvideo.norm import SwitchNorm
+from snvideo.norm.distributed import resolve_process_group
 
 CPU = torch.device("cpu")
 
@@ -93,7 +95,7 @@ def activation_bytes(
         for layer in model.modules():
             if isinstance(layer, ClipDropout):
                 layer.mask = torch.empty(clips[0], layer.features, device=device)
-            elif hasattr(layer, "group_size"):
+            elif _uses_kernels(layer, clips[0]):
                 setattr(layer, "forward", partial(_norm_forward, layer))  # noqa: B010
         own = {_storage_id(t) for t in (*model.parameters(), *model.buffers())}
         kept: dict[int, torch.UntypedStorage] = {}  # held, so that no id is given out twice
@@ -125,6 +127,13 @@ def _without_memory(model: nn.Module, device: torch.device) -> nn.Module:
 
 def _storage_id(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
+
+
+def _uses_kernels(layer: nn.Module, samples: int) -> bool:
+    """True for a layer that runs `norm.kernels` in a training pass over so many clips."""
+    synced = resolve_process_group(getattr(layer, "process_group", None)) is not None
+    grouped = getattr(layer, "group_size", None) not in (None, samples)
+    return isinstance(layer, SwitchNorm) or synced or grouped
 
 
 def _norm_forward(layer: nn.Module, x: Tensor) -> Tensor:
