@@ -174,7 +174,7 @@ class _Loader:
                     f"{self.origin} has SN without its batch part, this network has it: set "
                     f"batch.clips_per_gpu=1, as it was trained, or {_NEW_NORMS}"
                 )
-            if field in _LOGITS and len(value) == len(own[field]) + 1:
+            if field in _LOGITS and value.shape == (len(own[field]) + 1,):
                 # Statistics of one clip are both its instance and its batch: one weight for both.
                 value = torch.cat([torch.logaddexp(value[:1], value[-1:]), value[1:-1]])
             self._load(f"{name}.{field}", value, own[field])
