@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from snvideo.norm.kernels import Kernels, tables
+from snvideo.norm.kernels import Kernels, tables, triton_tables
 from snvideo.norm.kernels import triton as passes
 from snvideo.norm.kernels.tables import Mixture, Moments, TableGradients
 from snvideo.norm.mixture import MixtureSpec
@@ -41,7 +41,7 @@ class CUDAKernels(Kernels):
         self, x: Tensor, moments: Moments, parameters: Parameters, spec: MixtureSpec, eps: float
     ) -> tuple[Tensor, Mixture]:
         """y and the mixture."""
-        mixture, shift = tables.mixture(moments, parameters, spec, eps)
+        mixture, shift = triton_tables.mixture(moments, parameters, spec, eps)
         return passes.affine(x, moments.center, mixture.scale, shift), mixture
 
     def table_gradients(
@@ -55,7 +55,7 @@ class CUDAKernels(Kernels):
     ) -> TableGradients:
         """Gradients of the parameters and of the moments."""
         total, dot = passes.sums(dy, x, moments.center)
-        return tables.mixture_gradient(total, dot, moments, mixture, parameters, spec)
+        return triton_tables.mixture_gradient(total, dot, moments, mixture, parameters, spec)
 
     def x_gradient(
         self,

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from snvideo.norm import SwitchNorm3d
-from snvideo.norm.kernels import autograd
+from snvideo.norm.kernels import autograd, triton_tables
 from snvideo.norm.kernels import triton as passes
 from snvideo.norm.kernels.cuda import CUDAKernels
+from snvideo.norm.kernels.tables import Moments
+from snvideo.norm.mixture import PARTS, MixtureSpec
+from snvideo.norm.reference import Parameters
 
 pytestmark = pytest.mark.skipif(not passes.is_installed(), reason="Triton is not installed")
 
@@ -195,16 +198,26 @@ class TestInterpreted:
         assert passes.affine(x, *(table,) * 3, x, table).shape == x.shape
 
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-    @pytest.mark.parametrize("options", [{}, {"group_size": 2}, {"use_batch": False}])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"group_size": 2},
+            {"use_batch": False},
+            {"parts": ["group", "batch"], "groups": 5, "affine": False},
+            {"parts": PARTS, "groups": 2, "ratios": "l1", "group_size": 2},
+            {"parts": ["layer"], "bias": False},
+        ],
+    )
     def test_a_layer_made_of_them_equals_the_reference(self, monkeypatch, options, layout):
-        norm = SwitchNorm3d(5, **options).double()
+        norm = SwitchNorm3d(6 if options.get("groups") == 2 else 5, **options).double()
         for seed, parameter in enumerate(norm.parameters()):
             nn.init.normal_(parameter, generator=torch.Generator().manual_seed(seed))
         results = []
         for kernels in (CUDAKernels(), None):
             monkeypatch.setattr(autograd, "kernels_for", lambda *x, kernels=kernels: kernels)
             layer = copy.deepcopy(norm)
-            x = random((4, 5, 2, 3, 3), layout).requires_grad_()
+            x = random((4, norm.num_features, 2, 3, 3), layout).requires_grad_()
             trained = layer(x)
             trained.backward(random(x.shape, seed=1))
             evaluated = layer.eval()(x)
@@ -246,6 +259,22 @@ def record(monkeypatch, shape, layout, dtype) -> list[SimpleNamespace]:
     return calls
 
 
+def record_tables(monkeypatch, spec: MixtureSpec, affine: bool) -> list[SimpleNamespace]:
+    """The launches between the passes, of 64 channels of 8 samples in 2 ghost groups."""
+    calls = []
+    for name in ("_mixture_kernel", "_sample_gradient_kernel", "_sum_gradient_kernel"):
+        monkeypatch.setattr(triton_tables, name, _Recorder(getattr(triton_tables, name), calls))
+    table, pair = (torch.empty(size, device="meta").double() for size in ((8, 64), (2, 8, 64)))
+    batch = torch.empty((2, 2, 64), device="meta").double() if "batch" in spec.parts else None
+    moments = Moments(table.float(), pair, batch)
+    own = torch.empty(64, device="meta") if affine else None
+    logits = torch.empty(len(spec.parts), device="meta")
+    parameters = Parameters(own, own, logits, logits)
+    mixed, _ = triton_tables.mixture(moments, parameters, spec, 1e-5)
+    triton_tables.mixture_gradient(table, table, moments, mixed, parameters, spec)
+    return calls
+
+
 def compile_launch(call):
     """Compile a kernel as its launch would, for an H100 or H200."""
     import triton
@@ -265,6 +294,9 @@ def compile_launch(call):
             signature[name] = pointers[value.dtype]
         elif parameter.is_constexpr or value is None or value == 1:
             signature[name], constants[name] = "constexpr", value
+            continue
+        elif isinstance(value, float):
+            signature[name] = "fp32"
             continue
         else:
             signature[name] = "i32" if value < 2**31 else "i64"
@@ -310,6 +342,17 @@ class TestCompiled:
             code = compile_launch(call).asm
             assert ".target sm_90" in code["ptx"]
             assert code["cubin"]
+
+    @pytest.mark.parametrize(
+        ("spec", "affine"),
+        [(MixtureSpec(PARTS, 32, "l1"), True), (MixtureSpec(("instance", "layer")), False)],
+    )
+    def test_tables_compile_for_a_gpu(self, monkeypatch, tmp_path, spec, affine):
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+        calls = record_tables(monkeypatch, spec, affine)
+        assert len(calls) == 3
+        for call in calls:
+            assert ".target sm_90" in compile_launch(call).asm["ptx"]
 
     @pytest.mark.parametrize("layout", LAYOUTS[:2])
     @pytest.mark.parametrize(
