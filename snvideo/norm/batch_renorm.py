@@ -35,6 +35,8 @@ class _Renorm(_BatchNorm):
                 f"(got {r_max}, {d_max} and {tuple(schedule)})"
             )
         check_process_group(process_group)
+        if not kwargs.pop("track_running_stats", True):
+            raise ValueError("batch renormalization needs running statistics to correct by")
         super().__init__(num_features, eps, momentum, affine, True, **kwargs)
         self.r_max, self.d_max, self.schedule = r_max, d_max, tuple(schedule)
         self.group_size, self.process_group = group_size, process_group
@@ -64,7 +66,8 @@ class _Renorm(_BatchNorm):
         check_input(self, input)
         process_group = resolve_process_group(self.process_group)
         normed, batch = normalize_batch(input, self.eps, self.group_size, process_group)
-        assert self.running_mean is not None and self.running_var is not None
+        if self.running_mean is None or self.running_var is None:
+            raise ValueError("batch renormalization needs running statistics to correct by")
         with torch.no_grad():
             r_max, d_max = self.limits()
             # (groups, C); no gradient goes through them (Eq. in section 3 of the paper)
@@ -110,7 +113,7 @@ class BatchRenorm1d(_Renorm, nn.BatchNorm1d):
         kwargs: device and dtype.
 
     Raises:
-        ValueError: for bounds or steps that there are not.
+        ValueError: for bounds or steps that there are not, or without running statistics.
     """
 
 

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from snvideo.norm.factory import NormLayer, create_norm, depends_on_dims
 from snvideo.norm.gain import GainChange, gain_changes
+from snvideo.norm.importance import start_by_depth
 from snvideo.norm.statistics import input_of
 from snvideo.norm.takeover import CHANNEL_NORMS, channels_of, followers, take_hooks, take_over
 
@@ -96,6 +97,8 @@ def convert_norm(
         if repr(new) != repr(old):  # the class or a setting
             planned.append(_Exchange(name, old, new, after))
     _exchange(model, planned, given)
+    if planned and given.get("start") == "depth":
+        start_by_depth(model)
     replaced = Replacements(
         Replacement(x.name, type(x.old).__name__, type(x.new).__name__) for x in planned
     )

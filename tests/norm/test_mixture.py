@@ -7,7 +7,14 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck
 
-from snvideo.norm import SwitchNorm2d, SwitchNorm3d, importance, start_by_depth, switch_norm
+from snvideo.norm import (
+    SwitchNorm2d,
+    SwitchNorm3d,
+    convert_norm,
+    importance,
+    start_by_depth,
+    switch_norm,
+)
 from snvideo.norm.importance import importance_table
 from snvideo.norm.mixture import PARTS, MixtureSpec, mixture_ratios, start_logits
 from tests.norm.paths import PATHS, path_of
@@ -177,6 +184,15 @@ def test_start_by_depth_goes_by_position_and_returns_how_many():
     assert start_by_depth(model) == 3
     for layer, wanted in zip(layers, ([3, 0, 1.5], [1.5] * 3, [0, 3, 1.5]), strict=True):
         assert layer.mean_logits.tolist() == layer.var_logits.tolist() == wanted
+
+
+def test_conversion_starts_by_depth():
+    model = nn.Sequential(*(nn.BatchNorm2d(4) for _ in range(3)))
+    convert_norm(model, "sn", start="depth")
+    assert [layer.mean_logits.tolist() for layer in model] == [[3, 0, 1.5], [1.5] * 3, [0, 3, 1.5]]
+    model[0].mean_logits.data.fill_(7)
+    assert not convert_norm(model, "sn", start="depth")
+    assert model[0].mean_logits.tolist() == [7, 7, 7]
 
 
 def test_l1_begins_at_batch_normalization_and_moves():

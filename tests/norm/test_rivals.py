@@ -7,6 +7,7 @@ from torch import nn
 from snvideo.norm import (
     BatchRenorm2d,
     BatchRenorm3d,
+    convert_norm,
     create_norm,
     fold_weight_standardization,
     one_update,
@@ -92,6 +93,15 @@ def test_renorm_of_several_passes_reads_the_statistics_of_the_last_step():
 def test_renorm_refuses_bounds_that_there_are_not(options):
     with pytest.raises(ValueError, match="expected r_max >= 1"):
         BatchRenorm3d(4, **options)
+
+
+def test_renorm_refuses_to_be_without_running_statistics():
+    with pytest.raises(ValueError, match="needs running statistics"):
+        BatchRenorm3d(4, track_running_stats=False)
+    with pytest.raises(ValueError, match="needs running statistics"):
+        model = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False))
+        convert_norm(model, "brn")
+        model(torch.randn(2, 3, 4, 4))
 
 
 def network():
