@@ -49,11 +49,9 @@ docs: $(installed)
 wheel: $(installed)
 	$(bin)/python -m build
 
-# On a machine with a GPU, with the packages of GPU_PYTHON and no network.
+# On a machine with a GPU, with the packages of GPU_PYTHON and no network; goes on where it stopped.
 gpu:
-	PYTHONPATH=. $(GPU_PYTHON) -m pytest tests/engine/test_cuda.py tests/norm/kernels/test_cuda.py tests/norm/kernels/test_triton.py
-	PYTHONPATH=. $(GPU_PYTHON) benchmarks/norm.py --json benchmarks/results/norm_gpu.json --markdown docs/results/norm_gpu.md
-	PYTHONPATH=. $(GPU_PYTHON) benchmarks/train_step.py --json benchmarks/results/train_step_gpu.json --markdown docs/results/train_step_gpu.md
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu.py
 
 clean:
 	rm -rf data/toy runs/demo build dist docs/reference
