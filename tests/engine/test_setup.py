@@ -62,7 +62,7 @@ def test_sn_starts_from_bn_and_its_preprocessing_and_goes_on_without(bn, toy, tm
     config = run_config(toy, run, f"model.weights.source={copy}", "model.norm.start=batch")
     with caplog.at_level("INFO"):
         found = train(config)
-    assert "all tensors" in caplog.text and "start at the batch part" in caplog.text
+    assert "87 loaded" in caplog.text and "34 reset: importance logits start at" in caplog.text
     assert found.started_from["origin"] == str(copy)
     assert found.started_from["loaded"] == 87 and found.started_from["reset"] == 34
     report = json.loads((run / "weights.json").read_text())

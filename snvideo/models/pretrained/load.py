@@ -294,8 +294,9 @@ def norm_mismatch(weights: WeightsSource, layer: nn.Module) -> str | None:
     batch part, and then computes nearly the same.
     """
     source, kind = weights.norm, norm_kind(layer)
-    if isinstance(layer, nn.GroupNorm) and source in ("gn", "ln") and weights.metadata is not None:
-        return _groups_mismatch(weights.metadata, layer)
+    metadata = weights.metadata if source in ("gn", "ln") else None
+    if isinstance(layer, nn.GroupNorm) and metadata and (source == kind or metadata.norm_options):
+        return _groups_mismatch(metadata, layer)
     if source == kind:
         return _mixture_mismatch(weights, layer) if isinstance(layer, SwitchNorm) else None
     if source is None:
@@ -310,11 +311,10 @@ def norm_mismatch(weights: WeightsSource, layer: nn.Module) -> str | None:
         )
     if layer.use_batch and layer.start == "batch":
         return None
-    remedy = "set model.norm.start=batch" if layer.use_batch else "use more clips per GPU"
-    return (
-        "has Batch Normalization: SN starts near it only if it leans to its batch part: "
-        f"{remedy}, or {_NEW_NORMS}"
-    )
+    remedy = "with one clip per GPU SN has no batch part: use more clips per GPU"
+    if layer.use_batch:
+        remedy = "SN starts near it only if it leans to its batch part: set model.norm.start=batch"
+    return f"has Batch Normalization, and {remedy}, or {_NEW_NORMS}"
 
 
 def _groups_mismatch(metadata: WeightsMetadata, layer: nn.GroupNorm) -> str | None:
