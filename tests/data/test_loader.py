@@ -88,6 +88,7 @@ def names_of(index, *rows):
         pytest.param("forkserver", 2, ("hang", "segv", "kill"), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.process
 def test_hang_crash_and_kill(index, config, tmp_path, start_method, workers, fates):
     fates = dict(zip(names_of(index, 5, 20, 33), fates, strict=False))
     died = {"segv": "its reader died of SIGSEGV twice", "kill": "its reader died of SIGKILL twice"}
@@ -268,6 +269,7 @@ print(1 + len(list(found)), quarantine.found, flush=True)
 """
 
 
+@pytest.mark.process
 def test_a_pause_of_the_whole_job_is_no_fault_of_the_videos(toy, tmp_path):
     """Ctrl-Z, or a cluster that suspends jobs: timers run out while everybody stands still."""
     call = [sys.executable, "-c", PAUSED, str(toy / "index.csv"), str(tmp_path)]

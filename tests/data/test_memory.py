@@ -72,6 +72,7 @@ def configuration(path: Path, decoder: str, start_method: str) -> DataConfig:
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.process
 def test_300_clips_leave_no_more_than_100(toy: Path, decoder: str) -> None:
     index = ClipIndex.load(toy / "index.csv", "train")
     config = configuration(toy / "index.csv", decoder, "fork")

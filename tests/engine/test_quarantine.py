@@ -53,6 +53,7 @@ def check(run: Path, toy: Path, harmless: Path) -> None:
     assert [(m["epoch"], m["replaced"], m["closed"]) for m in lines] == [(1, 3, 3), (2, 3, 3)]
 
 
+@pytest.mark.process
 def test_alone(toy, tmp_path, harmless, monkeypatch):
     monkeypatch.setattr(dataset, "decode_frames", dataset.decode_frames)  # put back afterwards
     sabotage(fates_of(toy), tmp_path)

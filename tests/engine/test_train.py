@@ -154,11 +154,13 @@ def test_it_is_all_one_who_plays_the_groups(played, norm):
 
 
 @pytest.mark.parametrize("norm", ["sn", "bn", "syncsn", "syncbn"])
+@pytest.mark.process
 def test_two_processes_come_to_the_same(synced, norm):
     assert_close(synced[norm, "two processes"], synced[norm, "one pass"], synced[norm, "initial"])
 
 
 @pytest.mark.parametrize("norm", ["sn", "bn"])
+@pytest.mark.process
 def test_groups_make_a_difference(synced, norm):
     """Else the tests above would say nothing: one group of eight clips is another experiment."""
     one, other = synced[norm, "one pass"], synced[f"sync{norm}", "one pass"]
