@@ -1,12 +1,13 @@
 """The clip index: one CSV row a video, and beside it a JSON file with its labels and root.
 
 The CSV keeps missing and broken files, with the reason. The JSON file states the folder that the
-paths start from, the label names in the order of their ids, and the source.
+paths start from, the label names in the order of their ids, the source, and `VERSION`.
 """
 
 import csv
 import hashlib
 import json
+import logging
 import mmap
 import os
 from collections import Counter
@@ -22,6 +23,11 @@ import numpy as np
 from snvideo.data.memory_file import MemoryFile
 from snvideo.errors import SnvideoError
 
+log = logging.getLogger(__name__)
+
+VERSION = 2
+"""Of an index. Before 2 nobody had tried `seekable`, nor what `decoder` rests on: both are read as
+if nothing were known."""
 STATUSES = ("ok", "missing", "broken")
 DECODERS = ("decord", "pyav")
 
@@ -55,8 +61,8 @@ class IndexRow(NamedTuple):
     seconds: float = 0.0  # length of what is shown
     bytes: int = 0
     seekable: int = 0
-    """1 if every packet is a shown frame, and no frame refers to one before its key frame: a
-    decoder may begin at any key frame."""
+    """1 if a decoder may begin at any key frame: every packet is a shown frame, and a trial gave
+    the frames of decoding from the start."""
     decoder: str = "pyav"
     """`decord` where it is known to show the right frames (PyAV does too), else `pyav`."""
     status: str = "ok"  # `ok`, `missing` or `broken`
@@ -160,6 +166,12 @@ class ClipIndex:
             raise SnvideoError(
                 f"index {path}: no video folder at {root}: set data.root to where the videos are"
             )
+        if not _is_proven(path):
+            log.warning(
+                "index %s: from an older version, so videos are decoded from their start: build "
+                "it again with 'snvideo index build', which is faster to read from",
+                path,
+            )
         counts: dict[str, Counter[str]] = {}
 
         def counted() -> Iterator[IndexRow]:
@@ -192,7 +204,9 @@ class ClipIndex:
 
 def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
     """Read all rows of an index one by one, whatever their split and status; a `SnvideoError` if
-    the CSV file is missing, a row is malformed, or a label is not below `classes`."""
+    the CSV file is missing, a row is malformed, or a label is not below `classes`. Rows of an older
+    `VERSION` are not seekable, and PyAV's."""
+    proven = _is_proven(path)
     where = f"index {path} line 1"
     try:
         with path.open(newline="", encoding="utf-8-sig", errors=_CODING[1]) as file:
@@ -215,7 +229,7 @@ def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
                 row = IndexRow(*values)
                 if problem := _problem(row, classes):
                     raise ValueError(problem)
-                yield row
+                yield row if proven else row._replace(seekable=0, decoder="pyav")
     except OSError as error:
         raise SnvideoError(f"no index at {path}: {error.strerror}") from None
     except (csv.Error, ValueError) as error:
@@ -257,6 +271,16 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
             "build it again with 'snvideo index build'"
         ) from None
     return root, labels
+
+
+def _is_proven(path: Path) -> bool:
+    """True if an index is of this version, or not yet finished, with no JSON file beside it."""
+    try:
+        return int(json.loads(path.with_suffix(".json").read_bytes())["version"]) >= VERSION
+    except OSError:
+        return True
+    except (ValueError, KeyError, TypeError):  # `read_meta` tells what is wrong with it
+        return False
 
 
 class _SharedArray:

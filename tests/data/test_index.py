@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snvideo.data.index import COLUMNS, ClipIndex, IndexRow, Video, read_rows
+from snvideo.data.index import COLUMNS, VERSION, ClipIndex, IndexRow, Video, read_rows
 from snvideo.data.indexing.summary import summarize_index
 from snvideo.errors import SnvideoError
 
@@ -36,7 +36,9 @@ def write(
     path = folder / "index.csv"
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
-    path.with_suffix(".json").write_text(json.dumps({"root": root, "labels": labels}))
+    path.with_suffix(".json").write_text(
+        json.dumps({"root": root, "labels": labels, "version": VERSION})
+    )
     return path
 
 
@@ -213,3 +215,15 @@ def test_all_rows_one_by_one(tmp_path: Path) -> None:
     assert list(read_rows(path)) == ROWS
     with pytest.raises(SnvideoError, match="no index at"):
         list(read_rows(tmp_path / "none.csv"))
+
+
+def test_an_older_index_is_read_but_what_nobody_tried_is_not_believed(tmp_path, caplog) -> None:
+    path = write(tmp_path)
+    new = ClipIndex.load(path, "train")
+    assert (new[0].seekable, new[0].decoder, caplog.text) == (True, "decord", "")
+    path.with_suffix(".json").write_text(json.dumps({"root": ".", "labels": LABELS}))
+    old = ClipIndex.load(path, "train")
+    assert [(video.seekable, video.decoder) for video in old] == [(False, "pyav")] * 3
+    assert old.hash == new.hash and old[0]._replace(seekable=True, decoder="decord") == new[0]
+    assert len(caplog.messages) == 1 and "build it again" in caplog.text
+    assert not any(row.seekable for row in read_rows(path))

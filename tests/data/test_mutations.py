@@ -14,7 +14,7 @@ import torch
 from snvideo.data import sampling
 from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.dataset import Batch, SampleKey, TrainDataset
-from snvideo.data.index import COLUMNS, ClipIndex, IndexRow
+from snvideo.data.index import COLUMNS, VERSION, ClipIndex, IndexRow
 from snvideo.data.indexing.probe import probe_all
 from snvideo.data.loader import train_loader
 from snvideo.data.quarantine import Quarantine
@@ -67,7 +67,9 @@ def index_before(broken: Broken, folder: Path, decoder: str) -> ClipIndex:
         for number, (path, facts) in enumerate(rows):
             what = {"path": path, "label": number, "label_name": labels[number], "split": "train"}
             writer.writerow(facts._replace(**what))
-    (folder / "index.json").write_text(json.dumps({"root": ".", "labels": labels}))
+    (folder / "index.json").write_text(
+        json.dumps({"root": ".", "labels": labels, "version": VERSION})
+    )
     return ClipIndex.load(folder / "index.csv", "train")
 
 

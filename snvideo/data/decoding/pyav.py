@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class Unusable(Exception):
     """A file that gives no video; the message is the reason, in a few words and without paths."""
 
 
-class _NotAsIndexed(Exception):
-    """A file whose packets are not what `seekable` promises."""
+class NotAsIndexed(Exception):
+    """A file whose packets or frames are not what `seekable` promises."""
 
 
 def open_video(path: Path) -> InputContainer:
@@ -54,6 +54,18 @@ def is_shown(frame: VideoFrame) -> bool:
     return frame.pts is None or frame.pts >= 0
 
 
+def changes_decoder(packet: Packet) -> bool:
+    """True if a packet brings parameters or a palette, which later ones need, too."""
+    return any(packet.has_sidedata(kind) for kind in ("new_extradata", "param_change", "palette"))
+
+
+def is_key(frame: VideoFrame) -> bool:
+    """True if a decoder takes a frame for one that refers to no other.
+
+    Containers flag more: pictures that begin a gradual refresh, and some by mistake."""
+    return frame.key_frame and frame.pict_type in (PictureType.I, PictureType.NONE)
+
+
 def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
     """Decode shown frames of a video in one pass over its packets.
 
@@ -66,8 +78,8 @@ def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
     """
     frames, counted = [], 0
     # A file that was damaged or replaced since it was indexed needs no trust to count its frames.
-    with suppress(_NotAsIndexed, FFmpegError):
-        frames = list(_from_key_frames(video, wanted)) if video.seekable else []
+    with suppress(NotAsIndexed, FFmpegError):
+        frames = list(from_key_frames(video, wanted)) if video.seekable else []
     if not frames:
         frames, counted = _from_start(video, wanted)
     if not frames:
@@ -88,8 +100,28 @@ def _from_start(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int
     return frames, counted
 
 
-def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """Frames found by their packets' times."""
+def ordered_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """Frames as `from_key_frames` gives them, by decoding all from the start; `NotAsIndexed` if
+    one is damaged, or their times do not ascend, so that they cannot be found by them."""
+    with open_video(video.path) as container:
+        shown = filter(is_shown, container.decode(main_stream(container)))
+        in_order = _ascending(islice(shown, int(wanted[-1]) + 1))
+        for number, frame in enumerate(in_order):
+            if number in wanted:
+                yield frame.to_ndarray(format="rgb24")
+
+
+def _ascending(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+    latest = None
+    for frame in frames:
+        if frame.is_corrupt or frame.pts is None or (latest is not None and frame.pts <= latest):
+            raise NotAsIndexed
+        latest = frame.pts
+        yield frame
+
+
+def from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """Frames found by their packets' times, unturned; `NotAsIndexed` where that shows to fail."""
     first, latest = 0, -1  # number of the group's first shown frame; latest time before the group
     with open_video(video.path) as container:
         stream = main_stream(container)
@@ -97,7 +129,7 @@ def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
             times = sorted(time for time, _ in group)
             closed = group[0][1].is_keyframe and group[0][0] == times[0]
             if not closed or times[0] <= latest >= 0:
-                raise _NotAsIndexed
+                raise NotAsIndexed
             latest = times[-1]
             shown = [time for time in times if time >= 0]
             here = wanted[np.searchsorted(wanted, first) :] - first
@@ -107,7 +139,7 @@ def _from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
                 yield from _decode_group(stream, group, [shown[number] for number in here])
             if first > wanted[-1]:
                 return
-    raise _NotAsIndexed  # it ends early
+    raise NotAsIndexed  # it ends early
 
 
 def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[tuple[int, Packet]]]:
@@ -117,7 +149,9 @@ def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[tup
         if not packet.size:  # marks the end
             continue
         if packet.pts is None or packet.is_corrupt or (packet.is_discard and packet.pts >= 0):
-            raise _NotAsIndexed
+            raise NotAsIndexed
+        if changes_decoder(packet):
+            raise NotAsIndexed
         if packet.is_keyframe and group:
             yield group
             group = []
@@ -140,8 +174,15 @@ def _decode_group(
             yield from decoder.decode(packet)
         yield from decoder.decode(None)  # frames held back for reordering
 
-    found = {f.pts: f.to_ndarray(format="rgb24") for f in decoded() if f.pts in times}
+    found: dict[int, np.ndarray] = {}
+    begun = group[0][1].is_discard  # then its frame does not come out
+    for frame in _ascending(decoded()):
+        begun = begun or (frame.pts == group[0][0] and is_key(frame))
+        if not begun:
+            raise NotAsIndexed
+        if frame.pts in times:
+            found[frame.pts] = frame.to_ndarray(format="rgb24")
     decoder.flush_buffers()
     if len(found) < len(times):
-        raise _NotAsIndexed
+        raise NotAsIndexed
     return [found[time] for time in times]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from snvideo.atomic import write_atomic
-from snvideo.data.index import COLUMNS, STATUSES, IndexRow, read_rows
+from snvideo.data.index import COLUMNS, STATUSES, VERSION, IndexRow, read_rows
 from snvideo.data.indexing.probe import Check, probe_all
 from snvideo.data.indexing.sources import Listing
 from snvideo.errors import SnvideoError
@@ -108,7 +108,7 @@ def build_index(
         root, folder = (Path(os.path.normpath(path.absolute())) for path in (videos, out.parent))
         root = root.relative_to(folder) if root.is_relative_to(folder) else root
         facts: dict[str, Any] = {"root": root.as_posix(), "labels": listing.labels}
-        facts |= {"source": listing.source, "check": check}
+        facts |= {"version": VERSION, "source": listing.source, "check": check}
         facts |= {"counts": summary.counts, "skipped": summary.skipped}
         part.replace(out)
         write_atomic(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
@@ -122,7 +122,7 @@ def build_index(
 
 def _partial_path(out: Path, listing: Listing, videos: Path, check: Check) -> Path:
     """Path of an unfinished index, which depends on its rows and check."""
-    what = repr((videos.absolute(), check, listing.labels, listing.rows))
+    what = repr((VERSION, videos.absolute(), check, listing.labels, listing.rows))
     digest = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
     return out.with_name(f".{out.name}.{digest[:12]}.part")
 

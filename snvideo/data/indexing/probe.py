@@ -21,8 +21,17 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from snvideo.data.decoding.decord import decode_decord
-from snvideo.data.decoding.pyav import Unusable, decode_pyav, is_shown, main_stream, open_video
+from snvideo.data.decoding.pyav import (
+    Unusable,
+    changes_decoder,
+    decode_pyav,
+    is_key,
+    is_shown,
+    main_stream,
+    open_video,
+)
 from snvideo.data.index import IndexRow, Video
+from snvideo.data.indexing.trial import FRAMES, has_parameters, seeks_right
 from snvideo.data.workers import WorkerPool, discard_output
 
 Check = Literal["header", "packets", "decode"]
@@ -125,21 +134,26 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
         if check == "header":
             if not scan.read_table(container, stream, path.stat().st_size):
                 return _read(path, "packets")
-            # Open groups of pictures show when it is decoded.
             found = _probe_of(scan, stream)
-            return found._replace(seekable=_is_usual(container, stream, scan)), False
+            usual = _is_usual(container, stream, scan)
+            trial = usual and seeks_right(Video.of(found, path), scan.starts(), FRAMES)
+            return found._replace(seekable=trial), False
         scan.read(container, stream)
         found = _probe_of(scan, stream)
-        seekable = scan.is_seekable(stream)
+        usual = _is_usual(container, stream, scan) and scan.is_plain(stream)
+        seekable = (scan.every_frame or usual) and scan.is_seekable(stream)
+        if seekable:
+            limit = found.frames if scan.every_frame else FRAMES
+            seekable = seeks_right(Video.of(found, path), scan.starts(), limit)
         # decord seeks to the key packet before the one asked for and counts on from that packet's
         # place in the file, which goes wrong where hidden packets are dropped on decoding.
-        sound = seekable and not scan.dropped
+        sound = seekable and not scan.dropped and scan.table_agrees(container, stream)
         if check == "decode":
             return found._replace(seekable=seekable), sound
         # decord divides a row, padded to 32 pixels, by the width and finds four channels or more in
         # very narrow frames (24, 48, 72 pixels).
         wide = -(-found.width // 32) * 32 * 3 // found.width == 3
-        if _is_usual(container, stream, scan) and not scan.hidden and sound and wide:
+        if usual and not scan.hidden and sound and wide:
             return found._replace(seekable=True, decoder="decord"), False
     return _read(path, "decode")[0], False
 
@@ -163,8 +177,17 @@ class _StreamScan:
     _packet_times: set[int] = field(default_factory=set)
     """Time stamps of packets, and of frames: those that are shown."""
     _frame_times: set[int] = field(default_factory=set)
-    _key_time: int | None = None
-    _closed: bool = True
+    _key_times: list[int] = field(default_factory=list)
+    _key_places: set[int | None] = field(default_factory=set)  # in the file, of key packets
+    _parameters: set[bool] = field(default_factory=set)  # whether key packets bring some
+    _key_frames: set[int] = field(default_factory=set)  # times of frames that refer to no other
+    _starts: list[int] = field(
+        default_factory=list
+    )  # by the table: numbers of groups' first frames
+    _latest: int | None = None  # time of the frame before
+    _alike: bool = True
+    """Groups are closed, no packet changes the decoder, frames are whole and their times ascend."""
+    _reordered: bool = False  # some packet is shown at another time than it is decoded
 
     def read(self, container: InputContainer, stream: VideoStream) -> None:
         """Read all packets and decode frames, up to the first error."""
@@ -190,6 +213,8 @@ class _StreamScan:
         self.packets = len(whole)
         self.hidden = sum(entry.is_discard for entry in whole)
         self.shown = self.packets - self.hidden
+        keys = [number for number, entry in enumerate(whole) if entry.is_keyframe]
+        self._starts = sorted({max(0, number - self.hidden) for number in keys})
         try:
             for frame in islice(filter(is_shown, container.decode(stream)), 1):
                 self._add(frame)
@@ -207,13 +232,17 @@ class _StreamScan:
         self.lost += packet.is_corrupt or (packet.is_discard and not hidden)
         self.hidden += hidden
         self.shown += not dropped and not hidden
+        if packet.is_keyframe:
+            self._key_places.add(packet.pos)
+            self._parameters.add(has_parameters(packet, packet.stream.codec_context.name))
         if packet.pts is not None:
             if not dropped and not hidden:
                 self._packet_times.add(packet.pts)
-            if self._key_time is not None and packet.pts < self._key_time:
-                self._closed = False
+            self._reordered |= packet.pts != packet.dts
+            if changes_decoder(packet) or (self._key_times and packet.pts < self._key_times[-1]):
+                self._alike = False
             if packet.is_keyframe:
-                self._key_time = packet.pts
+                self._key_times.append(packet.pts)
 
     def _add(self, frame: VideoFrame) -> None:
         if not self.frames:
@@ -224,7 +253,18 @@ class _StreamScan:
             raise Unusable("frames of different sizes")
         if frame.pts is not None:
             self._frame_times.add(frame.pts)
+            if is_key(frame):
+                self._key_frames.add(frame.pts)
+            if frame.is_corrupt or (self._latest is not None and frame.pts <= self._latest):
+                self._alike = False
+            self._latest = frame.pts
         self.frames += 1
+
+    def starts(self) -> list[int]:
+        """Numbers of the first shown frames of the groups that begin with key packets."""
+        times = sorted(self._packet_times)
+        found = np.searchsorted(times, self._key_times)
+        return self._starts or np.unique(found[found < len(times)]).tolist()
 
     def is_seekable(self, stream: VideoStream) -> bool:
         """True if decoding from the key packet before the packet with the k-th time finds frame k.
@@ -232,14 +272,29 @@ class _StreamScan:
         Not where packets are lost or no time tells them apart, nor where frames shown before a key
         frame follow it (open groups: usual in HEVC, possible in H.264).
         """
+        keys = self._packet_times.intersection(self._key_times)
         return (
             self.error is None
             and not self.lost
-            and self._closed
+            and self._alike
             and len(self._packet_times) == self.shown
             and self.packets >= stream.frames
             and (not self.every_frame or self.frames == self.shown)
+            # What a container calls a key frame is one, too, for the decoder.
+            and (not self.every_frame or keys <= self._key_frames)
         )
+
+    def table_agrees(self, container: InputContainer, stream: VideoStream) -> bool:
+        """False if an MP4 file's table, which decord goes by, calls other packets key frames than
+        a look into them does."""
+        keys = {entry.pos for entry in stream.index_entries or () if entry.is_keyframe}
+        return keys == self._key_places or not container.format.name.startswith("mov,")
+
+    def is_plain(self, stream: VideoStream) -> bool:
+        """False where frames are reordered but packets bear no other times than of decoding, or
+        some key packets bring parameter sets and others do not."""
+        reordered = bool(stream.codec_context.has_b_frames)
+        return (self._reordered or not reordered) and len(self._parameters) < 2
 
     def fps(self, stream: VideoStream) -> float:
         """Shown frames a second: as stated, which is exact, if time stamps agree; else theirs."""

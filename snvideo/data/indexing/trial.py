@@ -1,0 +1,65 @@
+"""Trial of random access to a file: frames from key frames on against decoding from the start."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from av.error import FFmpegError
+from av.packet import Packet
+
+from snvideo.data.decoding.pyav import NotAsIndexed, from_key_frames, ordered_frames
+from snvideo.data.index import Video
+
+FRAMES = 300
+"""Most frames decoded from the start of a file whose frames are not all decoded anyway."""
+_PLACES = 8  # groups of pictures that are tried, first and last among them
+_RUN = 8  # frames from each group's start on, enough to show an order that is wrong
+
+
+def seeks_right(video: Video, starts: Sequence[int], limit: int) -> bool:
+    """Try whether decoding may begin at key frames.
+
+    Frames at up to 8 places must equal, to the bit and in order, those of decoding from the start.
+    Of places from frame `limit` on only what the decoder says of its pictures is looked at.
+
+    Args:
+        video: what is known of the file.
+        starts: numbers of the first shown frames of its groups of pictures, ascending.
+        limit: most frames to decode from the start.
+    """
+    chosen = np.unique(np.linspace(0, len(starts) - 1, _PLACES).round().astype(int))
+    near = [place for place in range(len(starts)) if starts[place] < limit]
+    # The last group before the limit, too: in many files it is the only one beside the first.
+    places = sorted({*chosen.tolist(), *near[1:2], *near[-1:]})
+    runs = [np.arange(starts[p], min(starts[p] + _RUN, video.frames)) for p in places]
+    known = np.unique(np.concatenate([run for run in runs if run[0] < limit]))
+    try:
+        expected = dict(zip(known.tolist(), _digests(ordered_frames(video, known)), strict=False))
+        for run in runs:  # each by a decoder that has seen nothing else
+            found = list(_digests(from_key_frames(video, run)))
+            if run[0] < limit and found != [expected.get(number) for number in run.tolist()]:
+                return False
+    except (NotAsIndexed, FFmpegError):
+        return False
+    return True
+
+
+def has_parameters(packet: Packet, codec: str) -> bool:
+    """True if parameter sets precede the picture in an MP4 or Matroska packet of H.264 or HEVC.
+
+    Sent with some key packets only, they serve later ones, too.
+    """
+    data, at = memoryview(packet), 0
+    while at + 4 < len(data):
+        kind = data[at + 4] >> 1 & 63 if codec == "hevc" else data[at + 4] & 31
+        if kind in ((32, 33, 34) if codec == "hevc" else (7, 8)):
+            return True
+        if kind < (32 if codec == "hevc" else 6):  # the picture
+            return False
+        at += 4 + int.from_bytes(data[at : at + 4])
+    return False
+
+
+def _digests(frames: Iterator[np.ndarray]) -> Iterator[int]:
+    """Checksums in place of pictures, which take gigabytes in large formats."""
+    return (zlib.crc32(frame.tobytes()) for frame in frames)

@@ -1,0 +1,219 @@
+"""Random access to awkward files: never another frame than that of decoding from the start."""
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from snvideo.data.decoding import decode_frames
+from snvideo.data.index import Video
+from snvideo.data.indexing.probe import probe
+
+FRAMES, WIDTH, HEIGHT = 60, 160, 96
+
+
+def pictures(frames: int = FRAMES) -> Iterator[av.VideoFrame]:
+    """A drifting texture, of which every picture differs and hardly one can be guessed."""
+    texture = np.random.default_rng(0).integers(0, 256, (HEIGHT // 4, WIDTH // 4, 3), np.uint8)
+    texture = texture.repeat(4, 0).repeat(4, 1)
+    for number in range(frames):
+        moved = np.ascontiguousarray(np.roll(texture, (3 * number, 5 * number), (0, 1)))
+        frame = av.VideoFrame.from_ndarray(moved, format="rgb24")
+        frame.pts, frame.time_base = number, Fraction(1, 25)
+        yield frame
+
+
+def write(path: Path, codec: str, options: dict[str, str]) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for frame in pictures():
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def encoder(options: dict[str, str], codec: str = "libx264") -> av.VideoCodecContext:
+    made = av.CodecContext.create(codec, "w")
+    made.width, made.height, made.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+    made.time_base, made.framerate, made.options = Fraction(1, 25), Fraction(25), options
+    return made
+
+
+def write_joined(path: Path) -> Path:
+    """Two encodings, one after the other, the second's parameter sets only at its start."""
+    first = {"g": "6", "bf": "0", "x264-params": "cabac=1:8x8dct=1:qp=20:scenecut=0"}
+    other = {"g": "6", "bf": "0", "x264-params": "cabac=0:8x8dct=0:qp=34:ref=3:scenecut=0"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options=first)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        half = [frame for frame in pictures() if frame.pts < FRAMES // 2]
+        packets = [p for frame in (*half, None) for p in stream.encode(frame)]
+        second = encoder(other)
+        rest = [frame for frame in pictures() if frame.pts >= FRAMES // 2]
+        seen = False
+        for made in [p for frame in (*rest, None) for p in second.encode(frame)]:
+            units = re.split(rb"\x00\x00\x00?\x01", bytes(made))[1:]
+            kept = [unit for unit in units if not (seen and unit[0] & 31 in (6, 7, 8))]
+            seen = True
+            packet = av.Packet(b"".join(b"\0\0\0\1" + unit for unit in kept))
+            packet.pts, packet.dts, packet.time_base = made.pts, made.dts, made.time_base
+            packet.is_keyframe, packet.stream = made.is_keyframe, stream
+            packets.append(packet)
+        container.mux(packets)
+    return path
+
+
+def write_lying(path: Path, codec: str) -> Path:
+    """An MP4 file whose table calls every seventh frame a key frame."""
+    write(path, codec, {"g": "5", "bf": "0", "sc_threshold": "0"})
+    data = bytearray(path.read_bytes())
+    at = data.find(b"stss")
+    number = int.from_bytes(data[at + 8 : at + 12], "big")
+    lies = [min(1 + 7 * k, FRAMES) for k in range(number)]
+    lies = sorted({*lies})
+    data[at + 8 : at + 12] = len(lies).to_bytes(4, "big")
+    data[at + 12 : at + 12 + 4 * len(lies)] = b"".join(k.to_bytes(4, "big") for k in lies)
+    path.write_bytes(data)
+    return path
+
+
+def write_palette(path: Path) -> Path:
+    """Pictures of one byte a pixel, whose colours come with the first packet."""
+    colours = np.random.default_rng(1).integers(0, 256, (256, 4), np.uint8)
+    colours[:, 0] = 255
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "pal8"
+        for picture in pictures():
+            indices = np.ascontiguousarray(picture.to_ndarray(format="gray"))
+            frame = av.VideoFrame.from_ndarray((indices, colours), format="pal8")
+            frame.pts, frame.time_base = picture.pts, picture.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_vfw(path: Path) -> Path:
+    """H.264 in Matroska as Video for Windows has it: blocks bear the times of decoding."""
+
+    def element(name: str, *parts: bytes) -> bytes:
+        return bytes.fromhex(name) + (1 << 56 | len(b"".join(parts))).to_bytes(8) + b"".join(parts)
+
+    made = encoder(B_FRAMES)
+    packets = [p for frame in (*pictures(), None) for p in made.encode(frame)]
+    blocks = [
+        element("A3", b"\x81", struct.pack(">hB", 40 * k, 128 * p.is_keyframe), bytes(p))
+        for k, p in enumerate(packets)
+    ]
+    bitmap = struct.pack("<IiiHH4sIiiII", 40, WIDTH, HEIGHT, 1, 24, b"H264", 0, 0, 0, 0, 0)
+    size = element("E0", element("B0", bytes([WIDTH])), element("BA", bytes([HEIGHT])))
+    codec = element("86", b"V_MS/VFW/FOURCC") + element("63A2", bitmap)
+    numbers = [element(name, b"\1") for name in ("D7", "73C5", "83")]
+    track = element("AE", *numbers, codec, element("23E383", (40_000_000).to_bytes(4)), size)
+    info = element("1549A966", element("2AD7B1", (1_000_000).to_bytes(3)))
+    cluster = element("1F43B675", element("E7", b"\0"), *blocks)
+    segment = element("18538067", info, element("1654AE6B", track), cluster)
+    path.write_bytes(element("1A45DFA3", element("4282", b"matroska")) + segment)
+    return path
+
+
+B_FRAMES = {"g": "12", "bf": "3", "x264-params": "b-adapt=0:scenecut=0"}
+REFRESH = {"x264-params": "intra-refresh=1:keyint=8:bframes=0"}
+OPEN = {"g": "10", "bf": "3", "x264-params": "open-gop=1:b-adapt=0:scenecut=0"}
+HEVC = {"x265-params": "keyint=10:min-keyint=10:open-gop=1:bframes=3:b-adapt=0:log-level=none"}
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "no_times.avi": lambda path: write(path, "libx264", B_FRAMES),
+    "no_times_mpeg4.avi": lambda path: write(path, "mpeg4", {"g": "12", "bf": "2"}),
+    "no_times.wmv": lambda path: write(path, "libx264", B_FRAMES),
+    "no_times.mxf": lambda path: write(path, "mpeg2video", {"g": "12", "bf": "2"}),
+    "refresh.mp4": lambda path: write(path, "libx264", REFRESH),
+    "refresh.mkv": lambda path: write(path, "libx264", REFRESH),
+    "refresh.ts": lambda path: write(path, "libx264", REFRESH),
+    "open.mp4": lambda path: write(path, "libx264", OPEN),
+    "open.mkv": lambda path: write(path, "libx265", HEVC),
+    "open.mpg": lambda path: write(path, "mpeg2video", {"g": "10", "bf": "2"}),
+    "joined.mp4": write_joined,
+    "joined.mkv": write_joined,
+    "joined.ts": write_joined,
+    "lying_h264.mp4": lambda path: write_lying(path, "libx264"),
+    "lying_mpeg4.mp4": lambda path: write_lying(path, "mpeg4"),
+    "palette.avi": write_palette,
+    "vfw.mkv": write_vfw,
+}
+
+
+def from_start(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_count = 1
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+def assert_right(video: Video, expected: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    last = len(expected) - 1
+    requests = [[k] for k in range(0, len(expected), 4)]  # alone, then some together
+    requests += [rng.integers(0, last, 4) for _ in range(3)] + [[last, 0]]
+    for decoder in ("pyav", "decord"):
+        for wanted in requests:
+            np.testing.assert_array_equal(decode_frames(video, wanted, decoder), expected[wanted])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frame_k_is_the_kth_of_plain_decoding(tmp_path: Path, name: str) -> None:
+    path = KINDS[name](tmp_path / name)
+    expected = from_start(path)
+    for check in ("header", "packets", "decode"):
+        found = probe(path, check)
+        assert (found.status, found.frames) == ("ok", len(expected))
+        assert_right(Video.of(found, path), expected)
+
+
+@pytest.mark.parametrize("name", [n for n in KINDS if n.startswith(("refresh", "lying", "open"))])
+def test_reading_notices_itself_where_no_decoding_can_begin(tmp_path: Path, name: str) -> None:
+    """An index that promises too much costs time, but no frame, where the decoder can tell."""
+    path = KINDS[name](tmp_path / name)
+    expected = from_start(path)
+    assert_right(
+        Video.of(probe(path, "packets")._replace(seekable=1, decoder="pyav"), path), expected
+    )
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_parameter_sets_beyond_the_trial(tmp_path: Path, monkeypatch, name: str) -> None:
+    """The first frames of the file, all that is decoded of most, show nothing wrong."""
+    from snvideo.data.indexing import probe as module
+
+    monkeypatch.setattr(module, "FRAMES", 12)
+    path = write_joined(tmp_path / name)
+    assert not probe(path, "packets").seekable
+    assert probe(write(path, "libx264", {"g": "6", "bf": "2"}), "packets").seekable
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+@pytest.mark.parametrize("check", ["header", "packets", "decode"])
+def test_sound_files_are_still_seekable(tmp_path: Path, name: str, check: str) -> None:
+    path = write(tmp_path / name, "libx264", B_FRAMES)
+    assert probe(path, check).seekable
+    assert_right(Video.of(probe(path, check), path), from_start(path))
+
+
+def test_damaged_pictures_are_not_begun_with(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", "libx264", {"g": "10", "bf": "0"})
+    with av.open(str(path)) as container:
+        keys = [(p.pos, p.size) for p in container.demux(video=0) if p.is_keyframe]
+    data = bytearray(path.read_bytes())
+    at = keys[3][0] + keys[3][1] // 2
+    data[at : at + 200] = bytes(200)
+    path.write_bytes(data)
+    expected = from_start(path)
+    found = probe(path, "decode")
+    assert not found.seekable and found.frames == len(expected)
+    assert_right(Video.of(found, path), expected)
+    assert_right(Video.of(found._replace(seekable=1), path), expected)
