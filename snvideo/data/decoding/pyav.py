@@ -180,7 +180,7 @@ def _decode_group(
         begun = begun or (frame.pts == group[0][0] and is_key(frame))
         if not begun:
             raise NotAsIndexed
-        if frame.pts in times:
+        if frame.pts is not None and frame.pts in times:
             found[frame.pts] = frame.to_ndarray(format="rgb24")
     decoder.flush_buffers()
     if len(found) < len(times):

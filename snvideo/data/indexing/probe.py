@@ -85,9 +85,9 @@ def stages(path: Path, check: Check) -> Iterator[IndexRow]:
     """Probe a file in steps, each result better than the one before; only the last runs decord.
 
     - `header`: counts packets by the table in an MP4 file's header, as far as the file is long
-      enough to hold them, and decodes one frame; left to PyAV. Files without such a table are
-      read as by `packets`.
-    - `packets`: counts packets and decodes one frame, for its size and rotation. Files whose
+      enough to hold them, and decodes up to 300 frames; left to PyAV. Files without such a table
+      are read as by `packets`.
+    - `packets`: counts packets and decodes up to 300 frames, to try random access. Files whose
       packets may not be their frames (hidden, damaged or missing ones, AVI, MPEG-TS, AV1, 10-bit)
       are decoded with PyAV from start to end, and left to it.
     - `decode`: decodes with PyAV from start to end, then compares decord's frames at up to 12
@@ -181,9 +181,7 @@ class _StreamScan:
     _key_places: set[int | None] = field(default_factory=set)  # in the file, of key packets
     _parameters: set[bool] = field(default_factory=set)  # whether key packets bring some
     _key_frames: set[int] = field(default_factory=set)  # times of frames that refer to no other
-    _starts: list[int] = field(
-        default_factory=list
-    )  # by the table: numbers of groups' first frames
+    _starts: list[int] = field(default_factory=list)  # what `starts` gives, by the table
     _latest: int | None = None  # time of the frame before
     _alike: bool = True
     """Groups are closed, no packet changes the decoder, frames are whole and their times ascend."""

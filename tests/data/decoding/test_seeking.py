@@ -217,3 +217,10 @@ def test_damaged_pictures_are_not_begun_with(tmp_path: Path) -> None:
     assert not found.seekable and found.frames == len(expected)
     assert_right(Video.of(found, path), expected)
     assert_right(Video.of(found._replace(seekable=1), path), expected)
+
+
+def test_real_frames_without_times_come_in_order(real_videos: Path) -> None:
+    path = real_videos / "bench_videos" / "mma_test.avi"
+    expected = from_start(path)
+    for check in ("header", "packets", "decode"):
+        assert_right(Video.of(probe(path, check), path), expected)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snvideo.data.index import ClipIndex
+from snvideo.data.index import VERSION, ClipIndex
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import read_class_folders, read_lists
 from snvideo.errors import SnvideoError
@@ -49,6 +49,7 @@ def test_index_of_what_is_there(videos: Path, tmp_path: Path) -> None:
     assert all(video.path.is_file() for video in train)
     meta = json.loads(out.with_suffix(".json").read_text())
     assert (meta["root"], meta["labels"], meta["check"]) == ("videos", ["hug", "kick"], "packets")
+    assert meta["version"] == VERSION
     assert out.read_text().splitlines()[-1].endswith(",pyav,broken,empty file")
 
     outside = tmp_path / "index.csv"  # the root is elsewhere, and stated whole
