@@ -4,6 +4,7 @@ import glob
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ log = logging.getLogger(__name__)
 # fmt: off
 EXTENSIONS = (
     ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp",
+    ".mts", ".m2ts", ".ogv", ".gif", ".vob", ".asf", ".divx", ".f4v", ".mxf", ".dv", ".3g2", ".qt",
 )
 # fmt: on
 
 
 def scan_videos(folder: Path) -> list[str]:
     """Find all video files below a folder, by extension: POSIX paths relative to it, sorted. Links
-    are followed; hidden files and folders are not looked at. No video is a `SnvideoError`."""
+    are followed; hidden files and folders are not looked at, other files are counted in the log. No
+    video is a `SnvideoError`."""
 
     def fail(error: OSError) -> None:
         raise SnvideoError(f"videos {error.filename}: {error.strerror}") from None
@@ -32,16 +35,21 @@ def scan_videos(folder: Path) -> list[str]:
         return link.is_symlink() and link.parent.resolve().is_relative_to(link.resolve())
 
     found: list[str] = []
+    others: Counter[str] = Counter()
     for here, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         inside = Path(here).relative_to(folder)
         folders[:] = [n for n in folders if n[0] != "." and not is_circular(Path(here, n))]
-        found += [
-            (inside / name).as_posix()
-            for name in names
-            if name.lower().endswith(EXTENSIONS) and name[0] != "."
-        ]
+        for name in (name for name in names if name[0] != "."):
+            if name.lower().endswith(EXTENSIONS):
+                found.append((inside / name).as_posix())
+            else:
+                others[Path(name).suffix.lower() or "no ending"] += 1
+    left = ", ".join(f"{number} {ending}" for ending, number in others.most_common(10))
     if not found:
-        raise SnvideoError(f"videos {folder}: no video file in it: give the folder of the videos")
+        problem = f"no video file in it{f', but {left}' if left else ''}"
+        raise SnvideoError(f"videos {folder}: {problem}: give the folder of the videos")
+    if left:
+        log.info("videos %s: not taken for videos by their endings: %s", folder, left)
     return sorted(found)
 
 

@@ -29,6 +29,20 @@ def test_scan_finds_videos_by_extension_through_links(tmp_path: Path) -> None:
     assert scan_videos(root) == ["a.avi", "b/a.mp4", "linked/c.WEBM"]
 
 
+def test_what_is_no_video_by_its_ending_is_counted(tmp_path: Path, caplog) -> None:
+    endings = ["MTS", "m2ts", "ogv", "gif", "vob", "asf", "divx", "f4v", "mxf", "dv", "3g2", "qt"]
+    root = touch(tmp_path / "v", *(f"hug/{k}.{end}" for k, end in enumerate(endings)))
+    caplog.set_level("INFO")
+    assert len(scan_videos(root)) == len(endings) and not caplog.text
+    touch(root, "kick/a.rm", "kick/b.RM", "kick/c.txt", "kick/README", ".hidden/x.rm")
+    assert len(scan_videos(root)) == len(endings)
+    (line,) = caplog.messages
+    assert all(part in line for part in ("2 .rm", "1 .txt", "1 no ending"))
+    (root / "hug").rename(tmp_path / "hug")
+    with pytest.raises(SnvideoError, match=r"no video file in it, but 2 \.rm"):
+        scan_videos(root)
+
+
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: None])
 def test_scan_of_nothing_is_an_error(tmp_path: Path, make) -> None:
     make(tmp_path / "v")
