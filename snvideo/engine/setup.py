@@ -15,7 +15,6 @@ from snvideo.errors import SnvideoError
 from snvideo.models import create_model
 from snvideo.models.pretrained import LoadReport, WeightsSource, load_weights_into, open_weights
 from snvideo.norm import fold_weight_standardization, standardize_weights
-from snvideo.norm.mixture import PAPER
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ def build_network(config: RunConfig, classes: int) -> nn.Module:
             "model.weights.source and model.weights.norms=keep"
         )
     options = norm.options(clips)
-    if norm.name == "sn" and clips == 1 and "batch" in (norm.parts or PAPER.parts):
+    if norm.drops_batch_part(clips):
         log.info("one clip per GPU: SN runs without its batch part, which equals the instance part")
     if norm.name in GHOST_NORMS:
         options["group_size"] = clips

@@ -67,10 +67,13 @@ class NormConfig(Section):
         keys = {"start", "weight_standardization", *_SETTINGS_OF.get(name, ())}
         return NormConfig(name=name, **self.model_dump(include=keys))
 
+    def drops_batch_part(self, clips_per_gpu: int) -> bool:
+        """True where SN has no batch part, as batch and instance statistics are equal."""
+        mixes_batch = "batch" in (self.parts or PAPER.parts)
+        return self.name == "sn" and clips_per_gpu == 1 and mixes_batch
+
     def options(self, clips_per_gpu: int) -> dict[str, Any]:
         """Keyword arguments of every layer for `snvideo.norm.create_norm`, but for its groups.
-
-        With one clip per GPU batch and instance statistics are equal, so that SN has no batch part.
 
         Raises:
             SnvideoError: if that leaves SN nothing to mix.
@@ -79,7 +82,7 @@ class NormConfig(Section):
         if self.name not in ("sn", "syncsn"):
             return options
         parts, start = self.parts or PAPER.parts, self.start
-        if self.name == "sn" and clips_per_gpu == 1 and "batch" in parts:
+        if self.drops_batch_part(clips_per_gpu):
             if not isinstance(start, str):
                 start = tuple(z for z, part in zip(start, parts, strict=True) if part != "batch")
             elif start == "batch":

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from snvideo.norm.checks import check_input
 from snvideo.norm.distributed import ProcessGroup, check_process_group, resolve_process_group
 from snvideo.norm.functional import switch_norm
-from snvideo.norm.mixture import MixtureSpec
+from snvideo.norm.mixture import BATCH_ALONE
 from snvideo.norm.switch_norm import grouping_repr, trace_as_leaf, update_momentum
 
 
@@ -62,7 +62,7 @@ class _Grouped(_BatchNorm):
             group_size=self.group_size,
             process_group=process_group,
             unbiased=True,
-            mixture=MixtureSpec(("batch",)),
+            mixture=BATCH_ALONE,
         )
 
 

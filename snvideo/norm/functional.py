@@ -1,5 +1,7 @@
 """Switchable and Batch Normalization as functions, over ghost groups and over processes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from snvideo.norm import reference
 from snvideo.norm.checks import check_storage, check_table
 from snvideo.norm.distributed import ProcessGroup, global_moments
 from snvideo.norm.kernels import autograd, tables
-from snvideo.norm.mixture import ONE_SAMPLE, PAPER, MixtureSpec
+from snvideo.norm.mixture import BATCH_ALONE, ONE_SAMPLE, PAPER, MixtureSpec
 
 
 def switch_norm(
@@ -75,9 +77,7 @@ def switch_norm(
     if batch_part and not training and running_mean is not None and running_var is not None:
         stored = running_mean, running_var
     grouped = batch_part and training
-    by_kernels = _use_kernels(x, *parameters, *(stored or ()))
-    normalize = autograd.normalize_by_kernels if by_kernels else reference.normalize
-    y, batch = normalize(
+    y, batch = _normalize(
         x,
         parameters,
         mixture,
@@ -119,11 +119,10 @@ def normalize_batch(
 ) -> tuple[Tensor, reference.BatchStatistics]:
     """Normalize x by its batch statistics alone, and return these; arguments of `switch_norm`."""
     only = x.new_zeros(1)
-    normalize = autograd.normalize_by_kernels if _use_kernels(x) else reference.normalize
-    y, batch = normalize(
+    y, batch = _normalize(
         x,
         reference.Parameters(None, None, only, only),
-        MixtureSpec(("batch",)),
+        BATCH_ALONE,
         None,
         _groups(len(x), group_size, process_group),
         process_group,
@@ -178,10 +177,21 @@ def _check(
         raise ValueError(f"{x.shape[1]} channels are not {mixture.channel_groups} equal groups")
 
 
-def _use_kernels(*tensors: Tensor | None) -> bool:
-    """True where kernels pay: not for operations that a compiler or exporter has to trace."""
+def _normalize(
+    x: Tensor,
+    parameters: reference.Parameters,
+    mixture: MixtureSpec,
+    stored: tuple[Tensor, Tensor] | None,
+    *settings: Any,
+) -> tuple[Tensor, reference.BatchStatistics | None]:
+    """As `reference.normalize`, by kernels where they pay.
+
+    That is not so for operations that a compiler or exporter has to trace.
+    """
     tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not tracing and autograd.kernels_for(*tensors) is not None
+    by_kernels = not tracing and autograd.kernels_for(x, *parameters, *(stored or ())) is not None
+    normalize = autograd.normalize_by_kernels if by_kernels else reference.normalize
+    return normalize(x, parameters, mixture, stored, *settings)
 
 
 def _groups(samples: int, group_size: int | None, process_group: ProcessGroup | None) -> int:

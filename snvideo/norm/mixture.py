@@ -38,6 +38,10 @@ ONE_SAMPLE = MixtureSpec(("instance", "layer"))
 """The paper's form for one sample at a time, where batch and instance statistics are equal."""
 
 
+BATCH_ALONE = MixtureSpec(("batch",))
+"""Batch Normalization."""
+
+
 def mixture_spec(
     parts: Sequence[str], groups: int, num_features: int, ratios: str = "softmax"
 ) -> MixtureSpec:

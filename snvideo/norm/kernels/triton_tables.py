@@ -130,6 +130,14 @@ if triton is not None:
         return joint, tl.sum(spread, AXIS, keep_dims=True) / count
 
     @triton.jit
+    def _sample(channels, width, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr):
+        """This program's sample, its channels by group, their places in a table, and their mask."""
+        sample = tl.program_id(0).to(tl.int64)
+        within = tl.arange(0, BLOCK_W)[None, :]
+        channel = tl.arange(0, BLOCK_G)[:, None] * width + within
+        return sample, channel, sample * channels + channel, (within < width) & (channel < channels)
+
+    @triton.jit
     def _mixture_kernel(
         center,
         mean,
@@ -158,11 +166,7 @@ if triton is not None:
         L1: tl.constexpr,
     ):
         """The mixture of one sample."""
-        sample = tl.program_id(0).to(tl.int64)
-        within = tl.arange(0, BLOCK_W)[None, :]
-        channel = tl.arange(0, BLOCK_G)[:, None] * width + within
-        kept = (within < width) & (channel < channels)
-        at = sample * channels + channel
+        sample, channel, at, kept = _sample(channels, width, BLOCK_G, BLOCK_W)
         m = tl.load(mean + at, kept, other=0)
         v = tl.load(variance + at, kept, other=0)
         w = _ratios(mean_logits, COUNT, L1)
@@ -244,11 +248,7 @@ if triton is not None:
         L1: tl.constexpr,
     ):
         """Gradients of one sample's instance moments, and its part of those of the ratios."""
-        sample = tl.program_id(0).to(tl.int64)
-        within = tl.arange(0, BLOCK_W)[None, :]
-        channel = tl.arange(0, BLOCK_G)[:, None] * width + within
-        kept = (within < width) & (channel < channels)
-        at = sample * channels + channel
+        sample, channel, at, kept = _sample(channels, width, BLOCK_G, BLOCK_W)
         m = tl.load(mean + at, kept, other=0)
         v = tl.load(variance + at, kept, other=0)
         w = _ratios(mean_logits, COUNT, L1)
