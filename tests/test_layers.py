@@ -17,7 +17,7 @@ BELOW = {  # package -> what it may import of snvideo, beside the modules that a
     "study": {"study", "engine", "models", "data", "norm"},
     "report": {"report", "study", "engine", "models", "data", "norm"},
 }
-FOR_ALL = {"atomic", "base_config", "errors", "extras", "text"}
+FOR_ALL = {"atomic", "base_config", "errors", "extras", "lock", "text"}
 PLOTTING = {"matplotlib", "rich"}
 DRAWING = {"PIL.ImageDraw", "PIL.ImageFont"}
 

@@ -1,0 +1,143 @@
+"""Lock files, which let one process at a time write somewhere, on shared file systems too."""
+
+# A file that only one process can create (O_EXCL), since network file systems keep that promise and
+# often no other. Its time is refreshed as long as its holder lives, for other hosts to see.
+
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from snvideo.errors import SnvideoError
+
+STALE = 180.0
+"""Seconds without a sign of life after which a lock of another host is taken over."""
+_BEAT = 20.0  # seconds from one sign of life to the next
+
+
+class Holder(NamedTuple):
+    """The process that holds a lock, as its file has it."""
+
+    host: str
+    system: str  # boot and process namespace, within which a process number means one process
+    process: int
+    started: str  # of the process, as the system counts: numbers are used again
+    since: str  # local time
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host} since {self.since}"
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file during the block; one that was left behind is taken over.
+
+    Args:
+        path: the lock file; its folder must be there.
+        what: is protected, for messages, as `index k400.csv`.
+
+    Raises:
+        SnvideoError: if another process holds it, with its host, number and time.
+        OSError: if the file cannot be written.
+    """
+    mine = _this_process()
+    _acquire(path, what, mine)
+    done = threading.Event()
+    threading.Thread(target=_beat, args=(path, mine, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+        if _read(path) == mine:
+            path.unlink(missing_ok=True)
+
+
+def _acquire(path: Path, what: str, mine: Holder) -> None:
+    while True:
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            holder = _read(path)
+            if _is_held(path, holder):
+                who = holder or "a process that has not said its name yet"
+                raise SnvideoError(
+                    f"{what}: in use by {who}: wait for it, or stop it (if it is gone, delete "
+                    f"{path})"
+                ) from None
+            _take_away(path, holder)
+            continue
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(mine._asdict(), file)
+        return
+
+
+def _is_held(path: Path, holder: Holder | None) -> bool:
+    """True if a lock's holder lives, or may live on another host."""
+    here = _this_process()
+    if holder is not None and (holder.host, holder.system) == (here.host, here.system):
+        return holder.started == _start_of(holder.process)
+    try:
+        # By the clock of the file system: those of hosts may differ by minutes.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".") as now:
+            return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime < STALE
+    except FileNotFoundError:  # given back just now
+        return False
+
+
+def _take_away(path: Path, holder: Holder | None) -> None:
+    """Remove a stale lock, but not one that another process has made meanwhile in its place."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if _read(aside) != holder:
+            with suppress(OSError):
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _beat(path: Path, mine: Holder, done: threading.Event) -> None:
+    while not done.wait(_BEAT):
+        with suppress(OSError):
+            if _read(path) == mine:
+                os.utime(path)
+
+
+def _read(path: Path) -> Holder | None:
+    """Holder that a lock file names; None if it names none, or is not there."""
+    try:
+        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _this_process() -> Holder:
+    system = []
+    with suppress(OSError):  # Linux alone has them
+        system = [
+            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
+    process, since = os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S")
+    return Holder(socket.gethostname(), " ".join(system), process, _start_of(process), since)
+
+
+def _start_of(process: int) -> str:
+    """Start of a process in the system's ticks; empty if there is no such process."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return "" if state[0] == "Z" else state[19]
+    except OSError:
+        pass
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return ""
+    except OSError:  # somebody else's
+        pass
+    return "running"
