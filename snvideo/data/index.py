@@ -56,8 +56,9 @@ class IndexRow(NamedTuple):
     fps: float = 0.0  # shown frames a second
     width: int = 0  # pixels, of the upright frame
     height: int = 0
-    rotation: int = 0
-    """Degrees (0, 90, 180, 270) to turn PyAV's frames counter-clockwise; decord turns its own."""
+    orientation: int = 1
+    """How PyAV's frames are turned and mirrored to be upright, by the numbers of EXIF (1 to 8);
+    decord turns its own."""
     seconds: float = 0.0  # length of what is shown
     bytes: int = 0
     seekable: int = 0
@@ -75,6 +76,11 @@ _PARSE: dict[str, Any] = {
     name: (lambda text: float(text) if text else None) if kind == float | None else kind
     for name, kind in IndexRow.__annotations__.items()
 }
+_FORMER: dict[str, tuple[str, Any]] = {
+    # Degrees to turn pictures counter-clockwise.
+    "orientation": ("rotation", lambda text: {0: 1, 90: 8, 180: 3, 270: 6}.get(int(text), 0))
+}
+"""Column -> what it was in older indexes: name, and how its values are read."""
 
 
 class Video(NamedTuple):
@@ -87,7 +93,7 @@ class Video(NamedTuple):
     fps: float
     width: int
     height: int
-    rotation: int
+    orientation: int
     seekable: bool
     decoder: str
     name: str  # the path as the index has it
@@ -100,8 +106,13 @@ class Video(NamedTuple):
 
 
 _TABLE = np.dtype(
-    [(name, np.int32) for name in ("label", "first_frame", "frames", "width", "height", "rotation")]
-    + [("fps", np.float32), ("seekable", np.bool_), ("decoder", np.uint8)]  # place in `DECODERS`
+    [(name, np.int32) for name in ("label", "first_frame", "frames", "width", "height")]
+    + [
+        ("orientation", np.uint8),
+        ("fps", np.float32),
+        ("seekable", np.bool_),
+        ("decoder", np.uint8),
+    ]  # place in `DECODERS`
 )
 _LEAST = {"first_frame": 0, "frames": 1, "fps": 1e-3, "width": 1, "height": 1, "seconds": 0}
 """Least values of a usable video that make sense."""
@@ -212,9 +223,11 @@ def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
         with path.open(newline="", encoding="utf-8-sig", errors=_CODING[1]) as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            if missing := [name for name in COLUMNS if name not in header]:
+            known = {name: (name, parse) for name, parse in _PARSE.items()}
+            known |= {name: former for name, former in _FORMER.items() if name not in header}
+            if missing := [name for name, (here, _) in known.items() if here not in header]:
                 raise ValueError(f"no column {', '.join(missing)}")
-            columns = [(name, _PARSE[name], header.index(name)) for name in COLUMNS]
+            columns = [(name, parse, header.index(name)) for name, parse in known.values()]
             for cells in reader:
                 where = f"index {path} line {reader.line_num}"
                 if len(cells) != len(header):
@@ -248,6 +261,8 @@ def _problem(row: IndexRow, classes: int | None) -> str:
         return ""
     if row.decoder not in DECODERS:
         return f"decoder is {row.decoder!r}, expected one of {', '.join(DECODERS)}"
+    if row.orientation not in range(1, 9):
+        return f"orientation is {row.orientation}, expected 1 to 8"
     for name, least in _LEAST.items():
         if not least <= (value := getattr(row, name)) < 2**31:
             return f"{name} of a usable video is {value}, expected at least {least}"

@@ -18,7 +18,7 @@ SEEN = {"width": 64, "height": 48, "seconds": 0.96, "bytes": 3000, "seekable": 1
 ROW = IndexRow("a.mp4", 0, "hug", "train", frames=24, fps=25.0, decoder="decord", **SEEN)
 ROWS = [
     ROW,
-    ROW._replace(path="b, c.avi", label=1, label_name="kick", decoder="pyav", rotation=270),
+    ROW._replace(path="b, c.avi", label=1, label_name="kick", decoder="pyav", orientation=6),
     ROW._replace(path="gone.mp4", status="missing", reason="no such file", frames=0, fps=0.0),
     ROW._replace(path="dé.mp4", label=1, label_name="kick", first_frame=7, fps=29.97),
     ROW._replace(path="v.mp4", split="val", label=1, label_name="kick"),
@@ -46,8 +46,8 @@ def test_usable_videos_of_a_split_in_order(tmp_path: Path) -> None:
     index = ClipIndex.load(write(tmp_path), "train")
     assert len(index) == 3
     assert [video.name for video in index] == ["a.mp4", "b, c.avi", "dé.mp4"]
-    assert index[0] == Video(tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 0, True, "decord", "a.mp4")
-    assert (index[1].decoder, index[1].rotation) == ("pyav", 270)
+    assert index[0] == Video(tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 1, True, "decord", "a.mp4")
+    assert (index[1].decoder, index[1].orientation) == ("pyav", 6)
     assert index[-1] == index[2]
     assert index[2].first_frame == 7
     assert index[2].fps == pytest.approx(29.97)
@@ -227,3 +227,18 @@ def test_an_older_index_is_read_but_what_nobody_tried_is_not_believed(tmp_path, 
     assert old.hash == new.hash and old[0]._replace(seekable=True, decoder="decord") == new[0]
     assert len(caplog.messages) == 1 and "build it again" in caplog.text
     assert not any(row.seekable for row in read_rows(path))
+
+
+def test_degrees_of_older_indexes_are_orientations(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    for degrees, number in ((0, 1), (90, 8), (180, 3), (270, 6)):
+        lines = path.read_text().replace("orientation", "rotation").splitlines()
+        place = lines[0].split(",").index("rotation")
+        cells = lines[1].split(",")
+        cells[place] = str(degrees)
+        (tmp_path / "old.csv").write_text(f"{lines[0]}\n{','.join(cells)}\n")
+        assert next(read_rows(tmp_path / "old.csv")).orientation == number
+    cells[place] = "45"
+    (tmp_path / "old.csv").write_text(f"{lines[0]}\n{','.join(cells)}\n")
+    with pytest.raises(SnvideoError, match="orientation is 0, expected 1 to 8"):
+        list(read_rows(tmp_path / "old.csv"))

@@ -65,7 +65,7 @@ def test_tables_state_them(small: IndexSummary) -> None:
     assert ["frames", "56", "56", "250", "250", "250"] in lines
     assert ["fps", "25", "25", "25", "30", "30"] in lines
     assert ["resolution", "340x256 (57.1 %), 128x96 (28.6 %), 256x340 (14.3 %)"] in lines
-    assert ["rotation", "0° (85.7 %), 90° (14.3 %)"] in lines
+    assert ["orientation", "as stored (85.7 %), turned by 270° (14.3 %)"] in lines
 
 
 def test_lists_say_how_many_more(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from av.stream import Disposition
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
+from snvideo.data.decoding.orientation import stored_size, upright
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -54,6 +56,14 @@ def is_shown(frame: VideoFrame) -> bool:
     return frame.pts is None or frame.pts >= 0
 
 
+def shown_picture(frame: VideoFrame, video: Video) -> np.ndarray:
+    """Picture of a frame as it is shown, uint8 RGB (H, W, 3)."""
+    # The size of some videos changes on the way; all pictures get that of the first.
+    width, height = stored_size(video.width, video.height, video.orientation)
+    picture = frame.to_ndarray(format="rgb24", width=width, height=height)
+    return np.ascontiguousarray(upright(picture, video.orientation))  # torch takes no other
+
+
 def changes_decoder(packet: Packet) -> bool:
     """True if a packet brings parameters or a palette, which later ones need, too."""
     return any(packet.has_sidedata(kind) for kind in ("new_extradata", "param_change", "palette"))
@@ -84,8 +94,7 @@ def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
         frames, counted = _from_start(video, wanted)
     if not frames:
         return np.empty((0, 0, 0, 3), np.uint8), counted
-    upright = np.rot90(np.stack(frames), k=video.rotation // 90, axes=(1, 2))
-    return np.ascontiguousarray(upright), counted  # torch takes no array that runs backwards
+    return np.stack(frames), counted
 
 
 def _from_start(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int]:
@@ -96,7 +105,7 @@ def _from_start(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int
         # Frames are counted, not found by their times: those of AVI files are not monotonic.
         for counted, frame in enumerate(islice(shown, int(wanted[-1]) + 1), 1):
             if counted - 1 == wanted[len(frames)]:
-                frames.append(frame.to_ndarray(format="rgb24"))
+                frames.append(shown_picture(frame, video))
     return frames, counted
 
 
@@ -108,7 +117,7 @@ def ordered_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
         in_order = _ascending(islice(shown, int(wanted[-1]) + 1))
         for number, frame in enumerate(in_order):
             if number in wanted:
-                yield frame.to_ndarray(format="rgb24")
+                yield shown_picture(frame, video)
 
 
 def _ascending(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
@@ -121,7 +130,7 @@ def _ascending(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
 
 
 def from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """Frames found by their packets' times, unturned; `NotAsIndexed` where that shows to fail."""
+    """Frames found by their packets' times; `NotAsIndexed` where that shows to fail."""
     first, latest = 0, -1  # number of the group's first shown frame; latest time before the group
     with open_video(video.path) as container:
         stream = main_stream(container)
@@ -136,7 +145,7 @@ def from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
             here = here[: np.searchsorted(here, len(shown))]
             first += len(shown)
             if len(here):
-                yield from _decode_group(stream, group, [shown[number] for number in here])
+                yield from _decode_group(stream, group, [shown[number] for number in here], video)
             if first > wanted[-1]:
                 return
     raise NotAsIndexed  # it ends early
@@ -161,7 +170,7 @@ def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[tup
 
 
 def _decode_group(
-    stream: VideoStream, group: list[tuple[int, Packet]], times: Sequence[int]
+    stream: VideoStream, group: list[tuple[int, Packet]], times: Sequence[int], video: Video
 ) -> list[np.ndarray]:
     """Frames of a group of packets at certain times."""
     decoder = stream.codec_context
@@ -181,7 +190,7 @@ def _decode_group(
         if not begun:
             raise NotAsIndexed
         if frame.pts is not None and frame.pts in times:
-            found[frame.pts] = frame.to_ndarray(format="rgb24")
+            found[frame.pts] = shown_picture(frame, video)
     decoder.flush_buffers()
     if len(found) < len(times):
         raise NotAsIndexed

@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from snvideo.data.decoding.decord import decode_decord
+from snvideo.data.decoding.orientation import TURNED, orientation, stored_size
 from snvideo.data.decoding.pyav import (
     Unusable,
     changes_decoder,
@@ -153,7 +154,9 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
         # decord divides a row, padded to 32 pixels, by the width and finds four channels or more in
         # very narrow frames (24, 48, 72 pixels).
         wide = -(-found.width // 32) * 32 * 3 // found.width == 3
-        if usual and not scan.hidden and sound and wide:
+        # It turns pictures, but does not mirror them.
+        turned = scan.orientation in TURNED and scan.plain_matrix
+        if usual and not scan.hidden and sound and wide and turned:
             return found._replace(seekable=True, decoder="decord"), False
     return _read(path, "decode")[0], False
 
@@ -171,7 +174,8 @@ class _StreamScan:
     frames: int = 0  # frames decoded that are shown
     width: int = 0
     height: int = 0
-    rotation: int = 0
+    orientation: int = 1
+    plain_matrix: bool = True  # the display matrix asks for nothing but the orientation
     pixels: str = ""
     error: Exception | None = None
     _packet_times: set[int] = field(default_factory=set)
@@ -244,7 +248,7 @@ class _StreamScan:
 
     def _add(self, frame: VideoFrame) -> None:
         if not self.frames:
-            self.rotation = round(frame.rotation / 90) * 90 % 360
+            self.orientation, self.plain_matrix = orientation(frame)
             self.width, self.height = frame.width, frame.height
             self.pixels = frame.format.name
         elif (frame.width, frame.height) != (self.width, self.height):
@@ -329,22 +333,24 @@ def _probe_of(scan: "_StreamScan", stream: VideoStream) -> IndexRow:
     fps = scan.fps(stream)
     if not fps:
         raise Unusable("no frame rate")
-    reason = ""
+    remarks = []
     if scan.error is not None:
-        reason = "decoding stops early"
+        remarks.append("decoding stops early")
     elif not scan.hidden and scan.packets < stream.frames:
-        reason = "fewer frames than its header states"
+        remarks.append("fewer frames than its header states")
+    if not scan.plain_matrix:
+        remarks.append("display matrix is no quarter turn or mirror: the nearest is taken")
     frames = scan.frames if scan.every_frame else scan.shown
-    width, height = (scan.width, scan.height)[:: -1 if scan.rotation in (90, 270) else 1]
+    width, height = stored_size(scan.width, scan.height, scan.orientation)
     return IndexRow(
         first_frame=scan.hidden,
         frames=frames,
         fps=round(fps, 4),  # the frames of a clip depend on this rounding
         width=width,
         height=height,
-        rotation=scan.rotation,
+        orientation=scan.orientation,
         seconds=round(frames / fps, 3),
-        reason=reason,
+        reason="; ".join(remarks),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from snvideo.data.config import ClipConfig
+from snvideo.data.decoding.orientation import ORIENTATIONS
 from snvideo.data.index import STATUSES, read_meta, read_rows
 from snvideo.data.indexing.sources import SPLITS
 from snvideo.data.sampling import is_short
@@ -33,7 +34,7 @@ class IndexSummary:
     numbers: dict[str, np.ndarray]  # `seconds`, `frames`, `fps` -> float64 (usable videos,)
     sizes: Counter[tuple[int, int]]  # width and height -> usable videos
     kinds: dict[str, Counts]
-    """`resolution`, `container`, `decoder`, `seekable`, `rotation` -> value -> usable videos."""
+    """`resolution`, `container`, `decoder`, `seekable`, `orientation` -> value -> usable videos."""
     reasons: dict[str, Counts]
     """Status -> reason -> videos. A lost video counts once, a usable one once for each remark."""
 
@@ -72,7 +73,7 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
     size, short = Counts(), Counts()
     numbers = {name: array("d") for name in ("seconds", "frames", "fps")}
     sizes: Counter[tuple[int, int]] = Counter()
-    kinds = {name: Counts() for name in ("container", "decoder", "seekable", "rotation")}
+    kinds = {name: Counts() for name in ("container", "decoder", "seekable", "orientation")}
     reasons = {status: Counts() for status in STATUSES}
     for row in read_rows(path, len(labels)):
         counts[row.split][row.label, STATUSES.index(row.status)] += 1
@@ -89,7 +90,7 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
         kinds["container"][posixpath.splitext(row.path)[1].lower() or "no extension"] += 1
         kinds["decoder"][row.decoder] += 1
         kinds["seekable"]["yes" if row.seekable else "no"] += 1
-        kinds["rotation"][f"{row.rotation}°"] += 1
+        kinds["orientation"][ORIENTATIONS[row.orientation]] += 1
     if not counts:
         raise SnvideoError(f"index {path}: it has no videos: build it again")
     usual = list(dict.fromkeys(SPLITS.values()))  # the usual splits come first

@@ -98,7 +98,7 @@ def compare_pair(
     # At random: every k-th frame would be key frames, which look best, too often or never.
     chosen = sampling.generator(0, 0).choice(within, min(FRAMES, within), replace=False)
     frames = zip(
-        scaled_frames(old.path, old.rotation, short_side), shown_frames(new.path), strict=False
+        scaled_frames(old.path, old.orientation, short_side), shown_frames(new.path), strict=False
     )
     wanted = (both for number, both in enumerate(islice(frames, within)) if number in chosen)
     quality = np.array([frame_quality(*both) for both in wanted])

@@ -73,7 +73,7 @@ def prepare_videos(
     for row in read_rows(index):
         if row.status == "ok":
             name = names[row.path]
-            jobs[name] = EncodeJob(root / row.path, out / name, row.rotation, row.fps)
+            jobs[name] = EncodeJob(root / row.path, out / name, row.orientation, row.fps)
     waiting = {name: job for name, job in jobs.items() if not _is_done(job)}
     kept = len(jobs) - len(waiting)
     report("encode", kept, len(jobs))

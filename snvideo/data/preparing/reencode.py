@@ -18,6 +18,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from snvideo.atomic import atomic_path
+from snvideo.data.decoding.orientation import upright
 from snvideo.data.decoding.pyav import Unusable, is_shown, main_stream, open_video
 
 # Errors that every other video would meet, too.
@@ -40,7 +41,7 @@ class EncodeJob(NamedTuple):
 
     source: Path
     output: Path
-    rotation: int  # degrees to turn PyAV's frames counter-clockwise
+    orientation: int  # of the source's frames, as in an index
     fps: float
 
 
@@ -60,7 +61,7 @@ def shown_frames(path: Path) -> Iterator[VideoFrame]:
             return  # damaged from here on: the index counts no further either
 
 
-def scaled_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoFrame]:
+def scaled_frames(path: Path, orientation: int, short_side: int) -> Iterator[VideoFrame]:
     """Shown frames of a video, upright, scaled, in 8-bit 4:2:0 of limited range.
 
     Colours keep their matrix, and the frames say which it is, so that they decode as before. A
@@ -80,7 +81,7 @@ def scaled_frames(path: Path, rotation: int, short_side: int) -> Iterator[VideoF
             interpolation=_INTERPOLATION,
             threads=1,
         )
-        yield _turned(scaled, rotation)
+        yield _upright(scaled, orientation)
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -97,13 +98,13 @@ def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return even(width), even(height)
 
 
-def _turned(frame: VideoFrame, degrees: int) -> VideoFrame:
-    """A 4:2:0 frame of even size turned counter-clockwise, plane by plane."""
-    if not degrees:
+def _upright(frame: VideoFrame, number: int) -> VideoFrame:
+    """A 4:2:0 frame of even size in the orientation of EXIF's number, plane by plane."""
+    if number == 1:
         return frame
     rows, height, width = frame.to_ndarray(), frame.height, frame.width
     planes = [rows[:height], *rows[height:].reshape(2, height // 2, width // 2)]
-    planes = [np.rot90(plane, degrees // 90) for plane in planes]
+    planes = [upright(plane, number) for plane in planes]
     flat = np.concatenate([plane.ravel() for plane in planes])
     turned = VideoFrame.from_ndarray(flat.reshape(-1, planes[0].shape[1]), format="yuv420p")
     for name in _COLOURS:
@@ -115,7 +116,7 @@ def reencode(job: EncodeJob, settings: EncoderSettings) -> Iterator[EncodeState]
     """Re-encode one video; yields `encoding` about every second, then how it has ended."""
     writing = False
     try:
-        frames = scaled_frames(job.source, job.rotation, settings.short_side)
+        frames = scaled_frames(job.source, job.orientation, settings.short_side)
         first = next(frames, None)
         if first is None:
             raise Unusable("no frame can be decoded")

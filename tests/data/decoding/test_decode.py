@@ -14,7 +14,14 @@ from tests.data.videos import frame_number, write_video
 
 
 def video(path: Path, decoder: str, frames: int, **more) -> Video:
-    values = {"label": 0, "first_frame": 0, "fps": 25.0, "width": 64, "height": 48, "rotation": 0}
+    values = {
+        "label": 0,
+        "first_frame": 0,
+        "fps": 25.0,
+        "width": 96,
+        "height": 64,
+        "orientation": 1,
+    }
     values |= {"seekable": True, **more}
     return Video(path=path, frames=frames, decoder=decoder, name=path.name, **values)
 
@@ -95,7 +102,7 @@ def test_skipping_changes_no_pixel(tmp_path, name):
     path = write_video(tmp_path / name, 60, **KINDS[name])
     found = probe(path, "decode")
     assert found.seekable
-    row = video(path, "pyav", found.frames, rotation=found.rotation)
+    row = Video.of(found._replace(decoder="pyav"), path)
     everything = decode_frames(row._replace(seekable=False), range(found.frames))
     assert everything.flags.c_contiguous  # of rotated videos too: torch takes no other
     rng = np.random.default_rng(0)
@@ -107,7 +114,7 @@ def test_skipping_changes_no_pixel(tmp_path, name):
 def test_groups_without_wanted_frames_are_not_decoded(tmp_path, monkeypatch):
     from snvideo.data.decoding import pyav
 
-    path = write_video(tmp_path / "a.mp4", 60, gop=10, b_frames=2)
+    path = write_video(tmp_path / "a.mp4", 60, size=(96, 64), gop=10, b_frames=2)
     counted = []
     decode_group = pyav._decode_group
     monkeypatch.setattr(
@@ -125,7 +132,9 @@ def test_an_index_that_errs_costs_time_but_no_truth(tmp_path, kind):
     """The file was replaced after indexing: what is there is shown, or its absence is said."""
     if kind == "not seekable":
         options = {"x264-params": "open-gop=1:b-adapt=0", "preset": "medium"}
-        path = write_video(tmp_path / "a.mp4", 60, gop=10, b_frames=3, options=options)
+        path = write_video(
+            tmp_path / "a.mp4", 60, size=(96, 64), gop=10, b_frames=3, options=options
+        )
         assert not probe(path, "packets").seekable
     else:
         path = write_video(tmp_path / "a.ts", 60, gop=10, b_frames=2, size=(128, 96))
@@ -151,8 +160,7 @@ def test_every_real_file_agrees_or_says_why(real_videos):
         if found.status != "ok":
             assert found.status == "broken" and found.reason, path.name
             continue
-        facts = {name: getattr(found, name) for name in ("first_frame", "rotation", "seekable")}
-        row = video(path, found.decoder, found.frames, **facts)
+        row = Video.of(found, path)
         wanted = np.unique(np.linspace(0, found.frames - 1, 7).round().astype(int))
         frames = decode_frames(row, wanted)
         assert frames.shape == (len(wanted), found.height, found.width, 3), path.name

@@ -23,7 +23,7 @@ ROWS = [
     KICK._replace(split="val", reason="also in train; decoding stops early"),
     KICK._replace(split="val", reason="also in train", decoder="pyav", seekable=0),
     ROW,
-    ROW._replace(path="b.webm", rotation=90, width=256, height=340),
+    ROW._replace(path="b.webm", orientation=8, width=256, height=340),
     SHORT,
     SHORT._replace(frames=56, path="none"),
     KICK,
@@ -62,7 +62,7 @@ def test_numbers_are_those_counted_by_hand(small: IndexSummary) -> None:
         "container": {".mp4": 4, ".webm": 1, ".mkv": 1, "no extension": 1},
         "decoder": {"decord": 6, "pyav": 1},
         "seekable": {"yes": 6, "no": 1},
-        "rotation": {"0°": 6, "90°": 1},
+        "orientation": {"as stored": 6, "turned by 270°": 1},
     }
     assert small.reasons == {
         "ok": {"also in train": 2, "decoding stops early": 1},

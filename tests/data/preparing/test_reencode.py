@@ -26,7 +26,7 @@ QUICK = EncoderSettings(preset="ultrafast")
 def encode(source: Path, out: Path, settings: EncoderSettings = QUICK) -> tuple[Video, Video]:
     """Re-encodes one file in this process; both as an index would have them."""
     old = probe(source, "decode")
-    job = EncodeJob(source, out, old.rotation, old.fps)
+    job = EncodeJob(source, out, old.orientation, old.fps)
     *_, last = reencode(job, settings)
     assert last.state == "done", last
     assert not list(out.parent.glob(".*"))
@@ -53,7 +53,7 @@ def test_frames_keep_their_numbers(tmp_path: Path, name: str) -> None:
     assert (old.frames, new.frames, new.fps) == (50 - hidden, 50 - hidden, 30.0)
     numbers = [frame_number(picture) for picture in decode_frames(new, range(new.frames))]
     assert numbers == list(range(hidden, 50))
-    assert (new.rotation, new.first_frame, new.seekable, new.decoder) == (0, 0, True, "decord")
+    assert (new.orientation, new.first_frame, new.seekable, new.decoder) == (1, 0, True, "decord")
     assert min(new.width, new.height) == 32
 
 
