@@ -10,5 +10,8 @@ Overrides = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that read or write videos.")]
 Timeout = Annotated[
-    float, typer.Option("--timeout", "--limit", min=1, help="Seconds before a video is given up.")
+    float,
+    typer.Option(
+        "--timeout", "--limit", min=1, help="Seconds without progress before a video is given up."
+    ),
 ]

@@ -101,7 +101,14 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Views (clips x crops) in one pass.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
     timeout: Annotated[
-        float, typer.Option("--timeout", "--limit", min=1, max=300, help="Seconds for a video.")
+        float,
+        typer.Option(
+            "--timeout",
+            "--limit",
+            min=1,
+            max=300,
+            help="Seconds without a frame before a video is given up.",
+        ),
     ] = 60.0,
     out: Annotated[Path | None, typer.Option(help="A .csv or .json to write, too.")] = None,
     contact_sheets: Annotated[

@@ -109,7 +109,8 @@ class DataConfig(Section):
     start_method: Literal["fork", "spawn", "forkserver"] | None = None
     """How workers start; null: as Python does by itself."""
     timeout: float = Field(default=60.0, gt=0, le=300)
-    """Seconds that reading one video may take before it goes into quarantine."""
+    """Seconds without a packet or a frame of a video after which it goes into quarantine; the work
+    that a long one takes has no limit."""
     quarantine: Path | None = None
     """Videos not to open: the `quarantine.csv` of another run."""
     decoder: Literal["pyav", "decord"] = "pyav"

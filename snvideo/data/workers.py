@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from snvideo.data.memory_file import MemoryFile, dump
+from snvideo.data.watchdog import Watchdog
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class WorkerPool(Generic[Task]):
     Args:
         function: yields answers to a task, each better than the one before; the last may be large.
         workers: processes, at least 1, started when needed.
-        timeout: seconds without a further answer after which a task is given up.
+        timeout: seconds without an answer or other progress (see `snvideo.data.watchdog`) after
+            which a task is given up.
         start_method: of multiprocessing; `fork` is safe as long as the caller runs no threads of
             its own that hold locks.
         ahead: tasks that are handed to a process before it has done the first.
@@ -182,7 +184,7 @@ class WorkerPool(Generic[Task]):
         """Kill processes that stand still, say because they were stopped, while one waits."""
         since = max(since, self._suspension.last())
         for worker in self._workers:
-            silent = time.monotonic() - max(worker.heard, since)
+            silent = time.monotonic() - max(worker.heard, worker.armed(), since)
             if worker.jobs and silent > self._timeout + GRACE:
                 worker.stuck = True
                 worker.process.kill()
@@ -320,17 +322,10 @@ def _work(
         signal.signal(number, signal.SIG_IGN)
     if initializer is not None:
         initializer()
-    disarm = faulthandler.cancel_dump_traceback_later
+    watchdog = Watchdog(timeout, trace.file)
 
     def send(kind: str, content: bytes | str | None = None) -> None:
         messages.send_bytes(pickle.dumps((kind, content)))
-
-    def arm() -> None:
-        now = time.monotonic_ns()
-        os.utime(trace.file.fileno(), ns=(now, now))
-        # A thread in C: it ends the process even where native code never returns or holds the
-        # interpreter's lock.
-        faulthandler.dump_traceback_later(timeout, exit=True, file=trace.file)
 
     with suppress(EOFError, BrokenPipeError):  # the parent has died
         send(_STARTED)
@@ -338,16 +333,16 @@ def _work(
             tasks.recv_bytes()
             failure = None
             try:
-                arm()
+                watchdog.arm()
                 for answer in function(slot.read()):
                     data, tensors = dump(answer)
                     small = not tensors and len(data) <= _INLINE
                     if not small:
                         slot.write(data, tensors)
-                    disarm()  # for the parent may not take it soon
+                    watchdog.disarm()  # for the parent may not take it soon
                     send(_ANSWER, data if small else None)
-                    arm()
+                    watchdog.arm()
             except Exception as error:  # whatever one task does, the others go on
                 failure = f"raised {type(error).__name__}: {error}".splitlines()[0][:1000]
-            disarm()
+            watchdog.disarm()
             send(_DONE, failure)

@@ -72,7 +72,7 @@ def predict(
         workers: processes that read videos, at least 1.
         batch: views in one forward pass.
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
-        timeout: seconds that reading one video may take, at most 300.
+        timeout: seconds without a packet or frame before a video is given up, at most 300.
         keep_frames: return frames of each video, for a contact sheet.
 
     Raises:

@@ -19,7 +19,7 @@ def sabotage(fates: dict[str, str], folder: Path) -> None:
         folder: where it is noted what has happened once already.
     """
 
-    def decode_frames(video, numbers, decoder="pyav"):
+    def decode_frames(video, numbers, decoder, transform):
         fate = fates.get(video.name)
         if fate == "hang":  # in native code, and with the interpreter's lock held
             (folder / "opened").touch()
@@ -41,7 +41,7 @@ def sabotage(fates: dict[str, str], folder: Path) -> None:
             raise DecodeError("no good")
         elif fate == "vanish":
             video = video._replace(path=folder / "vanished.mp4")
-        return real_decode(video, numbers, decoder)
+        return real_decode(video, numbers, decoder, transform)
 
     dataset.decode_frames = decode_frames
 

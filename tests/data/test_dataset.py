@@ -1,18 +1,20 @@
 """Clips and views: functions of their key, uint8, with substitutes for what cannot be read."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as transforms
 
-from snvideo.data import loader, sampling
+from snvideo.data import dataset, loader, sampling
 from snvideo.data.augmentation import to_input
 from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig, TrainViewConfig
 from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, cut
 from snvideo.data.decoding import decode_frames
-from snvideo.data.index import ClipIndex
+from snvideo.data.index import ClipIndex, IndexRow
 from snvideo.engine.batch_plan import BatchPlan
 from snvideo.errors import SnvideoError
 
@@ -143,21 +145,36 @@ def test_views_of_a_video_come_from_one_decode(toy, config):
 
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (48, 49), (48, 48), (33, 200)])
 @pytest.mark.parametrize("crops", [1, 3])
-def test_crops_lie_where_they_should(toy, config, size, crops):
+def test_crops_lie_where_they_should(config, size, crops, monkeypatch):
     """Of frames that tell the place of every pixel, resized or not."""
     down, across = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
-    frames = np.stack([down, across, 0 * down], -1)[None].astype(np.uint8)
+    frame = np.stack([down, across, 0 * down], -1).astype(np.uint8)
+    row = IndexRow("a.mp4", split="val", frames=1, fps=25, height=size[0], width=size[1])
+    index = ClipIndex([row], "val", [""], Path("/"))
+    monkeypatch.setattr(dataset, "decode_frames", lambda v, n, d, make: np.stack([make(frame)]))
     for short_side, crop in ((min(size), min(size)), (2 * min(size), 48)):
         view = TestViewConfig(short_side=short_side, crop=min(crop, short_side), crops=crops)
         changed = config.model_copy(update={"test": view})
-        videos = EvalDataset(ClipIndex.load(toy / "index.csv", "val"), changed, 1, crops)
-        views = videos._views(frames, torch.zeros(1, 1, dtype=torch.int64))
-        together = views.expand(torch.device("cpu")).float()
+        views = EvalDataset(index, changed, 1, crops)[0].views
+        assert views.frames.is_contiguous(memory_format=torch.channels_last)
+        together = views.expand(torch.device("cpu")).float()[:, :1]
         assert together.shape == (crops, 1, 3, view.crop, view.crop)
         expected = sampling.even_crops(*size, view)
         for found, (top, left, side) in zip(together[:, 0], expected, strict=True):
             middle = torch.tensor([top, left]) + (side - 1) / 2
             assert (found[:2].mean((1, 2)) - middle).abs().max() <= 1
+
+
+@pytest.mark.parametrize("side", [20, 32, 63, 120])
+def test_frames_one_by_one_are_cut_as_all_together(side):
+    """And as torchvision resizes them, to the bit."""
+    frames = np.random.default_rng(0).integers(0, 256, (3, 130, 150, 3), dtype=np.uint8)
+    together = cut(frames, sampling.Crop(7, 13, side), 32)
+    singly = [cut(frame[None], sampling.Crop(7, 13, side), 32)[0] for frame in frames]
+    assert torch.equal(together, torch.stack(singly))
+    square = torch.from_numpy(frames).permute(0, 3, 1, 2)[..., 7 : 7 + side, 13 : 13 + side]
+    resized = transforms.resize(square.contiguous(), [32, 32], antialias=True)
+    assert torch.equal(together, resized)
 
 
 def test_an_unreadable_test_video_is_left_out_and_named(toy, config, tmp_path):

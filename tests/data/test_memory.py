@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import pytest
 
-from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
-from snvideo.data.index import ClipIndex
+from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig, TrainViewConfig
+from snvideo.data.dataset import EvalDataset, TrainDataset
+from snvideo.data.index import ClipIndex, IndexRow
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import read_class_folders
 from snvideo.data.loader import train_loader
+from tests.data.videos import write_video
 
 CLIPS = 4
 """In a batch."""
@@ -79,6 +81,37 @@ def test_300_clips_leave_no_more_than_100(toy: Path, decoder: str) -> None:
     early, late = after([100, 300], index, config)
     # The frames of these 200 clips are 31 MiB; decord's heap grows by 1 to 3, PyAV's not at all.
     assert late.anonymous - early.anonymous < 8
+
+
+@pytest.mark.parametrize("seekable", [1, 0])
+@pytest.mark.parametrize("stage", ["train", "test"])
+def test_large_frames_are_not_held_together(tmp_path: Path, stage: str, seekable: int) -> None:
+    """48 frames of 2.6 MiB, of which all are wanted, small."""
+    size = 1280, 720
+    write_video(tmp_path / "a.mp4", 48, size=size, gop=48)
+    row = IndexRow("a.mp4", split="train", frames=48, fps=25, seekable=seekable)
+    row = row._replace(width=size[0], height=size[1])
+    index = ClipIndex([row], "train", [""], tmp_path)
+    config = DataConfig(
+        index=tmp_path,
+        clip=ClipConfig(frames=48, stride=1),
+        train=TrainViewConfig(short_side=(64, 80), crop=64),
+        test=TestViewConfig(short_side=64, crop=64, clips=3, crops=3),
+    )
+    dataset = (
+        TrainDataset(index, config, 0) if stage == "train" else EvalDataset(index, config, 3, 3)
+    )
+    assert not dataset[0].unreadable  # what is loaded once, is
+    (PROC / "self" / "clear_refs").write_text("5")  # sets the peak to what there is now
+    before = peak()
+    assert not dataset[0].unreadable
+    assert peak() - before < 40
+
+
+def peak() -> float:
+    """Most memory that this process has held, in MiB."""
+    lines = (PROC / "self" / "status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from snvideo.data import workers
+from snvideo.data.watchdog import report_progress
 from snvideo.data.workers import Outcome, WorkerPool, discard_output
 from snvideo.errors import SnvideoError
 
@@ -71,6 +73,33 @@ def test_a_hang_costs_one_item_and_is_not_tried_again(tmp_path: Path) -> None:
 def test_the_timeout_is_for_one_answer_not_for_all() -> None:
     with closing(WorkerPool(slowly, 1, 0.5)) as pool:
         assert list(pool.run([4])) == [Outcome(3)]
+
+
+def working(seconds: float) -> Iterator[float]:
+    """Works for some seconds, saying so, and then hangs if it is to."""
+    until = time.monotonic() + abs(seconds)
+    while time.monotonic() < until:
+        report_progress()
+        time.sleep(0.02)
+    if seconds < 0:
+        time.sleep(600)
+    yield seconds
+
+
+def test_the_timeout_is_for_silence_not_for_work() -> None:
+    with closing(WorkerPool(working, 1, 0.5)) as pool:
+        assert list(pool.run([1.5, -1.0, 0.1])) == [
+            Outcome(1.5),
+            Outcome(None, "hangs"),
+            Outcome(0.1),
+        ]
+
+
+def test_a_process_that_works_is_not_killed_for_its_silence(monkeypatch) -> None:
+    """By the parent, either, which does it in the watchdog's stead."""
+    monkeypatch.setattr(workers, "GRACE", 0.1)
+    with closing(WorkerPool(working, 1, 0.7)) as pool:
+        assert list(pool.run([2.5])) == [Outcome(2.5)]
 
 
 def slowly(item: int) -> Iterator[int]:

@@ -94,11 +94,11 @@ def slow_command(seconds: float, begun: str, ranks: list[int], *arguments: str) 
     the file `begun` first."""
     swift = decoding.decode_pyav
 
-    def slow(video, wanted):
+    def slow(video, wanted, transform):
         if "val" in Path(video.path).parts and int(os.environ.get("RANK", 0)) in ranks:
             Path(begun).touch()
             time.sleep(seconds)
-        return swift(video, wanted)
+        return swift(video, wanted, transform)
 
     decoding.decode_pyav = slow
     command(*arguments)

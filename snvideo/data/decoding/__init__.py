@@ -5,7 +5,7 @@ are equal to the bit; of other video they may differ, but in the mean by a level
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,10 @@ class DecodeError(Exception):
 
 
 def decode_frames(
-    video: Video | Path | str, numbers: Sequence[int] | np.ndarray, decoder: str = "pyav"
+    video: Video | Path | str,
+    numbers: Sequence[int] | np.ndarray,
+    decoder: str = "pyav",
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Decode frames of a video as they are shown.
 
@@ -30,9 +33,11 @@ def decode_frames(
         numbers: of the frames, from 0, in any order; repeats are decoded once.
         decoder: `pyav`, or `decord`, which is used where it is installed and the index trusts it
             with this file.
+        transform: of every frame as it comes, uint8 RGB (H, W, 3) and upright, by ascending number.
+            So large frames that are made smaller are never held together.
 
     Returns:
-        uint8 RGB of shape (len(numbers), H, W, 3), upright.
+        uint8 RGB of shape (len(numbers), H, W, 3), upright; or what `transform` makes of each.
 
     Raises:
         DecodeError: if the file cannot be opened or does not hold these frames.
@@ -52,13 +57,17 @@ def decode_frames(
         video = Video.of(found._replace(path=str(video)), Path(video))
     wanted, inverse = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
     trusted = decoder == "decord" and video.decoder == "decord" and has_decord()
+    decode = decode_decord if trusted else decode_pyav
     try:
-        frames, counted = (decode_decord if trusted else decode_pyav)(video, wanted)
+        decoded, counted = decode(video, wanted, transform or (lambda frame: frame))
+    except DecodeError:
+        raise
     except Exception as error:  # decord and PyAV raise kinds of their own, and others besides
         # Without decord's time and place in its source, and the native stack trace that it appends.
         line = re.sub(r"^\[[0-9:]+\] \S+: ", "", str(error).strip()).partition("\n")[0]
         raise DecodeError(f"{type(error).__name__}: {line[:200]}".rstrip(": ")) from error
-    if len(frames) < len(wanted):
-        raise DecodeError(f"frame {wanted[len(frames)]} asked for, the file has {counted}")
+    if len(decoded) < len(wanted):
+        raise DecodeError(f"frame {wanted[len(decoded)]} asked for, the file has {counted}")
+    frames = np.stack(decoded)
     in_order = len(wanted) == len(inverse) and bool((inverse[1:] > inverse[:-1]).all())
     return frames if in_order else frames[inverse]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from snvideo.data.watchdog import watched
 
 if TYPE_CHECKING:
     from snvideo.data.index import Video
@@ -25,15 +28,16 @@ def has_decord() -> bool:
     return True
 
 
-def decode_decord(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
+def decode_decord(
+    video: Video, wanted: np.ndarray, transform: Callable[[np.ndarray], np.ndarray]
+) -> tuple[list[np.ndarray], int]:
     """Decode shown frames of a video; arguments and result as those of `decode_pyav`, but that
-    there are no pixels if the last frame is beyond the end."""
+    nothing is decoded beyond the end."""
     import decord
 
     # One reader per clip (memory grows with readers that are kept) and one thread.
     reader = decord.VideoReader(str(video.path), ctx=decord.cpu(0), num_threads=1)
     numbers = wanted + video.first_frame
-    if numbers[-1] >= len(reader):  # asking beyond the end may never return
-        found = np.searchsorted(numbers, len(reader))
-        return np.empty((found, 0, 0, 3), np.uint8), len(reader) - video.first_frame
-    return reader.get_batch(numbers).asnumpy(), len(reader)
+    inside = numbers[: np.searchsorted(numbers, len(reader))]  # beyond, it may never return
+    frames = (reader[number].asnumpy() for number in watched(inside.tolist()))
+    return [transform(frame) for frame in frames], len(reader) - video.first_frame

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from snvideo.data.decoding.orientation import stored_size, upright
+from snvideo.data.watchdog import watched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,36 +77,35 @@ def is_key(frame: VideoFrame) -> bool:
     return frame.key_frame and frame.pict_type in (PictureType.I, PictureType.NONE)
 
 
-def decode_pyav(video: Video, wanted: np.ndarray) -> tuple[np.ndarray, int]:
+def decode_pyav(
+    video: Video, wanted: np.ndarray, transform: Callable[[np.ndarray], np.ndarray]
+) -> tuple[list[np.ndarray], int]:
     """Decode shown frames of a video in one pass over its packets.
 
     If it is `seekable`, only groups of pictures that hold wanted frames are decoded, and of these
     no frame that neither is wanted nor has others depend on it; otherwise all up to the last one.
 
+    Args:
+        video: a row of an index.
+        wanted: numbers of frames, int64 and ascending.
+        transform: of every wanted frame as it comes, upright, uint8 RGB (H, W, 3).
+
     Returns:
-        uint8 RGB (frames, H, W, 3), upright, of the `wanted` ones, int64 and ascending, as many as
-        there are; and how many shown frames were counted on the way to the last of them.
+        What it made of the `wanted` frames, as many as there are; and how many shown frames were
+        counted on the way to the last of them.
     """
-    frames, counted = [], 0
     # A file that was damaged or replaced since it was indexed needs no trust to count its frames.
     with suppress(NotAsIndexed, FFmpegError):
-        frames = list(from_key_frames(video, wanted)) if video.seekable else []
-    if not frames:
-        frames, counted = _from_start(video, wanted)
-    if not frames:
-        return np.empty((0, 0, 0, 3), np.uint8), counted
-    return np.stack(frames), counted
-
-
-def _from_start(video: Video, wanted: np.ndarray) -> tuple[list[np.ndarray], int]:
+        if video.seekable:
+            return [transform(picture) for picture in from_key_frames(video, wanted)], 0
     frames: list[np.ndarray] = []
     counted = 0
     with open_video(video.path) as container:
-        shown = filter(is_shown, container.decode(main_stream(container)))
+        shown = filter(is_shown, watched(container.decode(main_stream(container))))
         # Frames are counted, not found by their times: those of AVI files are not monotonic.
         for counted, frame in enumerate(islice(shown, int(wanted[-1]) + 1), 1):
             if counted - 1 == wanted[len(frames)]:
-                frames.append(shown_picture(frame, video))
+                frames.append(transform(shown_picture(frame, video)))
     return frames, counted
 
 
@@ -113,7 +113,7 @@ def ordered_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """Frames as `from_key_frames` gives them, by decoding all from the start; `NotAsIndexed` if
     one is damaged, or their times do not ascend, so that they cannot be found by them."""
     with open_video(video.path) as container:
-        shown = filter(is_shown, container.decode(main_stream(container)))
+        shown = filter(is_shown, watched(container.decode(main_stream(container))))
         in_order = _ascending(islice(shown, int(wanted[-1]) + 1))
         for number, frame in enumerate(in_order):
             if number in wanted:
@@ -154,7 +154,7 @@ def from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
 def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[tuple[int, Packet]]]:
     """Times and packets from one key frame to the next, in the order of decoding."""
     group: list[tuple[int, Packet]] = []
-    for packet in container.demux(stream):
+    for packet in watched(container.demux(stream)):
         if not packet.size:  # marks the end
             continue
         if packet.pts is None or packet.is_corrupt or (packet.is_discard and packet.pts >= 0):
@@ -171,27 +171,26 @@ def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[tup
 
 def _decode_group(
     stream: VideoStream, group: list[tuple[int, Packet]], times: Sequence[int], video: Video
-) -> list[np.ndarray]:
-    """Frames of a group of packets at certain times."""
-    decoder = stream.codec_context
-    last = max(number for number, (time, _) in enumerate(group) if time in times)
+) -> Iterator[np.ndarray]:
+    """Frames of a group of packets at certain times, ascending."""
+    decoder, wanted = stream.codec_context, set(times)
+    last = max(number for number, (time, _) in enumerate(group) if time in wanted)
 
     def decoded() -> Iterator[VideoFrame]:
-        for time, packet in group[: last + 1]:
+        for time, packet in watched(group[: last + 1]):
             # Frames that no other refers to are not decoded unless they are wanted.
-            decoder.skip_frame = "DEFAULT" if time in times else "NONREF"
+            decoder.skip_frame = "DEFAULT" if time in wanted else "NONREF"
             yield from decoder.decode(packet)
         yield from decoder.decode(None)  # frames held back for reordering
 
-    found: dict[int, np.ndarray] = {}
     begun = group[0][1].is_discard  # then its frame does not come out
     for frame in _ascending(decoded()):
         begun = begun or (frame.pts == group[0][0] and is_key(frame))
         if not begun:
             raise NotAsIndexed
-        if frame.pts is not None and frame.pts in times:
-            found[frame.pts] = shown_picture(frame, video)
+        if frame.pts in wanted:
+            wanted.remove(frame.pts)
+            yield shown_picture(frame, video)
     decoder.flush_buffers()
-    if len(found) < len(times):
+    if wanted:
         raise NotAsIndexed
-    return [found[time] for time in times]

@@ -33,6 +33,7 @@ from snvideo.data.decoding.pyav import (
 )
 from snvideo.data.index import IndexRow, Video
 from snvideo.data.indexing.trial import FRAMES, has_parameters, seeks_right
+from snvideo.data.watchdog import watched
 from snvideo.data.workers import WorkerPool, discard_output
 
 Check = Literal["header", "packets", "decode"]
@@ -63,8 +64,8 @@ def probe_all(
 ) -> Generator[IndexRow, None, None]:
     """Probe files by a check of `stages` in so many processes, results in the order of the paths.
 
-    A file that gives no answer for `timeout` seconds is broken; one that PyAV had read before
-    decord died is usable, by PyAV.
+    A file that gives no packet and no frame for `timeout` seconds is broken; one that PyAV had read
+    before decord died is usable, by PyAV.
     """
     # A file that hangs holds up the order but not the work, as long as this many lie behind it.
     window = max(1000, 100 * workers)
@@ -194,7 +195,7 @@ class _StreamScan:
     def read(self, container: InputContainer, stream: VideoStream) -> None:
         """Read all packets and decode frames, up to the first error."""
         try:
-            for packet in container.demux(stream):
+            for packet in watched(container.demux(stream)):
                 self._count(packet)
                 if self.every_frame or not self.frames:
                     for frame in filter(is_shown, packet.decode()):
@@ -358,10 +359,12 @@ def _decord_agrees(video: Video) -> bool:
     """True if decord shows the same frames as PyAV under the same numbers."""
     numbers = np.unique(np.linspace(0, video.frames - 1, 12).round().astype(np.int64))
     try:
-        shown, expected = (decode(video, numbers)[0] for decode in (decode_decord, decode_pyav))
+        shown, expected = (
+            decode(video, numbers, np.asarray)[0] for decode in (decode_decord, decode_pyav)
+        )
     except Exception:  # decord raises kinds of its own, and is not installed everywhere
         return False
-    return shown.shape == expected.shape and all(
-        np.abs(one.astype(np.int16) - other).mean() <= TOLERANCE
+    return len(shown) == len(expected) and all(
+        one.shape == other.shape and np.abs(one.astype(np.int16) - other).mean() <= TOLERANCE
         for one, other in zip(shown, expected, strict=True)
     )

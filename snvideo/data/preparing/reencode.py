@@ -20,6 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from snvideo.atomic import atomic_path
 from snvideo.data.decoding.orientation import upright
 from snvideo.data.decoding.pyav import Unusable, is_shown, main_stream, open_video
+from snvideo.data.watchdog import watched
 
 # Errors that every other video would meet, too.
 _FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -56,7 +57,7 @@ def shown_frames(path: Path) -> Iterator[VideoFrame]:
     """Frames of a video as `data.decoding` numbers them, as many as can be decoded."""
     with open_video(path) as container:
         try:
-            yield from filter(is_shown, container.decode(main_stream(container)))
+            yield from filter(is_shown, watched(container.decode(main_stream(container))))
         except (FFmpegError, OSError):
             return  # damaged from here on: the index counts no further either
 
