@@ -4,14 +4,14 @@ import glob
 import json
 import logging
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
-from snvideo.text import shorten
+from snvideo.text import shorten, shorten_list
 
 log = logging.getLogger(__name__)
 
@@ -24,27 +24,45 @@ EXTENSIONS = (
 
 
 def scan_videos(folder: Path) -> list[str]:
-    """Find all video files below a folder, by extension: POSIX paths relative to it, sorted. Links
-    are followed; hidden files and folders are not looked at, other files are counted in the log. No
-    video is a `SnvideoError`."""
+    """Find all video files below a folder, by extension: POSIX paths relative to it, sorted.
 
-    def fail(error: OSError) -> None:
-        raise SnvideoError(f"videos {error.filename}: {error.strerror}") from None
-
-    def is_circular(link: Path) -> bool:
-        return link.is_symlink() and link.parent.resolve().is_relative_to(link.resolve())
-
+    Links are followed, but each folder is searched once, under its own path if that is inside.
+    Hidden files and folders are not looked at, other files are counted in the log. Folders that
+    cannot be read are named there. No video is a `SnvideoError`.
+    """
     found: list[str] = []
     others: Counter[str] = Counter()
-    for here, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        inside = Path(here).relative_to(folder)
-        folders[:] = [n for n in folders if n[0] != "." and not is_circular(Path(here, n))]
-        for name in (name for name in names if name[0] != "."):
-            if name.lower().endswith(EXTENSIONS):
-                found.append((inside / name).as_posix())
-            else:
-                others[Path(name).suffix.lower() or "no ending"] += 1
+    seen: set[str] = set()
+    again: list[str] = []
+    unreadable: list[str] = []
+
+    def fail(error: OSError) -> None:
+        if error.filename == str(folder):
+            raise SnvideoError(f"videos {folder}: {error.strerror}") from None
+        unreadable.append(f"{error.filename} ({error.strerror})")
+
+    links = deque([folder])  # the folder itself, then, breadth first, what links in it lead to
+    while links:
+        for here, folders, names in os.walk(links.popleft(), onerror=fail):
+            real = os.path.realpath(here)
+            if real in seen:
+                again.append(here)
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if name[0] != ".")
+            links += (link for link in map(Path(here).joinpath, folders) if link.is_symlink())
+            inside = Path(here).relative_to(folder)
+            for name in (name for name in names if name[0] != "."):
+                if name.lower().endswith(EXTENSIONS):
+                    found.append((inside / name).as_posix())
+                else:
+                    others[Path(name).suffix.lower() or "no ending"] += 1
     left = ", ".join(f"{number} {ending}" for ending, number in others.most_common(10))
+    if unreadable:
+        log.warning("videos %s: folders left out: %s", folder, shorten_list(unreadable))
+    if again:
+        log.warning("videos %s: links to folders taken already: %s", folder, shorten_list(again))
     if not found:
         problem = f"no video file in it{f', but {left}' if left else ''}"
         raise SnvideoError(f"videos {folder}: {problem}: give the folder of the videos")

@@ -51,7 +51,10 @@ class Quarantine:
             text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
         except OSError as error:
             raise SnvideoError(f"cannot read quarantine {path}: {error.strerror}") from None
-        header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+        try:
+            header, *rows = list(csv.reader(io.StringIO(text), strict=True)) or [[]]
+        except csv.Error as error:
+            raise SnvideoError(f"quarantine {path}: {error}: is a quotation mark open?") from None
         if tuple(header) != _HEADER or any(len(row) != 2 for row in rows if row):
             raise SnvideoError(f"quarantine {path}: expected a CSV file with {','.join(_HEADER)}")
         return cls(dict(row for row in rows if row))

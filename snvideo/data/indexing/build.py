@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from snvideo.data.index import COLUMNS, STATUSES, VERSION, IndexRow, read_rows
 from snvideo.data.indexing.probe import Check, probe_all
 from snvideo.data.indexing.sources import Listing
 from snvideo.errors import SnvideoError
+from snvideo.lock import locked
 
 _LISTED = COLUMNS[: COLUMNS.index("first_frame")]
 """What a source says of a video, beside a remark in `reason`; the rest is probed."""
@@ -79,14 +80,30 @@ def build_index(
     """
     if out.suffix != ".csv":
         raise SnvideoError(f"index {out}: call it something.csv")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out.with_name(f".{out.name}.lock"), f"index {out}"):
+            return _build(listing, videos, out, check, workers, timeout, progress)
+    except OSError as error:
+        raise SnvideoError(f"index {out}: cannot be written: {error.strerror}") from None
+
+
+def _build(
+    listing: Listing,
+    videos: Path,
+    out: Path,
+    check: Check,
+    workers: int,
+    timeout: float,
+    progress: Callable[[int], None] | None,
+) -> BuildSummary:
     part, done = _partial_path(out, listing, videos, check), 0
     report = progress or (lambda number: None)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         done = _resume(part)
         left = listing.rows[done:]
         report(done)
-        paths = (videos / row.path for row in left)
+        paths = (videos / path for row in left for path in listing.files(row))
         with (
             part.open("a", newline="", encoding="utf-8", errors="surrogateescape") as table,
             closing(probe_all(paths, check, workers, timeout)) as probes,
@@ -94,10 +111,12 @@ def build_index(
             writer = csv.writer(table, lineterminator="\n")
             if not table.tell():
                 writer.writerow(COLUMNS)
-            for row, found in zip(left, probes, strict=True):
-                listed = {name: getattr(row, name) for name in _LISTED}
+            for row in left:
+                found = _best([next(probes)._replace(path=path) for path in listing.files(row)])
+                listed = {name: getattr(row, name) for name in _LISTED if name != "path"}
                 listed["label_name"] = listing.labels[row.label]
-                listed["reason"] = "; ".join(filter(None, (row.reason, found.reason)))
+                remarks = f"{row.reason}; {found.reason}; {_untrimmed(row, found)}".split("; ")
+                listed["reason"] = "; ".join(dict.fromkeys(filter(None, remarks)))
                 writer.writerow(found._replace(**listed))
                 table.flush()
                 done += 1
@@ -112,17 +131,42 @@ def build_index(
         facts |= {"counts": summary.counts, "skipped": summary.skipped}
         part.replace(out)
         write_atomic(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
-    except OSError as error:
-        raise SnvideoError(f"index {out}: cannot be written: {error.strerror}") from None
     finally:
         if done == len(listing.rows):
             part.unlink(missing_ok=True)
     return summary
 
 
+def _best(files: Sequence[IndexRow]) -> IndexRow:
+    """The best of several files of one clip, the first of as good ones, and that there are more."""
+
+    def soundness(file: IndexRow) -> tuple[bool, bool, float]:
+        return file.status == "ok", not file.reason, file.seconds if file.reason else 0.0
+
+    best = max(files, key=soundness)
+    if len(files) == 1 or best.status != "ok":
+        return best
+    worst = min(files, key=soundness)
+    if soundness(worst) == soundness(best):
+        remark = "one of several files of its name"
+    else:
+        fault = worst.status if worst.status != "ok" else "damaged"
+        remark = f"instead of a {fault} file of its name"
+    return best._replace(reason="; ".join(filter(None, (best.reason, remark))))
+
+
+def _untrimmed(row: IndexRow, found: IndexRow) -> str:
+    """A remark on a file that is much longer than the clip that a source says it is."""
+    if row.start is None or row.end is None or found.seconds <= 1.5 * (row.end - row.start) + 2:
+        return ""
+    return "longer than from start to end: not trimmed?"
+
+
 def _partial_path(out: Path, listing: Listing, videos: Path, check: Check) -> Path:
     """Path of an unfinished index, which depends on its rows and check."""
-    what = repr((VERSION, videos.absolute(), check, listing.labels, listing.rows))
+    what = repr(
+        (VERSION, videos.absolute(), check, listing.labels, listing.rows, listing.namesakes)
+    )
     digest = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
     return out.with_name(f".{out.name}.{digest[:12]}.part")
 

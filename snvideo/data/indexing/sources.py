@@ -6,6 +6,7 @@ What cannot be read or makes no sense is a `SnvideoError` that names the file an
 import csv
 import hashlib
 import io
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from snvideo.data.files import scan_videos
 from snvideo.data.index import IndexRow
 from snvideo.errors import SnvideoError
+
+log = logging.getLogger(__name__)
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -32,6 +35,12 @@ class Listing:
     labels: list[str]  # names in the order of their ids
     source: str  # description of the source
     skipped: dict[str, int] = field(default_factory=dict)  # why there is no row -> entries
+    namesakes: dict[str, list[str]] = field(default_factory=dict)
+    """Path of a row -> further files of its clip; the best of all is taken."""
+
+    def files(self, row: IndexRow) -> list[str]:
+        """All files of a row's clip, likeliest first."""
+        return [row.path, *self.namesakes.get(row.path, ())]
 
 
 def read_labels(path: Path) -> list[str]:
@@ -52,8 +61,9 @@ def read_kinetics(
     """List Kinetics 400, 600 or 700: annotation files and a folder of clips.
 
     Files are called `{youtube_id}_{start:06d}_{end:06d}` or just `{youtube_id}`, with any video
-    extension, in any subfolders; of several, the one whose folders name the split and label is
-    taken. Rows without a label (the test sets as first published) are skipped.
+    extension, in any subfolders. Of several, the best is taken; of as good ones that whose folders
+    say that it is a replacement, or name the split and label. Rows without a label (the test sets
+    as first published) are skipped.
 
     Args:
         csvs: files with the columns label, youtube_id, time_start, time_end (seconds) and split;
@@ -67,6 +77,7 @@ def read_kinetics(
     found: list[tuple[str, IndexRow]] = []
     places: dict[str, str] = {}
     skipped = Counter[str]()
+    namesakes: dict[str, list[str]] = {}
     for file in csvs:
         for where, row in _annotations(file):
             try:
@@ -81,7 +92,9 @@ def read_kinetics(
                 skipped["without a label"] += 1
                 continue
             places.setdefault(label, where)
-            path = _clip_path(files, row["youtube_id"].strip(), *times, split, label)
+            path, *others = _clip_paths(files, row["youtube_id"].strip(), *times, split, label)
+            if others:
+                namesakes[path] = others
             found.append((label, IndexRow(path, split=split, start=start, end=end)))
     names, ids = _label_ids(places, labels)
     rows = _note_repeats(
@@ -90,40 +103,57 @@ def read_kinetics(
         key=lambda path: PurePosixPath(path).stem,
     )
     listed = {row.path for row in rows}
-    if unlisted := sum(path not in listed for paths in files.values() for path in paths):
-        skipped["files that no row names"] = unlisted
+    spare = {path for others in namesakes.values() for path in others} - listed
+    skipped["further files of clips"] = len(spare)
+    known = listed | spare
+    skipped["files that no row names"] = sum(
+        path not in known for paths in files.values() for path in paths
+    )
     source = f"kinetics {' '.join(file.name for file in csvs)}"
-    return Listing(rows, names, source, dict(skipped))
+    return Listing(rows, names, source, dict(+skipped), namesakes)
 
 
 def _annotations(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows of an annotation file with their split, each with its place for error messages."""
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
-    missing = {"youtube_id", "time_start", "time_end"} - set(reader.fieldnames or ())
-    if missing:
-        raise SnvideoError(
-            f"annotations {path} line 1: no column {', '.join(sorted(missing))}: expected "
-            "label,youtube_id,time_start,time_end,split"
-        )
+    # Strict: else an open quote swallows rows up to the next one, or the end, without a word.
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     words = re.split("[^a-z]+", path.stem.lower())  # as in kinetics400_val.csv
     split = next((word for word in words if word in SPLITS), path.stem)
-    for row in reader:
-        where = f"annotations {path} line {reader.line_num}"
-        yield where, {**row, "split": row.get("split") or split}
+    where = f"annotations {path} line 1"
+    try:
+        columns = next(reader, [])
+        if missing := {"youtube_id", "time_start", "time_end"} - set(columns):
+            raise SnvideoError(
+                f"{where}: no column {', '.join(sorted(missing))}: expected "
+                "label,youtube_id,time_start,time_end,split"
+            )
+        where = f"annotations {path} line {reader.line_num + 1}"
+        for values in reader:
+            if values:
+                if len(values) < len(columns) or any(values[len(columns) :]):
+                    number, expected = len(values), len(columns)
+                    raise SnvideoError(f"{where}: it has {number} values, expected {expected}")
+                row = dict(zip(columns, values, strict=False))
+                yield where, {**row, "split": row.get("split") or split}
+            where = f"annotations {path} line {reader.line_num + 1}"
+    except csv.Error as error:
+        raise SnvideoError(f"{where}: {error}: is a quotation mark left open?") from None
 
 
-def _clip_path(
+def _clip_paths(
     files: Mapping[str, list[str]], video: str, start: int, end: int, split: str, label: str
-) -> str:
-    """Path of a clip's file; if there is none, the name that it should have."""
+) -> list[str]:
+    """Paths of a clip's files, likeliest first; if there is none, the name that it should have."""
     stem = f"{video}_{start:06d}_{end:06d}"
-    found = files.get(stem) or files.get(f"{video}_{start}_{end}") or files.get(video)
+    found = files.get(stem, []) + files.get(f"{video}_{start}_{end}", [])
 
-    def fit(path: str) -> tuple[bool, bool]:
+    def fit(path: str) -> tuple[bool, bool, bool]:
         folders = {_as_in_folders(folder) for folder in PurePosixPath(path).parts[:-1]}
-        return split in map(SPLITS.get, folders), _as_in_folders(label) in folders
+        replaces = any(map(_is_replacement, folders))
+        return replaces, split in map(SPLITS.get, folders), _as_in_folders(label) in folders
 
-    return max(found, key=fit) if found else f"{stem}.mp4"
+    found = sorted(dict.fromkeys(found or files.get(video, [])), key=fit, reverse=True)
+    return found or [f"{stem}.mp4"]
 
 
 def read_class_folders(
@@ -133,6 +163,9 @@ def read_class_folders(
     labels: Sequence[str] | None = None,
 ) -> Listing:
     """List class folders: `videos/<split>/<class>/...` or `videos/<class>/...`.
+
+    A folder `replacement` beside splits, as Kinetics-400 is downloaded, holds better files of
+    videos in them. Labels that are spelled alike, as with `_` for spaces, are one.
 
     Args:
         videos: its subfolders are splits if all are called train, val, test or the like (those
@@ -145,6 +178,8 @@ def read_class_folders(
     paths = [PurePosixPath(path) for path in scan_videos(videos)]
     tops = {path.parts[0] for path in paths if len(path.parts) > 1}
     splits = {top for top in tops if top.lower() in SPLITS}
+    better = {top for top in tops if splits and _is_replacement(top)}
+    tops -= better
     if splits and splits != tops:
         raise SnvideoError(
             f"videos {videos}: folders {', '.join(sorted(splits))} look like splits, but "
@@ -154,13 +189,18 @@ def read_class_folders(
         raise SnvideoError(
             f"videos {videos}: it has the splits {', '.join(sorted(splits))}: drop the fraction"
         )
+    replacements: defaultdict[str, list[str]] = defaultdict(list)
+    for path in (path for path in paths if path.parts[0] in better):
+        replacements[path.stem].append(str(path))
+    paths = [path for path in paths if path.parts[0] not in better]
     depth = 1 if splits else 0
     inside = [path for path in paths if len(path.parts) > depth + 1]
-    outside = len(paths) - len(inside)
+    endings = Counter(path.with_suffix("") for path in inside)
     names, ids = _label_ids(
         {path.parts[depth]: f"videos {videos / path}" for path in inside}, labels
     )
     rows = []
+    namesakes: dict[str, list[str]] = {}
     for path in inside:
         if splits:
             chosen = SPLITS[path.parts[0].lower()]
@@ -168,9 +208,15 @@ def read_class_folders(
             digest = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).digest()
             fraction = int.from_bytes(digest[:8], "big") / 2**64
             chosen = "val" if fraction < val_fraction else _split_name(split)
-        rows.append(IndexRow(str(path), ids[path.parts[depth]], split=chosen))
-    skipped = {"files outside class folders": outside} if outside else {}
-    return Listing(rows, names, "class folders", skipped)
+        remark = "also with another ending" if endings[path.with_suffix("")] > 1 else ""
+        first, *others = [*replacements.pop(path.stem, []), str(path)]
+        if others:
+            namesakes[first] = others
+        rows.append(IndexRow(first, ids[path.parts[depth]], split=chosen, reason=remark))
+    skipped = Counter({"files outside class folders": len(paths) - len(inside)})
+    skipped["further files of clips"] = sum(map(len, namesakes.values()))
+    skipped["replacements of no video"] = sum(map(len, replacements.values()))
+    return Listing(rows, names, "class folders", dict(+skipped), namesakes)
 
 
 def read_lists(
@@ -178,7 +224,8 @@ def read_lists(
 ) -> Listing:
     """List videos from files as PySlowFast and mmaction2 read them: a path and a label id a line.
 
-    The last space, tab or comma of a line separates, so paths may hold some.
+    The last space, tab or comma of a line separates, so paths may hold some; they may stand in
+    quotation marks, as pandas writes them then.
 
     Args:
         files: split -> list.
@@ -193,10 +240,10 @@ def read_lists(
             if not line.strip():
                 continue
             where = f"list {file} line {number}"
-            match = re.fullmatch(r"\s*(.*[^\s,])\s*[\s,]\s*(-?\d+)\s*", line)
+            match = re.fullmatch(r"\s*(.*[^\s,])\s*[\s,]\s*\"?(-?\d+)\"?\s*", line)
             if match is None:
                 raise SnvideoError(f"{where}: {line.strip()[:80]!r}: expected path and label id")
-            path, label = Path(match[1]), int(match[2])
+            path, label = Path(_unquoted(match[1])), int(match[2])
             if label < 0:  # test lists whose labels are secret
                 skipped["without a label"] += 1
                 continue
@@ -213,11 +260,29 @@ def read_lists(
     return Listing(_note_repeats(found, skipped), list(labels), source, dict(skipped))
 
 
+def _unquoted(text: str) -> str:
+    """A path as it was before it was put into quotation marks, if it was."""
+    if len(text) > 2 and text[0] == text[-1] in ("'", '"'):
+        return text[1:-1].replace(2 * text[0], text[0])
+    return text
+
+
 def _label_ids(
     found: Mapping[str, str], labels: Sequence[str] | None
 ) -> tuple[list[str], dict[str, int]]:
-    """Label names, and the id of each that is `found`, which says where, for an error message."""
-    names = sorted(found) if labels is None else list(labels)
+    """Label names, and the id of each that is `found`, which says where, for an error message.
+
+    Of names that are spelled alike, the first counts, unless a label file tells them apart.
+    """
+    if labels is None:
+        first: dict[str, str] = {}
+        for name in sorted(found):
+            if (other := first.setdefault(_as_in_folders(name), name)) != name:
+                log.warning(
+                    "labels %r and %r are taken for one: --labels keeps them apart", other, name
+                )
+        labels = list(first.values())
+    names = list(labels)
     ids = {_as_in_folders(name): number for number, name in enumerate(names)}
     ids |= {name: number for number, name in enumerate(names)}
     for name, where in found.items():
@@ -249,6 +314,11 @@ def _note_repeats(
 def _as_in_folders(name: str) -> str:
     """A label as it may be spelled in a folder name."""
     return name.replace("_", " ").strip().casefold()
+
+
+def _is_replacement(folder: str) -> bool:
+    """True for folders as `replacement` and `replacement_for_corrupted_k400`."""
+    return folder.lower().startswith("replacement")
 
 
 def _split_name(name: str) -> str:

@@ -21,6 +21,7 @@ from snvideo.data.indexing.sources import Listing
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeState, reencode
 from snvideo.data.workers import WorkerPool, discard_output
 from snvideo.errors import SnvideoError
+from snvideo.lock import locked
 
 RECORD = "prepare.json"  # file in the folder of the outputs with settings and results
 
@@ -64,9 +65,26 @@ def prepare_videos(
         SnvideoError: if the index cannot be read, `out` holds something else, nothing can be
             written there, or no video is usable afterwards.
     """
-    settings = settings or EncoderSettings()
-    report = progress or (lambda step, done, total: None)
     root = video_root(index)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out.with_name(f".{out.name}.lock"), f"{out}"):
+            settings = settings or EncoderSettings()
+            return _prepare(index, root, out, settings, workers, timeout, progress)
+    except OSError as error:
+        raise SnvideoError(f"{out}: cannot be written: {error.strerror}") from None
+
+
+def _prepare(
+    index: Path,
+    root: Path,
+    out: Path,
+    settings: EncoderSettings,
+    workers: int,
+    timeout: float,
+    progress: Callable[[str, int, int], None] | None,
+) -> PrepareSummary:
+    report = progress or (lambda step, done, total: None)
     claim_folder(out, RECORD, {"root": str(root), **settings._asdict()})
     names = output_names((row.path for row in read_rows(index)), root)
     jobs = {}

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from snvideo.data.index import VERSION, ClipIndex
+from snvideo.data.index import VERSION, ClipIndex, read_rows
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import read_class_folders, read_lists
+from snvideo.data.indexing.sources import read_class_folders, read_kinetics, read_lists
 from snvideo.errors import SnvideoError
+from snvideo.lock import locked
 from tests.data.videos import write_video
 
 DATA = os.environ.get("SNVIDEO_TEST_DATA")
@@ -147,6 +148,78 @@ def test_program_on_kinetics(tmp_path: Path) -> None:
     done = run("kinetics", clips, "--csv", csv, "--out", out, "--labels", labels, "--workers", 1)
     assert done.returncode == 0, done.stderr
     assert ClipIndex.load(out, "train")[0].label == 1
+
+
+HEADER = "label,youtube_id,time_start,time_end,split\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "taken", "reason"),
+    [
+        ("broken", "other", "instead of a broken file of its name"),
+        ("damaged", "other", "instead of a damaged file of its name"),
+        ("sound", "first", "one of several files of its name"),
+        ("hidden link", "other", "instead of a missing file of its name"),
+    ],
+)
+@pytest.mark.parametrize("place", ["replacement/a_000000_000010.mp4", "a_000000_000010.mkv"])
+def test_of_several_files_of_a_clip_the_best_is_taken(
+    tmp_path: Path, first: str, taken: str, reason: str, place: str
+) -> None:
+    root = tmp_path / "v"
+    names = {"other": place, "first": "train/hug/a_000000_000010.mp4"}
+    if place.startswith("replacement"):  # which come first
+        names = {"first": place, "other": names["first"]}
+    write_video(root / names["other"], frames=20)
+    write_video(root / names["first"], frames=20, gop=1)
+    if first == "broken":
+        (root / names["first"]).write_bytes(b"no video")
+    elif first == "damaged":
+        whole = write_video(root / names["first"], frames=20, mux={"movflags": "faststart"})
+        whole.write_bytes(whole.read_bytes()[:-200])
+    elif first == "hidden link":
+        (root / names["first"]).unlink()
+        (root / names["first"]).symlink_to(tmp_path / "gone.mp4")
+    annotations = tmp_path / "k.csv"
+    annotations.write_text(HEADER + "hug,a,0,10,train\n")
+    build_index(read_kinetics([annotations], root), root, tmp_path / "i.csv")
+    (row,) = read_rows(tmp_path / "i.csv")
+    assert (row.path, row.status, row.reason) == (names[taken], "ok", reason)
+
+
+def test_of_bad_files_of_a_clip_the_first_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "v"
+    for name in ("replacement/a_0_10.mp4", "a_0_10.mp4", "a_0_10.avi"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    write_video(root / "b_0_10.mp4")
+    annotations = tmp_path / "k.csv"
+    annotations.write_text(HEADER + "hug,a,0,10,train\nhug,b,0,10,train\n")
+    build_index(read_kinetics([annotations], root), root, tmp_path / "i.csv", workers=2)
+    bad, good = read_rows(tmp_path / "i.csv")
+    assert (bad.path, bad.status, bad.reason) == ("replacement/a_0_10.mp4", "broken", "empty file")
+    assert (good.path, good.status) == ("b_0_10.mp4", "ok")
+
+
+def test_a_file_much_longer_than_its_clip_is_remarked(tmp_path: Path) -> None:
+    write_video(tmp_path / "v" / "a.mp4", frames=100)  # 4 s
+    write_video(tmp_path / "v" / "b_000000_000003.mp4", frames=100)
+    annotations = tmp_path / "k.csv"
+    annotations.write_text(HEADER + "hug,a,7,8,train\nhug,b,0,3,train\n")
+    build_index(read_kinetics([annotations], tmp_path / "v"), tmp_path / "v", tmp_path / "i.csv")
+    reasons = [row.reason for row in read_rows(tmp_path / "i.csv")]
+    assert reasons == ["longer than from start to end: not trimmed?", ""]
+
+
+def test_two_builds_of_one_index_are_told_apart(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "i.csv"
+    listing = read_class_folders(videos)
+    who = f"index {out}: in use by process {os.getpid()} on"
+    with locked(tmp_path / ".i.csv.lock", "it"), pytest.raises(SnvideoError, match=who):
+        build_index(listing, videos, out)
+    assert not out.exists()
+    build_index(listing, videos, out)
+    assert {path.name for path in tmp_path.iterdir()} == {"i.csv", "i.json"}
 
 
 @pytest.mark.parametrize(

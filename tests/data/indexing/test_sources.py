@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,51 @@ def test_what_is_no_video_by_its_ending_is_counted(tmp_path: Path, caplog) -> No
         scan_videos(root)
 
 
+@pytest.mark.parametrize("kind", ["mutual", "up", "two", "chain", "out and in"])
+def test_each_folder_is_searched_once(tmp_path: Path, kind: str, caplog) -> None:
+    """Under its own path, so that videos have the labels of the folders that they lie in."""
+    root = touch(tmp_path / "v", "hug/1.mp4", "kick/2.mp4", "kick/deep/3.mp4")
+    outside = touch(tmp_path / "w", "4.mp4")
+    expected = ["hug/1.mp4", "kick/2.mp4", "kick/deep/3.mp4"]
+    match kind:
+        case "mutual":
+            (root / "hug" / "link").symlink_to(root / "kick")
+            (root / "kick" / "link").symlink_to(root / "hug")
+        case "up":
+            (root / "kick" / "deep" / "a").symlink_to(root)
+        case "two":
+            for label in ("a", "b"):
+                (root / label).symlink_to(outside)
+            expected = ["a/4.mp4", *expected]
+        case "chain":
+            (root / "a").symlink_to(root / "b")
+            (root / "b").symlink_to(root / "kick")
+        case "out and in":
+            (root / "a").symlink_to(outside)
+            (outside / "back").symlink_to(root)
+            expected = ["a/4.mp4", *expected]
+    assert scan_videos(root) == expected
+    assert "taken already" in caplog.text
+
+
+def test_a_folder_that_cannot_be_read_costs_itself_alone(
+    tmp_path: Path, caplog, monkeypatch
+) -> None:
+    root = touch(tmp_path / "v", "hug/1.mp4", "lost+found/x.mp4")
+    real = os.scandir
+
+    def scandir(path):  # root may read anything
+        if "lost" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert scan_videos(root) == ["hug/1.mp4"]
+    assert "lost+found (Permission denied)" in caplog.text
+    with pytest.raises(SnvideoError, match=r"lost\+found: Permission denied"):
+        scan_videos(root / "lost+found")
+
+
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: None])
 def test_scan_of_nothing_is_an_error(tmp_path: Path, make) -> None:
     make(tmp_path / "v")
@@ -84,6 +130,55 @@ def test_kinetics_of_several_files_takes_the_fitting_one(tmp_path: Path) -> None
     assert [row.path for row in read_kinetics([csv], videos).rows] == [f"val/y_z/{stem}"]
 
 
+def test_kinetics_replacements_and_other_files_of_a_clip_are_kept_in_mind(tmp_path: Path) -> None:
+    stem = "a_000000_000010"
+    names = [f"train/y_z/{stem}.mp4", f"train/y_z/{stem}.mkv", f"replacement/{stem}.mp4"]
+    videos = touch(tmp_path / "v", *names, "b_0_10.webm", "b_000000_000010.mp4", "stray.mp4")
+    csv = write(tmp_path / "k.csv", HEADER + "y z,a,0,10,train\ny z,b,0,10,train\n")
+    listing = read_kinetics([csv], videos)
+    assert [listing.files(row) for row in listing.rows] == [
+        [names[2], names[1], names[0]],
+        ["b_000000_000010.mp4", "b_0_10.webm"],
+    ]
+    assert listing.skipped == {"further files of clips": 3, "files that no row names": 1}
+
+
+def test_class_folders_beside_replacements(tmp_path: Path) -> None:
+    videos = touch(
+        tmp_path / "v", "train/hug/1.mp4", "val/kick/2.mkv", "val/kick/2.mp4", "val/kick/4.mp4",
+        "replacement/for_corrupted_k400/2.mp4", "replacement/3.mp4",
+    )  # fmt: skip
+    listing = read_class_folders(videos)
+    assert listing.labels == ["hug", "kick"]
+    assert [(listing.files(row), row.split, row.reason) for row in listing.rows] == [
+        (["train/hug/1.mp4"], "train", ""),
+        (
+            ["replacement/for_corrupted_k400/2.mp4", "val/kick/2.mkv"],
+            "val",
+            "also with another ending",
+        ),
+        (["val/kick/2.mp4"], "val", "also with another ending"),
+        (["val/kick/4.mp4"], "val", ""),
+    ]
+    assert listing.skipped == {"further files of clips": 1, "replacements of no video": 1}
+
+
+@pytest.mark.parametrize("other", ["riding_a_bike", "Riding a Bike", "riding_a bike"])
+def test_labels_that_are_spelled_alike_are_one(tmp_path: Path, other: str, caplog) -> None:
+    name = "riding a bike"
+    videos = touch(tmp_path / "v", f"train/{name}/1.mp4", f"val/{other}/2.mp4", "val/hug/3.mp4")
+    listing = read_class_folders(videos)
+    assert listing.labels == sorted(["hug", min(name, other)])
+    assert len({row.label for row in listing.rows}) == 2
+    assert "taken for one" in caplog.text
+    csv = write(
+        tmp_path / "k.csv", HEADER + f"{name},1,0,1,train\n{other},2,0,1,val\nhug,3,0,1,val\n"
+    )
+    assert read_kinetics([csv], videos).labels == listing.labels
+    apart = read_class_folders(videos, labels=[other, name, "hug"])
+    assert sorted(row.label for row in apart.rows) == [0, 1, 2]
+
+
 def test_kinetics_notices_repeats_and_leaks(tmp_path: Path) -> None:
     stem = "a_000000_000010.mp4"
     videos = touch(tmp_path / "v", f"train/{stem}", f"val/{stem}")
@@ -116,7 +211,15 @@ def test_kinetics_without_labels_or_split(tmp_path: Path) -> None:
         ("name,id\nx,a\n", r"k.csv line 1: no column time_end, time_start, youtube_id"),
         ("", r"k.csv line 1: no column"),
         (HEADER + "x,a,0,10,train\nx,a,zero,10,train\n", r"k.csv line 3: times 'zero' to '10'"),
-        (HEADER + "x,a\n", r"k.csv line 2: times None to None"),
+        (HEADER + "x,a\n", r"k.csv line 2: it has 2 values, expected 5"),
+        (HEADER + "x,a,0,10\n\nx,b,0,10,train\n", r"k.csv line 2: it has 4 values, expected 5"),
+        (HEADER + "x,a,0,10,train\nx, y,b,0,10,train\n", r"k.csv line 3: it has 6 values"),
+        ("label,time_start,time_end,youtube_id\nx,0,10\n", r"k.csv line 2: it has 3 values"),
+        (
+            HEADER + 'x,a,0,10,train\n"x,b,0,10,train\nx,c,0,10,train\n',
+            "k.csv line 3: .* left open",
+        ),
+        (HEADER + '"x' + 20_000 * ",b,0,10,train\n", r"k.csv line 2: field larger .* left open"),
         (HEADER + "x,a,0,inf,train\n", r"k.csv line 2: times"),
     ],
 )
@@ -206,6 +309,23 @@ def test_lists_of_paths_and_labels(tmp_path: Path) -> None:
         ("g.mp4", 1, "val"),
     ]
     assert listing.skipped == {"without a label": 1, "repeated rows": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ('"my video.mp4" 3', "my video.mp4"),
+        ('"my video.mp4"\t"3"', "my video.mp4"),
+        ('"a, b.mp4",3', "a, b.mp4"),
+        ('"the ""big"" one.mp4" 3', 'the "big" one.mp4'),
+        ("'my video.mp4' 3", "my video.mp4"),
+        ('say "no".mp4 3', 'say "no".mp4'),
+    ],
+)
+def test_lists_with_quoted_paths(tmp_path: Path, line: str, path: str) -> None:
+    file = write(tmp_path / "l.csv", f"{line}\n")
+    (row,) = read_lists({"train": file}, tmp_path).rows
+    assert (row.path, row.label) == (path, 3)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from snvideo.data.preparing.comparison import FRAMES, compare_pair, frame_qualit
 from snvideo.data.preparing.prepare import output_names, prepare_videos
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, reencode
 from snvideo.errors import SnvideoError
+from snvideo.lock import locked
 from tests.data.videos import frame_number, write_video
 
 PROGRAM = Path(__file__).parents[3] / "data_tools" / "prepare_videos.py"
@@ -51,6 +52,14 @@ def root(tmp_path: Path) -> Path:
     write_video(root / "hug" / "a.avi", 25, codec="mpeg4")
     write_video(root / "kick" / "b.mkv", 30, hidden=0)
     return root
+
+
+def test_two_calls_for_one_folder_are_told_apart(root: Path, tmp_path: Path) -> None:
+    index, out = index_of(root), tmp_path / "out"
+    who = f"{out}: in use by process {os.getpid()} on"
+    with locked(tmp_path / ".out.lock", "it"), pytest.raises(SnvideoError, match=who):
+        prepare_videos(index, out, QUICK)
+    assert not out.exists()
 
 
 def test_a_tree_and_its_index_and_what_a_second_call_does(root: Path, tmp_path: Path) -> None:
@@ -167,7 +176,7 @@ def test_folders_that_hold_something_else_are_refused(root: Path, tmp_path: Path
             prepare_videos(index, folder, QUICK)
     assert stamps(root) == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(SnvideoError, match="file/out: cannot be written: Not a directory"):
+    with pytest.raises(SnvideoError, match="file/out: cannot be written: File exists"):
         prepare_videos(index, tmp_path / "file" / "out", QUICK)
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "prepare.json").write_text("[]")
