@@ -143,7 +143,7 @@ def _keys(sections: list[str]) -> list[str]:
     for section in sections:
         if not section.isdigit():  # an element of a list of sections
             model = _section(model.model_fields[section].annotation)
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -88,7 +88,8 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def config_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
     """Keys of a section and of those in it, such as "data.train.crop"."""
-    for name, field in section.model_fields.items():
+    for python_name, field in section.model_fields.items():
+        name = field.alias or python_name
         yield prefix + name
         for inner in sections(field.annotation):
             yield from config_keys(inner, f"{prefix}{name}.")

@@ -113,23 +113,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def evaluated_weights(state: dict[str, Any]) -> dict[str, Any]:
-    """The weights of a checkpoint that are tested: the EMA, where the run has one."""
-    averaged = state.get("ema")
-    return state["model"] if averaged is None else averaged
-
-
-def load_weights(
-    model: torch.nn.Module, state: dict[str, Any], path: Path, averaged: bool = False
-) -> None:
-    """Put the weights and statistics of the checkpoint at `path` into a model, strictly.
-
-    `averaged` takes `evaluated_weights` instead of those that are trained on.
+def load_weights(model: torch.nn.Module, weights: dict[str, Any], path: Path) -> None:
+    """Put weights and statistics, of the checkpoint at `path`, into a model, strictly.
 
     Raises:
         SnvideoError: if class count, architecture or norm differ, saying which.
     """
-    weights = evaluated_weights(state) if averaged else state["model"]
     own = model.state_dict()
     shapes = {n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape}
     kinds = {"missing": own.keys() - weights.keys(), "unexpected": weights.keys() - own.keys()}

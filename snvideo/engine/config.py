@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from snvideo.base_config import Section
 from snvideo.data.config import DataConfig
@@ -92,9 +92,16 @@ class SpeedConfig(Section):
 class StatisticsConfig(Section):
     """Batch-average statistics before every evaluation, for BN and SN alike."""
 
+    model_config = ConfigDict(
+        validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+    )
+
     kind: Literal["average", "population"] = "average"
     batches: NonNegativeInt = 200
     """Groups of `clips_per_gpu` training clips, at most one epoch; 0 keeps the moving averages."""
+    source: Literal["weights", "index"] = Field(default="weights", alias="from")
+    """Statistics of an evaluation after training: those that belong to the weights, on whatever
+    videos they are tested, or averages over the training split of `data.index`."""
 
 
 class EarlyValidationConfig(Section):
@@ -181,7 +188,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 _FREE = (
-    *("output", "log.", "speed.", "test_batch"),
+    *("output", "log.", "speed.", "test_batch", "statistics.from"),
     *("data.workers", "data.start_method", "data.timeout", "data.root"),
 )
 """Keys that do not change a run's results, but for `speed.amp`."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights
 from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.performance import algorithms, autocast, choose, memory_format
-from snvideo.engine.results import Results
+from snvideo.engine.results import Results, StatisticsOrigin
 from snvideo.engine.run_dir import RunDir
 from snvideo.engine.setup import (
     build_network,
@@ -32,6 +33,7 @@ from snvideo.engine.setup import (
     start_from,
 )
 from snvideo.errors import SnvideoError
+from snvideo.models.pretrained import evaluated_weights
 from snvideo.norm import average_statistics, tracking_layers
 
 log = logging.getLogger(__name__)
@@ -74,21 +76,25 @@ def refresh_statistics(
     epoch: int,
     world: World,
     quarantine: Quarantine,
-) -> int:
+) -> dict[str, Tensor] | None:
     """Average batch statistics over training clips, in the groups of the run's batch plan.
 
-    Returns the number of groups; 0 without statistics, or if moving averages are kept.
+    Returns a copy of the statistics by their names in the state of the model; None of a model
+    without, or if moving averages are kept.
     """
     layers = tracking_layers(model, frozen=False)  # frozen parts keep their statistics, too
     if not layers or not config.statistics.batches:
-        return 0
+        return None
     passes = ((epoch, group) for group in plan.statistics(len(index), config.statistics.batches))
     stream = sampling.STATISTICS
     batches = train_loader(index, config.data, config.seed, passes, stream, quarantine)
     layout = memory_format(config.speed)
     inputs = (train_input(batch, config.data, world.device, layout) for batch in batches)
     with autocast(config.speed, world.device):
-        return average_statistics(model, inputs, config.statistics.kind, layers)
+        average_statistics(model, inputs, config.statistics.kind, layers)
+    names = ("running_mean", "running_var")
+    state = model.state_dict()
+    return {name: state[name].clone() for name in state if name.rpartition(".")[2] in names}
 
 
 @torch.inference_mode()
@@ -194,11 +200,12 @@ def evaluate(
 ) -> Results:
     """Evaluate a checkpoint of a run, or the weights that a config starts from, untrained.
 
+    Statistics are those of the weights, whatever index is tested on, see `StatisticsConfig`.
     Writes `evaluation.json` and `evaluation.npz` to the run, or to the config's output.
 
     Args:
         config: the run's, with other views, another index or whatever is to be different.
-        run: directory of the run; None: `model.weights` are evaluated, with their own statistics.
+        run: directory of the run; None: `model.weights` are evaluated.
         checkpoint: weights of the run; None: the newest.
 
     Raises:
@@ -207,24 +214,33 @@ def evaluate(
     data = config.data
     with init_world() as world:
         index = ClipIndex.load(data.index, data.test_split, data.root)
+        folder, device = RunDir(Path(run or config.output)), world.device
+        quarantine = read_quarantine(config, folder.path)
+        step, training = 0, config
+        statistics: StatisticsOrigin = "weights"
         if run is None:
             config, model, origin = _load_start(config, index.labels, world)
         else:
-            chosen = None if checkpoint is None else Path(checkpoint)
-            config, model, origin = _load_run(config, Path(run), chosen, index.labels, world)
-        folder, device = RunDir(Path(run or config.output)), world.device
-        quarantine = read_quarantine(config, folder.path)
+            config = resolve_config(config, None, world)
+            path = _newest(folder) if checkpoint is None else Path(checkpoint)
+            state, origin = load_checkpoint(path), str(path)
+            statistics, training = _choose_statistics(config, folder, state)
+            step = state["progress"]["step"]
+            model = _load_checkpoint(config, path, state, statistics, index.labels)
+        if config.statistics.source == "index":
+            statistics, training = "index", config
         model.to(device).to(memory_format=memory_format(config.speed))
         with algorithms(choose(config.speed, device, 1), device):
-            if run is not None:  # as at the end of the run
-                train_index = ClipIndex.load(data.index, data.train_split, data.root)
-                norm = config.model.norm.name
-                plan = plan_batch(config.batch, norm, world.size, world.rank, len(train_index))
-                epoch = config.optim.epochs - 1
-                refresh_statistics(model, train_index, config, plan, epoch, world, quarantine)
+            if statistics in ("run", "index") and tracking_layers(model, frozen=False):
+                known = state["index_hash"] if statistics == "run" else None
+                _average(model, training, step, known, world, quarantine)
             clips, crops = data.test.clips, data.test.crops
             found = evaluate_views(model, index, config, world, clips, crops, quarantine)
-        results = Results.of(config, index, found, checkpoint=origin)
+        results = Results.of(
+            *(config, index, found),
+            checkpoint=origin,
+            statistics_from=statistics if tracking_layers(model) else None,
+        )
         if world.is_main:
             with folder.written("evaluation.npz") as path:
                 found.save_predictions(path, index)
@@ -233,24 +249,86 @@ def evaluate(
     return results
 
 
-def _load_run(
-    config: RunConfig, run: Path, checkpoint: Path | None, classes: Sequence[str], world: World
-) -> tuple[RunConfig, nn.Module, str]:
-    """The resolved config, the network of a checkpoint, and the checkpoint's name."""
-    config = resolve_config(config, None, world)
-    if checkpoint is None:
-        checkpoint = next(reversed(checkpoints(run / "checkpoints")), None)
-    if checkpoint is None:
-        raise SnvideoError(f"{run} has no checkpoint: train it first")
-    state = load_checkpoint(checkpoint)
+def _newest(folder: RunDir) -> Path:
+    """The newest checkpoint of a run."""
+    found = checkpoints(folder.checkpoints)
+    if not found:
+        raise SnvideoError(f"{folder.path} has no checkpoint: train it first")
+    return found[-1]
+
+
+def _choose_statistics(
+    config: RunConfig, folder: RunDir, state: dict[str, Any]
+) -> tuple[StatisticsOrigin, RunConfig]:
+    """Origin of the statistics of a checkpoint, and the config of the clips to average over."""
+    stored = folder.stored_config() or config
+    wanted, own = (
+        one.statistics.model_dump(include={"kind", "batches"}) for one in (config, stored)
+    )
+    held = state.get("statistics")
+    if held is not None and wanted == {key: held[key] for key in wanted}:
+        return "weights", config
+    # Of older versions no checkpoint held any.
+    between_validations = held is None and "statistics" in state
+    if not config.statistics.batches or (between_validations and wanted == own):
+        return "moving", config
+    if config.data.index != stored.data.index:
+        seen = {key: getattr(config.data, key) for key in ("workers", "timeout", "start_method")}
+        config = config.model_copy(update={"data": stored.data.model_copy(update=seen)})
+    return "run", config
+
+
+def _average(
+    model: nn.Module,
+    config: RunConfig,
+    step: int,
+    index_hash: str | None,
+    world: World,
+    quarantine: Quarantine,
+) -> None:
+    """Average statistics over training clips of a config's index, as in training at a step.
+
+    Raises SnvideoError if there are no such clips, or the index has not the hash that is known.
+    """
+    data = config.data
+    try:
+        index = ClipIndex.load(data.index, data.train_split, data.root)
+        if index_hash not in (None, index.hash):
+            raise SnvideoError(f"{data.index} is another index than the run was trained on")
+        norm = config.model.norm.name
+        plan = plan_batch(config.batch, norm, world.size, world.rank, len(index))
+    except SnvideoError as error:
+        raise SnvideoError(
+            f"statistics cannot be averaged: {error}. statistics.batches=0 takes the moving "
+            "averages of the checkpoint, statistics.from=index the training split of data.index"
+        ) from None
+    epoch = min(step // plan.steps(len(index)), config.optim.epochs - 1)
+    refresh_statistics(model, index, config, plan, epoch, world, quarantine)
+
+
+def _load_checkpoint(
+    config: RunConfig,
+    path: Path,
+    state: dict[str, Any],
+    statistics: StatisticsOrigin,
+    classes: Sequence[str],
+) -> nn.Module:
+    """The network of a checkpoint, with the averages that it holds if they are its statistics."""
     model = build_network(config, len(classes))
-    load_weights(model, state, checkpoint, averaged=True)
+    held = state.get("statistics") if statistics == "weights" else None
+    load_weights(model, evaluated_weights({**state, "statistics": held}), path)
     if state["classes"] != list(classes):
         raise SnvideoError(
-            f"{checkpoint} was trained on other classes than those of {config.data.index}, or "
+            f"{path} was trained on other classes than those of {config.data.index}, or "
             "on the same in another order: use the label map that it was trained with"
         )
-    return config, model, str(checkpoint)
+    if statistics == "moving" and config.statistics.batches and tracking_layers(model):
+        log.warning(
+            "%s was not validated and holds moving averages of the statistics, which it is tested "
+            "with; statistics.from=index averages over the training split of data.index",
+            path,
+        )
+    return model
 
 
 def _load_start(

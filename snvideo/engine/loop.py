@@ -1,7 +1,8 @@
 """The training loop: steps, log lines, validations and checkpoints.
 
-Log lines of a step are written before its checkpoint, and its validation after it: wherever a run
-is stopped, it goes on from a checkpoint and writes the same again.
+Log lines of a step are written before its checkpoint, and its validation after it, which then adds
+the statistics that it was done with: wherever a run is stopped, it goes on from a checkpoint and
+writes the same again.
 """
 
 import logging
@@ -15,6 +16,7 @@ import numpy as np
 from torch.profiler import profile
 
 from snvideo.engine.checkpointer import Checkpointer
+from snvideo.engine.evaluate import Evaluation
 from snvideo.engine.preemption import Preemption
 from snvideo.engine.run_dir import RunDir
 from snvideo.engine.setup import QUARANTINE
@@ -99,7 +101,12 @@ class TrainingLoop:
         if stop or minutes or due or finished or self._validation_due():
             self._count_seconds()
             with self._clock.pause():
-                self.checkpointer.save(step, trainer.state(), finished)
+                self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint; all processes call."""
+        trainer, step = self.trainer, self.trainer.progress.step
+        self.checkpointer.save(step, trainer.state(), needed=step == trainer.total_steps)
 
     def _log(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
@@ -208,13 +215,18 @@ class TrainingLoop:
             spread = np.linspace(0, last, min(last + 1, early.videos))
             rows = spread.round().astype(int).tolist()
         with self.preemption.interruptible():
-            found = trainer.validate(rows)
+            found = trainer.test(1, 1, rows)  # centre clip, centre crop
         progress.validated = progress.step
         best = rows is None and found.clip_top1 > progress.best_top1
         if best:
             progress.best_top1, progress.best_step = found.clip_top1, progress.step
-        if not self.world.is_main:
-            return
+        if self.world.is_main:
+            self._log_validation(found, rows, best)
+        if trainer.averages is not None:
+            self.save()
+
+    def _log_validation(self, found: Evaluation, rows: list[int] | None, best: bool) -> None:
+        trainer, progress = self.trainer, self.trainer.progress
         epoch = progress.step / trainer.steps_per_epoch
         values = {"loss": found.loss, "top1": found.clip_top1, "top5": found.clip_top5}
         kind = "validate" if rows is None else "early_validation"

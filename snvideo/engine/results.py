@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,6 +20,11 @@ _PUBLISHED = {
     *(*_ACCURACIES, "videos", "failed_videos", "views", "gpus", "clips_per_gpu", "seed", "epochs"),
     *("steps", "statistics", "index_hash", "amp", "parameters"),
 }
+
+
+StatisticsOrigin: TypeAlias = Literal["weights", "run", "index", "moving"]
+"""Origin of the statistics of an evaluation: held by the weights, averaged over the run's own
+training clips or those of the index tested on, or the moving averages of training."""
 
 
 class LayerImportance(BaseModel):
@@ -70,7 +75,9 @@ class Results(BaseModel):
     """Name and reason of videos that could not be read."""
     views: ViewCounts
     checkpoint: str | None = None
-    """Evaluated weights; all fields below are of a run."""
+    """Evaluated weights."""
+    statistics_from: StatisticsOrigin | None = None
+    """Of a later evaluation, as all fields below are of a run; None: the norms have none."""
     steps: int = 0
     skipped_steps: int = 0
     best_validation: dict[str, Any] | None = None

@@ -58,7 +58,7 @@ def train(config: RunConfig, profile: bool = False) -> Results:
             loop = TrainingLoop(trainer, run_dir, stop, profiler)
             try:
                 loop.run()
-                return _test(trainer, run_dir, stop)
+                return _test(loop, run_dir, stop)
             except PreemptedError:
                 run_dir.mark_preempted(loop.checkpointer.saved_step)
                 raise
@@ -118,12 +118,15 @@ def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
     log.info("speed: %s; %d threads; norm kernels: %s", trainer.speed, threads, kernels)
 
 
-def _test(trainer: Trainer, run_dir: RunDir, stop: Preemption) -> Results:
+def _test(loop: TrainingLoop, run_dir: RunDir, stop: Preemption) -> Results:
     """Test over all views and write results and predictions."""
+    trainer = loop.trainer
     config, progress = trainer.config, trainer.progress
     begun = time.perf_counter()
     with stop.interruptible():
         found = trainer.test(config.data.test.clips, config.data.test.crops)
+    if trainer.averages is not None and progress.validated != progress.step:
+        loop.save()  # with these statistics, as after a validation
     best = {"step": progress.best_step, "top1": progress.best_top1}
     results = Results.of(
         config,
@@ -143,8 +146,8 @@ def _test(trainer: Trainer, run_dir: RunDir, stop: Preemption) -> Results:
     )
     if trainer.world.is_main:
         metadata = trainer.metadata(results.published())
-        with run_dir.written(WEIGHTS_FILE) as path:
-            write_weights(path, trainer.evaluated, metadata)
+        with run_dir.written(WEIGHTS_FILE) as path, trainer.tested_network() as model:
+            write_weights(path, model, metadata)
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         run_dir.write("model_card.md", model_card(metadata, WEIGHTS_FILE, text))
         with run_dir.written("predictions.npz") as path:

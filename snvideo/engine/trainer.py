@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,9 @@ class Trainer:
         self.quarantine = read_quarantine(config)
         self.metrics = TrainMetrics(self.device)
         self.replaced_in_epoch = 0  # of this process's clips
+        self.averages: dict[str, Tensor] | None = None
+        """Batch averages that the network as it stands is tested with, by name in its state; None
+        before they are needed, and for one without statistics."""
         on_bucket = partial(self.timer.lap, "backward")
         self.network = parallelize(self.model, world, bool(self.speed.compile), on_bucket)
 
@@ -129,6 +132,7 @@ class Trainer:
         """
         if not self.model.training:  # since an evaluation
             self._train_mode()
+        self.averages = None
         self.timer.begin()
         masks = self._dropout_masks()
         passes = []
@@ -213,23 +217,31 @@ class Trainer:
             masks[layer] = mask.pin_memory() if self.device.type == "cuda" else mask
         return masks
 
-    def test(self, clips: int, crops: int, rows: list[int] | None = None) -> Evaluation:
-        """Average the statistics, then evaluate over clips x crops views of rows of the split."""
+    @contextmanager
+    def tested_network(self) -> Iterator[nn.Module]:
+        """The network that is validated and tested, with batch averages for its statistics; at the
+        end training's moving averages are back."""
+        model, config = self.evaluated, self.config
         # The clips of the epoch under way, or of the last one when the run is done.
-        epoch = min(self.progress.step // self.steps_per_epoch, self.config.optim.epochs - 1)
-        model, config, world = self.evaluated, self.config, self.world
-        with algorithms(self.speed, self.device):
-            refresh_statistics(
-                model, self.train_index, config, self.plan, epoch, world, self.quarantine
-            )
-            return evaluate_views(
-                model, self.test_index, config, world, clips, crops, self.quarantine, rows
-            )
+        epoch = min(self.progress.step // self.steps_per_epoch, config.optim.epochs - 1)
+        with kept_statistics(tracking_layers(model)):
+            if self.averages is not None:
+                model.load_state_dict(self.averages, strict=False)
+            else:
+                with algorithms(self.speed, self.device):
+                    self.averages = refresh_statistics(
+                        *(model, self.train_index, config, self.plan, epoch, self.world),
+                        self.quarantine,
+                    )
+            yield model
 
-    def validate(self, rows: list[int] | None = None) -> Evaluation:
-        """Evaluate centre clip and centre crop; training's moving averages stay as they are."""
-        with kept_statistics(tracking_layers(self.evaluated)):
-            return self.test(1, 1, rows)
+    def test(self, clips: int, crops: int, rows: list[int] | None = None) -> Evaluation:
+        """Evaluate over clips x crops views of rows of the test split."""
+        with self.tested_network() as model, algorithms(self.speed, self.device):
+            return evaluate_views(
+                *(model, self.test_index, self.config, self.world, clips, crops),
+                *(self.quarantine, rows),
+            )
 
     def state(self) -> dict[str, Any]:
         """State of a checkpoint, the same on all processes; all call, after finite steps alone."""
@@ -258,8 +270,11 @@ class Trainer:
         return {**self._identity(), "model": self.evaluated.state_dict()}
 
     def _identity(self) -> dict[str, Any]:
-        """The part of a checkpoint that says what it is."""
+        """The part of a checkpoint that says what it is, and how it is tested."""
+        averages = self.averages
+        settings = self.config.statistics.model_dump(include={"kind", "batches"})
         return {
+            "statistics": averages and {**settings, "tensors": averages},
             "index_hash": self.train_index.hash,
             "classes": list(self.train_index.labels),
             "progress": vars(self.progress),
@@ -276,8 +291,7 @@ class Trainer:
     def metadata(self, results: dict[str, Any] | None = None) -> WeightsMetadata:
         """Metadata of the weights; after a test, with its results."""
         model, config, data = self.evaluated, self.config, self.config.data
-        averaged = results is not None and config.statistics.batches
-        kind = config.statistics.kind if averaged else "moving"
+        kind = "moving" if self.averages is None else config.statistics.kind
         seen = data.clip.model_dump() | data.test.model_dump(include={"short_side", "crop"})
         return WeightsMetadata(
             architecture=config.model.name,
@@ -319,10 +333,12 @@ class Trainer:
                 f"{path} was trained on another index than {self.config.data.index}: "
                 "go on with the same index, or choose another output"
             )
-        load_weights(self.model, state, path)
+        load_weights(self.model, state["model"], path)
         if self.ema is not None:
-            load_weights(self.ema.module, state, path, averaged=True)
+            load_weights(self.ema.module, state["ema"], path)
             self.ema.updates = state["averaged"]
+        if (averages := state.get("statistics")) is not None:
+            self.averages = averages["tensors"]
         self._load_optimizer(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

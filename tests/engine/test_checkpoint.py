@@ -16,7 +16,6 @@ import torch
 from snvideo.engine.checkpoint import (
     BEST,
     checkpoints,
-    evaluated_weights,
     load_checkpoint,
     load_weights,
     newest_checkpoint,
@@ -25,6 +24,7 @@ from snvideo.engine.checkpoint import (
 )
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
+from snvideo.models.pretrained import evaluated_weights
 
 
 def state(step: int, size: int = 500) -> dict:
@@ -268,21 +268,17 @@ def test_weights_must_fit(tmp_path, name, classes, norm, message):
     model = create_model("i3d_tiny", 5, "bn")
     before = model.state_dict()["blocks.0.conv.weight"].clone()
     with pytest.raises(SnvideoError) as error:
-        load_weights(model, state, tmp_path / "x.pt")
+        load_weights(model, state["model"], tmp_path / "x.pt")
     assert message in str(error.value) and "\n" not in str(error.value)
     assert torch.equal(model.state_dict()["blocks.0.conv.weight"], before)
 
 
-@pytest.mark.parametrize(
-    ("averages", "averaged", "value"),
-    [(True, False, 1.0), (True, True, 2.0), (None, True, 1.0), (False, True, 1.0)],
-)
-def test_averaged_weights_are_tested_where_there_are_some(tmp_path, averages, averaged, value):
-    model = torch.nn.Linear(1, 1)
-    state = {"model": {"weight": torch.full((1, 1), 1.0), "bias": torch.zeros(1)}}
-    if averages is not False:
-        average = {"weight": torch.full((1, 1), 2.0), "bias": torch.zeros(1)}
-        state["ema"] = average if averages else None
-    load_weights(model, state, tmp_path / "x.pt", averaged)
-    assert model.weight.item() == value
-    assert evaluated_weights(state)["weight"].item() == (2.0 if averages else 1.0)
+@pytest.mark.parametrize("ema", [2.0, None])
+@pytest.mark.parametrize("mean", [3.0, None])
+def test_the_ema_and_the_batch_averages_are_tested_where_there_are_some(ema, mean):
+    state = {"model": {"weight": torch.tensor(1.0), "running_mean": torch.tensor(1.0)}}
+    state["ema"] = ema and {key: torch.tensor(ema) for key in state["model"]}
+    state["statistics"] = mean and {"tensors": {"running_mean": torch.tensor(mean)}}
+    tested = {key: tensor.item() for key, tensor in evaluated_weights(state).items()}
+    assert tested == {"weight": ema or 1.0, "running_mean": mean or ema or 1.0}
+    assert state["model"]["running_mean"] == 1.0

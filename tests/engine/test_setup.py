@@ -47,7 +47,7 @@ def test_a_run_leaves_a_network_that_says_what_it_is(bn, toy, tmp_path):
     assert f"video top-1 | {100 * found['video_top1']:.1f} %" in card and "name: bn" in card
     for path in (bn / "checkpoints").glob("*.pt"):
         _, about = snvideo.load_model(path)
-        assert (about.norm, about.statistics, about.results) == ("bn", "moving", None)
+        assert (about.norm, about.statistics, about.results) == ("bn", "average", None)
     # With the statistics of the test, its answers are those that were counted.
     overrides = ("model.norm.name=bn", f"model.weights.source={bn / WEIGHTS_FILE}")
     again = evaluate(run_config(toy, tmp_path / "again", *overrides))

@@ -246,8 +246,12 @@ def test_validation_leaves_the_moving_averages(toy, tmp_path):
     trainer = Trainer(run_config(toy, tmp_path / "run", "model.norm.name=bn"), CPU)
     take_steps(trainer, 2)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    trainer.validate([0, 1])
+    trainer.test(1, 1, [0, 1])
     after = trainer.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    trainer.test(1, 1, [0, 1])
-    assert not torch.equal(before["blocks.0.norm.running_var"], after["blocks.0.norm.running_var"])
+    with trainer.tested_network() as model:
+        name = "blocks.0.norm.running_var"
+        assert not torch.equal(before[name], model.state_dict()[name])
+        assert torch.equal(trainer.averages[name], model.state_dict()[name])
+    take_steps(trainer, 1)
+    assert trainer.averages is None  # they were of other weights

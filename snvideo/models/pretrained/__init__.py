@@ -10,7 +10,13 @@ from snvideo.models.pretrained.metadata import (
     has_batch_part,
     layer_strides,
 )
-from snvideo.models.pretrained.native import WEIGHTS_FILE, LoadedModel, load_model, write_weights
+from snvideo.models.pretrained.native import (
+    WEIGHTS_FILE,
+    LoadedModel,
+    evaluated_weights,
+    load_model,
+    write_weights,
+)
 
 __all__ = [
     "WEIGHTS_FILE",
@@ -19,6 +25,7 @@ __all__ = [
     "Preprocessing",
     "WeightsMetadata",
     "WeightsSource",
+    "evaluated_weights",
     "has_batch_part",
     "layer_strides",
     "load_model",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -74,7 +75,7 @@ def write_weights(path: Path, model: nn.Module, metadata: WeightsMetadata) -> No
 def read_own(
     contents: Contents, path: Path | str
 ) -> tuple[WeightsMetadata, dict[str, Tensor]] | None:
-    """Metadata and weights (the EMA, where a checkpoint has one) of a file of snvideo.
+    """Metadata and weights (of a checkpoint: `evaluated_weights`) of a file of snvideo.
 
     None for a file of another library.
 
@@ -86,15 +87,25 @@ def read_own(
         return None
     section = WeightsMetadata
     validate = section.model_validate_json if isinstance(stored, str) else section.model_validate
-    ema = contents.extra.get("ema")
-    tensors = validate_state_dict(ema, path) if ema else contents.tensors
+    tensors = evaluated_weights({"model": contents.tensors, **contents.extra})
     try:
-        return validate(stored), fold_state_dict(tensors)
+        return validate(stored), fold_state_dict(validate_state_dict(tensors, path))
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
         raise SnvideoError(
             f"{path} was written by another version of snvideo: cannot read its metadata ({wrong})"
         ) from None
+
+
+def evaluated_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint that are tested.
+
+    They are its EMA, where the run has one, with the batch averages that it was validated with,
+    where it was.
+    """
+    weights = checkpoint.get("ema") or checkpoint["model"]
+    averages = checkpoint.get("statistics") or {"tensors": {}}
+    return {**weights, **averages["tensors"]}
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:

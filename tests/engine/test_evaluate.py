@@ -1,0 +1,203 @@
+"""One checkpoint is one network: validation, evaluation and prediction agree."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from snvideo.config import load_config
+from snvideo.data.index import ClipIndex
+from snvideo.engine.checkpoint import load_checkpoint, write_checkpoint
+from snvideo.engine.evaluate import evaluate
+from snvideo.engine.predict import predict
+from snvideo.engine.train import train
+from snvideo.errors import SnvideoError
+from snvideo.models.pretrained import load_model
+
+from .runs import metrics, results, run_config, start
+
+CENTRE = ("data.test.clips=1", "data.test.crops=1")
+
+
+@pytest.fixture(scope="module", params=["bn", "sn"])
+def run(request, toy, tmp_path_factory) -> Path:
+    """Folder of a run of 2 epochs, its network by EMA with bn."""
+    output = tmp_path_factory.mktemp(request.param) / "run"
+    norm = request.param
+    more = ("log.keep_checkpoints=9", f"optim.ema={0.5 if norm == 'bn' else 0}")
+    train(run_config(toy, output, "optim.epochs=2", f"model.norm.name={norm}", *more))
+    return output
+
+
+def file_at(run: Path, step: int) -> Path:
+    return run / f"checkpoints/step_{step:08d}.pt"
+
+
+def accuracy_of_predictions(toy: Path, weights: Path, clips: int = 1) -> tuple[float, np.ndarray]:
+    """Top-1 over the test split, and probabilities by class and video."""
+    index = ClipIndex.load(toy / "index.csv", "val")
+    videos = [index[row] for row in range(len(index))]
+    files = [video.path for video in videos]
+    found = list(predict(files, weights, clips=clips, crops=1, top=99, workers=1))
+    right = [p.classes[0] == index.labels[v.label] for p, v in zip(found, videos, strict=True)]
+    rows = [[p.probabilities[p.classes.index(name)] for name in index.labels] for p in found]
+    return float(np.mean(right)), np.array(rows)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_validation_evaluation_and_prediction_of_a_checkpoint_agree(run, toy, epoch):
+    path = file_at(run, 6 * epoch)
+    logged = metrics(run, "validate")[epoch - 1]
+    evaluated = evaluate(load_config(run, CENTRE), run, path)
+    assert evaluated.statistics_from == "weights"
+    assert (evaluated.clip_top1, evaluated.clip_top5) == (logged["top1"], logged["top5"])
+    stored = np.load(run / "evaluation.npz")["probabilities"]
+    top1, probabilities = accuracy_of_predictions(toy, path)
+    assert top1 == pytest.approx(evaluated.video_top1, abs=1e-12)
+    np.testing.assert_allclose(probabilities, stored, atol=1e-6)
+
+
+def test_the_best_checkpoint_is_the_one_that_was_validated(run, toy):
+    best = results(run)["best_validation"]
+    path = run / "checkpoints/best.pt"
+    evaluated = evaluate(load_config(run, CENTRE), run, path)
+    assert evaluated.clip_top1 == best["top1"]
+    assert accuracy_of_predictions(toy, path)[0] == pytest.approx(best["top1"])
+    assert load_model(path).metadata.statistics == "average"
+
+
+def test_the_weights_of_a_finished_run_are_its_newest_checkpoint(run, toy):
+    state, final = load_model(file_at(run, 12)).model.state_dict(), load_model(run).model
+    for name, tensor in final.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    evaluated = evaluate(load_config(run), run)
+    assert evaluated.video_top1 == results(run)["video_top1"]
+    assert evaluated.confusion == results(run)["confusion"]
+    assert accuracy_of_predictions(toy, run, clips=2)[0] == pytest.approx(evaluated.video_top1)
+
+
+def test_averages_are_those_of_the_checkpoints_epoch(run):
+    """Each checkpoint has statistics of its own; without them they come out the same again."""
+    config = load_config(run, CENTRE)
+    for epoch in (1, 2):
+        path = file_at(run, 6 * epoch)
+        state = load_checkpoint(path)
+        evaluated = evaluate(config, run, path)
+        del state["statistics"]  # as checkpoints were before they held any
+        older = path.parent / "older.pt"
+        write_checkpoint(older, state)
+        again = evaluate(config, run, older)
+        assert again.statistics_from == "run"
+        assert again.confusion == evaluated.confusion
+        assert again.clip_top1 == metrics(run, "validate")[epoch - 1]["top1"]
+        np.testing.assert_allclose(again.per_class_accuracy, evaluated.per_class_accuracy)
+
+
+def test_a_run_that_never_validates(toy, tmp_path, caplog):
+    """Its last checkpoint holds the statistics of the test; others are tested as they are."""
+    output = tmp_path / "run"
+    quick = ("optim.epochs=2", "log.validate_epochs=0", "log.keep_checkpoints=9")
+    train(run_config(toy, output, "model.norm.name=bn", *quick))
+    evaluated = evaluate(load_config(output), output)
+    assert evaluated.statistics_from == "weights"
+    assert evaluated.video_top1 == results(output)["video_top1"]
+    path = file_at(output, 6)
+    evaluated = evaluate(load_config(output, CENTRE), output, path)
+    assert evaluated.statistics_from == "moving"
+    assert "holds moving averages of the statistics" in caplog.text
+    top1, probabilities = accuracy_of_predictions(toy, path)
+    assert top1 == pytest.approx(evaluated.video_top1)
+    moving = np.load(output / "evaluation.npz")["probabilities"]
+    np.testing.assert_allclose(probabilities, moving, atol=1e-6)
+
+
+def other_index(toy: Path, folder: Path, splits: dict[str, str]) -> Path:
+    """An index of the toy's videos with other splits: old name -> new name, or left out."""
+    lines = (toy / "index.csv").read_text().splitlines()
+    place = lines[0].split(",").index("split")
+    kept = [lines[0]]
+    for line in lines[1:]:
+        cells = line.split(",")
+        if (new := splits.get(cells[place])) is not None:
+            cells[place] = new
+            kept.append(",".join(cells))
+    folder.mkdir()
+    (folder / "other.csv").write_text("\n".join(kept) + "\n")
+    shutil.copy(toy / "index.json", folder / "other.json")
+    return folder / "other.csv"
+
+
+def test_statistics_are_those_of_the_run_whatever_index_it_is_tested_on(run, toy, tmp_path):
+    own = evaluate(load_config(run), run)
+    expected = np.load(run / "evaluation.npz")["probabilities"]
+    for name, splits in (("test", {"val": "val"}), ("swapped", {"val": "train", "train": "val"})):
+        index = other_index(toy, tmp_path / name, splits)
+        more = (f"data.index={index}", f"data.root={toy}")
+        more += ("data.test_split=train",) if name == "swapped" else ()
+        found = evaluate(load_config(run, more), run)
+        assert found.statistics_from == "weights"
+        assert (found.video_top1, found.confusion) == (own.video_top1, own.confusion)
+        assert found.index_hash != own.index_hash
+        assert np.array_equal(np.load(run / "evaluation.npz")["probabilities"], expected)
+
+
+def test_other_statistics_are_taken_when_asked_for(run, toy, tmp_path):
+    evaluate(load_config(run), run)
+    own = np.load(run / "evaluation.npz")["probabilities"]
+    index = other_index(toy, tmp_path / "swapped", {"val": "train", "train": "val"})
+    more = (f"data.index={index}", f"data.root={toy}", "data.test_split=train")
+    found = evaluate(load_config(run, (*more, "statistics.from=index")), run)
+    assert found.statistics_from == "index" and found.stored()["statistics"]["from"] == "index"
+    assert not np.allclose(np.load(run / "evaluation.npz")["probabilities"], own, atol=1e-4)
+    # of another kind: over the run's own training clips, though another index is tested
+    found = evaluate(load_config(run, (*more, "statistics.kind=population")), run)
+    assert found.statistics_from == "run"
+    assert not np.array_equal(np.load(run / "evaluation.npz")["probabilities"], own)
+    found = evaluate(load_config(run, ("statistics.batches=0",)), run)
+    assert found.statistics_from == "moving"
+
+
+@pytest.mark.parametrize("wrong", ["gone", "another", "few"])
+def test_statistics_that_cannot_be_averaged_are_an_error(run, toy, tmp_path, wrong):
+    if wrong == "few":
+        index = other_index(toy, tmp_path / "few", {"val": "val"})
+        lines = (toy / "index.csv").read_text().splitlines()
+        trained = [line for line in lines[1:] if ",train," in line][:3]
+        index.write_text("\n".join([index.read_text().rstrip(), *trained]) + "\n")
+        config = load_config(
+            run, (f"data.index={index}", f"data.root={toy}", "statistics.from=index")
+        )
+        folder = run
+    else:  # another kind than the checkpoint holds
+        folder = tmp_path / "run"
+        shutil.copytree(run, folder)
+        stored = (folder / "config.yaml").read_text()
+        own = tmp_path / "own.csv"
+        if wrong == "another":
+            own = other_index(toy, tmp_path / "own", {"val": "train", "train": "val"})
+        text = stored.replace(str(toy / "index.csv"), str(own))
+        assert text != stored
+        (folder / "config.yaml").write_text(text)
+        config = load_config(
+            folder,
+            (f"data.index={toy / 'index.csv'}", "statistics.kind=population"),
+        )
+    with pytest.raises(SnvideoError, match="statistics cannot be averaged") as error:
+        evaluate(config, folder)
+    assert "\n" not in str(error.value) and "statistics.from=index" in str(error.value)
+
+
+@pytest.mark.process
+def test_two_processes_evaluate_what_one_does(run, toy, tmp_path):
+    evaluate(load_config(run, CENTRE), run)
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    start("command", "evaluate", str(folder), *CENTRE, log=tmp_path / "log", processes=2).done()
+    stored = np.load(folder / "evaluation.npz")["probabilities"]
+    alone = np.load(run / "evaluation.npz")["probabilities"]
+    np.testing.assert_allclose(stored, alone, atol=1e-6)  # views are batched otherwise
+    found = json.loads((folder / "evaluation.json").read_text())
+    assert found["clip_top1"] == metrics(run, "validate")[-1]["top1"]
