@@ -1,7 +1,7 @@
 """Reading a config: YAML files that build on one another, overrides, and errors that help."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from snvideo.engine.config import RENAMED, RunConfig, rename_keys
+from snvideo.engine.config import RENAMED, STORED, RunConfig, rename_keys
 from snvideo.errors import SnvideoError
 from snvideo.shipped_configs import find_config
 from snvideo.study.config import StudyConfig
@@ -36,6 +36,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         SnvideoError: naming file, key, what was expected, and the nearest key that exists.
     """
+    check_effect(overrides, {"study": "of 'snvideo compare' alone"})
     return _load(path, overrides)[0]
 
 
@@ -46,22 +47,43 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
         SnvideoError: as `load_config`; if there is no `study` section.
     """
     config, study = _load(path, overrides)
+    chosen = {"seed": "study.seeds", "batch": "study.batches", "model.norm.name": "study.norms"}
+    check_effect(overrides, {key: f"set by {names}" for key, names in chosen.items()})
     if study is None:
         raise SnvideoError(f"{path} has no 'study' section: add study.batches to compare runs")
     return config, study
 
 
+def check_effect(overrides: Sequence[str], without: Mapping[str, str]) -> None:
+    """Raise SnvideoError for an override of a key or section that has no effect, and say why.
+
+    Args:
+        overrides: "key.sub=value" strings.
+        without: key or section -> what it is instead.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        for section, why in without.items():
+            if f"{key}.".startswith(f"{section}."):
+                raise SnvideoError(f"'{key}' has no effect here, it is {why}: leave it out")
+
+
 def _load(path: str | Path, overrides: Sequence[str]) -> tuple[RunConfig, StudyConfig | None]:
     stored = Path(path, "config.yaml")
-    values = rename_keys(_read(stored, [])) if stored.exists() else _read(find_config(path), [])
+    begun = stored.exists()
+    values = rename_keys(_read(stored, [])) if begun else _read(find_config(path), [])
     for override in overrides:
         _override(values, override)
     try:
-        file = _File.model_validate(values)
+        context = STORED if begun else None
+        file = _File.model_validate(values, context=context)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
+        # What another error leaves without a default is no second one.
+        found = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
+        problems = [_explain(problem) for problem in found]
         raise SnvideoError(f"{path}: {'; '.join(problems)}") from None
-    return RunConfig(**{name: getattr(file, name) for name in RunConfig.model_fields}), file.study
+    run = {name: getattr(file, name) for name in RunConfig.model_fields}
+    return RunConfig.model_validate(run, context=context), file.study
 
 
 def _read(path: Path, seen: list[Path]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def train(
     """
     from snvideo.config import load_config
 
+    if dry_run and profile:
+        raise SnvideoError("--profile records a run, and --dry-run is none: leave one out")
     run = load_config(config, overrides or ())
     if dry_run:
         from snvideo.engine import dry_run as dry_runs
@@ -55,9 +57,10 @@ def evaluate(
 
     With the run's own config or with changes, such as other views or another index.
     """
-    from snvideo.config import load_config
+    from snvideo.config import check_effect, load_config
     from snvideo.engine.evaluate import evaluate
 
+    check_effect(overrides or (), dict.fromkeys(("optim", "log"), "of training alone"))
     if not run.is_dir():
         if checkpoint is not None:
             raise SnvideoError("--checkpoint is for a run's folder: set model.weights.source")

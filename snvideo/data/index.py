@@ -204,6 +204,11 @@ class ClipIndex:
     def __len__(self) -> int:
         return len(self._table.values)
 
+    def counts(self, column: str) -> np.ndarray:
+        """Numbers of videos by label, or by place in `DECODERS`, int64."""
+        kinds = {"label": len(self.labels), "decoder": len(DECODERS)}
+        return np.bincount(self._table.values[column], minlength=kinds[column])
+
     def __getitem__(self, number: int) -> Video:
         number = range(len(self))[number]  # negative numbers and IndexError as usual
         start, stop = self._ends.values[number : number + 2]

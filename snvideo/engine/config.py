@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    model_validator,
+)
 
 from snvideo.base_config import Section
 from snvideo.data.config import DataConfig
@@ -25,13 +34,21 @@ class BatchConfig(Section):
     of its own."""
 
 
+STORED = {"stored": True}
+"""Validation context of a config that a run was begun with: it is read as it is, also where a new
+run would be refused."""
+
+WARMUP = 34 / 196
+"""Part of a run that is its warm-up where nothing is stated, as in the SlowFast paper."""
+
+
 class OptimConfig(Section):
     """SGD, its learning-rate schedule, and what is trained."""
 
     lr: PositiveFloat = 0.1
     """Learning rate at `lr_batch` clips; scaled linearly with the total batch."""
     lr_batch: PositiveInt = 64
-    momentum: NonNegativeFloat = 0.9
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 1e-4
     """Applied to convolution and linear weights and biases; never to a norm's parameters."""
@@ -43,12 +60,13 @@ class OptimConfig(Section):
     """Parts of the network that stay as they are, by the names of modules, as in `blocks.0`; their
     norms keep their statistics."""
     epochs: PositiveInt = 196
-    warmup_epochs: NonNegativeFloat = 34
+    warmup_epochs: NonNegativeFloat = Field(default_factory=lambda seen: WARMUP * seen["epochs"])
+    """34 of 196 epochs, or that part of fewer or more."""
     warmup_start: float = Field(default=0.1, gt=0, le=1)
     """Factor on the learning rate at the first step of the warm-up."""
-    schedule: Literal["cosine", "step"] = "cosine"
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: tuple[float, ...] = ()
-    """Fractions of the run after which the step schedule multiplies by `gamma`."""
+    """Fractions of the run, from 0 to 1, after which the step schedule multiplies by `gamma`."""
     gamma: PositiveFloat = 0.1
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Part of every target that is spread evenly over all classes (Szegedy et al. 2016)."""
@@ -56,10 +74,43 @@ class OptimConfig(Section):
     """Greatest norm of the gradient, which is scaled down to it; null: no limit."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay per step of an exponential moving average of the weights, which is then what is
-    validated and tested; 0: off."""
+    validated and tested; 0: off. It rises to that by (1 + t) / (10 + t) in step t."""
     non_finite: Literal["stop", "skip"] = "stop"
     """Treatment of a step whose loss or gradient is not finite: the run stops, or the step
     changes nothing, which costs a GPU a wait in every step."""
+
+    @model_validator(mode="after")
+    def _schedule_is_defined(self, info: ValidationInfo) -> "OptimConfig":
+        if info.context == STORED:
+            return self
+        milestones, warmup = self.milestones, self.warmup_epochs
+        wrong = [milestone for milestone in milestones if not 0 < milestone < 1]
+        if wrong:
+            of = ""
+            if all(0 < milestone < self.epochs for milestone in milestones):
+                parts = ", ".join(f"{milestone / self.epochs:.3g}" for milestone in milestones)
+                of = f"; epochs {', '.join(f'{m:g}' for m in milestones)} are [{parts}]"
+            raise ValueError(
+                f"milestones are fractions of the run, between 0 and 1, got {wrong[0]:g}{of}"
+            )
+        if self.schedule == "step" and not milestones:
+            raise ValueError(
+                "schedule=step needs milestones, the fractions of the run after which the rate "
+                "falls, such as [0.5, 0.75]; for a rate that stays: schedule=constant"
+            )
+        # Where the schedule would be at half of the peak, the peak is not the peak any more.
+        longest, until = {
+            "cosine": (0.5 * self.epochs, "half of the run"),
+            "step": (min(milestones, default=1) * self.epochs, "the first milestone"),
+            "constant": (self.epochs, "the run"),
+        }[self.schedule]
+        if warmup > longest or warmup == self.epochs:
+            raise ValueError(
+                f"warmup_epochs={warmup:g} is longer than {until} ({longest:g} of {self.epochs} "
+                "epochs), so that the learning rate never comes to its peak: with "
+                f"optim.warmup_epochs={WARMUP * self.epochs:.2g} it is as long as 34 of 196"
+            )
+        return self
 
 
 class SpeedConfig(Section):

@@ -12,34 +12,23 @@ from typing import NamedTuple
 
 import torch
 
-from snvideo.data.config import ClipConfig
 from snvideo.data.index import ClipIndex
-from snvideo.data.sampling import is_short
 from snvideo.engine.batch_plan import SYNCHRONISED, BatchPlan, check_mixing, plan_batch
 from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.optim import freeze, learning_rate, lr_factor, parameter_groups
 from snvideo.engine.performance import DTYPES, choose
+from snvideo.engine.precheck import SplitSummary, check_index, view_cost
+from snvideo.engine.settings import settings_without_effect
 from snvideo.engine.setup import build_network, open_start, resolve_config, start_from
 from snvideo.engine.step_timer import waiting_share
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from snvideo.models.activation_checkpointing import enable_activation_checkpointing
-from snvideo.models.cost import Cost, cost, multiply_adds
+from snvideo.models.cost import Cost, activation_bytes, count_parameters
 
-FILES = 5  # video files of each split that are looked for
-SAMPLE = 1000  # videos of each split, spread evenly, whose length is compared with a clip
 WARM_UP = 2  # steps before the timed ones: workers start, memory is allocated, kernels are chosen
 USABLE = 0.9  # part of the device's memory; the rest is for what is not counted
-
-
-class SplitSummary(NamedTuple):
-    """The usable videos of a split."""
-
-    name: str
-    videos: int
-    short: float  # part of them that is shorter than a clip, whose last frame is then repeated
-    missing: list[str]  # names of those among the first few that have no file
 
 
 class Timing(NamedTuple):
@@ -69,6 +58,7 @@ class DryRun:
     factors: dict[int, float]  # learning rate as a fraction of its peak, where the schedule turns
     memory: dict[str, int]  # bytes of training in each process, but for gradients of activations
     memory_free: int | None  # this process's share of the device's bytes; None if unknown
+    without_effect: list[str]  # settings, a line each
     timing: Timing | None = None
 
     @property
@@ -122,6 +112,7 @@ def estimate(config: RunConfig, world: World) -> DryRun:
     data, optim = config.data, config.optim
     train = ClipIndex.load(data.index, data.train_split, data.root)
     test = ClipIndex.load(data.index, data.test_split, data.root)
+    splits = check_index(train, test, data.clip)
     plan = plan_batch(config.batch, config.model.norm.name, world.size, world.rank, len(train))
     check_mixing(config, plan)
     steps_per_epoch = plan.steps(len(train))
@@ -138,15 +129,13 @@ def estimate(config: RunConfig, world: World) -> DryRun:
         enable_activation_checkpointing(model)
     frames, crop = data.clip.frames, data.train.crop
     clips = (plan.groups_per_pass * plan.clips_per_gpu, 3, frames, crop, crop)
-    try:
-        spent = cost(model, clips, DTYPES[speed.amp], world.device)
-        crop = data.test.crop
-        test_multiply_adds = multiply_adds(model, frames, crop)
-    except (ValueError, RuntimeError) as error:
-        raise SnvideoError(
-            f"{config.model.name} cannot take clips of {frames} frames, {crop} x {crop} pixels: "
-            f"{str(error).partition(chr(10))[0]}: change data.clip.frames or the crop"
-        ) from error
+    training, testing = view_cost(model, config)
+    spent = Cost(
+        count_parameters(model),
+        count_parameters(model, trainable=True),
+        training,
+        activation_bytes(model, clips, DTYPES[speed.amp], world.device),
+    )
     groups = parameter_groups(model, optim, learning_rate(optim, plan.total_batch))
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
@@ -157,9 +146,9 @@ def estimate(config: RunConfig, world: World) -> DryRun:
         plan=plan,
         speed=speed,
         classes=len(train.labels),
-        splits=[_summarize(index, data.clip) for index in (train, test)],
+        splits=splits,
         cost=spent,
-        test_multiply_adds=test_multiply_adds,
+        test_multiply_adds=testing,
         steps_per_epoch=steps_per_epoch,
         peaks={group["name"]: group["lr"] for group in groups},
         factors=_factors(config, steps_per_epoch),
@@ -171,22 +160,10 @@ def estimate(config: RunConfig, world: World) -> DryRun:
             "activations of a pass": spent.activation_bytes,
         },
         memory_free=free_memory(world.device),
+        without_effect=settings_without_effect(
+            config, plan, train, optim.epochs * steps_per_epoch, world.device
+        ),
     )
-
-
-def _summarize(index: ClipIndex, clip: ClipConfig) -> SplitSummary:
-    """Videos of a split, an estimate of the short ones if there are many; files must be there."""
-    first = [index[row] for row in range(min(FILES, len(index)))]
-    missing = [video for video in first if not video.path.is_file()]
-    if len(missing) == len(first):
-        raise SnvideoError(
-            f"split {index.split!r}: none of its first {len(first)} videos is there, as "
-            f"{missing[0].path}: set data.root to where the videos are (now {index.root})"
-        )
-    looked = min(SAMPLE, len(index))
-    videos = [index[number * len(index) // looked] for number in range(looked)]
-    short = sum(is_short(clip, video.fps, video.frames) for video in videos) / looked
-    return SplitSummary(index.split, len(index), short, [video.name for video in missing])
 
 
 def _factors(config: RunConfig, steps_per_epoch: int) -> dict[int, float]:

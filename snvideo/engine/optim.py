@@ -69,17 +69,22 @@ def learning_rate(config: OptimConfig, total_batch: int) -> float:
 
 def lr_factor(config: OptimConfig, steps_per_epoch: int, step: int) -> float:
     """Learning rate of an optimizer step, counted from 0, as a fraction of its peak."""
-    warmup = config.warmup_epochs * steps_per_epoch
-    progress = step / (config.epochs * steps_per_epoch)
-    if config.schedule == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * progress))
-    else:
-        factor = config.gamma ** sum(progress >= milestone for milestone in config.milestones)
+    total = config.epochs * steps_per_epoch
+    warmup = min(config.warmup_epochs * steps_per_epoch, total)
     if step < warmup:
         # Linear from the start to the schedule's value at the end of the warm-up.
-        end = lr_factor(config, steps_per_epoch, math.ceil(warmup))
+        end = _scheduled(config, math.ceil(warmup) / total)
         return config.warmup_start + (end - config.warmup_start) * step / warmup
-    return factor
+    return _scheduled(config, step / total)
+
+
+def _scheduled(config: OptimConfig, progress: float) -> float:
+    """The schedule's factor after a fraction of the run, without warm-up."""
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if config.schedule == "step":
+        return config.gamma ** sum(progress >= milestone for milestone in config.milestones)
+    return 1.0
 
 
 def build_optimizer(
@@ -103,13 +108,19 @@ def build_optimizer(
     return optimizer, schedule
 
 
+def ema_decay(decay: float, step: int) -> float:
+    """Decay of the average in a step, counted from 0: at first it follows the weights closely, or a
+    short run would be tested with what it began with."""
+    return min(decay, (1 + step) / (10 + step))
+
+
 _Tensors = tuple[list[Tensor], list[Tensor]]
 
 
 class EMA:
     """Exponential moving average of a network's weights; statistics are those of the last step.
 
-    Each step keeps `decay` of the average; the first is taken as it is. Unlike torch's
+    Each step keeps `ema_decay` of the average; the first is taken as it is. Unlike torch's
     AveragedModel, it counts on the host, so that no GPU is waited for.
     """
 
@@ -125,7 +136,7 @@ class EMA:
         """Average in the model's present weights."""
         (weights, buffers), (new_weights, new_buffers) = self._own, self._new
         if self.updates:
-            torch._foreach_lerp_(weights, new_weights, 1 - self._decay)
+            torch._foreach_lerp_(weights, new_weights, 1 - ema_decay(self._decay, self.updates))
         else:
             torch._foreach_copy_(weights, new_weights)
         if buffers:

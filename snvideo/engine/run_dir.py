@@ -19,7 +19,7 @@ import yaml
 from pydantic import ValidationError
 
 from snvideo.atomic import atomic_path, write_atomic
-from snvideo.engine.config import RunConfig, differences, flatten, read_stored
+from snvideo.engine.config import STORED, RunConfig, differences, flatten, read_stored
 from snvideo.engine.metrics_log import MetricsFile, TensorBoardLog
 from snvideo.errors import SnvideoError
 from snvideo.norm.kernels import describe_kernels
@@ -91,7 +91,7 @@ class RunDir:
         None if there is none, SnvideoError if it cannot be read."""
         path = self.path / "config.yaml"
         try:
-            return RunConfig.model_validate(read_stored(path))
+            return RunConfig.model_validate(read_stored(path), context=STORED)
         except FileNotFoundError:
             return None
         except ValidationError as error:

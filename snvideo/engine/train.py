@@ -12,14 +12,16 @@ from snvideo.engine.checkpointer import check_disk_space
 from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.loop import TrainingLoop
+from snvideo.engine.precheck import check_index, view_cost
 from snvideo.engine.preemption import Preemption, preemption
 from snvideo.engine.profiler import step_profiler
 from snvideo.engine.results import Results, read_results
 from snvideo.engine.run_dir import RunDir, sessions
+from snvideo.engine.settings import settings_without_effect
 from snvideo.engine.setup import open_start
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
-from snvideo.models.cost import count_parameters, multiply_adds
+from snvideo.models.cost import count_parameters
 from snvideo.models.pretrained import WEIGHTS_FILE, write_weights
 from snvideo.models.pretrained.model_card import model_card
 from snvideo.norm import importance
@@ -97,6 +99,8 @@ def _trainer(config: RunConfig, world: World, run_dir: RunDir) -> tuple[Trainer,
 def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
     """Begin to write, if there is room for the checkpoints."""
     config, step = trainer.config, trainer.progress.step
+    splits = check_index(trainer.train_index, trainer.test_index, config.data.clip)
+    flops, _ = view_cost(trainer.model, config)
     if step < trainer.total_steps:
         keep = config.log.keep_checkpoints
         check_disk_space(run_dir.checkpoints, trainer.checkpoint_bytes, keep)
@@ -104,8 +108,6 @@ def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
     if trainer.report is not None:
         run_dir.write_results(trainer.report.to_dict(), "weights")
     plan = trainer.plan
-    clip, view = config.data.clip, config.data.train
-    flops = multiply_adds(trainer.model, clip.frames, view.crop)
     log.info(
         f"{config.model.name} with {config.model.norm.name}, "
         f"{count_parameters(trainer.model) / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs a "
@@ -114,6 +116,11 @@ def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
         f"{len(trainer.train_index)} training and {len(trainer.test_index)} test videos of "
         f"{trainer.classes} classes; {trainer.total_steps} steps"
     )
+    steps, device = trainer.total_steps, trainer.device
+    for line in (line for split in splits for line in split.warnings()):
+        log.warning("%s", line)
+    for line in settings_without_effect(config, plan, trainer.train_index, steps, device):
+        log.warning("without effect: %s", line)
     kernels, threads = describe_kernels(trainer.device), torch.get_num_threads()
     log.info("speed: %s; %d threads; norm kernels: %s", trainer.speed, threads, kernels)
 

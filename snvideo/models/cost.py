@@ -62,7 +62,7 @@ def multiply_adds(model: nn.Module, frames: int, crop: int) -> int:
     Those of convolutions and matrix products; norms, activations and pools are left out. The model
     is left unchanged; a view has `frames` frames of crop x crop pixels.
     """
-    model = _without_memory(model, torch.device("meta")).eval()
+    model = without_memory(model, torch.device("meta")).eval()
     for layer in model.modules():
         # Norms are most operations of the network, and not one is counted.
         if isinstance(layer, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
@@ -91,7 +91,7 @@ def activation_bytes(
         device: of the training: autocast has rules for each kind.
     """
     with FakeTensorMode():
-        model = _without_memory(model, device)
+        model = without_memory(model, device)
         for layer in model.modules():
             if isinstance(layer, ClipDropout):
                 layer.mask = torch.empty(clips[0], layer.features, device=device)
@@ -114,7 +114,7 @@ def activation_bytes(
     return total
 
 
-def _without_memory(model: nn.Module, device: torch.device) -> nn.Module:
+def without_memory(model: nn.Module, device: torch.device) -> nn.Module:
     """A copy of a network whose tensors are new, unset and on another device."""
     masks = [m.mask for m in model.modules() if isinstance(m, ClipDropout) and m.mask is not None]
     memo: dict[int, Any] = {}

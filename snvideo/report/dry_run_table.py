@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from snvideo.engine.checkpointer import format_bytes
-from snvideo.engine.dry_run import FILES, SAMPLE, DryRun, remedies
+from snvideo.engine.dry_run import DryRun, remedies
+from snvideo.engine.precheck import SAMPLE
 from snvideo.report.console import console, new_table
 
 Rows = Iterator[tuple[str, str]]
@@ -29,6 +30,8 @@ def dry_run_table(found: DryRun) -> Table:
         for name, text in section(found):
             table.add_row(name, Text(text))
         table.add_section()
+    for text in found.without_effect:
+        table.add_row("without effect", Text(text))
     for text in dry_run_warnings(found):
         table.add_row(Text("warning", "bold red"), Text(text))
     return table
@@ -36,12 +39,7 @@ def dry_run_table(found: DryRun) -> Table:
 
 def dry_run_warnings(found: DryRun) -> list[str]:
     """Missing videos and missing memory, a line each."""
-    warnings = [
-        f"{len(split.missing)} of the first {min(FILES, split.videos)} videos of split "
-        f"{split.name!r} are missing: {', '.join(split.missing)}"
-        for split in found.splits
-        if split.missing
-    ]
+    warnings = [line for split in found.splits for line in split.warnings()]
     if found.memory_free is not None and not found.fits:
         warnings.append(
             f"training needs {format_bytes(found.memory_needed)} and more, and {found.device} has "

@@ -93,13 +93,13 @@ def test_the_average_of_weights_is_what_is_tested(rich):
 
 
 def test_the_average_follows_the_weights(toy, tmp_path):
-    """A decay of one half: after steps 1, 2, 3 it is w1, (w1 + w2) / 2, (w1 + w2) / 4 + w3 / 2."""
+    """The first as it is, 2/11 of it beside the second, and 3/12 of that beside the third."""
     trainer = Trainer(run_config(toy, tmp_path / "run", "optim.ema=0.5"), CPU)
     batches, seen = trainer.batches(), []
     for _ in range(3):
         trainer.step(batches)
         seen.append(trainer.model.blocks[0].conv.weight.detach().clone())
-    expected = (seen[0] + seen[1]) / 4 + seen[2] / 2
+    expected = 0.25 * (2 / 11 * seen[0] + 9 / 11 * seen[1]) + 0.75 * seen[2]
     torch.testing.assert_close(trainer.evaluated.blocks[0].conv.weight, expected)
 
 

@@ -1,0 +1,91 @@
+"""Checks of a run before its first step, by training and dry runs alike."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from snvideo.data.config import ClipConfig
+from snvideo.data.index import ClipIndex
+from snvideo.data.sampling import is_short
+from snvideo.engine.config import RunConfig
+from snvideo.errors import SnvideoError
+from snvideo.models.cost import multiply_adds, without_memory
+
+FILES = 5  # video files of each split that are looked for
+SAMPLE = 1000  # videos of each split, spread evenly, whose length is compared with a clip
+
+
+class SplitSummary(NamedTuple):
+    """The usable videos of a split."""
+
+    name: str
+    videos: int
+    short: float  # part of them that is shorter than a clip, whose last frame is then repeated
+    missing: list[str]  # names of those among the first few that have no file
+
+    def warnings(self) -> list[str]:
+        """A line if files are missing."""
+        if not self.missing:
+            return []
+        return [
+            f"{len(self.missing)} of the first {min(FILES, self.videos)} videos of split "
+            f"{self.name!r} are missing: {', '.join(self.missing)}"
+        ]
+
+
+def check_index(train: ClipIndex, test: ClipIndex, clip: ClipConfig) -> list[SplitSummary]:
+    """Summaries of the splits of a run, training first.
+
+    Raises SnvideoError if there is one class alone, or no video where the index says.
+    """
+    if len(train.labels) < 2:
+        raise SnvideoError(
+            f"the index has one class, {train.labels[0]!r}: there is nothing to tell apart; add "
+            "videos of another one and build it again with 'snvideo index build'"
+        )
+    return [_summarize(index, clip) for index in (train, test)]
+
+
+def _summarize(index: ClipIndex, clip: ClipConfig) -> SplitSummary:
+    """Videos of a split, an estimate of the short ones if there are many; files must be there."""
+    first = [index[row] for row in range(min(FILES, len(index)))]
+    missing = [video for video in first if not video.path.is_file()]
+    if len(missing) == len(first):
+        raise SnvideoError(
+            f"split {index.split!r}: none of its first {len(first)} videos is there, as "
+            f"{missing[0].path}: set data.root to where the videos are (now {index.root})"
+        )
+    looked = min(SAMPLE, len(index))
+    videos = [index[number * len(index) // looked] for number in range(looked)]
+    short = sum(is_short(clip, video.fps, video.frames) for video in videos) / looked
+    return SplitSummary(index.split, len(index), short, [video.name for video in missing])
+
+
+def view_cost(model: nn.Module, config: RunConfig) -> tuple[int, int]:
+    """Multiply-adds of a training and of a test view; SnvideoError if the network cannot take
+    one."""
+    frames, data = config.data.clip.frames, config.data
+    crops = {"data.train.crop": data.train.crop, "data.test.crop": data.test.crop}
+    costs = []
+    for key, crop in crops.items():
+        try:
+            costs.append(multiply_adds(model, frames, crop))
+            if key == "data.train.crop" and config.batch.clips_per_gpu == 1:
+                _train_on_one_clip(model, config.model.norm.name, frames, crop)
+        except (ValueError, RuntimeError) as error:
+            why = str(error).partition("\n")[0]
+            clips = f"{frames} frame{'s' * (frames > 1)}, {crop} x {crop} pixels"
+            raise SnvideoError(
+                f"{config.model.name} cannot take clips of {clips}: {why}: change "
+                f"data.clip.frames or {key}"
+            ) from error
+    return costs[0], costs[1]
+
+
+def _train_on_one_clip(model: nn.Module, norm: str, frames: int, crop: int) -> None:
+    """Raise ValueError where batch statistics would be those of a single value."""
+    if norm in ("bn", "brn"):
+        model = without_memory(model, torch.device("meta")).train()
+        with torch.no_grad():
+            model(torch.empty(1, 3, frames, crop, crop, device="meta"))

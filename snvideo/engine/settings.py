@@ -1,0 +1,154 @@
+"""Settings that have no effect in a run, to be said before its first step."""
+
+from collections.abc import Iterator
+
+import torch
+
+from snvideo.base_config import Section
+from snvideo.data.config import DataConfig, TrainViewConfig
+from snvideo.data.index import DECODERS, ClipIndex
+from snvideo.engine.batch_plan import BatchPlan
+from snvideo.engine.config import LogConfig, OptimConfig, RunConfig, StatisticsConfig
+from snvideo.engine.optim import ema_decay
+
+BRN_BEGINS = 5000  # optimizer step at which Batch Renormalization begins where nothing is stated
+
+
+def settings_without_effect(
+    config: RunConfig, plan: BatchPlan, index: ClipIndex, steps: int, device: torch.device
+) -> list[str]:
+    """One line for every setting that has no effect, or not the whole one, and why.
+
+    Args:
+        config: of the run.
+        plan, index: its batches and training videos.
+        steps: its optimizer steps.
+        device: that it trains on.
+    """
+    parts = (
+        _batch(config, plan),
+        _norm(config, steps),
+        _optim(config, steps),
+        _data(config, index),
+        _statistics(config.statistics),
+        _log(config.log, config.optim.epochs, steps),
+        _speed(config, device),
+    )
+    return [line for part in parts for line in part]
+
+
+def _is_set(section: Section, name: str) -> bool:
+    """True if a key has another value than by default."""
+    return getattr(section, name) != type(section).model_fields[name].default
+
+
+def _batch(config: RunConfig, plan: BatchPlan) -> Iterator[str]:
+    asked, key = config.batch.gpus_per_pass, "batch.gpus_per_pass"
+    if plan.joint:
+        if asked > 1:
+            yield f"{key}={asked}: {config.model.norm.name} takes the whole batch in one pass"
+        return
+    share = plan.gpus // plan.processes
+    if asked > config.batch.gpus:
+        yield f"{key}={asked} beyond batch.gpus={config.batch.gpus}"
+    elif asked < share and asked != plan.groups_per_pass:
+        yield (
+            f"{key}={asked}: it does not divide {share} groups of a process, so a pass has "
+            f"{plan.groups_per_pass}"
+        )
+
+
+def _norm(config: RunConfig, steps: int) -> Iterator[str]:
+    norm, clips = config.model.norm, config.batch.clips_per_gpu
+    if norm.start != "equal" and norm.name not in ("sn", "syncsn"):
+        yield f"model.norm.start={norm.start}: {norm.name} has no importance logits"
+    if norm.start == "batch" and norm.drops_batch_part(clips):
+        yield "model.norm.start=batch: one clip per GPU leaves out the batch part, start is equal"
+    begins = norm.schedule[0] if norm.schedule else BRN_BEGINS
+    if norm.name == "brn" and begins >= steps:
+        yield (
+            f"model.norm.name=brn: it is Batch Normalization for {begins} steps, the run has "
+            f"{steps}: set model.norm.schedule"
+        )
+
+
+def _optim(config: RunConfig, steps: int) -> Iterator[str]:
+    optim, norm = config.optim, config.model.norm.name
+    if optim.nesterov and not optim.momentum:
+        yield "optim.nesterov: optim.momentum is 0"
+    if optim.logit_lr != 1 and norm not in ("sn", "syncsn"):
+        yield f"optim.logit_lr={optim.logit_lr:g}: {norm} has no importance logits"
+    if _is_set(optim, "warmup_start") and not optim.warmup_epochs:
+        yield f"optim.warmup_start={optim.warmup_start:g}: optim.warmup_epochs is 0"
+    if optim.schedule == "step":
+        yield from _milestones(optim, steps)
+    elif optim.milestones or _is_set(optim, "gamma"):
+        key = "milestones" if optim.milestones else "gamma"
+        yield f"optim.{key}: they are those of optim.schedule=step, not of {optim.schedule}"
+    if steps * (1 - optim.ema) < 1:  # an average over more steps than there are
+        yield (
+            f"optim.ema={optim.ema:g}: the decay rises by (1 + t) / (10 + t), in {steps} steps to "
+            f"{ema_decay(optim.ema, steps):.3g}"
+        )
+
+
+def _milestones(optim: OptimConfig, steps: int) -> Iterator[str]:
+    if optim.gamma == 1:
+        yield "optim.milestones: optim.gamma is 1"
+    for milestone in optim.milestones:
+        if milestone * steps > steps - 1:
+            yield f"optim.milestones: no step of {steps} comes after {milestone:g}"
+
+
+def _data(config: RunConfig, index: ClipIndex) -> Iterator[str]:
+    data = config.data
+    if data.clip.frames == 1 and _is_set(data.clip, "stride"):
+        yield f"data.clip.stride={data.clip.stride}: clips have one frame"
+    yield from _view(data.train)
+    if not data.workers:
+        yield from _workers(data)
+    if data.decoder == "decord" and not index.counts("decoder")[DECODERS.index("decord")]:
+        yield "data.decoder=decord: the index trusts it with no training video"
+
+
+def _view(view: TrainViewConfig) -> Iterator[str]:
+    color = view.color
+    strengths = [color.brightness, color.contrast, color.saturation, color.hue]
+    if any(strengths) and not color.probability:
+        yield "data.train.color: its probability is 0"
+    if not any(strengths) and _is_set(color, "probability"):
+        yield f"data.train.color.probability={color.probability:g}: no strength is set"
+    if view.rand_augment is not None and not view.rand_augment.probability:
+        yield "data.train.rand_augment: its probability is 0"
+    mixed = [name for name in ("mixup", "cutmix") if getattr(view, name)]
+    if mixed and not view.mix_probability:
+        yield f"data.train.{mixed[0]}: data.train.mix_probability is 0"
+    if not mixed and _is_set(view, "mix_probability"):
+        yield f"data.train.mix_probability={view.mix_probability:g}: mixup and cutmix are off"
+
+
+def _workers(data: DataConfig) -> Iterator[str]:
+    for name in ("timeout", "start_method"):
+        if _is_set(data, name):
+            yield f"data.{name}={getattr(data, name)}: data.workers is 0"
+
+
+def _statistics(statistics: StatisticsConfig) -> Iterator[str]:
+    if _is_set(statistics, "kind") and not statistics.batches:
+        yield f"statistics.kind={statistics.kind}: statistics.batches is 0, which keeps averages"
+
+
+def _log(log: LogConfig, epochs: int, steps: int) -> Iterator[str]:
+    early = log.early_validation
+    if early is not None and early.step >= steps:
+        yield f"log.early_validation: step {early.step} does not come before the end ({steps})"
+    for name in ("validate_epochs", "checkpoint_epochs"):
+        if getattr(log, name) > epochs:
+            yield f"log.{name}={getattr(log, name)}: the run has {epochs} epochs"
+    if not log.checkpoint_epochs and log.checkpoint_minutes is None and log.keep_checkpoints > 1:
+        yield "log.keep_checkpoints: checkpoints come neither by epochs nor by minutes"
+
+
+def _speed(config: RunConfig, device: torch.device) -> Iterator[str]:
+    if config.speed.prefetch and device.type != "cuda":
+        yield f"speed.prefetch: batches are copied to GPUs, not to {device}"
