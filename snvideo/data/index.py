@@ -114,7 +114,8 @@ _TABLE = np.dtype(
         ("decoder", np.uint8),
     ]  # place in `DECODERS`
 )
-_LEAST = {"first_frame": 0, "frames": 1, "fps": 1e-3, "width": 1, "height": 1, "seconds": 0}
+LEAST_FPS = 1e-3
+_LEAST = {"first_frame": 0, "frames": 1, "fps": LEAST_FPS, "width": 1, "height": 1, "seconds": 0}
 """Least values of a usable video that make sense."""
 _CODING = ("utf-8", "surrogateescape")  # file names are bytes; some are not UTF-8
 _CHUNK = 1 << 14  # rows that are Python objects at one time
@@ -245,7 +246,9 @@ def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
                         kind = "a whole number" if parse is int else "a number"
                         raise ValueError(f"{name} is {cells[place]!r}, expected {kind}") from None
                 row = IndexRow(*values)
-                if problem := _problem(row, classes):
+                if row.status == "ok" and 0 <= row.fps < LEAST_FPS:  # older versions wrote such
+                    row = row._replace(status="broken", reason="no frame rate")
+                if problem := row_problem(row, classes):
                     raise ValueError(problem)
                 yield row if proven else row._replace(seekable=0, decoder="pyav")
     except OSError as error:
@@ -256,7 +259,7 @@ def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
         ) from None
 
 
-def _problem(row: IndexRow, classes: int | None) -> str:
+def row_problem(row: IndexRow, classes: int | None = None) -> str:
     """Reason why a row makes no sense, or nothing."""
     if row.status not in STATUSES:
         return f"status is {row.status!r}, expected one of {', '.join(STATUSES)}"

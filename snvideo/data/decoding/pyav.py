@@ -52,11 +52,6 @@ def main_stream(container: InputContainer) -> VideoStream:
     return stream
 
 
-def is_shown(frame: VideoFrame) -> bool:
-    """False for frames before time 0, which an edit list hides."""
-    return frame.pts is None or frame.pts >= 0
-
-
 def shown_picture(frame: VideoFrame, video: Video) -> np.ndarray:
     """Picture of a frame as it is shown, uint8 RGB (H, W, 3)."""
     # The size of some videos changes on the way; all pictures get that of the first.
@@ -101,7 +96,7 @@ def decode_pyav(
     frames: list[np.ndarray] = []
     counted = 0
     with open_video(video.path) as container:
-        shown = filter(is_shown, watched(container.decode(main_stream(container))))
+        shown = watched(container.decode(main_stream(container)))
         # Frames are counted, not found by their times: those of AVI files are not monotonic.
         for counted, frame in enumerate(islice(shown, int(wanted[-1]) + 1), 1):
             if counted - 1 == wanted[len(frames)]:
@@ -113,7 +108,7 @@ def ordered_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """Frames as `from_key_frames` gives them, by decoding all from the start; `NotAsIndexed` if
     one is damaged, or their times do not ascend, so that they cannot be found by them."""
     with open_video(video.path) as container:
-        shown = filter(is_shown, watched(container.decode(main_stream(container))))
+        shown = watched(container.decode(main_stream(container)))
         in_order = _ascending(islice(shown, int(wanted[-1]) + 1))
         for number, frame in enumerate(in_order):
             if number in wanted:
@@ -131,16 +126,16 @@ def _ascending(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
 
 def from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """Frames found by their packets' times; `NotAsIndexed` where that shows to fail."""
-    first, latest = 0, -1  # number of the group's first shown frame; latest time before the group
+    first, latest = 0, None  # number of the group's first shown frame; latest time before it
     with open_video(video.path) as container:
         stream = main_stream(container)
         for group in _groups(container, stream):
             times = sorted(time for time, _ in group)
             closed = group[0][1].is_keyframe and group[0][0] == times[0]
-            if not closed or times[0] <= latest >= 0:
+            if not closed or (latest is not None and times[0] <= latest):
                 raise NotAsIndexed
             latest = times[-1]
-            shown = [time for time in times if time >= 0]
+            shown = sorted(time for time, packet in group if not packet.is_discard)
             here = wanted[np.searchsorted(wanted, first) :] - first
             here = here[: np.searchsorted(here, len(shown))]
             first += len(shown)
@@ -154,13 +149,17 @@ def from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
 def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[tuple[int, Packet]]]:
     """Times and packets from one key frame to the next, in the order of decoding."""
     group: list[tuple[int, Packet]] = []
+    earliest = None  # time of a shown frame
     for packet in watched(container.demux(stream)):
         if not packet.size:  # marks the end
             continue
-        if packet.pts is None or packet.is_corrupt or (packet.is_discard and packet.pts >= 0):
+        if packet.pts is None or packet.is_corrupt or changes_decoder(packet):
             raise NotAsIndexed
-        if changes_decoder(packet):
-            raise NotAsIndexed
+        if packet.is_discard:  # before all that is shown, or frames cannot be told by their packets
+            if earliest is not None and packet.pts > earliest:
+                raise NotAsIndexed
+        elif earliest is None or packet.pts < earliest:
+            earliest = packet.pts
         if packet.is_keyframe and group:
             yield group
             group = []

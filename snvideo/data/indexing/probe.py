@@ -6,34 +6,27 @@ packets that hold no frame. So packets are read, and frames decoded where packet
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
-from av.packet import Packet
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from snvideo.data.decoding.decord import decode_decord
-from snvideo.data.decoding.orientation import TURNED, orientation, stored_size
+from snvideo.data.decoding.orientation import TURNED, stored_size
 from snvideo.data.decoding.pyav import (
     Unusable,
-    changes_decoder,
     decode_pyav,
-    is_key,
-    is_shown,
     main_stream,
     open_video,
 )
-from snvideo.data.index import IndexRow, Video
-from snvideo.data.indexing.trial import FRAMES, has_parameters, seeks_right
-from snvideo.data.watchdog import watched
+from snvideo.data.index import LEAST_FPS, IndexRow, Video, row_problem
+from snvideo.data.indexing.bitstream import may_have_fields
+from snvideo.data.indexing.scan import StreamScan
+from snvideo.data.indexing.trial import FRAMES, seeks_right
 from snvideo.data.workers import WorkerPool, discard_output
 
 Check = Literal["header", "packets", "decode"]
@@ -109,7 +102,10 @@ def stages(path: Path, check: Check) -> Iterator[IndexRow]:
     except Exception as error:  # whatever one file does, the others go on
         yield IndexRow(bytes=size, status="broken", reason=_short(error))
         return
-    found = found._replace(bytes=size, seekable=int(found.seekable))
+    found = found._replace(bytes=size)
+    if problem := row_problem(found):
+        yield IndexRow(bytes=size, status="broken", reason=problem)
+        return
     yield found
     if doubtful and _decord_agrees(Video.of(found, path)):
         yield found._replace(decoder="decord")
@@ -132,18 +128,23 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
         raise Unusable("no video header: not a video, or cut off before it") from None
     with container:
         stream = main_stream(container)
-        scan = _StreamScan(every_frame=check == "decode")
+        scan = StreamScan(every_frame=check == "decode")
+        usual = (
+            container.format.name in _USUAL_CONTAINERS
+            and stream.codec_context.name in _USUAL_CODECS
+        )
         if check == "header":
-            if not scan.read_table(container, stream, path.stat().st_size):
-                return _read(path, "packets")
-            found = _probe_of(scan, stream)
-            usual = _is_usual(container, stream, scan)
-            trial = usual and seeks_right(Video.of(found, path), scan.starts(), FRAMES)
-            return found._replace(seekable=trial), False
-        scan.read(container, stream)
-        found = _probe_of(scan, stream)
-        usual = _is_usual(container, stream, scan) and scan.is_plain(stream)
-        seekable = (scan.every_frame or usual) and scan.is_seekable(stream)
+            plain = usual and not may_have_fields(stream.codec_context)
+            if plain and scan.scan_table(container, stream, path.stat().st_size):
+                found = _probe_of(scan, container, stream)
+                if seeks_right(Video.of(found, path), scan.starts(), FRAMES):
+                    return found._replace(seekable=1), False
+            return _read(path, "packets")
+        scan.scan(container, stream)
+        found = _probe_of(scan, container, stream)
+        seekable = scan.is_seekable(stream) and (
+            scan.every_frame or (usual and scan.is_plain(stream))
+        )
         if seekable:
             limit = found.frames if scan.every_frame else FRAMES
             seekable = seeks_right(Video.of(found, path), scan.starts(), limit)
@@ -151,196 +152,41 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
         # place in the file, which goes wrong where hidden packets are dropped on decoding.
         sound = seekable and not scan.dropped and scan.table_agrees(container, stream)
         if check == "decode":
-            return found._replace(seekable=seekable), sound
+            return found._replace(seekable=int(seekable)), sound
         # decord divides a row, padded to 32 pixels, by the width and finds four channels or more in
-        # very narrow frames (24, 48, 72 pixels).
+        # very narrow frames (24, 48, 72 pixels). It turns pictures, but does not mirror them.
         wide = -(-found.width // 32) * 32 * 3 // found.width == 3
-        # It turns pictures, but does not mirror them.
         turned = scan.orientation in TURNED and scan.plain_matrix
-        if usual and not scan.hidden and sound and wide and turned:
-            return found._replace(seekable=True, decoder="decord"), False
+        if sound and scan.pixels in _USUAL_PIXELS and wide and turned:
+            return found._replace(seekable=1, decoder="decord"), False
     return _read(path, "decode")[0], False
 
 
-@dataclass
-class _StreamScan:
-    """Counts and times of a video stream's packets and frames."""
-
-    every_frame: bool  # decode all frames, not just the first
-    packets: int = 0
-    hidden: int = 0  # packets before time 0
-    dropped: int = 0  # packets flagged as corrupt or to be discarded, be they hidden or not
-    lost: int = 0  # packets dropped but not hidden, and hidden ones that are corrupt
-    shown: int = 0  # packets neither hidden nor dropped
-    frames: int = 0  # frames decoded that are shown
-    width: int = 0
-    height: int = 0
-    orientation: int = 1
-    plain_matrix: bool = True  # the display matrix asks for nothing but the orientation
-    pixels: str = ""
-    error: Exception | None = None
-    _packet_times: set[int] = field(default_factory=set)
-    """Time stamps of packets, and of frames: those that are shown."""
-    _frame_times: set[int] = field(default_factory=set)
-    _key_times: list[int] = field(default_factory=list)
-    _key_places: set[int | None] = field(default_factory=set)  # in the file, of key packets
-    _parameters: set[bool] = field(default_factory=set)  # whether key packets bring some
-    _key_frames: set[int] = field(default_factory=set)  # times of frames that refer to no other
-    _starts: list[int] = field(default_factory=list)  # what `starts` gives, by the table
-    _latest: int | None = None  # time of the frame before
-    _alike: bool = True
-    """Groups are closed, no packet changes the decoder, frames are whole and their times ascend."""
-    _reordered: bool = False  # some packet is shown at another time than it is decoded
-
-    def read(self, container: InputContainer, stream: VideoStream) -> None:
-        """Read all packets and decode frames, up to the first error."""
-        try:
-            for packet in watched(container.demux(stream)):
-                self._count(packet)
-                if self.every_frame or not self.frames:
-                    for frame in filter(is_shown, packet.decode()):
-                        self._add(frame)
-        except (FFmpegError, OSError) as error:
-            self.error = error
-
-    def read_table(self, container: InputContainer, stream: VideoStream, size: int) -> bool:
-        """Count packets from the table in an MP4 file's header, and decode the first frame alone.
-
-        Packets beyond the file's `size` in bytes are not there. False if there is no table of all
-        packets; then nothing was read.
-        """
-        entries = list(stream.index_entries or ())
-        if not container.format.name.startswith("mov,") or not 0 < len(entries) == stream.frames:
-            return False
-        whole = [entry for entry in entries if entry.pos + entry.size <= size]
-        self.packets = len(whole)
-        self.hidden = sum(entry.is_discard for entry in whole)
-        self.shown = self.packets - self.hidden
-        keys = [number for number, entry in enumerate(whole) if entry.is_keyframe]
-        self._starts = sorted({max(0, number - self.hidden) for number in keys})
-        try:
-            for frame in islice(filter(is_shown, container.decode(stream)), 1):
-                self._add(frame)
-        except (FFmpegError, OSError) as error:
-            self.error = error
-        return True
-
-    def _count(self, packet: Packet) -> None:
-        if not packet.size:  # marks the end
-            return
-        self.packets += 1
-        dropped = packet.is_discard or packet.is_corrupt
-        hidden = packet.pts is not None and packet.pts < 0
-        self.dropped += dropped
-        self.lost += packet.is_corrupt or (packet.is_discard and not hidden)
-        self.hidden += hidden
-        self.shown += not dropped and not hidden
-        if packet.is_keyframe:
-            self._key_places.add(packet.pos)
-            self._parameters.add(has_parameters(packet, packet.stream.codec_context.name))
-        if packet.pts is not None:
-            if not dropped and not hidden:
-                self._packet_times.add(packet.pts)
-            self._reordered |= packet.pts != packet.dts
-            if changes_decoder(packet) or (self._key_times and packet.pts < self._key_times[-1]):
-                self._alike = False
-            if packet.is_keyframe:
-                self._key_times.append(packet.pts)
-
-    def _add(self, frame: VideoFrame) -> None:
-        if not self.frames:
-            self.orientation, self.plain_matrix = orientation(frame)
-            self.width, self.height = frame.width, frame.height
-            self.pixels = frame.format.name
-        elif (frame.width, frame.height) != (self.width, self.height):
-            raise Unusable("frames of different sizes")
-        if frame.pts is not None:
-            self._frame_times.add(frame.pts)
-            if is_key(frame):
-                self._key_frames.add(frame.pts)
-            if frame.is_corrupt or (self._latest is not None and frame.pts <= self._latest):
-                self._alike = False
-            self._latest = frame.pts
-        self.frames += 1
-
-    def starts(self) -> list[int]:
-        """Numbers of the first shown frames of the groups that begin with key packets."""
-        times = sorted(self._packet_times)
-        found = np.searchsorted(times, self._key_times)
-        return self._starts or np.unique(found[found < len(times)]).tolist()
-
-    def is_seekable(self, stream: VideoStream) -> bool:
-        """True if decoding from the key packet before the packet with the k-th time finds frame k.
-
-        Not where packets are lost or no time tells them apart, nor where frames shown before a key
-        frame follow it (open groups: usual in HEVC, possible in H.264).
-        """
-        keys = self._packet_times.intersection(self._key_times)
-        return (
-            self.error is None
-            and not self.lost
-            and self._alike
-            and len(self._packet_times) == self.shown
-            and self.packets >= stream.frames
-            and (not self.every_frame or self.frames == self.shown)
-            # What a container calls a key frame is one, too, for the decoder.
-            and (not self.every_frame or keys <= self._key_frames)
-        )
-
-    def table_agrees(self, container: InputContainer, stream: VideoStream) -> bool:
-        """False if an MP4 file's table, which decord goes by, calls other packets key frames than
-        a look into them does."""
-        keys = {entry.pos for entry in stream.index_entries or () if entry.is_keyframe}
-        return keys == self._key_places or not container.format.name.startswith("mov,")
-
-    def is_plain(self, stream: VideoStream) -> bool:
-        """False where frames are reordered but packets bear no other times than of decoding, or
-        some key packets bring parameter sets and others do not."""
-        reordered = bool(stream.codec_context.has_b_frames)
-        return (self._reordered or not reordered) and len(self._parameters) < 2
-
-    def fps(self, stream: VideoStream) -> float:
-        """Shown frames a second: as stated, which is exact, if time stamps agree; else theirs."""
-        # Some files state their clock's ticks (1000 a second) for a rate, others nothing.
-        times = [t for t in (self._frame_times, self._packet_times) if len(t) > 1]
-        tick = stream.time_base or Fraction(1)
-        spans = [(len(t) - 1, float((max(t) - min(t)) * tick)) for t in times]
-        for stated in (stream.average_rate, stream.guessed_rate):
-            # Off by 2 %, or by a single frame in short clips, is still that rate.
-            if stated and (
-                not spans
-                or any(abs(seconds * stated - n) <= max(1.01, 0.02 * n) for n, seconds in spans)
-            ):
-                return float(stated)
-        return spans[0][0] / spans[0][1] if spans else 0.0
-
-
-def _is_usual(container: InputContainer, stream: VideoStream, scan: "_StreamScan") -> bool:
-    return (
-        container.format.name in _USUAL_CONTAINERS
-        and stream.codec_context.name in _USUAL_CODECS
-        and scan.pixels in _USUAL_PIXELS
-    )
-
-
-def _probe_of(scan: "_StreamScan", stream: VideoStream) -> IndexRow:
-    """Raises `Unusable` if no frame is shown, or decoding fails before half of the packets."""
+def _probe_of(scan: StreamScan, container: InputContainer, stream: VideoStream) -> IndexRow:
+    """Raises `Unusable` if no frame is shown, or more than half of them are lost or damaged."""
     if not scan.frames:
         detail = f": {_short(scan.error)}" if scan.error else ""
         raise Unusable(("no frame can be decoded" if scan.packets else "no frames") + detail)
-    if scan.error is not None and scan.every_frame and 2 * scan.frames < scan.shown:
-        # What the label says may be in the part that is lost.
-        raise Unusable(f"decoding fails early: {_short(scan.error)}")
-    fps = scan.fps(stream)
+    part = scan.part(container, stream)
+    # What the label says may be in the part that is lost.
+    if part < 0.5:
+        detail = f": {_short(scan.error)}" if scan.error else ""
+        raise Unusable(f"less than half of its frames can be decoded{detail}")
+    if 2 * scan.damaged > scan.frames:
+        raise Unusable("most pictures are damaged")
+    fps, even = scan.fps(stream)
     if not fps:
         raise Unusable("no frame rate")
-    remarks = []
-    if scan.error is not None:
-        remarks.append("decoding stops early")
-    elif not scan.hidden and scan.packets < stream.frames:
-        remarks.append("fewer frames than its header states")
-    if not scan.plain_matrix:
-        remarks.append("display matrix is no quarter turn or mirror: the nearest is taken")
+    remarks = {
+        "decoding stops early": scan.error is not None,
+        "fewer frames than its header states": not scan.error and part < 1,
+        "some pictures are damaged": scan.damaged > 0,
+        "frames of different sizes": scan.resized,
+        "display matrix is no quarter turn or mirror: the nearest is taken": not scan.plain_matrix,
+        "frames at uneven times": not even,
+        "less than a frame in 1000 seconds": fps < LEAST_FPS,
+    }
+    fps = max(fps, LEAST_FPS)
     frames = scan.frames if scan.every_frame else scan.shown
     width, height = stored_size(scan.width, scan.height, scan.orientation)
     return IndexRow(
@@ -351,7 +197,7 @@ def _probe_of(scan: "_StreamScan", stream: VideoStream) -> IndexRow:
         height=height,
         orientation=scan.orientation,
         seconds=round(frames / fps, 3),
-        reason="; ".join(remarks),
+        reason="; ".join(remark for remark, true in remarks.items() if true),
     )
 
 

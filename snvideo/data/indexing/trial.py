@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from av.error import FFmpegError
-from av.packet import Packet
 
 from snvideo.data.decoding.pyav import NotAsIndexed, from_key_frames, ordered_frames
 from snvideo.data.index import Video
@@ -42,22 +41,6 @@ def seeks_right(video: Video, starts: Sequence[int], limit: int) -> bool:
     except (NotAsIndexed, FFmpegError):
         return False
     return True
-
-
-def has_parameters(packet: Packet, codec: str) -> bool:
-    """True if parameter sets precede the picture in an MP4 or Matroska packet of H.264 or HEVC.
-
-    Sent with some key packets only, they serve later ones, too.
-    """
-    data, at = memoryview(packet), 0
-    while at + 4 < len(data):
-        kind = data[at + 4] >> 1 & 63 if codec == "hevc" else data[at + 4] & 31
-        if kind in ((32, 33, 34) if codec == "hevc" else (7, 8)):
-            return True
-        if kind < (32 if codec == "hevc" else 6):  # the picture
-            return False
-        at += 4 + int.from_bytes(data[at : at + 4])
-    return False
 
 
 def _digests(frames: Iterator[np.ndarray]) -> Iterator[int]:

@@ -19,7 +19,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from snvideo.atomic import atomic_path
 from snvideo.data.decoding.orientation import upright
-from snvideo.data.decoding.pyav import Unusable, is_shown, main_stream, open_video
+from snvideo.data.decoding.pyav import Unusable, main_stream, open_video
 from snvideo.data.watchdog import watched
 
 # Errors that every other video would meet, too.
@@ -57,7 +57,7 @@ def shown_frames(path: Path) -> Iterator[VideoFrame]:
     """Frames of a video as `data.decoding` numbers them, as many as can be decoded."""
     with open_video(path) as container:
         try:
-            yield from filter(is_shown, watched(container.decode(main_stream(container))))
+            yield from watched(container.decode(main_stream(container)))
         except (FFmpegError, OSError):
             return  # damaged from here on: the index counts no further either
 
@@ -65,17 +65,15 @@ def shown_frames(path: Path) -> Iterator[VideoFrame]:
 def scaled_frames(path: Path, orientation: int, short_side: int) -> Iterator[VideoFrame]:
     """Shown frames of a video, upright, scaled, in 8-bit 4:2:0 of limited range.
 
-    Colours keep their matrix, and the frames say which it is, so that they decode as before. A
-    video whose size changes on the way is `Unusable`.
+    Colours keep their matrix, and the frames say which it is, so that they decode as before. All
+    get the size of the first.
     """
     reformatter, size = VideoReformatter(), None
     for frame in shown_frames(path):
-        size = size or (frame.width, frame.height)
-        if (frame.width, frame.height) != size:
-            raise Unusable("frames of different sizes")
+        size = size or scaled_size(frame.width, frame.height, short_side)
         scaled = reformatter.reformat(
             frame,
-            *scaled_size(*size, short_side),
+            *size,
             format="yuv420p",
             dst_colorspace=Colorspace.ITU601 if frame.format.is_rgb else None,
             dst_color_range=ColorRange.MPEG,

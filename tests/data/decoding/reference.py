@@ -25,3 +25,9 @@ def ffmpeg_frames(path: Path) -> np.ndarray:
         frames.append(np.frombuffer(made, np.uint8, 3 * width * height, at))
         at += 3 * width * height
     return np.stack([frame.reshape(height, width, 3) for frame in frames])
+
+
+def assert_alike(frames: np.ndarray, expected: np.ndarray) -> None:
+    """The same frames, but for the rounding of another version of FFmpeg."""
+    assert frames.shape == expected.shape
+    assert np.abs(frames - expected.astype(np.int16)).mean() < 0.01

@@ -2,8 +2,7 @@
 
 import re
 import struct
-from collections.abc import Callable, Iterator
-from fractions import Fraction
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -13,36 +12,17 @@ import pytest
 from snvideo.data.decoding import decode_frames
 from snvideo.data.index import Video
 from snvideo.data.indexing.probe import probe
-
-FRAMES, WIDTH, HEIGHT = 60, 160, 96
-
-
-def pictures(frames: int = FRAMES) -> Iterator[av.VideoFrame]:
-    """A drifting texture, of which every picture differs and hardly one can be guessed."""
-    texture = np.random.default_rng(0).integers(0, 256, (HEIGHT // 4, WIDTH // 4, 3), np.uint8)
-    texture = texture.repeat(4, 0).repeat(4, 1)
-    for number in range(frames):
-        moved = np.ascontiguousarray(np.roll(texture, (3 * number, 5 * number), (0, 1)))
-        frame = av.VideoFrame.from_ndarray(moved, format="rgb24")
-        frame.pts, frame.time_base = number, Fraction(1, 25)
-        yield frame
-
-
-def write(path: Path, codec: str, options: dict[str, str]) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for frame in pictures():
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def encoder(options: dict[str, str], codec: str = "libx264") -> av.VideoCodecContext:
-    made = av.CodecContext.create(codec, "w")
-    made.width, made.height, made.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-    made.time_base, made.framerate, made.options = Fraction(1, 25), Fraction(25), options
-    return made
+from tests.data.streams import (
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    element,
+    encoder,
+    from_start,
+    pictures,
+    write,
+    write_matroska,
+)
 
 
 def write_joined(path: Path) -> Path:
@@ -102,25 +82,12 @@ def write_palette(path: Path) -> Path:
 def write_vfw(path: Path) -> Path:
     """H.264 in Matroska as Video for Windows has it: blocks bear the times of decoding."""
 
-    def element(name: str, *parts: bytes) -> bytes:
-        return bytes.fromhex(name) + (1 << 56 | len(b"".join(parts))).to_bytes(8) + b"".join(parts)
-
     made = encoder(B_FRAMES)
-    packets = [p for frame in (*pictures(), None) for p in made.encode(frame)]
-    blocks = [
-        element("A3", b"\x81", struct.pack(">hB", 40 * k, 128 * p.is_keyframe), bytes(p))
-        for k, p in enumerate(packets)
-    ]
     bitmap = struct.pack("<IiiHH4sIiiII", 40, WIDTH, HEIGHT, 1, 24, b"H264", 0, 0, 0, 0, 0)
-    size = element("E0", element("B0", bytes([WIDTH])), element("BA", bytes([HEIGHT])))
-    codec = element("86", b"V_MS/VFW/FOURCC") + element("63A2", bitmap)
-    numbers = [element(name, b"\1") for name in ("D7", "73C5", "83")]
-    track = element("AE", *numbers, codec, element("23E383", (40_000_000).to_bytes(4)), size)
-    info = element("1549A966", element("2AD7B1", (1_000_000).to_bytes(3)))
-    cluster = element("1F43B675", element("E7", b"\0"), *blocks)
-    segment = element("18538067", info, element("1654AE6B", track), cluster)
-    path.write_bytes(element("1A45DFA3", element("4282", b"matroska")) + segment)
-    return path
+    codec = element("86", b"V_MS/VFW/FOURCC"), element("63A2", bitmap)
+    encoded = [p for frame in (*pictures(), None) for p in made.encode(frame)]
+    blocks = [(40 * k, p.is_keyframe, bytes(p)) for k, p in enumerate(encoded)]
+    return write_matroska(path, codec, blocks)
 
 
 B_FRAMES = {"g": "12", "bf": "3", "x264-params": "b-adapt=0:scenecut=0"}
@@ -147,12 +114,6 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "palette.avi": write_palette,
     "vfw.mkv": write_vfw,
 }
-
-
-def from_start(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
-        container.streams.video[0].thread_count = 1
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
 def assert_right(video: Video, expected: np.ndarray) -> None:
