@@ -15,6 +15,25 @@ from snvideo.shipped_configs import find_config
 from snvideo.study.config import StudyConfig
 
 
+class _RepeatedKeyError(yaml.MarkedYAMLError):
+    """A key that stands twice in a mapping, of which YAML's reader would drop the first."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Values of a mapping by its keys."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                problem = f"'{name}' stands twice, first in line {lines[name]}: put both into one"
+                raise _RepeatedKeyError(problem=problem, problem_mark=key.start_mark)
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
 class _File(RunConfig):
     """Content of a config file: a run, or the recipe that all runs of a study share."""
 
@@ -73,7 +92,7 @@ def _load(path: str | Path, overrides: Sequence[str]) -> tuple[RunConfig, StudyC
     begun = stored.exists()
     values = rename_keys(_read(stored, [])) if begun else _read(find_config(path), [])
     for override in overrides:
-        _override(values, override)
+        values = _override(values, override)
     try:
         context = STORED if begun else None
         file = _File.model_validate(values, context=context)
@@ -93,13 +112,14 @@ def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
             f"{path}: 'base' goes round in a circle; one of the files must have none"
         )
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise SnvideoError(f"cannot read config {path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise SnvideoError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from None
+        what = "" if isinstance(error, _RepeatedKeyError) else "not YAML: "
+        raise SnvideoError(f"{where}: {what}{getattr(error, 'problem', error)}") from None
     if not isinstance(values, dict):
         raise SnvideoError(f"{path}: expected keys and values, found {type(values).__name__}")
     base = values.pop("base", None)
@@ -120,21 +140,21 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    """Put one "key.sub=value" into nested values."""
+def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
+    """Nested values with one "key.sub=value"; a section as value leaves its other keys as they
+    are."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise SnvideoError(f"override '{override}' is not of the form key.sub=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
+    except _RepeatedKeyError as error:
+        raise SnvideoError(f"override '{override}': {error.problem}") from None
     except yaml.YAMLError:
         raise SnvideoError(f"override '{override}': '{text}' is not a YAML value") from None
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        inner = values.get(section)
-        values[section] = dict(inner) if isinstance(inner, dict) else {}
-        values = values[section]
-    values[last] = value
+    for section in reversed(key.strip().split(".")):
+        value = {section: value}
+    return _merge(values, value)
 
 
 def _explain(problem: ErrorDetails) -> str:

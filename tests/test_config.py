@@ -182,6 +182,49 @@ def test_files_that_are_no_configs_are_one_line(tmp_path):
         load_config(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "key", "first"),
+    [
+        ("optim: {lr: 0.3}\nseed: 1\noptim:\n  epochs: 4\n", 3, "optim", 1),
+        ("seed: 1\nseed: 2\n", 2, "seed", 1),
+        ("optim:\n  lr: 0.3\n  epochs: 4\n  lr: 0.1\n", 4, "lr", 2),
+        ("data:\n  train: {crop: 1}\n  test: {crop: 1}\n  train: {flip: true}\n", 4, "train", 2),
+        ("study:\n  batches: [{gpus: 1, gpus: 2}]\n", 2, "gpus", 2),
+        ("model: {norm: {name: sn}, dropout: 0, norm: {start: batch}}\n", 1, "norm", 1),
+        ('optim: {lr: 0.3}\n"optim": {epochs: 3}\n', 2, "optim", 1),
+    ],
+)
+def test_a_key_that_stands_twice_is_an_error_with_its_line(tmp_path, text, line, key, first):
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    (tmp_path / "child.yaml").write_text("base: twice.yaml\n")
+    for name in ("twice.yaml", "child.yaml"):
+        with pytest.raises(SnvideoError) as error:
+            load_config(tmp_path / name)
+        assert str(error.value).startswith(f"{path}, line {line}: '{key}' stands twice")
+        assert f"first in line {first}" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_section_on_the_command_line_leaves_its_other_keys(tmp_path):
+    path = write(
+        tmp_path / "config.yaml",
+        optim={"epochs": 4, "warmup_epochs": 1, "momentum": 0.5},
+        model={"norm": {"name": "gn", "groups": 4}, "dropout": 0.1},
+    )
+    config = load_config(path, ["optim={lr: 0.1, epochs: 6}", "model={norm: {groups: 8}}"])
+    optim, model = config.optim, config.model
+    assert (optim.lr, optim.epochs, optim.warmup_epochs, optim.momentum) == (0.1, 6, 1, 0.5)
+    assert (model.norm.name, model.norm.groups, model.dropout) == ("gn", 8, 0.1)
+    # What was null or a value becomes a section; a list is replaced.
+    config = load_config(path, ["data.train.rand_augment={magnitude: 3}", "optim.freeze=[a, b]"])
+    assert config.data.train.rand_augment.magnitude == 3 and config.optim.freeze == ("a", "b")
+    with pytest.raises(SnvideoError, match="'lr' stands twice"):
+        load_config(path, ["optim={lr: 0.1, lr: 0.2}"])
+    with pytest.raises(SnvideoError, match="'optim'"):
+        load_config(path, ["optim=null"])
+
+
 def test_configs_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = load_study(CONFIGS / "toy/compare.yaml")
