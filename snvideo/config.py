@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from snvideo.engine.config import RENAMED, STORED, RunConfig, rename_keys
+from snvideo.engine.run_dir import ENVIRONMENT
 from snvideo.errors import SnvideoError
 from snvideo.shipped_configs import find_config
 from snvideo.study.config import StudyConfig
@@ -88,9 +89,12 @@ def check_effect(overrides: Sequence[str], without: Mapping[str, str]) -> None:
 
 
 def _load(path: str | Path, overrides: Sequence[str]) -> tuple[RunConfig, StudyConfig | None]:
-    stored = Path(path, "config.yaml")
-    begun = stored.exists()
-    values = rename_keys(_read(stored, [])) if begun else _read(find_config(path), [])
+    run = _run_directory(Path(path))
+    begun = run is not None
+    if run is None:
+        values = _read(find_config(path), [])
+    else:  # which may have been moved since it was begun
+        values = rename_keys(_read(run / "config.yaml", [])) | {"output": run}
     for override in overrides:
         values = _override(values, override)
     try:
@@ -101,8 +105,16 @@ def _load(path: str | Path, overrides: Sequence[str]) -> tuple[RunConfig, StudyC
         found = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
         problems = [_explain(problem) for problem in found]
         raise SnvideoError(f"{path}: {'; '.join(problems)}") from None
-    run = {name: getattr(file, name) for name in RunConfig.model_fields}
-    return RunConfig.model_validate(run, context=context), file.study
+    own = {name: getattr(file, name) for name in RunConfig.model_fields}
+    return RunConfig.model_validate(own, context=context), file.study
+
+
+def _run_directory(path: Path) -> Path | None:
+    """The run directory that a path, or a config.yaml in it, stands for; None if there is none."""
+    if (path / "config.yaml").is_file():
+        return path
+    inside = path.name == "config.yaml" and (path.parent / ENVIRONMENT).is_file()
+    return path.parent if inside else None
 
 
 def _read(path: Path, seen: list[Path]) -> dict[str, Any]:

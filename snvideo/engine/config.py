@@ -239,8 +239,8 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 _FREE = (
-    *("output", "log.", "speed.", "test_batch", "statistics.from"),
-    *("data.workers", "data.start_method", "data.timeout", "data.root"),
+    *("output", "log.", "speed.", "test_batch", "statistics.from", "batch.gpus_per_pass"),
+    *("data.workers", "data.start_method", "data.timeout", "data.root", "data.decoder"),
 )
 """Keys that do not change a run's results, but for `speed.amp`."""
 
@@ -250,11 +250,23 @@ _OPEN = ("data.mean", "data.std")
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Dotted keys that decide results, and differ between two configs given as nested values."""
+    return [key for key in _changed(old, new) if not _is_free(key)]
+
+
+def free_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted keys that differ between two configs and decide no result, but for the output."""
+    return [key for key in _changed(old, new) if _is_free(key) and key != "output"]
+
+
+def _is_free(key: str) -> bool:
+    return key != "speed.amp" and key.startswith(_FREE)
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     one, two = flatten(old), flatten(new)
     return sorted(
         key
         for key in one.keys() | two.keys()
         if one.get(key) != two.get(key)
-        and (key == "speed.amp" or not key.startswith(_FREE))
         and not (key in _OPEN and None in (one.get(key), two.get(key)))
     )

@@ -19,9 +19,20 @@ import yaml
 from pydantic import ValidationError
 
 from snvideo.atomic import atomic_path, write_atomic
-from snvideo.engine.config import STORED, RunConfig, differences, flatten, read_stored
+from snvideo.data.index import ClipIndex
+from snvideo.engine.checkpoint import checkpoints, load_checkpoint
+from snvideo.engine.config import (
+    STORED,
+    RunConfig,
+    differences,
+    flatten,
+    free_differences,
+    read_stored,
+)
 from snvideo.engine.metrics_log import MetricsFile, TensorBoardLog
+from snvideo.engine.results import read_results
 from snvideo.errors import SnvideoError
+from snvideo.models.pretrained import WEIGHTS_FILE
 from snvideo.norm.kernels import describe_kernels
 
 log = logging.getLogger(__name__)
@@ -70,21 +81,49 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self._logs: tuple[MetricsFile, TensorBoardLog] | None = None
 
-    def check(self, config: RunConfig) -> None:
-        """Raise SnvideoError if the folder holds another run, or a config that cannot be read."""
+    def check(self, config: RunConfig) -> list[str]:
+        """Changes from the stored config that decide no result, as in `data.workers: 4 -> 2`.
+
+        Raises SnvideoError if the folder holds another run, or a config that cannot be read.
+        """
         stored = self.stored_config()
         if stored is None:
-            return
+            return []
         old, new = (flatten(one.model_dump(mode="json")) for one in (stored, config))
+        keys, free = differences(old, new), free_differences(old, new)
+        if "data.index" in keys and self._trained_on(stored) == _index_hash(config):
+            keys.remove("data.index")
+            free.insert(0, "data.index")
         changed = [
-            f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now"
-            for key in differences(old, new)
+            f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now" for key in keys
         ]
         if changed:
             raise SnvideoError(
                 f"{self.path} holds a run of another config ({', '.join(changed)}): take the "
-                "change back, delete that folder, or choose another output"
+                f"change back, delete that folder, or choose another output{self._go_on(keys)}"
             )
+        return [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in free]
+
+    def _go_on(self, keys: list[str]) -> str:
+        """The way to train longer or otherwise from what a run has come to."""
+        weights = self.path / WEIGHTS_FILE
+        if not weights.exists() or not any(key.startswith("optim.") for key in keys):
+            return ""
+        return (
+            ". A finished run has no schedule left to go on with; a new one from its weights: "
+            f"output=ANOTHER model.weights.source={weights}"
+        )
+
+    def _trained_on(self, stored: RunConfig) -> str | None:
+        """Hash of the index that a run was begun on; None if it is not known any more."""
+        try:
+            if (results := read_results(self.path)) is not None:
+                return results.index_hash
+            if found := checkpoints(self.checkpoints):
+                return load_checkpoint(found[-1])["index_hash"]
+            return _index_hash(stored)
+        except (SnvideoError, KeyError):
+            return None
 
     def stored_config(self) -> RunConfig | None:
         """The config of the run that the directory holds, with defaults for keys of newer versions;
@@ -186,6 +225,11 @@ def explained_writes(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; "
             f"{'free some space' if full else 'make that possible'} and run the same command again"
         ) from error
+
+
+def _index_hash(config: RunConfig) -> str:
+    data = config.data
+    return ClipIndex.load(data.index, data.train_split, data.root).hash
 
 
 def _now() -> str:

@@ -71,8 +71,11 @@ def train(config: RunConfig, profile: bool = False) -> Results:
 def _finished(run_dir: RunDir, config: RunConfig) -> Results | None:
     """Results of a run that is finished; raises if the directory holds another run."""
     run_dir.clear_preempted()
-    run_dir.check(config)
-    return read_results(run_dir.path)
+    changed = run_dir.check(config)
+    results = read_results(run_dir.path)
+    if changed and results is None:
+        log.info("goes on with other settings, which decide no result: %s", ", ".join(changed))
+    return results
 
 
 def _trainer(config: RunConfig, world: World, run_dir: RunDir) -> tuple[Trainer, int]:

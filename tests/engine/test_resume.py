@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 import torch
 
+from snvideo.config import load_config
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
-from snvideo.errors import TEMPORARY_FAILURE
+from snvideo.errors import TEMPORARY_FAILURE, SnvideoError
 from tests.engine.runs import (
     CPU,
     Job,
@@ -228,6 +230,43 @@ def test_a_state_is_all_that_a_trainer_goes_on_from(videos, tmp_path, norm):
     found = [trainer.test(clips=2, crops=1) for trainer in (first, second)]
     assert np.array_equal(found[0].probabilities, found[1].probabilities)
     assert found[0].loss == found[1].loss
+
+
+def test_a_run_goes_on_with_less_memory_and_its_index_elsewhere(toy, tmp_path, caplog):
+    """What decides no result may change: all that is wanted are the weights up to rounding."""
+    caplog.set_level("INFO")
+    run = tmp_path / "run"
+    more = ("log.keep_checkpoints=9", "log.checkpoint_minutes=1e-6", "data.test.clips=1")
+    config = run_config(toy, run, *more, "batch.gpus_per_pass=4", "log.validate_epochs=0")
+    train(config)
+    whole = last_weights(run)
+    for path in [run / "results.json", *checkpoints(run / "checkpoints")[3:]]:
+        path.unlink()
+    run.rename(tmp_path / "moved")
+    run = tmp_path / "moved"
+    for name in ("index.csv", "index.json"):
+        text = (toy / name).read_text().replace('"root": "."', f'"root": "{toy}"')
+        (tmp_path / name).write_text(text)
+    # Wherever it is now: by its folder, or by the config in it.
+    options = ["batch.gpus_per_pass=1", "data.timeout=9"]
+    config = load_config(run / "config.yaml", [*options, f"data.index={tmp_path / 'index.csv'}"])
+    assert config == load_config(run, [*options, f"data.index={tmp_path / 'index.csv'}"])
+    assert config.output == run
+    train(config)
+    assert_close(last_weights(run), whole, Trainer(config, CPU).model.state_dict())
+    assert any(
+        "goes on with other settings, which decide no result: data.index: " in message
+        and "batch.gpus_per_pass: 4 -> 1" in message
+        for message in caplog.messages
+    )
+    assert load_config(run).batch.gpus_per_pass == 1  # stored
+    assert not (tmp_path / "run").exists()
+    # Another index is another run.
+    lines = (tmp_path / "index.csv").read_text().splitlines()
+    (tmp_path / "other.csv").write_text("\n".join([*lines[:-1], ""]))
+    (tmp_path / "index.json").rename(tmp_path / "other.json")
+    with pytest.raises(SnvideoError, match=r"another config \(data\.index: "):
+        train(load_config(run, [f"data.index={tmp_path / 'other.csv'}"]))
 
 
 # SIGKILL ----------------------------------------------------------------------------------------

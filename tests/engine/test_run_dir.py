@@ -8,6 +8,7 @@ import time
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from snvideo.engine.checkpoint import BEST, save_checkpoint, write_checkpoint
 from snvideo.engine.checkpointer import check_disk_space, format_bytes
-from snvideo.engine.config import RunConfig, differences
+from snvideo.engine.config import RunConfig, differences, free_differences
 from snvideo.engine.run_dir import RunDir, sessions
 from snvideo.errors import SnvideoError
 from snvideo.study.runs import read_runs
@@ -252,10 +253,10 @@ def test_a_preempted_run_says_so_until_it_goes_on(tmp_path, caplog):
     assert "cannot write" in caplog.text
 
 
-def changed(**sections: dict) -> RunConfig:
+def changed(**sections: Any) -> RunConfig:
     values = CONFIG.model_dump(mode="json")
     for section, keys in sections.items():
-        values[section] |= keys
+        values[section] = values[section] | keys if isinstance(keys, dict) else keys
     return RunConfig.model_validate(values)
 
 
@@ -264,6 +265,10 @@ def changed(**sections: dict) -> RunConfig:
     [
         ({"speed": {"compile": True, "prefetch": False, "activation_checkpointing": True}}, []),
         ({"log": {"every_steps": 3}, "data": {"workers": 0}}, []),
+        ({"batch": {"gpus_per_pass": 8}, "data": {"decoder": "decord", "timeout": 5}}, []),
+        ({"data": {"start_method": "spawn", "root": "elsewhere"}, "test_batch": 3}, []),
+        ({"statistics": {"batches": 3}}, ["statistics.batches"]),
+        ({"data": {"train_split": "val"}}, ["data.train_split"]),
         ({"speed": {"amp": "bf16", "compile": True}}, ["speed.amp"]),
         ({"optim": {"lr": 0.5}}, ["optim.lr"]),
     ],
@@ -279,8 +284,24 @@ def test_what_may_change_when_a_run_goes_on(tmp_path, sections, keys):
         ):
             RunDir(tmp_path).check(config)
     else:
-        RunDir(tmp_path).check(config)
-    RunDir(tmp_path / "new").check(config)
+        lines = RunDir(tmp_path).check(config)
+        assert [line.partition(":")[0] for line in lines] == free_differences(old, new) != []
+    assert RunDir(tmp_path / "new").check(config) == []
+
+
+def test_longer_training_after_the_end_is_refused_with_the_way_to_it(tmp_path):
+    opened(tmp_path).close()
+    longer = changed(optim={"epochs": 300})
+    with pytest.raises(SnvideoError) as error:
+        RunDir(tmp_path).check(longer)
+    assert "source" not in str(error.value)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(SnvideoError) as error:
+        RunDir(tmp_path).check(longer)
+    assert str(error.value).endswith(
+        f"output=ANOTHER model.weights.source={tmp_path}/model.safetensors"
+    )
+    assert "optim.epochs: 196 there, 300 now" in str(error.value)
 
 
 def test_an_old_config_is_read_or_refused_in_one_line(tmp_path):
