@@ -334,7 +334,7 @@ def main(
         typer.echo("indexing ...", err=True)
         encodings, useless = collect(find(folder, Path(scratch)), prepared, Path(scratch))
         for name, held in encodings.items():
-            pyav = sum(held.index[row].decoder == "pyav" for row in held.rows.values())
+            pyav = sum("decord" not in held.index[row].decoders for row in held.rows.values())
             if pyav:
                 remarks[f"{name}: decord is not right for {pyav}: {OURS_DECORD} takes PyAV"] = None
         for text, kind in kinds.items():

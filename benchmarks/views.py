@@ -191,8 +191,8 @@ def main(
         for decoder, (name, number) in product(decoders(), videos.rows.items()):
             if name in left_out:
                 continue
-            if decoder == "decord" and videos.index[number].decoder != decoder:
-                remarks.append(f"decord: without {name}: it does not show the right frames")
+            if decoder not in videos.index[number].decoders.split():
+                remarks.append(f"{decoder}: without {name}: it does not show the right frames")
                 continue
             typer.echo(f"{decoder}: {name} ...", err=True)
             config = DataConfig(index=videos.path, clip=kind, decoder=decoder)

@@ -113,8 +113,8 @@ class DataConfig(Section):
     that a long one takes has no limit."""
     quarantine: Path | None = None
     """Videos not to open: the `quarantine.csv` of another run."""
-    decoder: Literal["pyav", "decord"] = "pyav"
-    """What decodes videos; `decord` only those that the index trusts it with."""
+    decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
+    """What decodes videos; `decord` and `torchcodec` those that the index trusts them with."""
     clip: ClipConfig = ClipConfig()
     train: TrainViewConfig = TrainViewConfig()
     test: TestViewConfig = TestViewConfig()

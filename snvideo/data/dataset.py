@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as transforms
 from snvideo.data import sampling
 from snvideo.data.augmentation import AugmentationParams, sample_augmentation
 from snvideo.data.config import DataConfig
-from snvideo.data.decoding import DecodeError, decode_frames
+from snvideo.data.decoding import DecodeError, decode_frames, warn_of_pyav
 from snvideo.data.index import ClipIndex, Video
 from snvideo.data.quarantine import Quarantine
 from snvideo.errors import SnvideoError
@@ -121,6 +121,7 @@ class VideoDataset(Dataset[Any], ABC):
 
     def __init__(self, index: ClipIndex, config: DataConfig, quarantine: Quarantine | None) -> None:
         self.index, self.config = index, config
+        warn_of_pyav(config.decoder, index.trusting(config.decoder), len(index))
         self.quarantine = quarantine or Quarantine()
 
     def __len__(self) -> int:

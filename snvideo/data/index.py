@@ -12,7 +12,7 @@ import mmap
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -26,10 +26,10 @@ from snvideo.errors import SnvideoError
 log = logging.getLogger(__name__)
 
 VERSION = 2
-"""Of an index. Before 2 nobody had tried `seekable`, nor what `decoder` rests on: both are read as
+"""Of an index. Before 2 nobody had tried `seekable`, nor what `decoders` rests on: both are read as
 if nothing were known."""
 STATUSES = ("ok", "missing", "broken")
-DECODERS = ("decord", "pyav")
+DECODERS = ("pyav", "decord", "torchcodec")
 
 
 class IndexRow(NamedTuple):
@@ -41,7 +41,8 @@ class IndexRow(NamedTuple):
     - in PyAV: the k-th output frame whose `pts` is not negative (frames to be discarded never
       come out, so there is no number to add);
     - in decord: number `first_frame + k`, as it numbers packets, hidden ones included. Files whose
-      numbers mean different frames by where decord last sought to are left to PyAV (`decoder`).
+      numbers mean different frames by where decord last sought to are not for it (`decoders`);
+    - in torchcodec: number k, as it numbers packets that are not flagged to be discarded.
     """
 
     path: str = ""  # POSIX, relative to the root (absolute for a video outside it)
@@ -64,8 +65,8 @@ class IndexRow(NamedTuple):
     seekable: int = 0
     """1 if a decoder may begin at any key frame: every packet is a shown frame, and a trial gave
     the frames of decoding from the start."""
-    decoder: str = "pyav"
-    """`decord` where it is known to show the right frames (PyAV does too), else `pyav`."""
+    decoders: str = "pyav"
+    """Which of `DECODERS` are known to show the right frames, in that order; PyAV always does."""
     status: str = "ok"  # `ok`, `missing` or `broken`
     reason: str = ""
     """Why it is not ok, or what is odd about it; a few words, the same for all like cases."""
@@ -78,7 +79,8 @@ _PARSE: dict[str, Any] = {
 }
 _FORMER: dict[str, tuple[str, Any]] = {
     # Degrees to turn pictures counter-clockwise.
-    "orientation": ("rotation", lambda text: {0: 1, 90: 8, 180: 3, 270: 6}.get(int(text), 0))
+    "orientation": ("rotation", lambda text: {0: 1, 90: 8, 180: 3, 270: 6}.get(int(text), 0)),
+    "decoders": ("decoder", lambda text: {"decord": "pyav decord"}.get(text, text)),
 }
 """Column -> what it was in older indexes: name, and how its values are read."""
 
@@ -95,7 +97,7 @@ class Video(NamedTuple):
     height: int
     orientation: int
     seekable: bool
-    decoder: str
+    decoders: str
     name: str  # the path as the index has it
 
     @classmethod
@@ -111,9 +113,21 @@ _TABLE = np.dtype(
         ("orientation", np.uint8),
         ("fps", np.float32),
         ("seekable", np.bool_),
-        ("decoder", np.uint8),
-    ]  # place in `DECODERS`
+        ("decoders", np.uint8),  # a bit for each of `DECODERS`
+    ]
 )
+
+
+@cache
+def _bits(decoders: str) -> int:
+    return sum(1 << DECODERS.index(name) for name in set(decoders.split()))
+
+
+@cache
+def _names(bits: int) -> str:
+    return " ".join(name for place, name in enumerate(DECODERS) if bits >> place & 1)
+
+
 LEAST_FPS = 1e-3
 _LEAST = {"first_frame": 0, "frames": 1, "fps": LEAST_FPS, "width": 1, "height": 1, "seconds": 0}
 """Least values of a usable video that make sense."""
@@ -149,7 +163,7 @@ class ClipIndex:
             )
             digest.update("".join(decisive).encode(*_CODING))
             chunk = [row for row in chunk if row.split == split]
-            self._table.append([(*numbers(row), DECODERS.index(row.decoder)) for row in chunk])
+            self._table.append([(*numbers(row), _bits(row.decoders)) for row in chunk])
             paths = [row.path.encode(*_CODING) for row in chunk]
             ends = np.cumsum([end, *map(len, paths)])
             end = ends[-1]
@@ -205,17 +219,16 @@ class ClipIndex:
     def __len__(self) -> int:
         return len(self._table.values)
 
-    def counts(self, column: str) -> np.ndarray:
-        """Numbers of videos by label, or by place in `DECODERS`, int64."""
-        kinds = {"label": len(self.labels), "decoder": len(DECODERS)}
-        return np.bincount(self._table.values[column], minlength=kinds[column])
+    def trusting(self, decoder: str) -> int:
+        """Number of videos that one of `DECODERS` may be given."""
+        return int(np.count_nonzero(self._table.values["decoders"] & _bits(decoder)))
 
     def __getitem__(self, number: int) -> Video:
         number = range(len(self))[number]  # negative numbers and IndexError as usual
         start, stop = self._ends.values[number : number + 2]
         name = self._paths.values[start:stop].tobytes().decode(*_CODING)
         values = dict(zip(_TABLE.names or (), self._table.values[number].item(), strict=True))
-        values["decoder"] = DECODERS[values["decoder"]]
+        values["decoders"] = _names(values["decoders"])
         return Video(path=self.root / name, name=name, **values)
 
 
@@ -250,7 +263,7 @@ def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
                     row = row._replace(status="broken", reason="no frame rate")
                 if problem := row_problem(row, classes):
                     raise ValueError(problem)
-                yield row if proven else row._replace(seekable=0, decoder="pyav")
+                yield row if proven else row._replace(seekable=0, decoders="pyav")
     except OSError as error:
         raise SnvideoError(f"no index at {path}: {error.strerror}") from None
     except (csv.Error, ValueError) as error:
@@ -267,8 +280,8 @@ def row_problem(row: IndexRow, classes: int | None = None) -> str:
         return f"label is {row.label}, expected 0 to {classes - 1}, as in the .json file beside it"
     if row.status != "ok":
         return ""
-    if row.decoder not in DECODERS:
-        return f"decoder is {row.decoder!r}, expected one of {', '.join(DECODERS)}"
+    if not row.decoders or not set(row.decoders.split()) <= set(DECODERS):
+        return f"decoders is {row.decoders!r}, expected some of {' '.join(DECODERS)}"
     if row.orientation not in range(1, 9):
         return f"orientation is {row.orientation}, expected 1 to 8"
     for name, least in _LEAST.items():

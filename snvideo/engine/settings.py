@@ -6,7 +6,7 @@ import torch
 
 from snvideo.base_config import Section
 from snvideo.data.config import DataConfig, TrainViewConfig
-from snvideo.data.index import DECODERS, ClipIndex
+from snvideo.data.index import ClipIndex
 from snvideo.engine.batch_plan import BatchPlan
 from snvideo.engine.config import LogConfig, OptimConfig, RunConfig, StatisticsConfig
 from snvideo.engine.optim import ema_decay
@@ -107,8 +107,8 @@ def _data(config: RunConfig, index: ClipIndex) -> Iterator[str]:
     yield from _view(data.train)
     if not data.workers:
         yield from _workers(data)
-    if data.decoder == "decord" and not index.counts("decoder")[DECODERS.index("decord")]:
-        yield "data.decoder=decord: the index trusts it with no training video"
+    if not index.trusting(data.decoder):
+        yield f"data.decoder={data.decoder}: the index trusts it with no training video"
 
 
 def _view(view: TrainViewConfig) -> Iterator[str]:

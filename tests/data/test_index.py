@@ -15,10 +15,10 @@ from snvideo.data.indexing.summary import summarize_index
 from snvideo.errors import SnvideoError
 
 SEEN = {"width": 64, "height": 48, "seconds": 0.96, "bytes": 3000, "seekable": 1}
-ROW = IndexRow("a.mp4", 0, "hug", "train", frames=24, fps=25.0, decoder="decord", **SEEN)
+ROW = IndexRow("a.mp4", 0, "hug", "train", frames=24, fps=25.0, decoders="pyav decord", **SEEN)
 ROWS = [
     ROW,
-    ROW._replace(path="b, c.avi", label=1, label_name="kick", decoder="pyav", orientation=6),
+    ROW._replace(path="b, c.avi", label=1, label_name="kick", decoders="pyav", orientation=6),
     ROW._replace(path="gone.mp4", status="missing", reason="no such file", frames=0, fps=0.0),
     ROW._replace(path="dé.mp4", label=1, label_name="kick", first_frame=7, fps=29.97),
     ROW._replace(path="v.mp4", split="val", label=1, label_name="kick"),
@@ -46,8 +46,10 @@ def test_usable_videos_of_a_split_in_order(tmp_path: Path) -> None:
     index = ClipIndex.load(write(tmp_path), "train")
     assert len(index) == 3
     assert [video.name for video in index] == ["a.mp4", "b, c.avi", "dé.mp4"]
-    assert index[0] == Video(tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 1, True, "decord", "a.mp4")
-    assert (index[1].decoder, index[1].orientation) == ("pyav", 6)
+    assert index[0] == Video(
+        tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 1, True, "pyav decord", "a.mp4"
+    )
+    assert (index[1].decoders, index[1].orientation) == ("pyav", 6)
     assert index[-1] == index[2]
     assert index[2].first_frame == 7
     assert index[2].fps == pytest.approx(29.97)
@@ -117,7 +119,8 @@ def test_malformed_json(tmp_path: Path, text: str) -> None:
         ({"fps": "nan"}, r"line 3: fps of a usable video is nan"),
         ({"seconds": "inf"}, r"line 3: seconds of a usable video is inf"),
         ({"fps": ""}, r"line 3: fps is '', expected a number"),
-        ({"decoder": "ffmpeg"}, r"line 3: decoder is 'ffmpeg', expected one of decord, pyav"),
+        ({"decoders": "x"}, r"line 3: decoders is 'x', expected some of pyav decord torchcodec: "),
+        ({"decoders": ""}, r"line 3: decoders is '', expected some of"),
     ],
 )
 @pytest.mark.parametrize("read", [lambda path: ClipIndex.load(path, "train"), summarize_index])
@@ -220,11 +223,11 @@ def test_all_rows_one_by_one(tmp_path: Path) -> None:
 def test_an_older_index_is_read_but_what_nobody_tried_is_not_believed(tmp_path, caplog) -> None:
     path = write(tmp_path)
     new = ClipIndex.load(path, "train")
-    assert (new[0].seekable, new[0].decoder, caplog.text) == (True, "decord", "")
+    assert (new[0].seekable, new[0].decoders, caplog.text) == (True, "pyav decord", "")
     path.with_suffix(".json").write_text(json.dumps({"root": ".", "labels": LABELS}))
     old = ClipIndex.load(path, "train")
-    assert [(video.seekable, video.decoder) for video in old] == [(False, "pyav")] * 3
-    assert old.hash == new.hash and old[0]._replace(seekable=True, decoder="decord") == new[0]
+    assert [(video.seekable, video.decoders) for video in old] == [(False, "pyav")] * 3
+    assert old.hash == new.hash and old[0]._replace(seekable=True, decoders="pyav decord") == new[0]
     assert len(caplog.messages) == 1 and "build it again" in caplog.text
     assert not any(row.seekable for row in read_rows(path))
 

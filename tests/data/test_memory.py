@@ -15,6 +15,7 @@ from snvideo.data.index import ClipIndex, IndexRow
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import read_class_folders
 from snvideo.data.loader import train_loader
+from tests.data import decoders
 from tests.data.videos import write_video
 
 CLIPS = 4
@@ -73,11 +74,14 @@ def configuration(path: Path, decoder: str, start_method: str) -> DataConfig:
     )
 
 
-@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("decoder", decoders.ALL)
 @pytest.mark.process
-def test_300_clips_leave_no_more_than_100(toy: Path, decoder: str) -> None:
-    index = ClipIndex.load(toy / "index.csv", "train")
-    config = configuration(toy / "index.csv", decoder, "fork")
+def test_300_clips_leave_no_more_than_100(toy: Path, tmp_path: Path, decoder: str) -> None:
+    path = tmp_path / "index.csv"
+    build_index(read_class_folders(toy), toy, path, check="decode", workers=2)
+    index = ClipIndex.load(path, "train")
+    assert index.trusting(decoder) == len(index)
+    config = configuration(path, decoder, "fork")
     early, late = after([100, 300], index, config)
     # The frames of these 200 clips are 31 MiB; decord's heap grows by 1 to 3, PyAV's not at all.
     assert late.anonymous - early.anonymous < 8
@@ -115,7 +119,7 @@ def peak() -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("decoder", decoders.ALL)
 def test_2000_clips_leave_no_more_than_200(
     toy: Path, tmp_path: Path, decoder: str, capsys: pytest.CaptureFixture
 ) -> None:
@@ -127,7 +131,9 @@ def test_2000_clips_leave_no_more_than_200(
     (videos / "train" / "all").mkdir(parents=True)
     for path in paths:
         (videos / "train" / "all" / path.name).symlink_to(path)
-    build_index(read_class_folders(videos), videos, tmp_path / "index.csv", workers=2)
+    build_index(
+        read_class_folders(videos), videos, tmp_path / "index.csv", check="decode", workers=2
+    )
     index = ClipIndex.load(tmp_path / "index.csv", "train")
     numbers = [200, 500, 1000, 1500, 2000]
     found = after(numbers, index, configuration(tmp_path / "index.csv", decoder, "spawn"))

@@ -18,6 +18,7 @@ from snvideo.data.index import COLUMNS, VERSION, ClipIndex, IndexRow
 from snvideo.data.indexing.probe import probe_all
 from snvideo.data.loader import train_loader
 from snvideo.data.quarantine import Quarantine
+from tests.data import decoders
 from tests.data.mutations import MUTATIONS, Mutant, shorten, write_mutants, write_sources
 
 DATA = os.environ.get("SNVIDEO_TEST_DATA")
@@ -55,8 +56,8 @@ def index_before(broken: Broken, folder: Path, decoder: str) -> ClipIndex:
     for path, source, _ in broken.mutants:
         facts = broken.facts[source]
         facts = facts if facts.status == "ok" else BELIEVED
-        if decoder == "decord":
-            facts = facts._replace(decoder="decord", seekable=1)
+        if decoder != "pyav":
+            facts = facts._replace(decoders=f"pyav {decoder}", seekable=1)
         rows.append((path, facts))
     sound = [item for item in broken.facts.items() if item[1].status == "ok"]
     rows += [sound[i % len(sound)] for i in range(len(rows))]
@@ -119,9 +120,9 @@ def assert_nothing_is_lost(index: ClipIndex, config: DataConfig, batches: list[B
 def assert_repeated(
     index: ClipIndex, config: DataConfig, found: list[Batch], again: list[Batch]
 ) -> None:
-    """The same batches bit for bit; of decord only the sound videos, for whether it reads a broken
-    file, and what it shows of it, differs from one time to the next."""
-    if config.decoder == "decord":
+    """The same batches bit for bit; of others than PyAV only the sound videos, for whether they
+    read a broken file, and what they show of it, differs from one time to the next."""
+    if config.decoder != "pyav":
         assert_nothing_is_lost(index, config, again)
         return
     for one, other in zip(found, again, strict=True):
@@ -173,7 +174,7 @@ def test_every_broken_file_gets_a_verdict(broken: Broken, check: str) -> None:
         assert one.reason or one.status == "ok"
 
 
-@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("decoder", decoders.ALL)
 def test_an_epoch_over_files_that_broke_after_indexing(
     tmp_path: Path, broken: Broken, decoder: str
 ) -> None:
@@ -195,7 +196,7 @@ def test_an_epoch_over_files_that_broke_after_indexing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("decoder", decoders.ALL)
 def test_an_epoch_over_a_thousand_broken_files(
     tmp_path: Path, decoder: str, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,9 +29,7 @@ def video(path: Path, **changes: object) -> Video:
 
 def last(decoder: str, seekable: bool) -> Callable[[Path], object]:
     """Read the last frame alone."""
-    return lambda path: decode_frames(
-        video(path, seekable=seekable, decoder=decoder), [FRAMES - 1], decoder
-    )
+    return lambda path: decode_frames(video(path, seekable=seekable), [FRAMES - 1], decoder)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +54,7 @@ def test_every_packet_or_frame_is_progress(
 
 def test_decord_is_asked_frame_by_frame(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("decord")
-    known = video(path, decoder="decord")
+    known = video(path, decoders="pyav decord")
     told: list[None] = []
     monkeypatch.setattr(watchdog, "report_progress", lambda: told.append(None))
     frames = decode_frames(known, range(0, FRAMES, 3), "decord")

@@ -22,8 +22,8 @@ ACTIVATIONS = "activations of a pass"
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROW = dict.fromkeys(COLUMNS, "") | {
     **{"path": "video.mp4", "first_frame": 0, "frames": 300, "fps": 30.0, "width": 340},
-    **{"height": 256, "seconds": 10.0, "bytes": 1, "seekable": 0},
-    **{"decoder": "pyav", "status": "ok"},
+    **{"height": 256, "orientation": 1, "seconds": 10.0, "bytes": 1, "seekable": 0},
+    **{"decoders": "pyav", "status": "ok"},
 }
 MILLIONS = {
     "i3d_r50_8x8": 28.04,

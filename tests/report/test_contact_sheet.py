@@ -29,7 +29,7 @@ VIDEO = Video(
     height=64,
     orientation=1,
     seekable=True,
-    decoder="decord",
+    decoders="pyav decord",
     name="v.mp4",
 )
 LONG = "train/" + "a_folder_whose_name_never_ends/" * 20 + "\udcff\n漢字 $x$.mp4"
@@ -141,7 +141,7 @@ def test_a_prediction_shows_frames_spread_over_time(figures, height, width, expe
 
 def test_frames_of_a_decoded_video_are_those_that_are_named(tmp_path):
     path = write_video(tmp_path / "v.mp4", 40, size=(96, 64))
-    video = VIDEO._replace(path=path, frames=40, decoder="pyav")
+    video = VIDEO._replace(path=path, frames=40, decoders="pyav")
     numbers = sampling.clip_frames(ClipConfig(frames=6, stride=7), video.fps, video.frames, 2.0)
     assert numbers.tolist() == [2, 9, 16, 23, 30, 37]
     clip = torch.as_tensor(cut(decode_frames(video, numbers), sampling.Crop(0, 16, 64), 32))

@@ -85,10 +85,10 @@ def test_without_a_clip_nothing_is_said_of_short_videos(tmp_path: Path) -> None:
 
 
 def test_shares_are_none_or_all_only_where_they_are(tmp_path: Path) -> None:
-    path = write(tmp_path, [GONE, *[ROW] * 2999, ROW._replace(decoder="pyav")])
+    path = write(tmp_path, [GONE, *[ROW] * 2999, ROW._replace(decoders="pyav")])
     lines = cells(printed(summarize_index(path)))
     assert next(line for line in lines if line[:1] == ["train"])[5] == "0.1 %"
-    assert ["decoder", "decord (99.9 %), pyav (0.1 %)"] in lines
+    assert ["decoders", "pyav decord (99.9 %), pyav (0.1 %)"] in lines
     assert ["seekable", "yes (100 %)"] in lines
 
 

@@ -1,22 +1,54 @@
-"""Frames of videos by number, from PyAV, or from decord for the files that it shows right.
+"""Frames of videos by number, from PyAV, or from decord or torchcodec for files they show right.
 
-Both show the same frame for the same number. Of sound 8-bit 4:2:0 video of even size their pixels
+All show the same frame for the same number. Of sound 8-bit 4:2:0 video of even size their pixels
 are equal to the bit; of other video they may differ, but in the mean by a level of 256 at most.
 """
 
+import logging
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from snvideo.data.decoding.decord import decode_decord, has_decord
+from snvideo.data.decoding.decord import decode_decord, missing_decord
 from snvideo.data.decoding.pyav import decode_pyav
+from snvideo.data.decoding.torchcodec import decode_torchcodec, missing_torchcodec
 from snvideo.data.index import Video
+
+log = logging.getLogger(__name__)
+
+Transform = Callable[[np.ndarray], np.ndarray]
+Decode = Callable[[Video, np.ndarray, Transform], tuple[list[np.ndarray], int]]
+DECODE: dict[str, Decode] = {
+    "pyav": decode_pyav,
+    "decord": decode_decord,
+    "torchcodec": decode_torchcodec,
+}
+_MISSING = {"decord": missing_decord, "torchcodec": missing_torchcodec}
 
 
 class DecodeError(Exception):
     """A video that does not give the frames asked for; the message is the reason."""
+
+
+def missing(decoder: str) -> str:
+    """Reason why a decoder cannot be used, in a line with what to install; nothing if it can."""
+    return _MISSING[decoder]() if decoder in _MISSING else ""
+
+
+@cache
+def warn_of_pyav(decoder: str, trusted: int, videos: int) -> None:
+    """Say, once, of how many videos PyAV takes the place of the decoder that was asked for."""
+    if reason := missing(decoder):
+        log.warning("data.decoder %s: %s; PyAV decodes every video", decoder, reason)
+    elif trusted < videos:
+        log.warning(
+            "data.decoder %s: the index trusts it with %d of %d videos, after trials by 'snvideo "
+            "index build --check decode'; PyAV decodes the others",
+            *(decoder, trusted, videos),
+        )
 
 
 def decode_frames(
@@ -31,8 +63,8 @@ def decode_frames(
         video: a row of an index, or a file, whose packets are read first to number its frames.
             Frame 0 is the first *shown* frame, whatever hidden frames the file begins with.
         numbers: of the frames, from 0, in any order; repeats are decoded once.
-        decoder: `pyav`, or `decord`, which is used where it is installed and the index trusts it
-            with this file.
+        decoder: `pyav`; or `decord` or `torchcodec`, used where it is installed and the index
+            trusts it with this file, as it may trust torchcodec after the check `decode` alone.
         transform: of every frame as it comes, uint8 RGB (H, W, 3) and upright, by ascending number.
             So large frames that are made smaller are never held together.
 
@@ -56,15 +88,16 @@ def decode_frames(
             raise DecodeError(found.reason)
         video = Video.of(found._replace(path=str(video)), Path(video))
     wanted, inverse = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
-    trusted = decoder == "decord" and video.decoder == "decord" and has_decord()
-    decode = decode_decord if trusted else decode_pyav
+    trusted = decoder in video.decoders.split() and not missing(decoder)
+    decode = DECODE[decoder if trusted else "pyav"]
     try:
         decoded, counted = decode(video, wanted, transform or (lambda frame: frame))
     except DecodeError:
         raise
-    except Exception as error:  # decord and PyAV raise kinds of their own, and others besides
-        # Without decord's time and place in its source, and the native stack trace that it appends.
-        line = re.sub(r"^\[[0-9:]+\] \S+: ", "", str(error).strip()).partition("\n")[0]
+    except Exception as error:  # all raise kinds of their own, and others besides
+        # Without time and place in decord's or torchcodec's source, and decord's stack trace.
+        place = r"^(\[[0-9:]+\] \S+: |\w+, \S+\.cpp:\d+, )"
+        line = re.sub(place, "", str(error).strip()).partition("\n")[0]
         raise DecodeError(f"{type(error).__name__}: {line[:200]}".rstrip(": ")) from error
     if len(decoded) < len(wanted):
         raise DecodeError(f"frame {wanted[len(decoded)]} asked for, the file has {counted}")

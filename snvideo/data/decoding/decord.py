@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -14,25 +13,22 @@ from snvideo.data.watchdog import watched
 if TYPE_CHECKING:
     from snvideo.data.index import Video
 
-log = logging.getLogger(__name__)
-
 
 @cache
-def has_decord() -> bool:
-    """True if decord is installed; logs once if not."""
+def missing_decord() -> str:
+    """Reason why decord cannot be used, in a line with what to install; nothing if it can."""
     try:
         import decord  # noqa: F401
     except (ImportError, OSError):
-        log.info("decord is not installed: PyAV decodes every video")
-        return False
-    return True
+        return "decord is not installed: pip install decord (Linux and Windows, x86-64)"
+    return ""
 
 
 def decode_decord(
     video: Video, wanted: np.ndarray, transform: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[list[np.ndarray], int]:
     """Decode shown frames of a video; arguments and result as those of `decode_pyav`, but that
-    nothing is decoded beyond the end."""
+    nothing is decoded beyond the end, and that all frames are counted."""
     import decord
 
     # One reader per clip (memory grows with readers that are kept) and one thread.

@@ -15,15 +15,10 @@ from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 from av.video.stream import VideoStream
 
-from snvideo.data.decoding.decord import decode_decord
+from snvideo.data.decoding import DECODE, missing
 from snvideo.data.decoding.orientation import TURNED, stored_size
-from snvideo.data.decoding.pyav import (
-    Unusable,
-    decode_pyav,
-    main_stream,
-    open_video,
-)
-from snvideo.data.index import LEAST_FPS, IndexRow, Video, row_problem
+from snvideo.data.decoding.pyav import Unusable, main_stream, open_video
+from snvideo.data.index import DECODERS, LEAST_FPS, IndexRow, Video, row_problem
 from snvideo.data.indexing.bitstream import may_have_fields
 from snvideo.data.indexing.scan import StreamScan
 from snvideo.data.indexing.trial import FRAMES, seeks_right
@@ -35,6 +30,9 @@ TOLERANCE = 1.0
 """Largest mean absolute difference of one frame from two decoders, in levels of 0 to 255.
 
 8-bit 4:2:0 video is bit-equal, odd sizes differ by half a level, 10-bit by three or more."""
+
+_PLACES = 12
+"""Frames of a file that decoders are compared at."""
 
 # Where a packet is a frame and decord can be trusted unseen. Elsewhere it may repeat or skip frames
 # (MPEG-4 in AVI, MPEG-TS), have no decoder (AV1) or show other colours (10-bit).
@@ -48,7 +46,7 @@ def probe(path: Path, check: Check) -> IndexRow:
 
     The decode check may crash or hang in native code: run it through `probe_all`.
     """
-    *_, found = stages(path, check)
+    *_, (found, _) = stages(path, check)
     return found
 
 
@@ -58,7 +56,7 @@ def probe_all(
     """Probe files by a check of `stages` in so many processes, results in the order of the paths.
 
     A file that gives no packet and no frame for `timeout` seconds is broken; one that PyAV had read
-    before decord died is usable, by PyAV.
+    before another decoder died is usable, by those that were tried before.
     """
     # A file that hangs holds up the order but not the work, as long as this many lie behind it.
     window = max(1000, 100 * workers)
@@ -69,15 +67,14 @@ def probe_all(
         for found, failure in pool.run(paths):
             if failure is not None:
                 failure = failure.partition(":")[0]  # so that like cases have one reason
-                if found is None:
-                    found = IndexRow(status="broken", reason=f"decoder {failure}")
-                else:
-                    found = found._replace(reason=f"{found.reason}; decord {failure}".strip("; "))
-            yield found
+                row, decoder = found or (IndexRow(status="broken"), "decoder")
+                found = row._replace(reason=f"{row.reason}; {decoder} {failure}".strip("; ")), ""
+            yield found[0]
 
 
-def stages(path: Path, check: Check) -> Iterator[IndexRow]:
-    """Probe a file in steps, each result better than the one before; only the last runs decord.
+def stages(path: Path, check: Check) -> Iterator[tuple[IndexRow, str]]:
+    """Probe a file in steps, each result better than the one before, and with it the decoder that
+    is tried next, which may not survive it.
 
     - `header`: counts packets by the table in an MP4 file's header, as far as the file is long
       enough to hold them, and decodes up to 300 frames; left to PyAV. Files without such a table
@@ -85,8 +82,8 @@ def stages(path: Path, check: Check) -> Iterator[IndexRow]:
     - `packets`: counts packets and decodes up to 300 frames, to try random access. Files whose
       packets may not be their frames (hidden, damaged or missing ones, AVI, MPEG-TS, AV1, 10-bit)
       are decoded with PyAV from start to end, and left to it.
-    - `decode`: decodes with PyAV from start to end, then compares decord's frames at up to 12
-      places. decord gets files that agree and are sound.
+    - `decode`: decodes with PyAV from start to end, then compares decord's and torchcodec's frames
+      at up to 12 places. They get files that agree and are sound.
     """
     size = 0
     try:
@@ -95,20 +92,27 @@ def stages(path: Path, check: Check) -> Iterator[IndexRow]:
             raise Unusable("not a regular file")
         if size == 0:
             raise Unusable("empty file")
-        found, doubtful = _read(path, check)
+        found, untried = _read(path, check)
     except (FileNotFoundError, NotADirectoryError):
-        yield IndexRow(status="missing", reason="no such file")
+        yield IndexRow(status="missing", reason="no such file"), ""
         return
     except Exception as error:  # whatever one file does, the others go on
-        yield IndexRow(bytes=size, status="broken", reason=_short(error))
+        yield IndexRow(bytes=size, status="broken", reason=_short(error)), ""
         return
     found = found._replace(bytes=size)
     if problem := row_problem(found):
-        yield IndexRow(bytes=size, status="broken", reason=problem)
+        yield IndexRow(bytes=size, status="broken", reason=problem), ""
         return
-    yield found
-    if doubtful and _decord_agrees(Video.of(found, path)):
-        yield found._replace(decoder="decord")
+    video = Video.of(found, path)
+    untried = tuple(decoder for decoder in untried if not missing(decoder))
+    numbers = np.unique(np.linspace(0, video.frames - 1, _PLACES).round().astype(np.int64))
+    yield found, "pyav"
+    expected = DECODE["pyav"](video, numbers, np.asarray)[0] if untried else []
+    for decoder in untried:
+        yield found, decoder
+        if _agrees(decoder, video, numbers, expected):
+            found = found._replace(decoders=f"{found.decoders} {decoder}")
+    yield found, ""
 
 
 def _short(error: Exception) -> str:
@@ -120,8 +124,8 @@ def _short(error: Exception) -> str:
     return f"unexpected {type(error).__name__}"
 
 
-def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
-    """Probe without running decord; true if its frames are to be compared with PyAV's."""
+def _read(path: Path, check: Check) -> tuple[IndexRow, tuple[str, ...]]:
+    """Probe with PyAV alone; and decoders whose frames are to be compared with PyAV's."""
     try:
         container = open_video(path)
     except InvalidDataError:
@@ -138,7 +142,7 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
             if plain and scan.scan_table(container, stream, path.stat().st_size):
                 found = _probe_of(scan, container, stream)
                 if seeks_right(Video.of(found, path), scan.starts(), FRAMES):
-                    return found._replace(seekable=1), False
+                    return found._replace(seekable=1), ()
             return _read(path, "packets")
         scan.scan(container, stream)
         found = _probe_of(scan, container, stream)
@@ -152,14 +156,15 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, bool]:
         # place in the file, which goes wrong where hidden packets are dropped on decoding.
         sound = seekable and not scan.dropped and scan.table_agrees(container, stream)
         if check == "decode":
-            return found._replace(seekable=int(seekable)), sound
+            untried = DECODERS[1:] if sound else ("torchcodec",) if seekable else ()
+            return found._replace(seekable=int(seekable)), untried
         # decord divides a row, padded to 32 pixels, by the width and finds four channels or more in
         # very narrow frames (24, 48, 72 pixels). It turns pictures, but does not mirror them.
         wide = -(-found.width // 32) * 32 * 3 // found.width == 3
         turned = scan.orientation in TURNED and scan.plain_matrix
         if sound and scan.pixels in _USUAL_PIXELS and wide and turned:
-            return found._replace(seekable=1, decoder="decord"), False
-    return _read(path, "decode")[0], False
+            return found._replace(seekable=1, decoders="pyav decord"), ()
+    return _read(path, "decode")[0], ()
 
 
 def _probe_of(scan: StreamScan, container: InputContainer, stream: VideoStream) -> IndexRow:
@@ -201,16 +206,13 @@ def _probe_of(scan: StreamScan, container: InputContainer, stream: VideoStream) 
     )
 
 
-def _decord_agrees(video: Video) -> bool:
-    """True if decord shows the same frames as PyAV under the same numbers."""
-    numbers = np.unique(np.linspace(0, video.frames - 1, 12).round().astype(np.int64))
+def _agrees(decoder: str, video: Video, numbers: np.ndarray, expected: list[np.ndarray]) -> bool:
+    """True if a decoder counts the same frames as PyAV and shows the same under some numbers."""
     try:
-        shown, expected = (
-            decode(video, numbers, np.asarray)[0] for decode in (decode_decord, decode_pyav)
-        )
-    except Exception:  # decord raises kinds of its own, and is not installed everywhere
+        shown, counted = DECODE[decoder](video, numbers, np.asarray)
+    except Exception:  # all raise kinds of their own
         return False
-    return len(shown) == len(expected) and all(
+    return (counted, len(shown)) == (video.frames, len(expected)) and all(
         one.shape == other.shape and np.abs(one.astype(np.int16) - other).mean() <= TOLERANCE
         for one, other in zip(shown, expected, strict=True)
     )

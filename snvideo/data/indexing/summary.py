@@ -73,7 +73,7 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
     size, short = Counts(), Counts()
     numbers = {name: array("d") for name in ("seconds", "frames", "fps")}
     sizes: Counter[tuple[int, int]] = Counter()
-    kinds = {name: Counts() for name in ("container", "decoder", "seekable", "orientation")}
+    kinds = {name: Counts() for name in ("container", "decoders", "seekable", "orientation")}
     reasons = {status: Counts() for status in STATUSES}
     for row in read_rows(path, len(labels)):
         counts[row.split][row.label, STATUSES.index(row.status)] += 1
@@ -88,7 +88,7 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
             values.append(getattr(row, name))
         sizes[row.width, row.height] += 1
         kinds["container"][posixpath.splitext(row.path)[1].lower() or "no extension"] += 1
-        kinds["decoder"][row.decoder] += 1
+        kinds["decoders"][row.decoders] += 1
         kinds["seekable"]["yes" if row.seekable else "no"] += 1
         kinds["orientation"][ORIENTATIONS[row.orientation]] += 1
     if not counts:

@@ -1,15 +1,20 @@
 """The same frame for the same number whichever decoder gives it; reasons, not crashes."""
 
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from snvideo.data.decoding import DecodeError, decode_frames
-from snvideo.data.index import ClipIndex, Video
+from snvideo.data.config import DataConfig
+from snvideo.data.dataset import TrainDataset
+from snvideo.data.decoding import _MISSING, DecodeError, decode_frames, missing, warn_of_pyav
+from snvideo.data.index import DECODERS, ClipIndex, IndexRow, Video
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.probe import TOLERANCE, probe, probe_all
 from snvideo.data.indexing.sources import read_class_folders
+from tests.data import decoders
 from tests.data.videos import frame_number, write_video
 
 
@@ -23,7 +28,7 @@ def video(path: Path, decoder: str, frames: int, **more) -> Video:
         "orientation": 1,
     }
     values |= {"seekable": True, **more}
-    return Video(path=path, frames=frames, decoder=decoder, name=path.name, **values)
+    return Video(path=path, frames=frames, decoders=decoder, name=path.name, **values)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def numbered(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("decoder", decoders.ALL)
 def test_frames_come_in_the_order_asked_for(numbered, decoder):
     wanted = [30, 0, 7, 7, 39]
     frames = decode_frames(video(numbered, decoder, 40), wanted, decoder)
@@ -42,15 +47,14 @@ def test_frames_come_in_the_order_asked_for(numbered, decoder):
     assert [frame_number(frame) for frame in frames] == wanted
 
 
-def test_decoders_agree_to_the_bit(numbered):
+@pytest.mark.parametrize("decoder", decoders.OTHERS)
+def test_decoders_agree_to_the_bit(numbered, decoder):
     wanted = list(range(0, 40, 3))
-    one, other = (
-        decode_frames(video(numbered, "decord", 40), wanted, d) for d in ("decord", "pyav")
-    )
+    one, other = (decode_frames(video(numbered, decoder, 40), wanted, d) for d in (decoder, "pyav"))
     np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("decoder", decoders.ALL)
 @pytest.mark.parametrize("content", [b"", b"this is not a video", b"\x00" * 5000])
 def test_what_is_no_video_is_a_reason(tmp_path, decoder, content):
     path = tmp_path / "bad.mp4"
@@ -60,7 +64,7 @@ def test_what_is_no_video_is_a_reason(tmp_path, decoder, content):
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
-@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("decoder", decoders.ALL)
 def test_a_missing_file_and_a_frame_too_far_are_reasons(numbered, tmp_path, decoder):
     with pytest.raises(DecodeError):
         decode_frames(video(tmp_path / "none.mp4", decoder, 10), [0], decoder)
@@ -68,16 +72,61 @@ def test_a_missing_file_and_a_frame_too_far_are_reasons(numbered, tmp_path, deco
         decode_frames(video(numbered, decoder, 41), [3, 40], decoder)
 
 
-def test_pyav_takes_over_without_decord(numbered, monkeypatch, caplog):
-    from snvideo.data.decoding import decord as module
+UNLOADED = ["raise RuntimeError('Could not load libtorchcodec.\\nFFmpeg version 8:\\n...')"]
+UNLOADED += ["ffmpeg_major_version = None"]  # fails later, when it is used
 
-    monkeypatch.setitem(__import__("sys").modules, "decord", None)
-    module.has_decord.cache_clear()
-    caplog.set_level("INFO")
-    frames = decode_frames(video(numbered, "decord", 40), [5], "decord")
-    module.has_decord.cache_clear()
+
+@pytest.fixture(params=["decord", "torchcodec", *UNLOADED])
+def absent(request, tmp_path, monkeypatch) -> str:
+    """Name of a decoder that is not installed or finds no FFmpeg."""
+    name = request.param if request.param in DECODERS else "torchcodec"
+    for module in [m for m in sys.modules if m.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    if name == request.param:
+        monkeypatch.setitem(sys.modules, name, None)
+    else:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(request.param)
+        (tmp_path / name / "decoders.py").write_text("VideoDecoder = None")
+        monkeypatch.syspath_prepend(tmp_path)
+    for reason in _MISSING.values():
+        reason.cache_clear()
+    warn_of_pyav.cache_clear()
+    yield name
+    for reason in _MISSING.values():
+        reason.cache_clear()
+    for module in [m for m in sys.modules if m.partition(".")[0] == name]:
+        del sys.modules[module]  # what was there before comes back
+
+
+def test_pyav_takes_over_and_one_line_says_what_to_install(absent, numbered, tmp_path, caplog):
+    frames = decode_frames(video(numbered, f"pyav {absent}", 40), [5], absent)
     assert frame_number(frames[0]) == 5
-    assert "PyAV decodes every video" in caplog.text
+    index = ClipIndex(
+        [
+            IndexRow(
+                str(numbered), frames=40, fps=25, decoders=f"pyav {absent}", width=96, height=64
+            )
+        ],
+        *("", [""], Path("/")),
+    )
+    for _ in range(2):
+        TrainDataset(index, DataConfig(index=numbered, decoder=absent), 0)
+    (line,) = caplog.messages
+    assert line.startswith(f"data.decoder {absent}: {absent} ") and "\n" not in line
+    assert "install" in line and line.endswith("PyAV decodes every video")
+
+
+@pytest.mark.parametrize("decoder", decoders.OTHERS)
+def test_how_many_videos_are_left_to_pyav_is_said_once(decoder, caplog):
+    row = IndexRow("a.mp4", frames=9, fps=9, width=64, height=48)
+    rows = [row._replace(decoders=f"pyav {decoder}")] * 13 + [row] * 3
+    index = ClipIndex(rows, "", [""], Path("/"))
+    warn_of_pyav.cache_clear()
+    for chosen in (decoder, decoder, "pyav"):
+        TrainDataset(index, DataConfig(index="index.csv", decoder=chosen), 0)
+    (line,) = caplog.messages
+    assert f"{decoder}: the index trusts it with 13 of 16 videos" in line and "--check" in line
 
 
 # What is skipped -------------------------------------------------------------------------------
@@ -102,7 +151,7 @@ def test_skipping_changes_no_pixel(tmp_path, name):
     path = write_video(tmp_path / name, 60, **KINDS[name])
     found = probe(path, "decode")
     assert found.seekable
-    row = Video.of(found._replace(decoder="pyav"), path)
+    row = Video.of(found._replace(decoders="pyav"), path)
     everything = decode_frames(row._replace(seekable=False), range(found.frames))
     assert everything.flags.c_contiguous  # of rotated videos too: torch takes no other
     rng = np.random.default_rng(0)
@@ -153,9 +202,9 @@ def test_an_index_that_errs_costs_time_but_no_truth(tmp_path, kind):
 
 
 def test_every_real_file_agrees_or_says_why(real_videos):
-    """Awkward files and web videos: three ways to the same frames, or a reason."""
+    """Awkward files and web videos: all ways to the same frames, or a reason."""
     paths = [p for f in ("odd_videos", "bench_videos") for p in sorted((real_videos / f).iterdir())]
-    decord_too = seekable = 0
+    agreeing, seekable = Counter(), 0
     for path, found in zip(paths, probe_all(paths, "decode", workers=2, timeout=60), strict=True):
         if found.status != "ok":
             assert found.status == "broken" and found.reason, path.name
@@ -167,13 +216,14 @@ def test_every_real_file_agrees_or_says_why(real_videos):
         counted = decode_frames(row._replace(seekable=False), wanted)
         np.testing.assert_array_equal(frames, counted, path.name)
         seekable += found.seekable
-        if found.decoder == "decord":
-            decord_too += 1
-            difference = np.abs(decode_frames(row, wanted, "decord") - frames.astype(np.int16))
+        agreeing.update(found.decoders.split())
+        for decoder in found.decoders.split()[1:]:
+            difference = np.abs(decode_frames(row, wanted, decoder) - frames.astype(np.int16))
             # Equal to the bit but for the colours of odd sizes, the only ones within tolerance.
             odd = found.width % 2 or found.height % 2
-            assert difference.mean() <= (TOLERANCE if odd else 0), path.name
-    assert len(paths) == 43 and decord_too >= 12 and seekable >= 18
+            assert difference.mean() <= (TOLERANCE if odd else 0), (path.name, decoder)
+    assert len(paths) == 43 and seekable >= 18 and agreeing["decord"] >= 12
+    assert agreeing["torchcodec"] >= 24 or missing("torchcodec")
 
 
 def test_real_clips_decode_as_their_index_says(real_videos, tmp_path):

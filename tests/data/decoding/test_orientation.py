@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from snvideo.data.decoding import decode_frames
-from snvideo.data.index import Video
+from snvideo.data.index import DECODERS, Video
 from snvideo.data.indexing.probe import probe
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, reencode
 from tests.data.decoding.reference import ffmpeg_frames, needs_ffmpeg
@@ -65,8 +65,8 @@ def test_all_eight_come_out_upright(plain: Path, tmp_path: Path, matrix) -> None
     assert (found.height, found.width) == expected.shape[1:3]
     for check in ("header", "packets", "decode"):
         indexed = probe(path, check)
-        assert indexed._replace(decoder="") == found._replace(decoder="")
-        for decoder in ("pyav", "decord"):
+        assert indexed._replace(decoders="") == found._replace(decoders="")
+        for decoder in DECODERS:
             for seekable in (0, 1):
                 video = Video.of(indexed._replace(seekable=seekable), path)
                 np.testing.assert_array_equal(
@@ -87,7 +87,7 @@ def test_other_matrices_are_remarked_and_the_nearest_is_taken(
 ) -> None:
     path = with_matrix(plain, tmp_path / "a.mp4", matrix)
     found = probe(path, "packets")
-    assert (found.status, found.orientation, found.decoder) == ("ok", ODD[matrix], "pyav")
+    assert (found.status, found.orientation, found.decoders) == ("ok", ODD[matrix], "pyav")
     assert found.reason.startswith("display matrix")
     turn = next(turn for number, turn in MATRICES.values() if number == ODD[matrix])
     expected = turn(decode_frames(plain, [3]))

@@ -42,8 +42,8 @@ def test_index_of_what_is_there(videos: Path, tmp_path: Path) -> None:
     assert summary.reasons == {"ok": {}, "missing": {}, "broken": {"empty file": 1}}
     assert seen == [0, 1, 2, 3, 4]
     train, val = ClipIndex.load(out, "train"), ClipIndex.load(out, "val")
-    assert [(v.name, v.label, v.first_frame, v.frames, v.decoder) for v in (*train, *val)] == [
-        ("train/hug/a.mp4", 0, 0, 10, "decord"),
+    assert [(v.name, v.label, v.first_frame, v.frames, v.decoders) for v in (*train, *val)] == [
+        ("train/hug/a.mp4", 0, 0, 10, "pyav decord"),
         ("train/kick/b.mp4", 1, 3, 17, "pyav"),
         ("val/kick/c.avi", 1, 0, 30, "pyav"),
     ]
@@ -253,5 +253,5 @@ def test_real_class_folders(tmp_path: Path) -> None:
         )
         assert {split: n["ok"] for split, n in summary.counts.items()} == {"train": 83, "test": 37}
         index = ClipIndex.load(tmp_path / "i.csv", "train")
-        assert {video.decoder for video in index} == {"pyav"}
+        assert {video.decoders for video in index} == {"pyav"}
         assert {video.fps for video in index} == {30.0}

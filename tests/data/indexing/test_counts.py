@@ -300,7 +300,7 @@ def test_damaged_pictures_are_remarked(tmp_path: Path, name: str) -> None:
     found = probe(path, "decode")
     assert (found.status, found.frames) == ("ok", 60)
     assert found.reason == "some pictures are damaged"
-    assert (found.seekable, found.decoder) == (0, "pyav")
+    assert (found.seekable, found.decoders) == (0, "pyav")
 
 
 def test_mostly_damaged_videos_are_broken(tmp_path: Path) -> None:

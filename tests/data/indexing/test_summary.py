@@ -12,7 +12,7 @@ from snvideo.errors import SnvideoError
 from tests.data.test_index import write
 
 SEEN = {"width": 340, "height": 256, "seconds": 10.0, "bytes": 1000, "seekable": 1}
-ROW = IndexRow("a.mp4", 0, "hug", "train", frames=250, fps=25.0, decoder="decord", **SEEN)
+ROW = IndexRow("a.mp4", 0, "hug", "train", frames=250, fps=25.0, decoders="pyav decord", **SEEN)
 KICK = ROW._replace(label=1, label_name="kick")
 GONE = ROW._replace(
     status="missing", reason="no such file", frames=0, fps=0.0, seconds=0.0, bytes=0, width=0
@@ -21,7 +21,7 @@ BROKEN = GONE._replace(status="broken", reason="empty file")
 SHORT = ROW._replace(path="s.MKV", frames=57, fps=30.0, seconds=1.9, width=128, height=96, bytes=50)
 ROWS = [
     KICK._replace(split="val", reason="also in train; decoding stops early"),
-    KICK._replace(split="val", reason="also in train", decoder="pyav", seekable=0),
+    KICK._replace(split="val", reason="also in train", decoders="pyav", seekable=0),
     ROW,
     ROW._replace(path="b.webm", orientation=8, width=256, height=340),
     SHORT,
@@ -60,7 +60,7 @@ def test_numbers_are_those_counted_by_hand(small: IndexSummary) -> None:
     assert small.kinds == {
         "resolution": {"340x256": 4, "256x340": 1, "128x96": 2},
         "container": {".mp4": 4, ".webm": 1, ".mkv": 1, "no extension": 1},
-        "decoder": {"decord": 6, "pyav": 1},
+        "decoders": {"pyav decord": 6, "pyav": 1},
         "seekable": {"yes": 6, "no": 1},
         "orientation": {"as stored": 6, "turned by 270°": 1},
     }

@@ -254,7 +254,7 @@ def test_one_video_compared(tmp_path: Path) -> None:
     *_, last = reencode(EncodeJob(source, out, 0, 25.0), QUICK)
     assert last.state == "done"
     values = {"label": 0, "first_frame": 0, "frames": 50, "fps": 25.0, "width": 64, "height": 48}
-    values |= {"orientation": 1, "seekable": 1, "decoder": "pyav", "name": ""}
+    values |= {"orientation": 1, "seekable": 1, "decoders": "pyav", "name": ""}
     pair = tuple(Video(path=path, **values) for path in (source, out))
     ((quality, times),) = compare_pair(pair, 256)
     assert quality.shape == (FRAMES, 3) and times.shape == (3, 2)

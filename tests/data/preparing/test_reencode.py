@@ -53,7 +53,8 @@ def test_frames_keep_their_numbers(tmp_path: Path, name: str) -> None:
     assert (old.frames, new.frames, new.fps) == (50 - hidden, 50 - hidden, 30.0)
     numbers = [frame_number(picture) for picture in decode_frames(new, range(new.frames))]
     assert numbers == list(range(hidden, 50))
-    assert (new.orientation, new.first_frame, new.seekable, new.decoder) == (1, 0, True, "decord")
+    assert (new.orientation, new.first_frame, new.seekable) == (1, 0, True)
+    assert new.decoders.startswith("pyav decord")
     assert min(new.width, new.height) == 32
 
 
