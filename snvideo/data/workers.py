@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 
 GRACE = 30.0
 """Seconds beyond the timeout after which a process is killed whose watchdog did not end it."""
+UNGUARDED = (
+    "a script whose work starts processes must begin it under: if __name__ == '__main__': "
+    "(they import the script anew)"
+)
 PATIENCE = 3  # deaths in a row that are no task's doing, before the pool gives up
 _TICK = 1.0
 _SUSPENSION = 3.0  # seconds without a tick that tell that the whole job was suspended
@@ -174,9 +178,12 @@ class WorkerPool(Generic[Task]):
                 return
         self._idle_deaths += 1
         if self._idle_deaths == PATIENCE:
+            advice = "use fewer of them, or look for what ends them (memory?)"
+            if self._context.get_start_method() != "fork" and "code 1" in cause:
+                advice = UNGUARDED
             raise SnvideoError(
                 f"worker processes: one {cause}, {PATIENCE} times without having begun a task: "
-                "use fewer of them, or look for what ends them (memory?)"
+                f"{advice}"
             )
         log.warning("a worker process %s; another one is started", cause)
 
@@ -242,7 +249,10 @@ class _Worker(Generic[Task]):
             util.register_after_fork(end, Connection.close)
         args = (tasks, messages, self._slots, self._trace, *main)
         self.process = context.Process(target=_work, args=args, daemon=True)
-        self.process.start()
+        try:
+            self.process.start()
+        except RuntimeError as error:  # raised in a child that imports its parent's script
+            raise SnvideoError(UNGUARDED) from error
         tasks.close()
         messages.close()
         for memory in (self._trace, *self._slots):

@@ -48,7 +48,8 @@ class Evaluation:
     clip_top5: float
     video_top1: float
     video_top5: float
-    per_class_accuracy: list[float]
+    per_class_accuracy: list[float | None]
+    """None of a class without videos."""
     confusion: list[list[int]]  # videos by true class (rows) and predicted class (columns)
     failed: list[tuple[str, str]]
     """Name and reason of videos that could not be read; they are left out of all figures."""
@@ -113,6 +114,9 @@ def evaluate_views(
     A clip counts by its own softmax; a video by the softmax averaged over its views. Each process
     takes every W-th video, and all return the same figures.
 
+    Raises NotFiniteError if the network gives anything but numbers for a video, SnvideoError if no
+    video can be read.
+
     Args:
         model: in whatever mode; it is left in evaluation mode.
         index, rows: the test split, and the videos of it; None: all of them.
@@ -127,6 +131,7 @@ def evaluate_views(
     failed: list[tuple[str, str]] = []
     no_rows = np.empty(0, np.int64)
     parts = [(no_rows, no_rows, np.empty((0, classes), np.float32))]
+    not_finite: list[str] = []
     mine = (range(len(index)) if rows is None else rows)[world.rank :: world.size]
     for batch in test_loader(index, config.data, mine, batch_size, clips, crops, quarantine):
         failed += batch.unreadable
@@ -135,6 +140,9 @@ def evaluate_views(
         truth = batch.labels.to(device)
         views = torch.cat([views.expand(device) for views in batch.views])
         logits = view_logits(model, views, config.data, config.speed, batch_size, device)
+        finite = logits.isfinite().flatten(1).all(1).view(len(truth), -1).all(1).tolist()
+        rows_of_batch = batch.videos.tolist()
+        not_finite += [index[r].name for r, ok in zip(rows_of_batch, finite, strict=True) if not ok]
         softmax = logits.softmax(-1)
         video = softmax.unflatten(0, (len(truth), -1)).mean(1)
         view_truth = truth.repeat_interleave(clips * crops)
@@ -144,28 +152,50 @@ def evaluate_views(
         for name in ("video_top1", "video_top5", "confusion"):
             metrics[name].update(video, truth)
         parts.append((batch.videos.numpy(), batch.labels.numpy(), video.cpu().numpy()))
-    gathered = world.gather((parts, failed))
-    columns = zip(*(part for some, _ in gathered for part in some), strict=True)
+    gathered = world.gather((parts, failed, not_finite))
+    columns = zip(*(part for some, _, _ in gathered for part in some), strict=True)
     all_rows, labels, probabilities = (np.concatenate(column) for column in columns)
+    failed = [video for _, some, _ in gathered for video in some]
+    _check_measured(len(all_rows), failed, [name for *_, some in gathered for name in some])
     order = np.argsort(all_rows)
     values = metrics.compute()
     confusion = values.pop("confusion").cpu()
+    counts = (confusion.diag(), confusion.sum(1))  # right answers and videos, by class
     return Evaluation(
         **{name: float(value) for name, value in values.items()},
-        per_class_accuracy=(confusion.diag() / confusion.sum(1).clamp_min(1)).tolist(),
+        per_class_accuracy=[
+            correct / videos if videos else None
+            for correct, videos in zip(*(n.tolist() for n in counts), strict=True)
+        ],
         confusion=confusion.tolist(),
-        failed=[video for _, some in gathered for video in some],
+        failed=failed,
         rows=all_rows[order],
         labels=labels[order],
         probabilities=probabilities[order],
     )
 
 
+class NotFiniteError(SnvideoError):
+    """An output of the network that is no number, so that no accuracy can be stated."""
+
+
+def _check_measured(videos: int, failed: list[tuple[str, str]], not_finite: list[str]) -> None:
+    """Raise SnvideoError if no video was read, or some outputs are no numbers."""
+    if not videos:
+        name, reason = failed[0] if failed else ("the split", "it is empty")
+        raise SnvideoError(f"no video of the test split could be read, as {name}: {reason}")
+    if not_finite:
+        raise NotFiniteError(
+            f"the network's output is not finite for {len(not_finite)} of {videos} videos, as "
+            f"{not_finite[0]}: its weights or statistics are broken, and no accuracy is stated"
+        )
+
+
 def _metrics(classes: int) -> MetricCollection:
     def top(k: int) -> MulticlassAccuracy:
         return MulticlassAccuracy(num_classes=classes, top_k=min(k, classes), average="micro")
 
-    metrics: dict[str, Metric | MetricCollection] = {"loss": MeanMetric()}
+    metrics: dict[str, Metric | MetricCollection] = {"loss": MeanMetric(nan_strategy="ignore")}
     metrics |= {f"{unit}_top{k}": top(k) for unit in ("clip", "video") for k in (1, 5)}
     metrics["confusion"] = MulticlassConfusionMatrix(num_classes=classes)
     # No groups: clips and videos are counted apart.

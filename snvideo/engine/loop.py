@@ -16,7 +16,7 @@ import numpy as np
 from torch.profiler import profile
 
 from snvideo.engine.checkpointer import Checkpointer
-from snvideo.engine.evaluate import Evaluation
+from snvideo.engine.evaluate import Evaluation, NotFiniteError
 from snvideo.engine.preemption import Preemption
 from snvideo.engine.run_dir import RunDir
 from snvideo.engine.setup import QUARANTINE
@@ -214,9 +214,16 @@ class TrainingLoop:
             last = len(trainer.test_index) - 1
             spread = np.linspace(0, last, min(last + 1, early.videos))
             rows = spread.round().astype(int).tolist()
-        with self.preemption.interruptible():
-            found = trainer.test(1, 1, rows)  # centre clip, centre crop
+        found = None
+        try:
+            with self.preemption.interruptible():
+                found = trainer.test(1, 1, rows)  # centre clip, centre crop
+        except NotFiniteError as error:
+            if self.world.is_main:
+                log.warning("validation at step %d: %s; training goes on", progress.step, error)
         progress.validated = progress.step
+        if found is None:
+            return
         best = rows is None and found.clip_top1 > progress.best_top1
         if best:
             progress.best_top1, progress.best_step = found.clip_top1, progress.step

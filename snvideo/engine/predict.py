@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +25,6 @@ from snvideo.models.pretrained import LoadedModel, load_model
 
 _PROBED_AT_ONCE = 500  # files that are probed before the first of them is predicted
 
-_SPEED = SpeedConfig()
-
 
 class Frames(NamedTuple):
     """Frames of a video that its views show, uint8 (F, 3, H, W), and their times, ascending."""
@@ -46,7 +45,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    videos: Iterable[Path | str],
+    videos: Iterable[Path | str] | Path | str,
     weights: Path | str,
     *,
     clips: int = 10,
@@ -58,13 +57,13 @@ def predict(
     timeout: float = 60.0,
     keep_frames: bool = False,
 ) -> Iterator[Prediction]:
-    """Predict videos one after another, in their order, each file once.
+    """Predict videos one after another, in their order, each file once, as they are asked for.
 
     Frames, views and probabilities are those of an evaluation of the same weights. Files are probed
     and read by processes of their own: whatever is wrong with one costs that one alone.
 
     Args:
-        videos: files, of whatever kind.
+        videos: files, or one, of whatever kind.
         weights: a .safetensors file of snvideo, or the directory of a finished run.
         clips: spread evenly over each video.
         crops: of each clip: 1 (centre) or 3 (along the long side).
@@ -95,11 +94,13 @@ def predict(
         mean=seen.mean,
         std=seen.std,
     )
-    network.model.to(memory_format=memory_format(_SPEED))
-    predictor = _Predictor(network, config, batch, top, place, keep_frames)
-    files = unique_files(map(Path, videos))
-    for begin in range(0, len(files), _PROBED_AT_ONCE):
-        yield from predictor.predict(files[begin : begin + _PROBED_AT_ONCE])
+    speed = SpeedConfig(amp=network.metadata.amp)
+    network.model.to(memory_format=memory_format(speed))
+    predictor = _Predictor(network, config, speed, batch, top, place, keep_frames)
+    given = [videos] if isinstance(videos, Path | str) else videos
+    files = unique_files(map(Path, given))
+    parts = (files[at : at + _PROBED_AT_ONCE] for at in range(0, len(files), _PROBED_AT_ONCE))
+    return chain.from_iterable(map(predictor.predict, parts))
 
 
 def _device(name: str) -> torch.device:
@@ -120,6 +121,7 @@ class _Predictor:
 
     network: LoadedModel
     config: DataConfig
+    speed: SpeedConfig
     batch: int
     top: int
     device: torch.device
@@ -162,6 +164,10 @@ class _Predictor:
                     seconds = np.unique(dataset.numbers(video)) / video.fps
                     frames = Frames(views.frames, seconds.tolist())
                 probabilities = self._probabilities(views)
+                if not probabilities.isfinite().all():
+                    reason = "the network's output is not finite: its weights are broken"
+                    yield Prediction(given[video.name], reason=reason)
+                    continue
                 best = probabilities.argsort(descending=True, stable=True)[: self.top]
                 yield Prediction(
                     given[video.name],
@@ -174,11 +180,11 @@ class _Predictor:
     @torch.inference_mode()
     def _probabilities(self, video: VideoViews) -> Tensor:
         """The softmax of a video averaged over its views, float32 (classes,), on the CPU."""
-        device, batch = self.device, self.batch
+        device, batch, speed = self.device, self.batch, self.speed
         views = video.expand(device)
-        with algorithms(choose(_SPEED, device, 1), device):
+        with algorithms(choose(speed, device, 1), device):
             try:
-                logits = view_logits(self.network.model, views, self.config, _SPEED, batch, device)
+                logits = view_logits(self.network.model, views, self.config, speed, batch, device)
             except torch.OutOfMemoryError:
                 raise SnvideoError(
                     f"{device} has too little memory for {min(batch, len(views))} views at once: "

@@ -66,7 +66,8 @@ class Results(BaseModel):
     clip_top5: float
     video_top1: float
     video_top5: float
-    per_class_accuracy: list[float] = []
+    per_class_accuracy: list[float | None] = []
+    """None of a class without videos."""
     confusion: list[list[int]]
     """Videos by true class (rows) and predicted class (columns)."""
     videos: int

@@ -299,6 +299,8 @@ class Trainer:
             norm=config.model.norm.name,
             use_batch=has_batch_part(model),
             norm_options=config.model.norm.options(config.batch.clips_per_gpu),
+            dropout=config.model.dropout,
+            amp=config.speed.amp,
             statistics=kind if tracking_layers(model, frozen=False) else None,
             classes=tuple(self.train_index.labels),
             preprocessing=Preprocessing(mean=data.mean or MEAN, std=data.std or STD, **seen),

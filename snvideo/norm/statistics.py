@@ -165,7 +165,7 @@ class _LayerSums:
 
 def average_statistics(
     model: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Any],
     kind: Literal["average", "population"] = "average",
     layers: list[TrackingLayer] | None = None,
 ) -> int:
@@ -182,7 +182,8 @@ def average_statistics(
 
     Args:
         model: any model, frozen ones too; norms without running statistics are left alone.
-        batches: inputs, each what `model` takes; of the size that the network was trained with, or
+        batches: inputs, each what `model` takes, alone or with labels (N,) as data loaders give
+            them; of the size that the network was trained with, or
             several ghost groups. Synchronised norms need as many on every process.
         kind: "average" takes the mean of the groups' means and of their variances; "population" the
             mean and variance of all values, by the law of total variance (Instance Normalization
@@ -227,7 +228,7 @@ def average_statistics(
             torch.compiler.set_stance("force_eager"),  # compiled code skips hooks later than it
         ):
             for batch in batches:
-                model(batch)
+                model(_without_labels(batch))
                 passed += 1
     finally:
         for hook in hooks:
@@ -244,6 +245,12 @@ def average_statistics(
         reason = "no norm has been in a pass that moves its statistics" if count else "no batches"
         _say_nothing_to_average(reason)
     return int(count)
+
+
+def _without_labels(batch: Any) -> Any:
+    """The input in a batch (x, y) of a data loader, or the batch, which may be several inputs."""
+    pair = isinstance(batch, list | tuple) and len(batch) == 2
+    return batch[0] if pair and isinstance(batch[1], Tensor) and batch[1].dim() < 2 else batch
 
 
 def _say_nothing_to_average(reason: str) -> None:

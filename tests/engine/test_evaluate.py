@@ -10,8 +10,9 @@ import torch
 
 from snvideo.config import load_config
 from snvideo.data.index import ClipIndex
+from snvideo.engine import trainer as trainer_module
 from snvideo.engine.checkpoint import load_checkpoint, write_checkpoint
-from snvideo.engine.evaluate import evaluate
+from snvideo.engine.evaluate import NotFiniteError, evaluate
 from snvideo.engine.predict import predict
 from snvideo.engine.train import train
 from snvideo.errors import SnvideoError
@@ -188,6 +189,52 @@ def test_statistics_that_cannot_be_averaged_are_an_error(run, toy, tmp_path, wro
     with pytest.raises(SnvideoError, match="statistics cannot be averaged") as error:
         evaluate(config, folder)
     assert "\n" not in str(error.value) and "statistics.from=index" in str(error.value)
+
+
+def test_a_class_without_videos_has_no_accuracy(run, toy, tmp_path):
+    index = other_index(toy, tmp_path / "fewer", {"val": "val"})
+    header, *lines = index.read_text().splitlines()
+    place = header.split(",").index("label")
+    absent = lines[0].split(",")[place]
+    kept = [line for line in lines if line.split(",")[place] != absent]
+    index.write_text("\n".join([header, *kept]) + "\n")
+    found = evaluate(load_config(run, (f"data.index={index}", f"data.root={toy}")), run)
+    assert found.videos == len(kept) < 16
+    per_class = found.per_class_accuracy
+    assert [number for number, value in enumerate(per_class) if value is None] == [int(absent)]
+    stored = json.loads((run / "evaluation.json").read_text())
+    assert stored["per_class_accuracy"] == per_class
+
+
+def test_a_test_of_no_video_has_no_figures(run, toy, tmp_path):
+    with pytest.raises(SnvideoError, match="no video of the test split could be read, as"):
+        evaluate(load_config(run, (f"data.root={tmp_path}", "data.timeout=5")), run)
+
+
+def test_outputs_that_are_no_numbers_have_no_accuracy(run, toy, tmp_path):
+    state = load_checkpoint(file_at(run, 12))
+    state["model"]["blocks.0.norm.weight"][0] = float("nan")
+    if state["ema"]:
+        state["ema"]["blocks.0.norm.weight"][0] = float("nan")
+    write_checkpoint(tmp_path / "broken.pt", state)
+    (run / "evaluation.json").unlink(missing_ok=True)
+    with pytest.raises(SnvideoError, match="not finite for 16 of 16 videos, as"):
+        evaluate(load_config(run), run, tmp_path / "broken.pt")
+    assert not (run / "evaluation.json").exists()
+
+
+def test_a_validation_without_numbers_is_never_the_best(toy, tmp_path, caplog, monkeypatch):
+    def broken(model, *arguments):
+        raise NotFiniteError("the network's output is not finite")
+
+    monkeypatch.setattr(trainer_module, "evaluate_views", broken)
+    with pytest.raises(SnvideoError, match="not finite"):  # of the test at the end
+        train(run_config(toy, tmp_path / "run"))
+    assert "training goes on" in caplog.text
+    assert not (tmp_path / "run/checkpoints/best.pt").exists()
+    assert (
+        not metrics(tmp_path / "run", "validate") and not (tmp_path / "run/results.json").exists()
+    )
 
 
 @pytest.mark.process

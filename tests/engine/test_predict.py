@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -265,3 +267,38 @@ def test_predictions_of_a_gpu_are_those_of_the_cpu(toy, weights):
     ):
         on_gpu, on_cpu = (dict(zip(p.classes, p.probabilities, strict=True)) for p in (one, two))
         assert all(abs(on_gpu[name] - on_cpu[name]) < 0.05 for name in CLASSES)
+
+
+def test_one_video_is_enough_and_wrong_arguments_are_said_at_once(toy, weights):
+    video = videos_of(toy)[0]
+    answers = [
+        list(predict(given, weights, **QUICK)) for given in (video, str(video), [str(video)])
+    ]
+    assert answers[0] == answers[1] == answers[2] and answers[0][0].classes
+    with pytest.raises(SnvideoError, match="cannot read weights"):
+        predict([video], "missing.safetensors")  # before anything is asked for
+
+
+def test_what_is_no_number_is_no_answer(toy, tmp_path, weights):
+    model, metadata = load_model(weights)
+    model.blocks[0].norm.weight.data.fill_(float("nan"))
+    write_weights(tmp_path / "broken.safetensors", model, metadata)
+    (answer,) = predict(videos_of(toy)[0], tmp_path / "broken.safetensors", **QUICK)
+    assert not answer.classes and "not finite" in answer.reason
+
+
+UNGUARDED = """
+from snvideo import load_config, train
+train(load_config("run.yaml", ["data.workers=1", "data.start_method=spawn"]))
+"""
+
+
+@pytest.mark.process
+def test_a_script_without_a_main_guard_is_told(toy, tmp_path):
+    run_config(toy, tmp_path / "run")
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode and "under: if __name__ == '__main__':" in last
+    assert "memory" not in last

@@ -212,3 +212,31 @@ def test_named_inputs_and_empty_batches():
 
 def test_statistics_of_no_values_do_not_end_the_interpreter():
     assert batch_statistics(torch.zeros(0, 3, 2, 2)).count == 0
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_batches_of_a_data_loader_have_labels(kind):
+    torch.manual_seed(0)
+    inputs = [torch.randn(4, 3, 5, 5) for _ in range(3)]
+    one, two = (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)) for _ in range(2))
+    two.load_state_dict(one.state_dict())
+    average_statistics(one, inputs)
+    labels = torch.zeros(4, dtype=torch.long)
+    assert average_statistics(two, [kind((x, labels)) for x in inputs]) == 3
+    assert torch.equal(one[1].running_var, two[1].running_var)
+
+
+def test_two_inputs_stay_two():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, pathways):
+            slow, fast = pathways
+            return self.norm(slow + fast)
+
+    model = Both()
+    x = torch.randn(4, 3, 5, 5)
+    average_statistics(model, [[x, x]])
+    torch.testing.assert_close(model.norm.running_mean, 2 * x.mean((0, 2, 3)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 from torch import nn
@@ -48,6 +48,10 @@ class WeightsMetadata(Section):
     """Switchable Normalization has its batch part."""
     norm_options: Mapping[str, Any] = {}
     """Keyword arguments of the norms beside their defaults, as from `NormConfig.options`."""
+    dropout: float = 0.5
+    """Rate before the classifier while training."""
+    amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
+    """Precision of the convolutions, as configured, that it was tested with."""
     statistics: str | None
     """Kind of the batch statistics: `average` or `population`, taken of training batches, or
     `moving` averages; null for norms that have none."""

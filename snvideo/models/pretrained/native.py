@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save
@@ -35,7 +36,7 @@ class LoadedModel(NamedTuple):
         """Names, in the order of the logits."""
         return self.metadata.classes
 
-    def preprocess(self, frames: Tensor) -> Tensor:
+    def preprocess(self, frames: Tensor | np.ndarray) -> Tensor:
         """The centre view of a clip, as the network was tested with.
 
         Args:
@@ -43,8 +44,19 @@ class LoadedModel(NamedTuple):
 
         Returns:
             float32 (1, 3, T, crop, crop), on the frames' device.
+
+        Raises:
+            SnvideoError: for anything else, such as values that are scaled already.
         """
         config = self.metadata.preprocessing
+        if isinstance(frames, np.ndarray):
+            frames = torch.from_numpy(frames.copy())  # which may be flipped or read-only
+        shape = tuple(frames.shape)
+        if frames.dtype != torch.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
+            raise SnvideoError(
+                f"frames are {str(frames.dtype).removeprefix('torch.')} {shape}: expected uint8 "
+                "(T, H, W, 3), RGB values 0 to 255"
+            )
         height, width = frames.shape[1:3]
         # Cropped before it is resized, and with the rounding of a test's views.
         short = min(height, width)
@@ -144,7 +156,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         options = {"use_batch": False}
     name, classes, norm = metadata.architecture, len(metadata.classes), metadata.norm
     with torch.device("meta"):  # nothing is initialised only to be replaced
-        model = create_model(name, classes, norm, **options)
+        model = create_model(name, classes, norm, metadata.dropout, **options)
     check_strides(model, metadata, path)
     state = model.state_dict()
     tensors |= {name: tensors[name].to(state[name].dtype) for name in state.keys() & tensors.keys()}

@@ -15,6 +15,7 @@ from snvideo.data.dataset import cut
 from snvideo.data.sampling import even_crops
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
+from snvideo.models.dropout import ClipDropout
 from snvideo.models.export import export_model
 from snvideo.models.pretrained import (
     LoadedModel,
@@ -105,6 +106,28 @@ def test_a_centre_view_is_that_of_a_test(file, size):
     clip = snvideo.load_model(file).preprocess(frames)
     assert clip.shape == tested.shape == (1, 3, 8, 32, 32)
     torch.testing.assert_close(clip, tested, rtol=0, atol=1e-5)
+
+
+def test_frames_may_be_arrays_and_are_checked(file):
+    loaded = snvideo.load_model(file)
+    frames = torch.randint(0, 256, (8, 40, 60, 3), dtype=torch.uint8)
+    assert torch.equal(loaded.preprocess(frames.numpy()), loaded.preprocess(frames))
+    assert torch.equal(loaded.preprocess(frames.numpy()[::-1]), loaded.preprocess(frames.flip(0)))
+    for wrong in (
+        *(frames.float(), frames.float() / 255, frames.long(), frames.numpy().astype("float32")),
+        *(frames[..., :1], frames[..., 0], frames[0], frames.movedim(-1, 1), frames[:0]),
+    ):
+        with pytest.raises(SnvideoError, match=r"expected uint8 \(T, H, W, 3\)"):
+            loaded.preprocess(wrong)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_a_loaded_network_has_the_dropout_it_was_trained_with(file, tmp_path, dropout):
+    loaded = snvideo.load_model(file)
+    metadata = loaded.metadata.model_copy(update={"dropout": dropout})
+    write_weights(tmp_path / "x.safetensors", loaded.model, metadata)
+    again = snvideo.load_model(tmp_path / "x.safetensors").model
+    assert {m.p for m in again.modules() if isinstance(m, ClipDropout)} == {dropout} - {0}
 
 
 def test_files_that_say_nothing_or_too_much(file, tmp_path):
