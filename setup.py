@@ -52,7 +52,8 @@ setup(
             sources=sorted(str(path) for path in CPP.glob("*.cpp")),
             depends=sorted(str(path) for path in CPP.glob("*.h")),
             language="c++",
-            extra_compile_args=["-O3", "-std=c++17", "-fopenmp"],
+            # A square root that may set errno cannot be a vector.
+            extra_compile_args=["-O3", "-std=c++17", "-fopenmp", "-fno-math-errno"],
             optional=True,
         )
     ],

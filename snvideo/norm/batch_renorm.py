@@ -8,7 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from snvideo.norm.checks import check_input
 from snvideo.norm.distributed import ProcessGroup, check_process_group, resolve_process_group
-from snvideo.norm.functional import normalize_batch, store_statistics
+from snvideo.norm.functional import normalize_batch
+from snvideo.norm.running import RunningStatistics
 from snvideo.norm.switch_norm import grouping_repr, trace_as_leaf, update_momentum
 
 
@@ -77,7 +78,7 @@ class _Renorm(_BatchNorm):
             d = ((batch.mean - self.running_mean) / deviation).clamp(-d_max, d_max)
             momentum = update_momentum(self)
             if self.track_running_stats:
-                store_statistics(batch, self.running_mean, self.running_var, momentum, True)
+                RunningStatistics(self.running_mean, self.running_var, momentum, True).update(batch)
             samples = len(input) // len(r)
             r, d = (table.to(normed.dtype).repeat_interleave(samples, 0) for table in (r, d))
         scale, shift = r, d

@@ -32,13 +32,23 @@ def check_table(name: str, table: Tensor | None, length: int, x: Tensor) -> None
     check_storage(name, table)
 
 
+def in_memory(tensor: Tensor) -> bool:
+    """True for values that lie in memory as the strides say; a subclass may have none."""
+    return (
+        (type(tensor) is Tensor or type(tensor) is nn.Parameter)
+        and tensor.layout is torch.strided
+        and torch._C._has_storage(tensor)  # a batched tensor of vmap has none
+        and not (tensor.is_meta or tensor._is_zerotensor())
+    )
+
+
 def check_storage(name: str, tensor: Tensor) -> None:
     """Raise a RuntimeError for a tensor whose storage was freed or is too short for its shape."""
-    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
-        return  # it may have none by right
-    if tensor.is_meta or not torch._C._has_storage(tensor):
-        return
-    reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    needed = (tensor.storage_offset() + reach + 1) * tensor.element_size()
-    if tensor.numel() and tensor.untyped_storage().nbytes() < needed:
+    if not in_memory(tensor):
+        return  # it has none by right
+    reach = tensor.numel()
+    if not tensor.is_contiguous() and reach:
+        reach = 1 + sum((n - 1) * k for n, k in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + reach) * tensor.element_size()
+    if reach and tensor.untyped_storage().nbytes() < needed:
         raise RuntimeError(f"{name} has no data: its storage is shorter than its shape")

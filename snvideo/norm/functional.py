@@ -1,7 +1,5 @@
 """Switchable and Batch Normalization as functions, over ghost groups and over processes."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -10,6 +8,7 @@ from snvideo.norm.checks import check_storage, check_table
 from snvideo.norm.distributed import ProcessGroup, global_moments
 from snvideo.norm.kernels import autograd, tables
 from snvideo.norm.mixture import BATCH_ALONE, ONE_SAMPLE, PAPER, MixtureSpec
+from snvideo.norm.running import RunningStatistics
 
 
 def switch_norm(
@@ -77,7 +76,10 @@ def switch_norm(
     if batch_part and not training and running_mean is not None and running_var is not None:
         stored = running_mean, running_var
     grouped = batch_part and training
-    y, batch = _normalize(
+    running = None
+    if grouped and running_mean is not None and running_var is not None:
+        running = RunningStatistics(running_mean, running_var, momentum, unbiased)
+    y, _ = _normalize(
         x,
         parameters,
         mixture,
@@ -85,33 +87,9 @@ def switch_norm(
         _groups(len(x), group_size, process_group) if grouped else 1,
         process_group if grouped else None,
         eps,
+        running,
     )
-    if batch is not None and training and running_mean is not None and running_var is not None:
-        store_statistics(batch, running_mean, running_var, momentum, unbiased)
     return y
-
-
-def store_statistics(
-    batch: reference.BatchStatistics,
-    running_mean: Tensor,
-    running_var: Tensor,
-    momentum: float | Tensor,
-    unbiased: bool,
-) -> None:
-    """Enter batch statistics into running ones, in place, by their mean over the ghost groups.
-
-    Args:
-        batch: of a pass.
-        running_mean, running_var: (C,).
-        momentum: weight of the new value.
-        unbiased: store the unbiased variance.
-    """
-    with torch.no_grad():
-        mean, variance = (t[0] if len(t) == 1 else t.mean(0) for t in batch[:2])
-        if unbiased:
-            variance = variance * (batch.count / (batch.count - 1))
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        running_var.lerp_(variance.to(running_var.dtype), momentum)
 
 
 def normalize_batch(
@@ -127,6 +105,7 @@ def normalize_batch(
         _groups(len(x), group_size, process_group),
         process_group,
         eps,
+        None,
     )
     assert batch is not None
     return y, batch
@@ -168,13 +147,15 @@ def _check(
     if x.dim() < 2 or not x.is_floating_point():
         raise ValueError(f"expected floating point (N, C, ...) (got {x.dtype} {tuple(x.shape)})")
     check_storage("input", x)
-    for name, table in zip(("running_mean", "running_var"), running, strict=True):
-        check_table(name, table, x.shape[1], x)
-    for name, table in zip(parameters._fields, parameters, strict=True):
-        length = len(mixture.parts) if name.endswith("logits") else x.shape[1]
-        check_table(name, table, length, x)
-    if x.shape[1] % mixture.channel_groups:
-        raise ValueError(f"{x.shape[1]} channels are not {mixture.channel_groups} equal groups")
+    channels, parts = x.shape[1], len(mixture.parts)
+    check_table("running_mean", running[0], channels, x)
+    check_table("running_var", running[1], channels, x)
+    check_table("weight", parameters.weight, channels, x)
+    check_table("bias", parameters.bias, channels, x)
+    check_table("mean_logits", parameters.mean_logits, parts, x)
+    check_table("var_logits", parameters.var_logits, parts, x)
+    if channels % mixture.channel_groups:
+        raise ValueError(f"{channels} channels are not {mixture.channel_groups} equal groups")
 
 
 def _normalize(
@@ -182,16 +163,26 @@ def _normalize(
     parameters: reference.Parameters,
     mixture: MixtureSpec,
     stored: tuple[Tensor, Tensor] | None,
-    *settings: Any,
+    groups: int,
+    process_group: ProcessGroup | None,
+    eps: float,
+    running: RunningStatistics | None,
 ) -> tuple[Tensor, reference.BatchStatistics | None]:
-    """As `reference.normalize`, by kernels where they pay.
+    """As `reference.normalize`, by kernels where they pay; running statistics are updated.
 
-    That is not so for operations that a compiler or exporter has to trace.
+    Kernels do not pay for operations that a compiler or exporter has to trace. Batch statistics are
+    returned where no running ones ask for them.
     """
-    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    by_kernels = not tracing and autograd.kernels_for(x, *parameters, *(stored or ())) is not None
-    normalize = autograd.normalize_by_kernels if by_kernels else reference.normalize
-    return normalize(x, parameters, mixture, stored, *settings)
+    kernels = None
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        kernels = autograd.kernels_for(x, *parameters, *(stored or running or ())[:2])
+    settings = mixture, stored, groups, process_group, eps
+    if kernels is not None:
+        return autograd.normalize_by_kernels(kernels, x, parameters, *settings, running)
+    y, batch = reference.normalize(x, parameters, *settings)
+    if running is not None and batch is not None:
+        running.update(batch)
+    return y, batch
 
 
 def _groups(samples: int, group_size: int | None, process_group: ProcessGroup | None) -> int:

@@ -178,6 +178,27 @@ def test_gradients_without_memory(make):
     assert all(not gradient.any() for gradient in found)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", [SwitchNorm2d, lambda c: BatchNorm2d(c, group_size=1)])
+def test_inputs_and_tables_without_memory(norm, training):
+    """A tensor of zeros that takes none, as autograd makes them, is a tensor of zeros."""
+    layer, plain = norm(4).train(training), norm(4).train(training)
+    zeros = torch._efficientzerotensor
+    layer.bias.data.add_(1)
+    plain.bias.data.add_(1)
+    assert torch.equal(layer(zeros(2, 4, 3, 3)), plain(torch.zeros(2, 4, 3, 3)))
+    assert torch.equal(layer.running_var, plain.running_var)
+    x, tables = inputs()
+    for name in TABLES[2 * training :]:  # running ones are written to while training
+        found, expected = (
+            switch_norm(
+                x, *{**copy.deepcopy(tables), name: make(tables[name].shape)}.values(), training
+            )
+            for make in (zeros, torch.zeros)
+        )
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("make", [SwitchNorm2d, lambda c, **k: BatchNorm2d(c, group_size=2, **k)])
 @pytest.mark.parametrize("training", [True, False])
 def test_empty_batches_are_those_of_batch_norm(make, training):

@@ -36,13 +36,15 @@ class Kernels(ABC):
     def evaluated(
         self,
         x: Tensor,
-        batch: Tensor | None,
+        stored: tuple[Tensor, Tensor] | None,
         parameters: Parameters,
         spec: MixtureSpec,
         eps: float,
     ) -> Tensor:
-        """y where nothing is to be differentiated and batch statistics are given, (2, 1, C)."""
-        moments = self.statistics(x, None)._replace(batch=batch)
+        """y where nothing is to be differentiated and batch mean and variance are given, (C,)."""
+        moments = self.statistics(x, None)
+        if stored is not None:
+            moments = moments._replace(batch=torch.stack(stored)[:, None].double())
         return self.normalized(x, moments, parameters, spec, eps)[0]
 
     @abstractmethod

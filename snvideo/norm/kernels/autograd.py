@@ -12,14 +12,15 @@ backward for the sums of dy and of dy * (x - center), and for
 All between them is arithmetic on the tables of `snvideo.norm.kernels.tables`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
-from torch.nn import Parameter
 
 from snvideo.norm import reference
+from snvideo.norm.checks import in_memory
 from snvideo.norm.distributed import ProcessGroup, all_reduce_sum, global_moments
 from snvideo.norm.kernels import Kernels
 from snvideo.norm.kernels.cpu import CPUKernels
@@ -27,8 +28,10 @@ from snvideo.norm.kernels.cuda import CUDAKernels
 from snvideo.norm.kernels.tables import Mixture, Moments
 from snvideo.norm.mixture import MixtureSpec
 from snvideo.norm.reference import BatchStatistics, Parameters
+from snvideo.norm.running import RunningStatistics
 
-KERNELS: dict[str, Kernels] = {"cpu": CPUKernels(), "cuda": CUDAKernels()}
+_ON_CPU = CPUKernels()
+KERNELS: dict[str, Kernels] = {"cpu": _ON_CPU, "cuda": CUDAKernels()}
 
 
 def kernels_for(*tensors: Tensor | None) -> Kernels | None:
@@ -46,20 +49,16 @@ def kernels_for(*tensors: Tensor | None) -> Kernels | None:
         or torch._C._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
     )
-    return None if watched or not all(map(_in_memory, tensors)) else kernels
-
-
-def _in_memory(tensor: Tensor | None) -> bool:
-    """True for values that lie in memory as the strides say; a subclass may have none."""
-    return tensor is None or (
-        (type(tensor) is Tensor or type(tensor) is Parameter)
-        and tensor.layout is torch.strided
-        and torch._C._has_storage(tensor)  # a batched tensor of vmap has none
-        and not (tensor.is_neg() or tensor._is_zerotensor())
-    )
+    if watched:
+        return None
+    for tensor in tensors:
+        if tensor is not None and (tensor.is_neg() or not in_memory(tensor)):
+            return None
+    return kernels
 
 
 def normalize_by_kernels(
+    kernels: Kernels,
     x: Tensor,
     parameters: Parameters,
     mixture: MixtureSpec,
@@ -67,17 +66,22 @@ def normalize_by_kernels(
     groups: int,
     process_group: ProcessGroup | None,
     eps: float,
+    running: RunningStatistics | None,
 ) -> tuple[Tensor, BatchStatistics | None]:
-    """As `reference.normalize`; batch statistics are float64."""
+    """As `reference.normalize`, and update running statistics; batch statistics are float64."""
     given = stored is not None or "batch" not in mixture.parts
     inputs = [t for t in (x, *parameters) if t is not None]
     if given and not (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
-        kernels = kernels_for(x)
-        assert kernels is not None
-        batch = None if stored is None else torch.stack(stored)[:, None].double()
-        return kernels.evaluated(x, batch, parameters, mixture, eps), None
-    y, *own = _Normalize.apply(x, *parameters, mixture, stored, groups, process_group, eps)
-    return y, BatchStatistics(*own) if own else None
+        return kernels.evaluated(x, stored, parameters, mixture, eps), None
+    settings = mixture, stored, groups, process_group, eps
+    if process_group is None and isinstance(kernels, CPUKernels):
+        y = _NormalizeAtOnce.apply(x, *parameters, *settings, running)
+        return (y, None) if isinstance(y, Tensor) else (y[0], BatchStatistics(*y[1:]))
+    y, *own = _Normalize.apply(x, *parameters, *settings)
+    batch = BatchStatistics(*own) if own else None
+    if running is not None and batch is not None:
+        running.update(batch)
+    return y, batch
 
 
 class _Normalize(Function):
@@ -139,15 +143,71 @@ class _Normalize(Function):
                     dbatch = all_reduce_sum(dbatch, process_group)
                 dbatch = dbatch * ctx.share
             dx = kernels.x_gradient(dy, x, moments, mixed[0], found.instance, dbatch)
-        gradients = (found.weight, found.bias, *found.logits)
-        return (
-            dx,
-            *(
-                None if parameter is None else gradient.to(parameter.dtype)
-                for parameter, gradient in zip(parameters, gradients, strict=True)
-            ),
-            *(None,) * len(ctx.settings),
+        gradients = (
+            None if parameters.weight is None else found.weight,
+            None if parameters.bias is None else found.bias,
+            *found.logits,
         )
+        return dx, *_of_parameters(parameters, gradients), *(None,) * len(ctx.settings)
+
+
+class _NormalizeAtOnce(Function):
+    """One Switchable Normalization on a CPU, in this process alone: one call each way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean_logits: Tensor,
+        var_logits: Tensor,
+        *settings: Any,
+    ) -> Any:
+        """y; and of batch statistics of x, if no running ones took them, what they consist of."""
+        parameters = Parameters(weight, bias, mean_logits, var_logits)
+        *ctx.settings, running = settings
+        mixture, stored, groups, _, eps = ctx.settings
+        y, kept, updated = _ON_CPU.forward(x, stored, groups, parameters, mixture, eps, running)
+        ctx.save_for_backward(x, weight, bias, mean_logits, var_logits, kept)
+        if updated or stored is not None or "batch" not in mixture.parts:
+            return y
+        channels = x.shape[1]
+        mean, variance = kept[: 2 * groups * channels].view(2, groups, channels).unbind()
+        batch = BatchStatistics(mean, variance, x.numel() // (groups * channels))
+        if running is not None:
+            running.update(batch)
+            return y
+        ctx.mark_non_differentiable(mean, variance)
+        return y, *batch
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """Gradients of x and of the parameters."""
+        x, *tables, kept = ctx.saved_tensors
+        parameters = Parameters(*tables)
+        mixture, stored, groups, _, eps = ctx.settings
+        if torch.is_grad_enabled() or kernels_for(x, dy) is None:
+            return _gradients_by_formulas(ctx, x, parameters, dy)
+        given = stored is not None, groups, parameters, mixture, eps, ctx.needs_input_grad[0]
+        dx, *gradients = _ON_CPU.backward(dy, x, kept, *given)
+        return dx, *_of_parameters(parameters, gradients), *_NO_GRADIENTS
+
+
+_NO_GRADIENTS = (None,) * 6
+"""Of the settings of `_NormalizeAtOnce`."""
+
+
+def _of_parameters(
+    parameters: Parameters, gradients: Iterable[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients in the dtype of their parameters."""
+    return [
+        gradient
+        if gradient is None or parameter is None or gradient.dtype is parameter.dtype
+        else gradient.to(parameter.dtype)
+        for parameter, gradient in zip(parameters, gradients, strict=True)
+    ]
 
 
 def _gradients_by_formulas(
@@ -162,5 +222,5 @@ def _gradients_by_formulas(
     found = iter(torch.autograd.grad(y, wanted, dy, create_graph=create_graph))
     return (
         *(next(found) if is_needed else None for _, is_needed in needed),
-        *(None,) * len(ctx.settings),
+        *(None,) * (len(ctx.needs_input_grad) - len(needed)),
     )

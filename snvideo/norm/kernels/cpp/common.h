@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "storage.h"
+
 using std::int64_t;
 
 // One build serves every x86 machine: the loader picks the widest version that the processor knows.
@@ -15,7 +17,6 @@ using std::int64_t;
 #else
 #define WIDEST
 #endif
-#define INLINE static inline __attribute__((always_inline))
 
 namespace {
 
@@ -27,13 +28,16 @@ struct Sizes {
     int64_t parts;           // bits of Part, those that are mixed
     int64_t channel_groups;  // with statistics of the group part; 1 without one
     double eps;
+    double momentum;         // weight of the batch in running statistics
     bool l1;                 // ratios are abs(logits) over their sum; otherwise their softmax
     bool last;               // channels are last in memory
+    bool stored;             // batch statistics are given, and constant
+    bool unbiased;           // running variances are
     int threads;             // at most
 };
 
 constexpr int64_t LANES = 32;    // independent sums, so that they can be vectors
-constexpr int64_t FLUSH = 4096;  // values summed in their own type before double takes over
+constexpr int64_t FLUSH = 4096;  // values summed in T before double takes over
 
 struct Pair {
     double first, second;

@@ -13,14 +13,14 @@
 namespace {
 
 constexpr int64_t FIRST_ROWS = 32;       // positions whose mean is taken off, channels last
-constexpr int64_t BLOCK_ROWS = 256;      // positions summed in the dtype of x, channels last
+constexpr int64_t BLOCK_ROWS = 256;      // positions summed in T, channels last
 constexpr int64_t PART_VALUES = 262144;  // of a sample that are worth a thread of their own
 constexpr int64_t SERIAL = 32768;        // values below which one thread is faster
 
 // Channels first: a row is the l positions of one sample and channel ------------------------------
 
-template <typename T>
-WIDEST void row_moments(const T* x, int64_t l, T* center, double* mean, double* variance) {
+template <typename S, typename T = Wide<S>>
+WIDEST void row_moments(const S* x, int64_t l, T* center, double* mean, double* variance) {
     const auto nothing = [](int64_t) { return T(0); };
     const T at = T(row_sums_of<T>(l, [=](int64_t i) { return x[i]; }, nothing).first / l);
     const Pair centered = row_sums_of<T>(l, [=](int64_t i) { return x[i] - at; },
@@ -31,22 +31,22 @@ WIDEST void row_moments(const T* x, int64_t l, T* center, double* mean, double* 
     *variance = std::max(centered.second / l - rest * rest, 0.0);  // in this order NaN stays NaN
 }
 
-template <typename T>
-WIDEST void row_sums(const T* dy, const T* x, int64_t l, T center, double* total, double* dot) {
+template <typename S, typename T = Wide<S>>
+WIDEST void row_sums(const S* dy, const S* x, int64_t l, T center, double* total, double* dot) {
     const Pair sums = row_sums_of<T>(l, [=](int64_t i) { return dy[i]; },
                                      [=](int64_t i) { return dy[i] * (x[i] - center); });
     *total = sums.first;
     *dot = sums.second;
 }
 
-template <typename T>
-WIDEST void row_scale(const T* x, int64_t l, T center, T scale, T shift, T* __restrict y) {
+template <typename S, typename T = Wide<S>>
+WIDEST void row_scale(const S* x, int64_t l, T center, T scale, T shift, S* __restrict y) {
     for (int64_t i = 0; i < l; i++) y[i] = (x[i] - center) * scale + shift;
 }
 
-template <typename T>
-WIDEST void row_gradient(const T* dy, const T* x, int64_t l, T center, T scale, T slope, T level,
-                         T* __restrict dx) {
+template <typename S, typename T = Wide<S>>
+WIDEST void row_gradient(const S* dy, const S* x, int64_t l, T center, T scale, T slope, T level,
+                         S* __restrict dx) {
     for (int64_t i = 0; i < l; i++) dx[i] = dy[i] * scale + (x[i] - center) * slope + level;
 }
 
@@ -57,8 +57,8 @@ WIDEST void row_gradient(const T* dy, const T* x, int64_t l, T center, T scale, 
 
 // The mean of some positions, and the sum of squares about it. Values are taken relative to the mean
 // of the first few. If those are unlike the rest, the variance is large too.
-template <typename T>
-WIDEST void part_moments(const T* x, int64_t rows, int64_t c, double* mean, double* square) {
+template <typename S, typename T = Wide<S>>
+WIDEST void part_moments(const S* x, int64_t rows, int64_t c, double* mean, double* square) {
     std::vector<T> buffer(3 * c);
     T *at = buffer.data(), *rest = at + c, *spread = rest + c;
     const int64_t first = std::min(FIRST_ROWS, rows);
@@ -67,7 +67,7 @@ WIDEST void part_moments(const T* x, int64_t rows, int64_t c, double* mean, doub
     for (int64_t j = 0; j < c; j++) at[j] /= first;
     for (int64_t begin = 0; begin < rows; begin += BLOCK_ROWS) {
         const int64_t size = std::min(BLOCK_ROWS, rows - begin);
-        const T* b = x + begin * c;
+        const S* b = x + begin * c;
         std::fill(rest, rest + 2 * c, T(0));
         int64_t r = 0;
         for (; r + 2 <= size; r += 2, b += 2 * c)
@@ -94,14 +94,14 @@ WIDEST void part_moments(const T* x, int64_t rows, int64_t c, double* mean, doub
     }
 }
 
-template <typename T>
-WIDEST void part_sums(const T* dy, const T* x, int64_t rows, int64_t c, const T* center,
+template <typename S, typename T = Wide<S>>
+WIDEST void part_sums(const S* dy, const S* x, int64_t rows, int64_t c, const T* center,
                       double* total, double* dot) {
     std::vector<T> buffer(2 * c);
     T *sum = buffer.data(), *product = sum + c;
     for (int64_t begin = 0; begin < rows; begin += BLOCK_ROWS) {
         const int64_t size = std::min(BLOCK_ROWS, rows - begin);
-        const T *g = dy + begin * c, *b = x + begin * c;
+        const S *g = dy + begin * c, *b = x + begin * c;
         std::fill(buffer.begin(), buffer.end(), T(0));
         for (int64_t r = 0; r < size; r++, g += c, b += c)
             IVDEP for (int64_t j = 0; j < c; j++) {
@@ -126,16 +126,16 @@ struct Parts {
     int64_t size(int64_t part, int64_t l) const { return std::min(rows, l - part * rows); }
 };
 
-template <typename T>
-WIDEST void part_scale(const T* x, int64_t rows, int64_t c, const T* center, const T* scale,
-                       const T* shift, T* __restrict y) {
+template <typename S, typename T = Wide<S>>
+WIDEST void part_scale(const S* x, int64_t rows, int64_t c, const T* center, const T* scale,
+                       const T* shift, S* __restrict y) {
     for (int64_t r = 0; r < rows; r++, x += c, y += c)
         IVDEP for (int64_t j = 0; j < c; j++) y[j] = (x[j] - center[j]) * scale[j] + shift[j];
 }
 
-template <typename T>
-WIDEST void part_gradient(const T* dy, const T* x, int64_t rows, int64_t c, const T* center,
-                          const T* scale, const T* slope, const T* level, T* __restrict dx) {
+template <typename S, typename T = Wide<S>>
+WIDEST void part_gradient(const S* dy, const S* x, int64_t rows, int64_t c, const T* center,
+                          const T* scale, const T* slope, const T* level, S* __restrict dx) {
     for (int64_t r = 0; r < rows; r++, dy += c, x += c, dx += c)
         IVDEP for (int64_t j = 0; j < c; j++)
             dx[j] = dy[j] * scale[j] + (x[j] - center[j]) * slope[j] + level[j];
@@ -161,8 +161,8 @@ void for_parts(const Sizes& s, const Parts& parts, Task task) {
     }
 }
 
-template <typename T>
-void moments(const Sizes& s, const T* x, T* center, double* mean, double* variance) {
+template <typename S, typename T = Wide<S>>
+void moments(const Sizes& s, const S* x, T* center, double* mean, double* variance) {
     if (!s.last)
         return for_rows(s, [=](int64_t row, int64_t at) {
             row_moments(x + at, s.l, center + row, mean + row, variance + row);
@@ -195,8 +195,8 @@ void moments(const Sizes& s, const T* x, T* center, double* mean, double* varian
     }
 }
 
-template <typename T>
-void sums(const Sizes& s, const T* dy, const T* x, const T* center, double* total, double* dot) {
+template <typename S, typename T = Wide<S>>
+void sums(const Sizes& s, const S* dy, const S* x, const T* center, double* total, double* dot) {
     if (!s.last)
         return for_rows(s, [=](int64_t row, int64_t at) {
             row_sums(dy + at, x + at, s.l, center[row], total + row, dot + row);
@@ -216,9 +216,9 @@ void sums(const Sizes& s, const T* dy, const T* x, const T* center, double* tota
         }
 }
 
-template <typename T>
-void scale_and_shift(const Sizes& s, const T* x, const T* center, const T* scale, const T* shift,
-                     T* y) {
+template <typename S, typename T = Wide<S>>
+void scale_and_shift(const Sizes& s, const S* x, const T* center, const T* scale, const T* shift,
+                     S* y) {
     if (!s.last)
         return for_rows(s, [=](int64_t row, int64_t at) {
             row_scale(x + at, s.l, center[row], scale[row], shift[row], y + at);
@@ -228,9 +228,9 @@ void scale_and_shift(const Sizes& s, const T* x, const T* center, const T* scale
     });
 }
 
-template <typename T>
-void input_gradient(const Sizes& s, const T* dy, const T* x, const T* center, const T* scale,
-                    const T* slope, const T* level, T* dx) {
+template <typename S, typename T = Wide<S>>
+void input_gradient(const Sizes& s, const S* dy, const S* x, const T* center, const T* scale,
+                    const T* slope, const T* level, S* dx) {
     if (!s.last)
         return for_rows(s, [=](int64_t r, int64_t at) {
             row_gradient(dy + at, x + at, s.l, center[r], scale[r], slope[r], level[r], dx + at);

@@ -73,6 +73,28 @@ WIDEST void batch_moments(const Sizes& s, const double* moments, double* batch) 
     }
 }
 
+// Running statistics, as `torch.lerp` to the mean over the groups.
+template <typename T>
+WIDEST void update_running(const Sizes& s, const double* batch, T* mean, T* variance) {
+    const double values = double(s.n / s.groups * s.l);
+    const double factor = s.unbiased ? values / (values - 1) : 1;
+    const T weight = T(s.momentum);
+    const auto move = [=](T from, double to) {
+        const T way = T(to) - from;
+        return std::abs(weight) < T(0.5) ? std::fma(weight, way, from)
+                                         : std::fma(weight - 1, way, T(to));
+    };
+    for (int64_t j = 0; j < s.c; j++) {
+        double m = 0, v = 0;
+        for (int64_t k = 0; k < s.groups; k++) {
+            m += batch[k * s.c + j];
+            v += batch[(s.groups + k) * s.c + j];
+        }
+        mean[j] = move(mean[j], m / s.groups);
+        variance[j] = move(variance[j], v / s.groups * factor);
+    }
+}
+
 template <typename T>
 WIDEST void mixture(const Sizes& s, const T* center, const double* moments, const double* batch,
                     const T* weight, const T* bias, const T* mean_logits, const T* var_logits,

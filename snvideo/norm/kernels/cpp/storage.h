@@ -1,0 +1,68 @@
+// The types that x is stored in. Arithmetic on all that are narrower than float is in float.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
+
+namespace {
+
+INLINE uint32_t bits_of(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+INLINE float value_of(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Rounded to nearest, ties to even, in operations that become vectors on every processor.
+
+struct bfloat16 {
+    uint16_t bits;
+
+    bfloat16() = default;
+    INLINE_MEMBER bfloat16(float value) {
+        const uint32_t wide = bits_of(value);
+        bits = uint16_t(value != value ? 0x7fc0 : (wide + 0x7fff + (wide >> 16 & 1)) >> 16);
+    }
+    INLINE_MEMBER operator float() const { return value_of(uint32_t(bits) << 16); }
+};
+
+struct float16 {
+    uint16_t bits;
+
+    float16() = default;
+    INLINE_MEMBER float16(float value) {
+        constexpr uint32_t LOWEST = 113u << 23, INF = 143u << 23;  // exponents, in a float
+        const uint32_t wide = bits_of(value), size = wide & 0x7fffffff;
+        const uint32_t finite = size < INF ? size : INF, own = finite & 0x7f800000;
+        const uint32_t exponent = own > LOWEST ? own : LOWEST;
+        // Added to a power of two so much larger, the sum keeps just the bits that this type has.
+        const float anchor = value_of(exponent + (13u << 23));
+        const uint32_t kept = bits_of(anchor + value_of(finite)) - bits_of(anchor);
+        const uint32_t nan = size > 0x7f800000 ? 0x200 : 0;
+        bits = uint16_t((wide >> 16 & 0x8000) | (((exponent - LOWEST) >> 13) + kept) | nan);
+    }
+    INLINE_MEMBER operator float() const {
+        // Sign, exponent and fraction at their places in a float; the exponent is 112 too low.
+        const uint32_t wide = uint32_t(int32_t(int16_t(bits))) << 13 & 0x8fffe000;
+        const uint32_t infinite = (wide & 0x0f800000) == 0x0f800000 ? 0x7f800000 : 0;
+        return value_of(bits_of(value_of(wide) * 0x1p112f) | infinite);
+    }
+};
+
+template <typename S> struct WideOf { using Type = S; };
+template <> struct WideOf<bfloat16> { using Type = float; };
+template <> struct WideOf<float16> { using Type = float; };
+
+// The type of the arithmetic on values stored as S, and of the tables with them.
+template <typename S> using Wide = typename WideOf<S>::Type;
+
+}  // namespace
