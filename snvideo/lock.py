@@ -21,6 +21,10 @@ STALE = 180.0
 _BEAT = 20.0  # seconds from one sign of life to the next
 
 
+class InUseError(SnvideoError):
+    """A lock that another process holds."""
+
+
 class Holder(NamedTuple):
     """The process that holds a lock, as its file has it."""
 
@@ -43,7 +47,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
         what: is protected, for messages, as `index k400.csv`.
 
     Raises:
-        SnvideoError: if another process holds it, with its host, number and time.
+        InUseError: if another process holds it, with its host, number and time.
         OSError: if the file cannot be written.
     """
     mine = _this_process()
@@ -66,14 +70,18 @@ def _acquire(path: Path, what: str, mine: Holder) -> None:
             holder = _read(path)
             if _is_held(path, holder):
                 who = holder or "a process that has not said its name yet"
-                raise SnvideoError(
+                raise InUseError(
                     f"{what}: in use by {who}: wait for it, or stop it (if it is gone, delete "
                     f"{path})"
                 ) from None
             _take_away(path, holder)
             continue
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(mine._asdict(), file)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(mine._asdict(), file)
+        except OSError:  # a full disk
+            path.unlink()
+            raise
         return
 
 

@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,12 +32,14 @@ from snvideo.engine.config import (
 from snvideo.engine.metrics_log import MetricsFile, TensorBoardLog
 from snvideo.engine.results import read_results
 from snvideo.errors import SnvideoError
+from snvideo.lock import locked
 from snvideo.models.pretrained import WEIGHTS_FILE
 from snvideo.norm.kernels import describe_kernels
 
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = "environment.json"
+LOCK = ".lock"
 PREEMPTED = "preempted"
 """Name of a file with the time at which a run was asked to stop, until it goes on."""
 
@@ -140,6 +142,19 @@ class RunDir:
             why = str(error)
         raise SnvideoError(f"cannot read {path}: {why}; choose another output")
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing the same run, during the block.
+
+        Raises SnvideoError if one does, on whatever host, or the folder cannot be written to.
+        """
+        with ExitStack() as stack:
+            with explained_writes(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_if_empty, self.path)
+                stack.enter_context(locked(self.path / LOCK, f"run {self.path}"))
+            yield
+
     def open(self, config: RunConfig, mark: int, step: int) -> None:
         """Begin a run, at mark and step 0, or continue it where a checkpoint was written.
 
@@ -225,6 +240,11 @@ def explained_writes(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; "
             f"{'free some space' if full else 'make that possible'} and run the same command again"
         ) from error
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _index_hash(config: RunConfig) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import torch
 import yaml
@@ -47,9 +47,9 @@ def train(config: RunConfig, profile: bool = False) -> Results:
         SnvideoError: if the config, the index, the hardware or the folder do not fit together.
         PreemptedError: if the run was asked to stop, by SIGTERM or Ctrl-C.
     """
-    with init_world() as world, preemption() as stop:
+    with ExitStack() as held, init_world() as world, preemption() as stop:
         run_dir = RunDir(config.output)
-        finished = world.on_main(lambda: _finished(run_dir, config))
+        finished = world.on_main(lambda: _finished(run_dir, config, held))
         if finished is not None:
             log.info("%s is finished already", config.output)
             return finished
@@ -68,13 +68,20 @@ def train(config: RunConfig, profile: bool = False) -> Results:
                 run_dir.close()
 
 
-def _finished(run_dir: RunDir, config: RunConfig) -> Results | None:
-    """Results of a run that is finished; raises if the directory holds another run."""
-    run_dir.clear_preempted()
-    changed = run_dir.check(config)
+def _finished(run_dir: RunDir, config: RunConfig, held: ExitStack) -> Results | None:
+    """Results of a run that is finished; else the run directory is locked, until `held` is closed.
+
+    Raises SnvideoError if the directory holds another run, or another process writes to it.
+    """
+    run_dir.check(config)
     results = read_results(run_dir.path)
-    if changed and results is None:
-        log.info("goes on with other settings, which decide no result: %s", ", ".join(changed))
+    if results is None:
+        held.enter_context(run_dir.locked())
+        results = read_results(run_dir.path)  # of a process that has just given it back
+    if results is None:
+        run_dir.clear_preempted()
+        if changed := run_dir.check(config):
+            log.info("goes on with other settings, which decide no result: %s", ", ".join(changed))
     return results
 
 

@@ -3,7 +3,9 @@
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -14,6 +16,7 @@ from snvideo.engine.preemption import preemption
 from snvideo.engine.results import read_results
 from snvideo.engine.run_dir import PREEMPTED, RunDir
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError
+from snvideo.lock import InUseError, locked
 from snvideo.study.config import Cell, StudyConfig, cells
 from snvideo.study.runs import CELL_FILE, FAILURE_FILE, read_runs
 from snvideo.study.summary import Row, comparison_rows
@@ -23,6 +26,11 @@ log = logging.getLogger(__name__)
 TERMINATE_TIMEOUT = 60.0
 """Seconds from SIGTERM to SIGKILL: torchrun gives its workers 30, who outlive it if it is killed
 first."""
+
+POLL = 2.0
+"""Seconds from one look at a run of another process to the next."""
+
+STUDY_LOCK = ".study.lock"
 
 Launch = Callable[[list[str]], int]  # runs a command line to its end and returns its exit status
 
@@ -52,7 +60,8 @@ def run_study(
 
     Finished runs are not repeated and begun ones go on from their checkpoint, so the same call
     continues a study that was interrupted. A run that fails is noted in the table, and the others
-    go on; the next call tries it again.
+    go on; the next call tries it again. Several calls at once share the runs: each leaves those
+    that another one has begun, and waits for them last.
 
     Args:
         config: common to all runs; its `output` is the folder of the study.
@@ -67,11 +76,8 @@ def run_study(
     grid = cells(config, study)
     for cell in grid:
         RunDir(cell.folder).check(cell.config)
-    path = None
     with preemption() as stop, stop.interruptible():
-        for number, cell in enumerate(grid, 1):
-            if _run(cell, f"[{number}/{len(grid)}] {cell}", study.processes, launch):
-                path = report(config.output)
+        path = _run_all(grid, study.processes, lambda: report(config.output), launch)
     table = {row["run"]: row for row in comparison_rows(read_runs(config.output))}
     rows = [table[cell.name] for cell in grid]
     done = sum(row["status"] == "finished" for row in rows)
@@ -80,11 +86,63 @@ def run_study(
     return rows
 
 
+def _run_all(
+    grid: list[Cell], processes: int, report: Callable[[], Path], launch: Launch
+) -> Path | None:
+    """Run what is missing, at last what other processes have begun and not finished; returns the
+    path of the report, if there is a new one."""
+    path = None
+    labels = [f"[{number}/{len(grid)}] {cell}" for number, cell in enumerate(grid, 1)]
+    waiting: list[tuple[str, Cell]] = []
+    for label, cell in zip(labels, grid, strict=True):
+        try:
+            if _run(cell, label, processes, launch):
+                path = report()
+        except InUseError as error:
+            log.info("%s: left to another process: %s", label, error)
+            waiting.append((label, cell))
+    for label, cell in waiting:
+        log.info("%s: waiting for the process that runs it", label)
+        if _run_after_others(cell, label, processes, launch):
+            path = report()
+    return path
+
+
+def _run_after_others(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
+    """Wait for the process that runs a cell, and run it if that one has not come to its end."""
+    while True:
+        try:
+            with _claimed(cell):
+                if (cell.folder / FAILURE_FILE).exists():  # there, and the next call tries again
+                    return False
+            return _run(cell, label, processes, launch)
+        except InUseError:
+            time.sleep(POLL)
+
+
+@contextmanager
+def _claimed(cell: Cell) -> Iterator[None]:
+    """Keep other studies from a cell; InUseError if one has it, or a training process alone."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    with locked(cell.folder / STUDY_LOCK, f"run {cell.folder}"):
+        with RunDir(cell.folder).locked():  # an orphan of a study that was killed may train on
+            pass
+        yield
+
+
 def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
     """Run a cell, and note it if it fails; False if it is finished already."""
     results = read_results(cell.folder)
     if results is not None:
         log.info("%s: already finished, video top-1 %.2f", label, results.video_top1)
+        return False
+    with _claimed(cell):
+        return _train(cell, label, processes, launch)
+
+
+def _train(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
+    results = read_results(cell.folder)
+    if results is not None:  # since it was looked for
         return False
     failure = cell.folder / FAILURE_FILE
     for old in (failure, cell.folder / PREEMPTED):

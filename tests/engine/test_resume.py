@@ -371,6 +371,42 @@ def test_killed(videos, tmp_path, request, rng, norm, more, times):
     assert_ended_alike(run, request.getfixturevalue(f"whole_{norm}"))
 
 
+@pytest.mark.process
+def test_one_process_writes_a_run_and_the_others_are_told_so(videos, tmp_path, whole_sn):
+    """Of two with the same command, and of one that is left over when its launcher is killed."""
+    run = tmp_path / "run"
+    run_config(videos, run, *OPTIONS)
+    job = begin(run)
+    until(lambda: lines_in(run) >= 3, job)
+    other = start("command", "train", f"{run}.yaml", log=tmp_path / "other.log")
+    assert other.wait() == [2]
+    assert f"in use by process {job.pids[0]} on " in (tmp_path / "other.log").read_text()
+    job.kill()
+    assert (run / ".lock").exists()
+    begin(run).done()
+    assert_ended_alike(run, whole_sn)
+    assert not (run / ".lock").exists()
+
+
+@pytest.mark.process
+def test_what_torchrun_leaves_behind_holds_the_run(videos, tmp_path):
+    run = tmp_path / "run"
+    run_config(videos, run, *OPTIONS, "model.norm.name=bn", "optim.epochs=40")
+    job = torchrun(run)
+    until(lambda: lines_in(run) >= 3, job)
+    orphans = children(job.pids[0])
+    os.kill(job.pids[0], signal.SIGKILL)
+    job.wait()
+    try:
+        other = start("command", "train", f"{run}.yaml", log=tmp_path / "other.log")
+        assert other.wait() == [2]
+        told = (tmp_path / "other.log").read_text()
+        assert any(f"in use by process {pid} on " in told for pid in orphans)
+    finally:
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)
+
+
 # Asked to stop ----------------------------------------------------------------------------------
 
 

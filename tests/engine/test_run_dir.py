@@ -334,6 +334,19 @@ def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == {"a": 1}
 
 
+def test_a_run_directory_has_one_writer(tmp_path):
+    run = RunDir(tmp_path / "new/run")
+    with run.locked():
+        held = f"run {run.path}: in use by process {os.getpid()} on "
+        with pytest.raises(SnvideoError, match=held), RunDir(run.path).locked():
+            pass
+        assert (run.path / ".lock").exists()
+    assert not run.path.exists()  # nothing was written to it
+    (tmp_path / "file").touch()
+    with pytest.raises(SnvideoError, match="cannot write"), RunDir(tmp_path / "file/run").locked():
+        pass
+
+
 # Room ----------------------------------------------------------------------------------------
 
 Usage = namedtuple("Usage", "total used free")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from snvideo.config import load_config
+from snvideo.engine.run_dir import RunDir
 from snvideo.errors import PreemptedError, SnvideoError
 from snvideo.study import compare as module
 from snvideo.study.compare import launch, run_study
@@ -206,3 +207,55 @@ def test_being_stopped_ends_the_child(
     stopper.join()
     with pytest.raises(ProcessLookupError):
         os.kill(int(marker.read_text()), 0)
+
+
+def test_two_studies_at_once_share_the_runs(tmp_path: Path, monkeypatch, caplog):
+    """While the first runs a cell, the second runs the others, and waits for it last."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(module, "POLL", 0.01)
+    grid = cells(run_config(tmp_path), study_config())
+    begun, over = threading.Event(), threading.Event()
+    first, second = Child(), Child(failing=("gn_2x8_seed0",))
+
+    def run(launch) -> None:
+        module._run_all(grid, 1, lambda: tmp_path, launch)
+
+    def launch_slowly(command: list[str]) -> int:
+        begun.set()
+        if first.commands:
+            return first(command)
+        assert over.wait(20)
+        return first(command)
+
+    threads = [threading.Thread(target=run, args=(launch,)) for launch in (launch_slowly, second)]
+    threads[0].start()
+    assert begun.wait(20)
+    threads[1].start()
+    while not any("sn (2, 8) seed 0: waiting for" in line for line in caplog.messages):
+        time.sleep(0.01)
+    assert second.names == ["bn_2x8_seed0", "gn_2x8_seed0"]
+    over.set()
+    for thread in threads:
+        thread.join(20)
+    assert first.names == ["sn_2x8_seed0", "gn_2x8_seed0"]  # the last has failed over there
+    assert second.names == ["bn_2x8_seed0", "gn_2x8_seed0"]
+    assert any("sn (2, 8) seed 0: left to another process" in line for line in caplog.messages)
+    assert not list(tmp_path.rglob(".*lock"))
+
+
+def test_a_study_runs_what_another_has_left_unfinished(tmp_path: Path, monkeypatch):
+    """Its training process goes on alone for a while, and is killed."""
+    (cell,) = cells(run_config(tmp_path), study_config(norms=("sn",)))
+    orphan = RunDir(cell.folder).locked()
+    orphan.__enter__()
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            orphan.__exit__(None, None, None)
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    child = Child()
+    assert module._run_all([cell], 1, lambda: tmp_path, child) == tmp_path
+    assert child.names == ["sn_2x8_seed0"] and slept == [module.POLL] * 3
