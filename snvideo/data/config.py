@@ -113,6 +113,9 @@ class DataConfig(Section):
     that a long one takes has no limit."""
     quarantine: Path | None = None
     """Videos not to open: the `quarantine.csv` of another run."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """Order of an epoch's training clips: each video once; or as many clips, equally many of each
+    class, for which videos of rare classes come several times."""
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """What decodes videos; `decord` and `torchcodec` those that the index trusts them with."""
     clip: ClipConfig = ClipConfig()

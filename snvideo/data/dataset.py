@@ -184,6 +184,12 @@ class TrainDataset(VideoDataset):
         super().__init__(index, config, quarantine)
         self.seed = seed
 
+    def order(self, epoch: int) -> np.ndarray:
+        """Rows of an epoch's videos in the order of training, int64 (videos,)."""
+        if self.config.sampling == "balanced":
+            return sampling.balanced_order(self.seed, epoch, self.index.label_ids)
+        return sampling.epoch_order(self.seed, epoch, len(self.index))
+
     def row(self, key: SampleKey, attempt: int) -> int:
         """The key's own video, then others drawn at random."""
         if not attempt:

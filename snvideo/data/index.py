@@ -219,6 +219,11 @@ class ClipIndex:
     def __len__(self) -> int:
         return len(self._table.values)
 
+    @property
+    def label_ids(self) -> np.ndarray:
+        """Label of each video, int32 (videos,)."""
+        return self._table.values["label"]
+
     def trusting(self, decoder: str) -> int:
         """Number of videos that one of `DECODERS` may be given."""
         return int(np.count_nonzero(self._table.values["decoders"] & _bits(decoder)))

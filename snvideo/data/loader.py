@@ -48,12 +48,13 @@ def train_loader(
         stream: `sampling.TRAIN`, or `sampling.STATISTICS` for clips that are not trained on.
         quarantine: of the run: videos that are not opened; what proves unreadable is added to it.
     """
-    order = lru_cache(maxsize=1)(lambda epoch: sampling.epoch_order(seed, epoch, len(index)))
+    dataset = TrainDataset(index, config, seed, quarantine)
+    order = lru_cache(maxsize=1)(dataset.order)
     keys = (
         [SampleKey(stream, epoch, place, int(order(epoch)[place])) for place in positions]
         for epoch, positions in passes
     )
-    return BatchLoader(TrainDataset(index, config, seed, quarantine), keys, config)
+    return BatchLoader(dataset, keys, config)
 
 
 def test_loader(

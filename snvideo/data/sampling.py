@@ -24,6 +24,30 @@ def epoch_order(seed: int, epoch: int, videos: int) -> np.ndarray:
     return generator(seed, ORDER, epoch).permutation(videos)
 
 
+def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
+    """Order of an epoch as long as `epoch_order`, with equally many places for each class.
+
+    The videos of a class take its places by turns: none comes a second time in the epoch before
+    all have come once. Which classes get one of the places that are left over is random.
+
+    Args:
+        seed, epoch: of the run.
+        labels: class of each video, whole numbers (videos,).
+
+    Returns:
+        rows of videos, int64 (videos,).
+    """
+    rng = generator(seed, ORDER, epoch)
+    classes = rng.permutation(np.unique(labels))
+    places = [len(part) for part in np.array_split(labels, len(classes))]  # sizes differ by one
+    rows = []
+    for label, count in zip(classes, places, strict=True):
+        (videos,) = np.nonzero(labels == label)
+        rounds = [rng.permutation(videos) for _ in range(-(-count // len(videos)))]
+        rows.append(np.concatenate([np.empty(0, np.int64), *rounds])[:count])
+    return rng.permutation(np.concatenate(rows))
+
+
 def frame_step(clip: ClipConfig, fps: float) -> float:
     """Frames of the file from one clip frame to the next."""
     return clip.stride * (fps / clip.target_fps if clip.target_fps and fps > 0 else 1.0)

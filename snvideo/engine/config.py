@@ -70,6 +70,9 @@ class OptimConfig(Section):
     gamma: PositiveFloat = 0.1
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Part of every target that is spread evenly over all classes (Szegedy et al. 2016)."""
+    class_weights: Literal["none", "balanced"] | tuple[NonNegativeFloat, ...] = "none"
+    """Factors on the losses of clips by their class: `balanced` gives each class the same part in
+    the loss, whatever the number of its training videos; or a number for each label id."""
     clip_norm: PositiveFloat | None = None
     """Greatest norm of the gradient, which is scaled down to it; null: no limit."""
     ema: float = Field(default=0.0, ge=0, lt=1)

@@ -16,7 +16,7 @@ from snvideo.data.index import ClipIndex
 from snvideo.engine.batch_plan import SYNCHRONISED, BatchPlan, check_mixing, plan_batch
 from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
-from snvideo.engine.optim import freeze, learning_rate, lr_factor, parameter_groups
+from snvideo.engine.optim import class_weights, freeze, learning_rate, lr_factor, parameter_groups
 from snvideo.engine.performance import DTYPES, choose
 from snvideo.engine.precheck import SplitSummary, check_index, view_cost
 from snvideo.engine.settings import settings_without_effect
@@ -113,6 +113,7 @@ def estimate(config: RunConfig, world: World) -> DryRun:
     train = ClipIndex.load(data.index, data.train_split, data.root)
     test = ClipIndex.load(data.index, data.test_split, data.root)
     splits = check_index(train, test, data.clip)
+    class_weights(optim.class_weights, train)  # is there one for each class?
     plan = plan_batch(config.batch, config.model.norm.name, world.size, world.rank, len(train))
     check_mixing(config, plan)
     steps_per_epoch = plan.steps(len(train))

@@ -49,7 +49,10 @@ class Evaluation:
     video_top1: float
     video_top5: float
     per_class_accuracy: list[float | None]
-    """None of a class without videos."""
+    """Recall; None of a class without videos."""
+    per_class_precision: list[float | None]
+    """None of a class that is never predicted."""
+    per_class_videos: list[int]
     confusion: list[list[int]]  # videos by true class (rows) and predicted class (columns)
     failed: list[tuple[str, str]]
     """Name and reason of videos that could not be read; they are left out of all figures."""
@@ -160,19 +163,24 @@ def evaluate_views(
     order = np.argsort(all_rows)
     values = metrics.compute()
     confusion = values.pop("confusion").cpu()
-    counts = (confusion.diag(), confusion.sum(1))  # right answers and videos, by class
+    right, videos, predicted = confusion.diag(), confusion.sum(1), confusion.sum(0)
     return Evaluation(
         **{name: float(value) for name, value in values.items()},
-        per_class_accuracy=[
-            correct / videos if videos else None
-            for correct, videos in zip(*(n.tolist() for n in counts), strict=True)
-        ],
+        per_class_accuracy=_shares(right, videos),
+        per_class_precision=_shares(right, predicted),
+        per_class_videos=videos.tolist(),
         confusion=confusion.tolist(),
         failed=failed,
         rows=all_rows[order],
         labels=labels[order],
         probabilities=probabilities[order],
     )
+
+
+def _shares(parts: Tensor, totals: Tensor) -> list[float | None]:
+    """Quotients of counts; None where there is nothing to divide by."""
+    pairs = zip(parts.tolist(), totals.tolist(), strict=True)
+    return [part / total if total else None for part, total in pairs]
 
 
 class NotFiniteError(SnvideoError):

@@ -4,10 +4,13 @@ import copy
 import difflib
 import math
 from collections.abc import Sequence
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from snvideo.data.index import ClipIndex
 from snvideo.engine.config import OptimConfig
 from snvideo.errors import SnvideoError
 from snvideo.norm import SwitchNorm
@@ -60,6 +63,30 @@ def parameter_groups(model: nn.Module, config: OptimConfig, lr: float) -> list[d
         group("head", head, config.head_lr, config.weight_decay),
     ]
     return [group for group in groups if group["params"]]
+
+
+def class_weights(
+    chosen: Literal["none", "balanced"] | Sequence[float], index: ClipIndex
+) -> Tensor | None:
+    """Weights of the losses by class, float32 (classes,); None if all count alike.
+
+    Balanced ones are N / (K n) for a class of n of N videos, K classes having some (King & Zeng
+    2001): their mean over the videos is 1, so that the learning rate keeps its meaning.
+
+    Raises SnvideoError if a number is given, but not for each class.
+    """
+    if chosen == "none":
+        return None
+    classes = len(index.labels)
+    if chosen == "balanced":
+        videos = torch.from_numpy(np.bincount(index.label_ids, minlength=classes)).float()
+        return len(index) / (videos.count_nonzero() * videos.clamp_min(1))
+    if len(chosen) != classes:
+        raise SnvideoError(
+            f"optim.class_weights has {len(chosen)} numbers, the index {classes} classes: "
+            "give one for each, in the order of the label ids"
+        )
+    return torch.tensor(chosen, dtype=torch.float32)
 
 
 def learning_rate(config: OptimConfig, total_batch: int) -> float:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from snvideo.engine.evaluate import Evaluation
 
 _ACCURACIES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
-_EVALUATED = (*_ACCURACIES, "per_class_accuracy", "confusion", "failed")
+_PER_CLASS = ("per_class_accuracy", "per_class_precision", "per_class_videos", "confusion")
+_EVALUATED = (*_ACCURACIES, *_PER_CLASS, "failed")
 _PUBLISHED = {
     *(*_ACCURACIES, "videos", "failed_videos", "views", "gpus", "clips_per_gpu", "seed", "epochs"),
     *("steps", "statistics", "index_hash", "amp", "parameters"),
@@ -67,7 +68,11 @@ class Results(BaseModel):
     video_top1: float
     video_top5: float
     per_class_accuracy: list[float | None] = []
-    """None of a class without videos."""
+    """Recall: part of a class's videos that are predicted right; None of a class without videos."""
+    per_class_precision: list[float | None] = []
+    """Part of the predictions of a class that are right; None of one that is never predicted."""
+    per_class_videos: list[int] = []
+    """Support: videos of each class."""
     confusion: list[list[int]]
     """Videos by true class (rows) and predicted class (columns)."""
     videos: int

@@ -26,7 +26,7 @@ from snvideo.engine.distributed import World, parallelize
 from snvideo.engine.evaluate import Evaluation, evaluate_views, refresh_statistics
 from snvideo.engine.finite_check import FiniteCheck
 from snvideo.engine.metrics import NOTHING, MetricSums, Progress, TrainMetrics
-from snvideo.engine.optim import EMA, build_optimizer, freeze
+from snvideo.engine.optim import EMA, build_optimizer, class_weights, freeze
 from snvideo.engine.performance import (
     algorithms,
     autocast,
@@ -93,6 +93,8 @@ class Trainer:
         self.optimizer, self.schedule = build_optimizer(
             self.model, optim, self.plan.total_batch, self.steps_per_epoch, self.speed.optimizer
         )
+        weights = class_weights(optim.class_weights, self.train_index)
+        self.class_weights = weights if weights is None else weights.to(self.device)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.speed.amp == "fp16")
         self.finite_check = FiniteCheck(
@@ -191,6 +193,7 @@ class Trainer:
                 logits.float(),
                 targets,
                 reduction="none",
+                weight=self.class_weights,
                 label_smoothing=self.config.optim.label_smoothing,
             )
             self.timer.lap("forward")

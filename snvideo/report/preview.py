@@ -23,7 +23,7 @@ def train_clips_png(config: RunConfig) -> bytes:
     clips = TrainDataset(index, config.data, config.seed)
     group = config.batch.clips_per_gpu
     shown = min(-(-CLIPS // group) * group, len(index) // group * group) or len(index)
-    order = sampling.epoch_order(config.seed, 0, len(index))
+    order = clips.order(epoch=0)
     samples = [clips[SampleKey(sampling.TRAIN, 0, i, int(order[i]))] for i in range(shown)]
     batch = clips.collate(samples)
     inputs = train_input(batch, config.data, torch.device("cpu"))

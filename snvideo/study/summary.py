@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+import numpy as np
 from scipy.special import stdtrit
 
 from snvideo.engine.results import Results
 from snvideo.study.comparability import averages_statistics, statistics_text
-from snvideo.study.runs import Geometry, StudyRun, by_cell, finished, norms_of
+from snvideo.study.runs import Geometry, StudyRun, by_cell, finished, geometries_of, norms_of
 
 ACCURACIES = ("video_top1", "video_top5", "clip_top1", "clip_top5")
 LEVEL = 0.95
+_CLASSES = 5  # of a geometry that are shown
 
 Row = dict[str, str | int | float | None]
 """A line of comparison.csv; accuracies are fractions, None where a run has no result."""
@@ -126,8 +128,9 @@ class SummaryTable(NamedTuple):
 
 
 def summary_tables(runs: list[StudyRun]) -> list[SummaryTable]:
-    """The tables of a study that have rows: accuracies, and differences between norms."""
-    return [table for table in (accuracy_table(runs), difference_table(runs)) if table.rows]
+    """The tables of a study that have rows: accuracies, differences of norms, and classes."""
+    tables = (accuracy_table(runs), difference_table(runs), class_table(runs))
+    return [table for table in tables if table.rows]
 
 
 def accuracy_table(runs: list[StudyRun]) -> SummaryTable:
@@ -165,3 +168,49 @@ def difference_table(runs: list[StudyRun]) -> SummaryTable:
         ("(gpus, clips)", "difference", "video top-1", "seeds", "reading"),
         rows,
     )
+
+
+def class_table(runs: list[StudyRun]) -> SummaryTable:
+    """Recall and precision of the classes on whose recall norms differ most, per geometry."""
+    done = [(run, results) for run, results in finished(runs) if results.per_class_videos]
+    norms = norms_of(run for run, _ in done)
+    rows: list[tuple[str, ...]] = []
+    for geometry in geometries_of(run for run, _ in done):
+        cells = [
+            [results for run, results in done if (run.geometry, run.norm) == (geometry, norm)]
+            for norm in norms
+        ]
+        here = [results for cell in cells for results in cell]
+        if any(results.classes != here[0].classes for results in here):
+            continue  # not comparable, as the report says
+        classes = len(here[0].classes)
+        recalls = np.stack([_over_seeds(cell, "per_class_accuracy", classes) for cell in cells])
+        precisions = np.stack([_over_seeds(cell, "per_class_precision", classes) for cell in cells])
+        tested = np.flatnonzero(here[0].per_class_videos)
+        spread = np.nanmax(recalls[:, tested], 0) - np.nanmin(recalls[:, tested], 0)
+        for label in tested[np.argsort(-spread, kind="stable")[:_CLASSES]]:
+            figures = (
+                f"{_percent(recall)} / {_percent(precision)}"
+                for recall, precision in zip(recalls[:, label], precisions[:, label], strict=True)
+            )
+            videos = str(here[0].per_class_videos[label])
+            rows.append((str(geometry), here[0].classes[label], videos, *figures))
+    return SummaryTable(
+        "Classes",
+        f"Recall / precision in percent, mean over seeds: the {_CLASSES} classes of a geometry on "
+        "whose recall the norms differ most. A class that is never predicted has no precision.",
+        ("(gpus, clips)", "class", "videos", *(norm.upper() for norm in norms)),
+        rows,
+    )
+
+
+def _over_seeds(cell: list[Results], name: str, classes: int) -> np.ndarray:
+    """Mean of a figure of each class over runs, float64 (classes,); NaN where none has it."""
+    values = np.array([getattr(results, name) for results in cell], float).reshape(-1, classes)
+    known = np.isfinite(values)
+    sums, counts = np.where(known, values, 0).sum(0), known.sum(0)
+    return np.divide(sums, counts, out=np.full(classes, np.nan), where=counts > 0)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"

@@ -22,6 +22,24 @@ def test_an_epoch_visits_every_video_once():
     assert (sampling.epoch_order(0, 1, 100) == orders[1]).all()
 
 
+def test_a_balanced_epoch_has_as_many_places_for_every_class():
+    labels = np.repeat([0, 1, 3], [70, 25, 5])  # class 2 has no video
+    orders = [sampling.balanced_order(0, epoch, labels) for epoch in range(20)]
+    for order in orders:
+        assert order.shape == (100,) and order.dtype == np.int64
+        assert sorted(np.bincount(labels[order])) == [0, 33, 33, 34]
+        visits = np.bincount(order, minlength=100)
+        for label in (0, 1, 3):  # by turns
+            assert np.ptp(visits[labels == label]) <= 1
+    left_over = {int(np.bincount(labels[order]).argmax()) for order in orders}
+    assert left_over == {0, 1, 3}
+    assert (sampling.balanced_order(0, 1, labels) == orders[1]).all()
+    assert (orders[0] != orders[1]).any()
+    assert len(sampling.balanced_order(0, 0, np.array([4]))) == 1
+    # more classes than places for each
+    assert sorted(sampling.balanced_order(0, 0, np.arange(3))) == [0, 1, 2]
+
+
 def test_clip_frames_step_by_the_stride_and_fit():
     clip = ClipConfig(frames=8, stride=4)
     latest = sampling.last_start(clip, fps=30, frames=50)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchmetrics.classification import MulticlassPrecision, MulticlassRecall
 
 from snvideo.config import load_config
 from snvideo.data.index import ClipIndex
@@ -189,6 +190,22 @@ def test_statistics_that_cannot_be_averaged_are_an_error(run, toy, tmp_path, wro
     with pytest.raises(SnvideoError, match="statistics cannot be averaged") as error:
         evaluate(config, folder)
     assert "\n" not in str(error.value) and "statistics.from=index" in str(error.value)
+
+
+def test_recall_precision_and_support_are_those_of_torchmetrics(run):
+    found = evaluate(load_config(run), run)
+    stored = np.load(run / "evaluation.npz")
+    truth = torch.from_numpy(stored["labels"])
+    predicted = torch.from_numpy(stored["probabilities"]).argmax(1)
+    for metric, values in (
+        (MulticlassRecall, found.per_class_accuracy),
+        (MulticlassPrecision, found.per_class_precision),
+    ):
+        expected = metric(num_classes=8, average=None)(predicted, truth)
+        torch.testing.assert_close(torch.tensor([value or 0.0 for value in values]), expected)
+    assert found.per_class_videos == torch.bincount(truth, minlength=8).tolist()
+    unused = [number not in predicted for number in range(8)]
+    assert [value is None for value in found.per_class_precision] == unused
 
 
 def test_a_class_without_videos_has_no_accuracy(run, toy, tmp_path):

@@ -1,22 +1,32 @@
 """The same rules for every norm, and the learning rate at each step."""
 
+import copy
 import math
-from itertools import pairwise
+from itertools import islice, pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import get_total_norm
 
+from snvideo.data.augmentation import mix, train_input
+from snvideo.data.index import ClipIndex, IndexRow
 from snvideo.engine.config import OptimConfig
 from snvideo.engine.optim import (
     build_optimizer,
+    class_weights,
     freeze,
     learning_rate,
     lr_factor,
     norm_parameters,
 )
+from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
 from snvideo.norm import SwitchNorm
+
+from .runs import CPU, run_config
 
 
 @pytest.mark.parametrize("norm", ["sn", "bn", "gn", "in", "ln"])
@@ -103,3 +113,53 @@ def test_the_optimizer_follows_the_schedule():
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * lr_factor(config, 3, step))
         optimizer.step()
         schedule.step()
+
+
+def index_of(labels: list[int], classes: int) -> ClipIndex:
+    rows = [
+        IndexRow(f"{number}.mp4", label, split="train", frames=9, fps=9.0, width=9, height=9)
+        for number, label in enumerate(labels)
+    ]
+    return ClipIndex(rows, "train", [str(number) for number in range(classes)], Path("/"))
+
+
+def test_balanced_class_weights_give_every_class_the_same_part():
+    labels = [0] * 6 + [1] * 3 + [3] * 1
+    weights = class_weights("balanced", index_of(labels, classes=4))
+    parts = torch.bincount(torch.tensor(labels), minlength=4) * weights
+    torch.testing.assert_close(parts, torch.tensor([10, 10, 0, 10]) / 3)
+    torch.testing.assert_close(weights[labels].mean(), torch.tensor(1.0))
+    assert class_weights("none", index_of(labels, classes=4)) is None
+    given = class_weights((1, 0, 2.5, 3), index_of(labels, classes=4))
+    assert given.tolist() == [1, 0, 2.5, 3]
+    with pytest.raises(SnvideoError, match="has 2 numbers, the index 4 classes"):
+        class_weights((1, 2), index_of(labels, classes=4))
+
+
+def test_class_weights_weigh_losses(toy, tmp_path):
+    """The gradient of a step is that of the weighted losses, mixed targets included."""
+    numbers = [0.5, 2, 1, 1, 0, 3, 1, 1]
+    for more in ((), ("data.train.mixup=0.8", "optim.label_smoothing=0.1")):
+        config = run_config(
+            toy, tmp_path / "run", "model.norm.name=gn", f"optim.class_weights={numbers}", *more
+        )
+        trainer = Trainer(config, CPU)
+        torch.testing.assert_close(trainer.class_weights, torch.tensor(numbers))
+        batches = list(islice(trainer.batches(), trainer.plan.passes))
+        reference = copy.deepcopy(trainer.model)
+        total = 0.0
+        for batch in batches:
+            inputs = train_input(batch, config.data, torch.device("cpu"))
+            inputs, targets = mix(inputs, batch.labels, batch.augmentation, 8, 2)
+            smoothing = config.optim.label_smoothing
+            one_hot = targets if targets.ndim == 2 else nn.functional.one_hot(targets, 8).float()
+            one_hot = (1 - smoothing) * one_hot + smoothing / 8
+            log_softmax = reference(inputs).log_softmax(-1)
+            loss = -(one_hot * torch.tensor(numbers) * log_softmax).sum(-1).mean()
+            (loss / len(batches)).backward()
+            total += loss.item() / len(batches)
+        norm = get_total_norm([p.grad for p in reference.parameters() if p.grad is not None])
+        trainer.step(iter(batches))
+        sums = trainer.take_metrics()
+        assert sums.loss / sums.clips == pytest.approx(total, rel=1e-5)
+        assert sums.norm == pytest.approx(norm.item(), rel=1e-4)

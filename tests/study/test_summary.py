@@ -14,6 +14,7 @@ from snvideo.study.config import cells
 from snvideo.study.runs import read_metrics, read_runs
 from snvideo.study.summary import (
     accuracy_table,
+    class_table,
     comparison_csv,
     confidence_interval,
     difference_table,
@@ -65,6 +66,32 @@ def test_differences_are_paired_by_seed(tmp_path: Path):
         ("(2, 8)", "SN - BN", "+20.0 ± 2.5", "n = 3", "SN higher"),
         ("(2, 8)", "SN - GN", "+0.0 ± 4.3", "n = 3", "inside its interval: no difference shown"),
     ]
+
+
+def test_classes_that_norms_tell_apart_differently(tmp_path: Path):
+    figures = {
+        ("sn", 0): ([0.5, 1.0, None, 0.2], [1.0, 0.5, None, None]),
+        ("sn", 1): ([0.7, 1.0, None, 0.4], [0.8, 0.5, None, 0.6]),
+        ("bn", 0): ([0.5, 0.2, None, 0.3], [0.7, 0.1, None, 0.3]),
+        ("bn", 1): ([0.5, 0.2, None, 0.3], [0.7, 0.1, None, 0.3]),
+    }
+    for cell in cells(run_config(tmp_path), study_config(norms=("sn", "bn"), seeds=(0, 1))):
+        recall, precision = figures[cell.norm, cell.seed]
+        change = {"per_class_accuracy": recall, "per_class_precision": precision}
+        write_finished(cell, **change, per_class_videos=[10, 8, 0, 12])
+    runs = read_runs(tmp_path)
+    names = runs[0].results.classes
+    table = class_table(runs)
+    assert table.header == ("(gpus, clips)", "class", "videos", "SN", "BN")
+    assert [row[1:] for row in table.rows] == [
+        (names[1], "8", "100.0 / 50.0", "20.0 / 10.0"),  # no class without videos
+        (names[0], "10", "60.0 / 90.0", "50.0 / 70.0"),
+        (names[3], "12", "30.0 / 60.0", "30.0 / 30.0"),
+    ]
+
+
+def test_runs_of_older_versions_have_no_table_of_classes(tmp_path: Path):
+    assert class_table(three_seeds(tmp_path)).rows == []
 
 
 def test_only_seeds_that_both_have_are_paired(tmp_path: Path):
