@@ -65,6 +65,12 @@ class _Renorm(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         check_input(self, input)
+        if torch._C._current_graph_task_id() != -1 and self.track_running_stats:
+            # The output depends on running statistics, which the first computation has moved.
+            raise RuntimeError(
+                "batch renormalization cannot be computed again in a backward pass: train without "
+                "activation checkpointing, or with another norm"
+            )
         process_group = resolve_process_group(self.process_group)
         normed, batch = normalize_batch(input, self.eps, self.group_size, process_group)
         if self.running_mean is None or self.running_var is None:
@@ -115,6 +121,7 @@ class BatchRenorm1d(_Renorm, nn.BatchNorm1d):
 
     Raises:
         ValueError: for bounds or steps that there are not, or without running statistics.
+        RuntimeError: under activation checkpointing, which would compute something else again.
     """
 
 

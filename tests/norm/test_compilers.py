@@ -1,4 +1,4 @@
-"""Norms among the machinery of torch: compilers, exporters, copies, precisions, memory, threads."""
+"""Norms among the machinery of torch: compilers, copies, precisions, memory, threads."""
 
 import copy
 import pickle
@@ -17,7 +17,6 @@ from snvideo.norm import (
     SwitchNorm1d,
     SwitchNorm2d,
     SwitchNorm3d,
-    average_statistics,
     create_norm,
 )
 from snvideo.norm.kernels.cpu import CPUKernels
@@ -92,7 +91,7 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
         )
 
 
-# Compilers and exporters -------------------------------------------------------------------------
+# Compilers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -123,48 +122,6 @@ def test_compiled_equals_eager(make, shape, dtype, tolerance, backend):
     with torch.no_grad():
         found, expected = compiled.eval()(x), eager.eval()(x)
     assert_near({"y": found}, {"y": expected}, tolerance)
-
-
-def test_exported_program_equals_eager_for_any_number_of_samples():
-    model = network().eval()
-    shape = (3, 4, 6, 6)
-    samples = torch.export.Dim("samples", max=64)
-    program = torch.export.export(model, (random(2, *shape),), dynamic_shapes=({0: samples},))
-    for count in (1, 2, 5):
-        x = random(count, *shape, seed=count)
-        assert_near({"y": program.module()(x)}, {"y": model(x)}, 1e-5)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_onnx_runtime_equals_eager(tmp_path: Path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
-    model, shape = network(), (3, 4, 6, 6)
-    average_statistics(model, [random(2, *shape, seed=seed) for seed in range(2)])
-    model.eval()
-    path = tmp_path / "model.onnx"
-    samples = torch.export.Dim("samples", max=64)
-    torch.onnx.export(
-        *(model, (random(2, *shape),), path),
-        dynamo=True,
-        dynamic_shapes=({0: samples},),
-        verbose=False,
-    )
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for count in (2, 3):
-        x = random(count, *shape, seed=count)
-        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_traced_equals_eager_for_any_number_of_samples():
-    model = network().eval()
-    traced = torch.jit.trace(model, random(2, 3, 4, 6, 6))
-    x = random(5, 3, 4, 6, 6, seed=1)
-    assert_near({"y": traced(x)}, {"y": model(x)}, 1e-5)
 
 
 # Layers as objects -------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from snvideo.norm import (
     BatchRenorm2d,
@@ -148,3 +149,18 @@ def test_groups_of_group_normalization():
     assert create_norm("gn", channels_per_group=16)(8).num_groups == 1
     assert create_norm("ln")(64).num_groups == 1
     assert isinstance(create_norm("brn", schedule=(1, 2, 3))(num_features=8), BatchRenorm3d)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_renorm_is_refused_under_activation_checkpointing(reentrant):
+    """It would compute its output again from running statistics that it has moved."""
+    layer = renorm()
+    x = torch.randn(4, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    y = checkpoint(layer, x, use_reentrant=reentrant)
+    with pytest.raises(RuntimeError, match="without activation checkpointing"):
+        y.sum().backward()
+    layer.track_running_stats = False  # none are moved
+    expected = torch.autograd.grad(layer(x).square().sum(), x)
+    y = checkpoint(layer, x, use_reentrant=reentrant)
+    y.square().sum().backward()
+    torch.testing.assert_close(x.grad, expected[0])
