@@ -15,6 +15,8 @@ from sheets import Row, ratio_sheets
 from timing import ratio, seconds, take_turns
 from torch import Tensor, nn
 
+from snvideo.engine.conv3d import REMEDY, TOLERANCE
+
 KERNELS = {
     "stem 5x7x7": ((3, 64, (5, 7, 7)), 8, 224),
     "res2 3x1x1": ((256, 64, (3, 1, 1)), 8, 56),
@@ -22,9 +24,6 @@ KERNELS = {
     "res5 3x1x1": ((2048, 512, (3, 1, 1)), 4, 7),
 }
 """Channels in and out and kernel; frames, and height and width of the input."""
-
-TOLERANCE = 0.05
-"""Largest error of bfloat16, of the largest value; with sums in float32 it is far less."""
 
 
 def work(layer: nn.Module, x: Tensor) -> Tensor:
@@ -77,10 +76,7 @@ def main(
                 f"{row['name']}: error of bfloat16 {row['error']:.4f} of the largest value"
             )
             if row["error"] > TOLERANCE or row["median"] > 1.2:
-                remarks.append(
-                    f"WARNING: {row['name']} in bfloat16 is slow or wrong: take another cuDNN "
-                    "(pip install -U nvidia-cudnn-cu12 or -cu13), or train with speed.amp=none"
-                )
+                remarks.append(f"WARNING: {row['name']} in bfloat16 is slow or wrong: {REMEDY}")
     where = {
         "device": processor() if device.type == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,

@@ -10,8 +10,10 @@ import yaml
 from snvideo.engine.checkpoint import newest_checkpoint
 from snvideo.engine.checkpointer import check_disk_space
 from snvideo.engine.config import RunConfig
+from snvideo.engine.conv3d import conv3d_warning
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.loop import TrainingLoop
+from snvideo.engine.performance import DTYPES, precision
 from snvideo.engine.precheck import check_index, view_cost
 from snvideo.engine.preemption import Preemption, preemption
 from snvideo.engine.profiler import step_profiler
@@ -133,6 +135,8 @@ def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
         log.warning("without effect: %s", line)
     kernels, threads = describe_kernels(trainer.device), torch.get_num_threads()
     log.info("speed: %s; %d threads; norm kernels: %s", trainer.speed, threads, kernels)
+    if fault := conv3d_warning(DTYPES[precision(trainer.speed, device)], device):
+        log.warning("%s", fault)
 
 
 def _test(loop: TrainingLoop, run_dir: RunDir, stop: Preemption) -> Results:
