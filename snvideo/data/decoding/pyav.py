@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -52,6 +52,9 @@ def main_stream(container: InputContainer) -> VideoStream:
         raise Unusable("no decoder for its codec")
     stream.codec_context.thread_count = 1  # worker processes are the parallelism
     return stream
+
+
+_FAR = 4 << 20  # bytes that are not read on the way to a frame
 
 
 class _Converter(threading.local):
@@ -142,7 +145,18 @@ def from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
     first, latest = 0, None  # number of the group's first shown frame; latest time before it
     with open_video(video.path) as container:
         stream = main_stream(container)
-        for group in _groups(container, stream):
+        table = _packet_table(container, stream, video)
+        groups = _groups(container, stream)
+        while first <= wanted[-1]:
+            far = _far_group(table, first, int(wanted[np.searchsorted(wanted, first)]))
+            if far:
+                # FFmpeg takes the time for that of showing; the table has those of decoding.
+                delay = (stream.start_time or 0) - table[0].timestamp
+                container.seek(table[far].timestamp + delay, stream=stream)
+                first, latest, groups = far, None, _groups(container, stream)
+            group = next(groups, None)
+            if group is None or (far and group[0][1].pos != table[far].pos):
+                raise NotAsIndexed  # it ends early, or its table is wrong
             times = sorted(time for time, _ in group)
             closed = group[0][1].is_keyframe and group[0][0] == times[0]
             if not closed or (latest is not None and times[0] <= latest):
@@ -154,9 +168,22 @@ def from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
             first += len(shown)
             if len(here):
                 yield from _decode_group(stream, group, [shown[number] for number in here], video)
-            if first > wanted[-1]:
-                return
-    raise NotAsIndexed  # it ends early
+
+
+def _packet_table(container: InputContainer, stream: VideoStream, video: Video) -> Any:
+    """Table of all packets in an MP4 file's header, if each is a shown frame; else nothing."""
+    table = stream.index_entries or ()
+    is_mp4 = container.format.name.startswith("mov,")
+    return table if is_mp4 and len(table) == video.frames and not video.first_frame else ()
+
+
+def _far_group(table: Any, first: int, number: int) -> int:
+    """Place in the table of the key packet before a frame that is worth a seek; 0 if none is."""
+    if not table or table[number].pos - table[first].pos < _FAR:
+        return 0
+    while not table[number].is_keyframe:  # groups are closed: it has as many frames before it
+        number -= 1
+    return number if number > first else 0
 
 
 def _groups(container: InputContainer, stream: VideoStream) -> Iterator[list[tuple[int, Packet]]]:

@@ -3,13 +3,15 @@
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from snvideo.data import watchdog
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import TrainDataset
-from snvideo.data.decoding import _MISSING, DecodeError, decode_frames, missing, warn_of_pyav
+from snvideo.data.decoding import _MISSING, DecodeError, decode_frames, missing, pyav, warn_of_pyav
 from snvideo.data.index import DECODERS, ClipIndex, IndexRow, Video
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.probe import TOLERANCE, probe, probe_all
@@ -239,3 +241,35 @@ def test_real_clips_decode_as_their_index_says(real_videos, tmp_path):
             assert frames.shape == (2, found.height, found.width, 3)
             with pytest.raises(DecodeError, match="asked for"):
                 decode_frames(found, [found.frames])
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_what_lies_between_far_frames_is_not_read(
+    tmp_path: Path, b_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the way to a clip at the end of a file of hours; both to the bit."""
+    path = write_video(tmp_path / "a.mp4", 100, gop=10, b_frames=b_frames)
+    row = Video.of(probe(path, "packets"), path)
+    wanted = [3, 48, 49, 50, 97]
+    expected = decode_frames(row, wanted)
+    read: list[None] = []
+    monkeypatch.setattr(watchdog, "report_progress", lambda: read.append(None))
+    monkeypatch.setattr(pyav, "_FAR", 1)
+    np.testing.assert_array_equal(decode_frames(row, wanted), expected)
+    assert [frame_number(frame) for frame in expected] == [n % 60 for n in wanted]
+    assert len(read) < 100  # packets that were read, and those of them that were decoded
+    assert probe(path, "decode").seekable
+
+
+def test_a_table_that_does_not_fit_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames are then decoded from the start."""
+    path = write_video(tmp_path / "a.mp4", 60, gop=10)
+    row = Video.of(probe(path, "packets"), path)
+    entries = [
+        SimpleNamespace(pos=n, timestamp=512 * n, is_keyframe=n % 10 == 0) for n in range(60)
+    ]
+    monkeypatch.setattr(pyav, "_FAR", 1)
+    monkeypatch.setattr(pyav, "_packet_table", lambda *_: entries)
+    assert [frame_number(frame) for frame in decode_frames(row, [23, 48])] == [23, 48]
