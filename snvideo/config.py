@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from snvideo.base_config import expand_user
 from snvideo.engine.config import RENAMED, STORED, RunConfig, rename_keys
 from snvideo.engine.run_dir import ENVIRONMENT
 from snvideo.errors import SnvideoError
@@ -89,7 +90,8 @@ def check_effect(overrides: Sequence[str], without: Mapping[str, str]) -> None:
 
 
 def _load(path: str | Path, overrides: Sequence[str]) -> tuple[RunConfig, StudyConfig | None]:
-    run = _run_directory(Path(path))
+    path = expand_user(path)
+    run = _run_directory(path)
     begun = run is not None
     if run is None:
         values = _read(find_config(path), [])

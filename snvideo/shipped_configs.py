@@ -7,6 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from snvideo.atomic import write_atomic
+from snvideo.base_config import expand_user
 from snvideo.errors import SnvideoError
 
 _BASE = re.compile(r"^base:[ \t]*([^#\s]+)", re.MULTILINE)
@@ -37,7 +38,7 @@ def find_config(name: str | Path, folder: Path = Path()) -> Path:
     Raises:
         SnvideoError: naming the nearest shipped configs, if there is neither.
     """
-    path = folder / name
+    path = folder / expand_user(name)
     key = Path(name).as_posix().removesuffix(".yaml")
     names = config_names()
     if path.is_file():

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from snvideo.cli import app
 from snvideo.config import load_config, load_study
 from snvideo.engine.config import RunConfig, differences, read_stored
 from snvideo.engine.optim import learning_rate, lr_factor
@@ -223,6 +225,29 @@ def test_a_section_on_the_command_line_leaves_its_other_keys(tmp_path):
         load_config(path, ["optim={lr: 0.1, lr: 0.2}"])
     with pytest.raises(SnvideoError, match="'optim'"):
         load_config(path, ["optim=null"])
+
+
+def test_home_folders_in_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "base.yaml")
+    (tmp_path / "own.yaml").write_text("base: ~/base.yaml\noutput: ~/run\n")
+    data = ("data.index=~/i.csv", "data.root=~/", "data.quarantine=~/q.csv")
+    weights = ("model.weights={source: ~/w.pt, classes: ~/names.txt}",)
+    config = load_config("~/own.yaml", [*data, *weights])
+    assert config.output == tmp_path / "run"
+    assert (config.data.index, config.data.root) == (tmp_path / "i.csv", tmp_path)
+    assert config.data.quarantine == tmp_path / "q.csv"
+    assert config.model.weights.source == str(tmp_path / "w.pt")
+    assert config.model.weights.classes == tmp_path / "names.txt"
+    unknown = load_config("~/own.yaml", ["output=~nobody-of-this-name/x"])
+    assert unknown.output == Path("~nobody-of-this-name/x")
+    download = load_config("~/own.yaml", ["model.weights.source=timm:resnet50.a1h_in1k"])
+    assert download.model.weights.source == "timm:resnet50.a1h_in1k"
+    result = CliRunner().invoke(app, ["configs", "copy", "toy/i3d_tiny", "~/copy.yaml"])
+    assert result.exit_code == 0 and (tmp_path / "copy.yaml").exists()
+    call = ["predict", "--out=~/answers.txt", "--weights=~/w", str(tmp_path / "own.yaml")]
+    result = CliRunner().invoke(app, call)
+    assert str(tmp_path / "answers.txt") in str(result.exception)
 
 
 def test_configs_are_found_by_name(tmp_path, monkeypatch):

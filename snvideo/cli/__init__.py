@@ -6,10 +6,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
+from snvideo.base_config import expand_user
 from snvideo.cli import configs, index, runs, videos
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, ReportedError, SnvideoError
 
@@ -21,7 +23,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Of pytorchvideo, at every start; nothing that a user could do about it.
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
+
+class _Group(TyperGroup):
+    """Commands whose paths may begin with `~` where shells leave it: `--out=~/x`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Arguments with home folders in them."""
+        for number, one in enumerate(args):
+            option, equals, path = one.partition("=") if one.startswith("--") else ("", "", one)
+            if path.startswith("~"):
+                args[number] = f"{option}{equals}{expand_user(path)}"
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Group,
     help="Video action recognition on Kinetics with Switchable Normalization.",
     no_args_is_help=True,
     add_completion=False,

@@ -1,11 +1,10 @@
 """Configuration of clips: videos, frames, crops, augmentation."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from snvideo.base_config import Section
+from snvideo.base_config import Section, UserPath
 
 RGB = tuple[float, float, float]
 MEAN: RGB = (0.45, 0.45, 0.45)
@@ -99,8 +98,8 @@ class TestViewConfig(Section):
 class DataConfig(Section):
     """The clip index and what is read from it."""
 
-    index: Path
-    root: Path | None = None
+    index: UserPath
+    root: UserPath | None = None
     """Folder that the index's paths start from; null: the one stated beside the index."""
     train_split: str = "train"
     test_split: str = "val"
@@ -111,7 +110,7 @@ class DataConfig(Section):
     timeout: float = Field(default=60.0, gt=0, le=300)
     """Seconds without a packet or a frame of a video after which it goes into quarantine; the work
     that a long one takes has no limit."""
-    quarantine: Path | None = None
+    quarantine: UserPath | None = None
     """Videos not to open: the `quarantine.csv` of another run."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """Order of an epoch's training clips: each video once; or as many clips, equally many of each

@@ -6,11 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from snvideo.atomic import write_atomic
 from snvideo.engine.checkpoint import BEST, checkpoints, save_checkpoint, write_checkpoint
 from snvideo.engine.config import LogConfig
 from snvideo.engine.distributed import World
-from snvideo.engine.run_dir import RunDir, explained_writes
+from snvideo.engine.run_dir import RunDir, check_writable
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -61,11 +60,7 @@ class Checkpointer:
 def check_disk_space(folder: Path, checkpoint_bytes: int, keep: int) -> None:
     """Raise SnvideoError if checkpoints cannot be written, or those kept, the best and the next one
     will not fit."""
-    # Only a write tells: root may do anything by the mode bits, and a full disk has none.
-    trial = folder / "trial"
-    with explained_writes(folder):
-        write_atomic(trial, "trial")
-        trial.unlink()
+    check_writable(folder)
     present = [path for path in (*checkpoints(folder), folder / BEST) if path.exists()]
     needed = (keep + 2) * checkpoint_bytes - sum(path.stat().st_size for path in present)
     free = shutil.disk_usage(folder).free

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from snvideo.base_config import Section
+from snvideo.base_config import Section, UserPath
 from snvideo.data.config import DataConfig
 from snvideo.models.config import ModelConfig
 
@@ -184,7 +184,7 @@ class LogConfig(Section):
 class RunConfig(Section):
     """Everything that decides a run's result, and where it is written."""
 
-    output: Path
+    output: UserPath
     seed: NonNegativeInt = 0
     model: ModelConfig = ModelConfig()
     data: DataConfig

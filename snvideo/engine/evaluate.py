@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from snvideo.base_config import expand_user
 from snvideo.data import sampling
 from snvideo.data.augmentation import to_input, train_input
 from snvideo.data.config import MEAN, STD, DataConfig
@@ -239,7 +240,8 @@ def evaluate(
     """Evaluate a checkpoint of a run, or the weights that a config starts from, untrained.
 
     Statistics are those of the weights, whatever index is tested on, see `StatisticsConfig`.
-    Writes `evaluation.json` and `evaluation.npz` to the run, or to the config's output.
+    Writes `evaluation.json` and `evaluation.npz` to the config's output, which is the run's folder
+    unless another one is named.
 
     Args:
         config: the run's, with other views, another index or whatever is to be different.
@@ -252,7 +254,9 @@ def evaluate(
     data = config.data
     with init_world() as world:
         index = ClipIndex.load(data.index, data.test_split, data.root)
-        folder, device = RunDir(Path(run or config.output)), world.device
+        folder, device = RunDir(expand_user(run or config.output)), world.device
+        written = RunDir(config.output)
+        world.on_main(lambda: written.check_output(None if run is None else folder))
         quarantine = read_quarantine(config, folder.path)
         step, training = 0, config
         statistics: StatisticsOrigin = "weights"
@@ -260,7 +264,7 @@ def evaluate(
             config, model, origin = _load_start(config, index.labels, world)
         else:
             config = resolve_config(config, None, world)
-            path = _newest(folder) if checkpoint is None else Path(checkpoint)
+            path = _newest(folder) if checkpoint is None else expand_user(checkpoint)
             state, origin = load_checkpoint(path), str(path)
             statistics, training = _choose_statistics(config, folder, state)
             step = state["progress"]["step"]
@@ -280,9 +284,9 @@ def evaluate(
             statistics_from=statistics if tracking_layers(model) else None,
         )
         if world.is_main:
-            with folder.written("evaluation.npz") as path:
+            with written.written("evaluation.npz") as path:
                 found.save_predictions(path, index)
-            folder.write_results(results.stored(), "evaluation")
+            written.write_results(results.stored(), "evaluation")
             log.info("%s: %s x %d views", origin, results, clips * crops)
     return results
 
@@ -379,8 +383,6 @@ def _load_start(
     untrained = f"{source.origin} cannot be tested without training"
     if not source.exact:
         raise SnvideoError(f"{untrained}: {'; '.join(source.notes)}")
-    if (config.output / "config.yaml").exists():
-        raise SnvideoError(f"{config.output} holds a run: choose another output")
     config = resolve_config(config, source, world)
     if source.metadata is not None and source.metadata.use_batch:
         # Keep SN's batch part: one clip per GPU, for which it is left out, counts in training only.

@@ -1,5 +1,7 @@
 """Run directory: config, environment, metrics, checkpoints and results of a run."""
 
+from __future__ import annotations
+
 import errno
 import json
 import logging
@@ -155,6 +157,14 @@ class RunDir:
                 stack.enter_context(locked(self.path / LOCK, f"run {self.path}"))
             yield
 
+    def check_output(self, run: RunDir | None) -> None:
+        """Raise SnvideoError if an evaluation of a run cannot be written here, or here is another
+        run."""
+        another = run is None or self.path.resolve() != run.path.resolve()
+        if another and (self.path / "config.yaml").exists():
+            raise SnvideoError(f"{self.path} holds a run: choose another output")
+        check_writable(self.path)
+
     def open(self, config: RunConfig, mark: int, step: int) -> None:
         """Begin a run, at mark and step 0, or continue it where a checkpoint was written.
 
@@ -240,6 +250,15 @@ def explained_writes(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; "
             f"{'free some space' if full else 'make that possible'} and run the same command again"
         ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise SnvideoError if nothing can be written to a folder, which is made if it is missing."""
+    # Only a write tells: root may do anything by the mode bits, and a full disk has none.
+    trial = folder / "trial"
+    with explained_writes(folder):
+        write_atomic(trial, "trial")
+        trial.unlink()
 
 
 def _remove_if_empty(folder: Path) -> None:

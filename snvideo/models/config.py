@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from snvideo.base_config import Section
+from snvideo.base_config import Section, UserPath, expand_user
 from snvideo.errors import SnvideoError
 from snvideo.norm.factory import NormName
 from snvideo.norm.mixture import PAPER, Part, Ratios, Start, mixture_spec, start_logits
@@ -94,10 +93,14 @@ class NormConfig(Section):
         return options if start == "equal" else options | {"start": start}
 
 
+def _expand_source(source: str) -> str:
+    return str(expand_user(source)) if source.startswith("~") else source
+
+
 class WeightsConfig(Section):
     """Weights that training starts from."""
 
-    source: str
+    source: Annotated[str, AfterValidator(_expand_source)]
     """A file, or a library's own download: `torchvision:NAME`, `timm:NAME`, `pytorchvideo:NAME`."""
     inflate: Literal["repeat", "centre"] = "repeat"
     """Inflation of 2D kernels to 3D: repeated over time and divided, or in the middle frame."""
@@ -106,7 +109,7 @@ class WeightsConfig(Section):
     head: Literal["match", "new"] = "match"
     """The classifier is loaded, class by class by name, or starts anew. That of an image network
     always does."""
-    classes: Path | None = None
+    classes: UserPath | None = None
     """Names of the source's classes in their order, where the file does not say: a text file with
     one a line, or JSON (a list, names to numbers, or an index's)."""
 

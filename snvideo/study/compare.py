@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -14,7 +14,7 @@ from snvideo.atomic import write_atomic
 from snvideo.engine.config import RunConfig
 from snvideo.engine.preemption import preemption
 from snvideo.engine.results import read_results
-from snvideo.engine.run_dir import PREEMPTED, RunDir
+from snvideo.engine.run_dir import PREEMPTED, RunDir, explained_writes
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError
 from snvideo.lock import InUseError, locked
 from snvideo.study.config import Cell, StudyConfig, cells
@@ -123,8 +123,10 @@ def _run_after_others(cell: Cell, label: str, processes: int, launch: Launch) ->
 @contextmanager
 def _claimed(cell: Cell) -> Iterator[None]:
     """Keep other studies from a cell; InUseError if one has it, or a training process alone."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    with locked(cell.folder / STUDY_LOCK, f"run {cell.folder}"):
+    with ExitStack() as held:
+        with explained_writes(cell.folder):
+            cell.folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(cell.folder / STUDY_LOCK, f"run {cell.folder}"))
         with RunDir(cell.folder).locked():  # an orphan of a study that was killed may train on
             pass
         yield

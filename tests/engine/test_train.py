@@ -1,5 +1,6 @@
 """Whole runs: their folder, going on after a kill, and the same weights on 1 and 2 processes."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -75,6 +76,35 @@ def test_a_finished_run_is_not_repeated_and_another_config_is_refused(finished):
     assert (finished / "results.json").stat().st_mtime_ns == before
     with pytest.raises(SnvideoError, match=r"another config \(seed: 0 there, 5 now\)"):
         train(config.model_copy(update={"seed": 5}))
+
+
+def test_an_evaluation_is_written_where_it_is_asked_for(finished, tmp_path, monkeypatch):
+    own = finished / "evaluation.json"
+    before = own.read_bytes() if own.exists() else None
+    quick = ("data.test.clips=1", f"output={tmp_path / 'elsewhere'}")
+    found = evaluate(load_config(finished, quick), finished)
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {
+        *("evaluation.json", "evaluation.npz")
+    }
+    assert found.views.clips == 1
+    assert before == (own.read_bytes() if own.exists() else None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.yaml").touch()
+    with pytest.raises(SnvideoError, match="other holds a run: choose another output"):
+        evaluate(load_config(finished, (f"output={tmp_path / 'other'}",)), finished)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(finished, monkeypatch):
+    def refuse(path: Path, content: object) -> None:
+        raise PermissionError(errno.EROFS, "Read-only file system", str(path))
+
+    def compute(*arguments: object) -> None:
+        raise AssertionError("computed")
+
+    monkeypatch.setattr("snvideo.engine.run_dir.write_atomic", refuse)
+    monkeypatch.setattr("snvideo.engine.evaluate.evaluate_views", compute)
+    with pytest.raises(SnvideoError, match=f"cannot write {finished}: Read-only file system"):
+        evaluate(load_config(finished), finished)
 
 
 def test_class_count_must_match_the_checkpoint(finished, toy, tmp_path):
