@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "common.h"
@@ -19,24 +20,59 @@ constexpr int64_t SERIAL = 32768;        // values below which one thread is fas
 
 // Channels first: a row is the l positions of one sample and channel ------------------------------
 
+// The sums of terms over the positions of a row. A term gets what reads the i-th of some values, one or
+// eight, and i.
+template <typename T, typename... Term>
+INLINE std::array<double, sizeof...(Term)> row_totals(int64_t l, Term... term) {
+    const auto one = [](const auto* x, int64_t i) { return T(x[i]); };
+    const auto eight_of = [](const auto* x, int64_t i) { return eight(x + i); };
+    std::array<double, sizeof...(Term)> totals{};
+    for (int64_t begin = 0; begin < l; begin += FLUSH) {
+        const int64_t end = std::min(l, begin + FLUSH);
+        typename Eight<T>::Type sums[sizeof...(Term)][4] = {};
+        T rest[sizeof...(Term)] = {};
+        int64_t i = begin;
+        for (; i + 4 * EIGHT <= end; i += 4 * EIGHT)
+            for (int64_t k = 0; k < 4; k++) {
+                size_t of = 0;
+                ((sums[of++][k] += term(eight_of, i + k * EIGHT)), ...);
+            }
+        for (; l > EIGHT && i + EIGHT <= end; i += EIGHT) {
+            size_t of = 0;
+            ((sums[of++][0] += term(eight_of, i)), ...);
+        }
+        for (; i < end; i++) {
+            size_t of = 0;
+            ((rest[of++] += term(one, i)), ...);
+        }
+        for (size_t of = 0; of < sizeof...(Term); of++) {
+            const auto a = (sums[of][0] + sums[of][2]) + (sums[of][1] + sums[of][3]);
+            const T all = ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+            totals[of] += all + rest[of];
+        }
+    }
+    return totals;
+}
+
 template <typename S, typename T = Wide<S>>
 WIDEST void row_moments(const S* x, int64_t l, T* center, double* mean, double* variance) {
-    const auto nothing = [](int64_t) { return T(0); };
-    const T at = T(row_sums_of<T>(l, [=](int64_t i) { return x[i]; }, nothing).first / l);
-    const Pair centered = row_sums_of<T>(l, [=](int64_t i) { return x[i] - at; },
-                                         [=](int64_t i) { return (x[i] - at) * (x[i] - at); });
-    const double rest = centered.first / l;
+    const T at = T(row_totals<T>(l, [=](auto of, int64_t i) { return of(x, i); })[0] / l);
+    const auto [sum, square] = row_totals<T>(
+        l, [=](auto of, int64_t i) { return of(x, i) - at; },
+        [=](auto of, int64_t i) { return (of(x, i) - at) * (of(x, i) - at); });
+    const double rest = sum / l;
     *center = at;
     *mean = at + rest;
-    *variance = std::max(centered.second / l - rest * rest, 0.0);  // in this order NaN stays NaN
+    *variance = std::max(square / l - rest * rest, 0.0);  // in this order NaN stays NaN
 }
 
 template <typename S, typename T = Wide<S>>
 WIDEST void row_sums(const S* dy, const S* x, int64_t l, T center, double* total, double* dot) {
-    const Pair sums = row_sums_of<T>(l, [=](int64_t i) { return dy[i]; },
-                                     [=](int64_t i) { return dy[i] * (x[i] - center); });
-    *total = sums.first;
-    *dot = sums.second;
+    const auto sums = row_totals<T>(
+        l, [=](auto of, int64_t i) { return of(dy, i); },
+        [=](auto of, int64_t i) { return of(dy, i) * (of(x, i) - center); });
+    *total = sums[0];
+    *dot = sums[1];
 }
 
 template <typename S, typename T = Wide<S>>
