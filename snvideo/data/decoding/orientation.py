@@ -22,7 +22,6 @@ ORIENTATIONS = {
 }
 """EXIF's number -> what is done to a stored picture: mirrored left to right, flipped top to bottom,
 turned clockwise."""
-TURNED = (1, 3, 6, 8)  # without a mirror
 _EXACT = 0.01  # part of the matrix's largest number by which others may be off
 
 

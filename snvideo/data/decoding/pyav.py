@@ -120,15 +120,15 @@ def decode_pyav(
     return frames, counted
 
 
-def ordered_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """Frames as `from_key_frames` gives them, by decoding all from the start; `NotAsIndexed` if
-    one is damaged, or their times do not ascend, so that they cannot be found by them."""
+def ordered_frames(video: Video, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Times and frames, which are as `from_key_frames` gives them, by decoding from the start;
+    `NotAsIndexed` if one is damaged, or times do not ascend, so that they tell no frame."""
     with open_video(video.path) as container:
         shown = watched(container.decode(main_stream(container)))
         in_order = _ascending(islice(shown, int(wanted[-1]) + 1))
         for number, frame in enumerate(in_order):
             if number in wanted:
-                yield shown_picture(frame, video)
+                yield frame.pts or 0, shown_picture(frame, video)
 
 
 def _ascending(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
@@ -179,7 +179,7 @@ def _packet_table(container: InputContainer, stream: VideoStream, video: Video) 
 
 def _far_group(table: Any, first: int, number: int) -> int:
     """Place in the table of the key packet before a frame that is worth a seek; 0 if none is."""
-    if not table or table[number].pos - table[first].pos < _FAR:
+    if number >= len(table) or table[number].pos - table[first].pos < _FAR:
         return 0
     while not table[number].is_keyframe:  # groups are closed: it has as many frames before it
         number -= 1

@@ -16,7 +16,7 @@ from av.error import FFmpegError, InvalidDataError
 from av.video.stream import VideoStream
 
 from snvideo.data.decoding import DECODE, missing
-from snvideo.data.decoding.orientation import TURNED, stored_size
+from snvideo.data.decoding.orientation import stored_size
 from snvideo.data.decoding.pyav import Unusable, main_stream, open_video
 from snvideo.data.index import DECODERS, LEAST_FPS, IndexRow, Video, row_problem
 from snvideo.data.indexing.bitstream import may_have_fields
@@ -34,11 +34,9 @@ TOLERANCE = 1.0
 _PLACES = 12
 """Frames of a file that decoders are compared at."""
 
-# Where a packet is a frame and decord can be trusted unseen. Elsewhere it may repeat or skip frames
-# (MPEG-4 in AVI, MPEG-TS), have no decoder (AV1) or show other colours (10-bit).
+# Where packets tell that each is a frame, and that groups of pictures are independent.
 _USUAL_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _USUAL_CODECS = ("h264", "hevc", "vp9")  # not VP8, which has packets that show nothing
-_USUAL_PIXELS = ("yuv420p", "yuvj420p")
 
 
 def probe(path: Path, check: Check) -> IndexRow:
@@ -80,8 +78,9 @@ def stages(path: Path, check: Check) -> Iterator[tuple[IndexRow, str]]:
       enough to hold them, and decodes up to 300 frames; left to PyAV. Files without such a table
       are read as by `packets`.
     - `packets`: counts packets and decodes up to 300 frames, to try random access. Files whose
-      packets may not be their frames (hidden, damaged or missing ones, AVI, MPEG-TS, AV1, 10-bit)
-      are decoded with PyAV from start to end, and left to it.
+      packets may not be their frames (hidden, damaged or missing ones, fields, AVI, MPEG-TS, AV1)
+      are decoded with PyAV from start to end, and left to it; of the others decord gets those in
+      which its frames agree near the start.
     - `decode`: decodes with PyAV from start to end, then compares decord's and torchcodec's frames
       at up to 12 places. They get files that agree and are sound.
     """
@@ -105,7 +104,10 @@ def stages(path: Path, check: Check) -> Iterator[tuple[IndexRow, str]]:
         return
     video = Video.of(found, path)
     untried = tuple(decoder for decoder in untried if not missing(decoder))
-    numbers = np.unique(np.linspace(0, video.frames - 1, _PLACES).round().astype(np.int64))
+    last = video.frames - 1
+    # Without the check `decode` those near the start, which cost little.
+    end = last if check == "decode" else min(16, last)
+    numbers = np.unique(np.linspace(0, end, _PLACES).round().astype(np.int64))
     yield found, "pyav"
     expected = DECODE["pyav"](video, numbers, np.asarray)[0] if untried else []
     for decoder in untried:
@@ -151,19 +153,15 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, tuple[str, ...]]:
         )
         if seekable:
             limit = found.frames if scan.every_frame else FRAMES
-            seekable = seeks_right(Video.of(found, path), scan.starts(), limit)
+            seekable = seeks_right(Video.of(found, path), scan.starts(), limit, scan.times())
         # decord seeks to the key packet before the one asked for and counts on from that packet's
         # place in the file, which goes wrong where hidden packets are dropped on decoding.
         sound = seekable and not scan.dropped and scan.table_agrees(container, stream)
         if check == "decode":
             untried = DECODERS[1:] if sound else ("torchcodec",) if seekable else ()
             return found._replace(seekable=int(seekable)), untried
-        # decord divides a row, padded to 32 pixels, by the width and finds four channels or more in
-        # very narrow frames (24, 48, 72 pixels). It turns pictures, but does not mirror them.
-        wide = -(-found.width // 32) * 32 * 3 // found.width == 3
-        turned = scan.orientation in TURNED and scan.plain_matrix
-        if sound and scan.pixels in _USUAL_PIXELS and wide and turned:
-            return found._replace(seekable=1, decoders="pyav decord"), ()
+        if sound:
+            return found._replace(seekable=1), ("decord",)
     return _read(path, "decode")[0], ()
 
 

@@ -38,7 +38,6 @@ class StreamScan:
     resized: bool = False  # some frame has another size than the first
     orientation: int = 1
     plain_matrix: bool = True  # the display matrix asks for nothing but the orientation
-    pixels: str = ""
     error: Exception | None = None
     _packet_times: set[int] = field(default_factory=set)
     """Time stamps of packets that are not dropped, and of frames."""
@@ -127,7 +126,6 @@ class StreamScan:
         if not self.frames:
             self.orientation, self.plain_matrix = orientation(frame)
             self.width, self.height = frame.width, frame.height
-            self.pixels = frame.format.name
         self.resized |= (frame.width, frame.height) != (self.width, self.height)
         self.damaged += frame.is_corrupt
         if frame.pts is not None:
@@ -161,9 +159,13 @@ class StreamScan:
             stated.append(self.packets * stream.frames // (1 + max(self._packet_times)))
         return self.read / max(1, *stated)
 
+    def times(self) -> list[int]:
+        """Times of packets that are shown, ascending."""
+        return sorted(self._packet_times)
+
     def starts(self) -> list[int]:
         """Numbers of the first shown frames of the groups that begin with key packets."""
-        times = sorted(self._packet_times)
+        times = self.times()
         found = np.searchsorted(times, self._key_times)
         return self._starts or np.unique(found[found < len(times)]).tolist()
 

@@ -17,6 +17,7 @@ from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.probe import TOLERANCE, probe, probe_all
 from snvideo.data.indexing.sources import read_class_folders
 from tests.data import decoders
+from tests.data.decoding.reference import ffmpeg_pictures, needs_ffmpeg
 from tests.data.videos import frame_number, write_video
 
 
@@ -226,6 +227,32 @@ def test_every_real_file_agrees_or_says_why(real_videos):
             assert difference.mean() <= (TOLERANCE if odd else 0), (path.name, decoder)
     assert len(paths) == 43 and seekable >= 18 and agreeing["decord"] >= 12
     assert agreeing["torchcodec"] >= 24 or missing("torchcodec")
+
+
+@needs_ffmpeg
+def test_every_frame_of_real_files_is_that_of_ffmpeg(real_videos):
+    exact = frames = 0
+    for path in sorted((real_videos / "odd_videos").iterdir()):
+        found, shown = probe(path, "decode"), ffmpeg_pictures(path)
+        if found.status != "ok":
+            assert next(shown, None) is None, path.name
+            continue
+        differences = []
+
+        def compare(picture, shown=shown, differences=differences):
+            expected = next(shown)
+            assert picture.shape == expected.shape
+            differences.append(np.abs(picture - expected.astype(np.int16)).mean())
+            return np.empty(0)
+
+        decode_frames(Video.of(found, path), range(found.frames), transform=compare)
+        # After an error ffmpeg goes on, with pictures that lack what it lost.
+        assert next(shown, None) is None or found.reason == "decoding stops early", path.name
+        shown.close()
+        assert max(differences) < 4, path.name  # other roundings of odd sizes and 10-bit colours
+        exact += differences.count(0)
+        frames += found.frames
+    assert exact > 0.9 * frames > 1000
 
 
 def test_real_clips_decode_as_their_index_says(real_videos, tmp_path):

@@ -87,7 +87,7 @@ def test_other_matrices_are_remarked_and_the_nearest_is_taken(
 ) -> None:
     path = with_matrix(plain, tmp_path / "a.mp4", matrix)
     found = probe(path, "packets")
-    assert (found.status, found.orientation, found.decoders) == ("ok", ODD[matrix], "pyav")
+    assert (found.status, found.orientation) == ("ok", ODD[matrix])
     assert found.reason.startswith("display matrix")
     turn = next(turn for number, turn in MATRICES.values() if number == ODD[matrix])
     expected = turn(decode_frames(plain, [3]))

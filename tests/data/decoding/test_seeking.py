@@ -3,6 +3,7 @@
 import re
 import struct
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -12,29 +13,35 @@ import pytest
 from snvideo.data.decoding import decode_frames
 from snvideo.data.index import DECODERS, Video
 from snvideo.data.indexing.probe import probe
+from tests.data.decoding.reference import assert_alike, ffmpeg_frames, needs_ffmpeg
 from tests.data.streams import (
     FRAMES,
     HEIGHT,
     WIDTH,
+    description,
     element,
     encoder,
     from_start,
+    packets,
     pictures,
+    remux,
     write,
     write_matroska,
+    write_mp4,
 )
+
+FIRST = {"g": "6", "bf": "0", "x264-params": "cabac=1:8x8dct=1:qp=20:scenecut=0"}
+OTHER = {"g": "6", "bf": "0", "x264-params": "cabac=0:8x8dct=0:qp=34:ref=3:scenecut=0"}
 
 
 def write_joined(path: Path) -> Path:
     """Two encodings, one after the other, the second's parameter sets only at its start."""
-    first = {"g": "6", "bf": "0", "x264-params": "cabac=1:8x8dct=1:qp=20:scenecut=0"}
-    other = {"g": "6", "bf": "0", "x264-params": "cabac=0:8x8dct=0:qp=34:ref=3:scenecut=0"}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options=first)
+        stream = container.add_stream("libx264", rate=25, options=FIRST)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         half = [frame for frame in pictures() if frame.pts < FRAMES // 2]
         packets = [p for frame in (*half, None) for p in stream.encode(frame)]
-        second = encoder(other)
+        second = encoder(OTHER)
         rest = [frame for frame in pictures() if frame.pts >= FRAMES // 2]
         seen = False
         for made in [p for frame in (*rest, None) for p in second.encode(frame)]:
@@ -60,6 +67,78 @@ def write_lying(path: Path, codec: str) -> Path:
     data[at + 8 : at + 12] = len(lies).to_bytes(4, "big")
     data[at + 12 : at + 12 + 4 * len(lies)] = b"".join(k.to_bytes(4, "big") for k in lies)
     path.write_bytes(data)
+    return path
+
+
+def write_two_descriptions(path: Path) -> Path:
+    """Two encodings in one track, each with a description of its own."""
+    made = [write(path.with_name(f"{k}.mp4"), "libx264", o) for k, o in enumerate((FIRST, OTHER))]
+    half = FRAMES // 2
+    samples = [p for k, one in enumerate(made) for p in packets(one)[k * half : half + k * half]]
+    return write_mp4(path, [description(one, b"avc1") for one in made], samples)
+
+
+def write_once(path: Path) -> Path:
+    """Parameter sets and encoder version in the first packet alone."""
+    source = write(path.with_name(f"often_{path.name}"), "libx264", FIRST)
+    kept = packets(source)
+    for number, packet in enumerate(kept[1:], 1):
+        units = re.split(rb"\x00\x00\x00?\x01", bytes(packet))[1:]
+        left = [unit for unit in units if unit[0] & 31 not in (6, 7, 8, 9)]
+        made = av.Packet(b"".join(b"\0\0\0\1" + unit for unit in left))
+        made.pts, made.dts, made.time_base = packet.pts, packet.dts, packet.time_base
+        made.is_keyframe = packet.is_keyframe
+        kept[number] = made
+    return remux(source, path, kept)
+
+
+def write_version(path: Path) -> Path:
+    """An old encoder's version, by which decoders undo its faults, in the first packet alone."""
+    with av.open(str(path), "w") as container:
+        options = {"g": "6", "bf": "0", "x264-params": "8x8dct=1:cabac=1"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
+        for frame in pictures():
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    path.write_bytes(re.sub(rb"core 1\d\d", b"core 120", path.read_bytes(), count=1))
+    return path
+
+
+def write_resent(path: Path) -> Path:
+    """MPEG-2 whose quantization changes in the middle, by a sequence header that comes once."""
+    source = write(path.with_name("often.mpg"), "mpeg2video", {"g": "6", "bf": "0"})
+    kept = packets(source)
+    for number, packet in enumerate(kept):
+        content = bytes(packet)
+        starts = [content.find(code) for code in (b"\0\0\1\xb8", b"\0\0\1\0")]
+        rest = min(at for at in starts if at >= 0)  # of the group or the picture
+        if number == FRAMES // 2:  # 62 bits, a flag, 64 bytes, another flag
+            matrix = int.from_bytes(bytes([8] + [60] * 63))
+            header = (int.from_bytes(content[4:12]) >> 2 << 1 | 1) << 513 | matrix << 1
+            content = content[:4] + header.to_bytes(72) + content[12:]
+        elif number:
+            content = content[rest:]
+        made = av.Packet(content)
+        made.pts = made.dts = number
+        made.time_base, made.is_keyframe = Fraction(1, 25), packet.is_keyframe
+        kept[number] = made
+    return remux(source, path, kept)
+
+
+def write_all_key(path: Path) -> Path:
+    """All packets are marked as key packets."""
+    source = write(path.with_name(f"some_{path.name}"), "libx264", {"g": "12", "bf": "0"})
+    kept = packets(source)
+    for packet in kept:
+        packet.is_keyframe = True
+    return remux(source, path, kept)
+
+
+def write_no_table(path: Path) -> Path:
+    """An MP4 file without a table of key packets, which calls all of them so."""
+    data = write(path, "libx264", {"g": "12", "bf": "2"}).read_bytes()
+    path.write_bytes(data.replace(b"stss", b"free"))
     return path
 
 
@@ -111,6 +190,15 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "joined.ts": write_joined,
     "lying_h264.mp4": lambda path: write_lying(path, "libx264"),
     "lying_mpeg4.mp4": lambda path: write_lying(path, "mpeg4"),
+    "two_descriptions.mp4": write_two_descriptions,
+    "once.ts": write_once,
+    "version.mp4": write_version,
+    "resent.mkv": write_resent,
+    "resent.avi": write_resent,
+    "all_key.mp4": write_all_key,
+    "all_key.mkv": write_all_key,
+    "no_table.mp4": write_no_table,
+    "live.webm": lambda path: write(path, "libvpx-vp9", {"cpu-used": "8"}, {"live": "1"}),
     "palette.avi": write_palette,
     "vfw.mkv": write_vfw,
 }
@@ -134,6 +222,13 @@ def test_frame_k_is_the_kth_of_plain_decoding(tmp_path: Path, name: str) -> None
         found = probe(path, check)
         assert (found.status, found.frames) == ("ok", len(expected))
         assert_right(Video.of(found, path), expected)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", KINDS)
+def test_ffmpeg_shows_the_same(tmp_path: Path, name: str) -> None:
+    path = KINDS[name](tmp_path / name)
+    assert_alike(decode_frames(path, range(FRAMES)), ffmpeg_frames(path))
 
 
 @pytest.mark.parametrize("name", [n for n in KINDS if n.startswith(("refresh", "lying", "open"))])

@@ -132,6 +132,17 @@ def test_ffmpeg_counts_the_same(tmp_path: Path, name: str) -> None:
         assert_alike(decode_frames(path, range(len(shown))), shown)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_lost_packet_is_no_frame(tmp_path: Path, codec: str, check: str) -> None:
+    more = {"x265-params": "log-level=none:bframes=1:keyint=250"} if codec == "libx265" else {}
+    source = write(tmp_path / "whole.mp4", codec, {"g": "250", "bf": "1", **more})
+    kept = packets(source)
+    path = remux(source, tmp_path / "a.mp4", kept[:20] + kept[21:])
+    found = probe(path, check)
+    assert found.frames == len(from_start(path))
+
+
 # Times below zero --------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -222,9 +223,10 @@ def test_decord_that_dies_costs_neither_the_file_nor_the_rest(
     assert [one.reason for one in found] == ["", "decord hangs", "", "decord crashed", ""]
 
 
-def test_file_that_nobody_can_read_in_time(tmp_path: Path) -> None:
-    slow = write_video(tmp_path / "a.mp4", frames=200, size=(640, 480))
-    found = list(probe_all([slow, tmp_path / "no.mp4"], "decode", workers=1, timeout=0.005))
+def test_file_that_nobody_can_read_in_time(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("snvideo.data.indexing.probe.open_video", lambda path: time.sleep(60))
+    slow = write_video(tmp_path / "a.mp4", frames=9)
+    found = list(probe_all([slow, tmp_path / "no.mp4"], "decode", workers=1, timeout=0.5))
     assert (found[0].status, found[0].reason) == ("broken", "decoder hangs")
     assert found[1].status == "missing"
 
