@@ -1,19 +1,19 @@
-"""Processor time of a training clip, from a file to 224 pixels, against other libraries' pipelines.
+"""Clips a core makes in a second of its time, from files to pixels, against other libraries.
 
-    python benchmarks/loader.py [VIDEOS] [--prepared FOLDER] [--clip 8x8 --clip 32x2]
+    python benchmarks/loader.py [VIDEOS] [--prepared FOLDER] [--clip 8x8 --clip 32x2] [--views 8x8]
         [--workers 1 --workers 2] [--json FILE] [--markdown FILE]
 
-The rivals (see `rivals.py`; those that cannot be imported are left out, and named) take turns on
-the same clips of the same videos, as they are and re-encoded by `snvideo prepare`. A
-turn is one clip of every video, in one process on one thread; each ratio is the median over
-repeats, with its quartiles. Then the loader's clips a second, with one worker process and with
-more. Without VIDEOS, toy videos are drawn; these are tiny, so their figures mean little.
+The rivals (see `rivals.py` and `view_rivals.py`; those that cannot be imported are left out, and
+named) take turns on the same videos, as they are and re-encoded by `snvideo prepare`. A turn is
+one training clip, or all test views, of every video, in one process on one thread; each ratio is
+the median over repeats, with its quartiles. Then the loader's clips a second, with one worker
+process and with more. With --clip or --views, only what they name. Without VIDEOS, toy videos are
+drawn; these are tiny, so their figures mean little.
 """
 
 import gc
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -22,38 +22,49 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from output import JsonFile, MarkdownFile, processor, publish
+from output import JsonFile, MarkdownFile, publish
 from rivals import (
+    CLIP_RIVALS,
     DECORD,
     DECORD_VIDEO,
     MMACTION,
     OURS,
     OURS_DECORD,
+    OURS_TORCHCODEC,
     PYAV_VIDEO,
     SEED,
+    SPDL,
+    TORCHCODEC,
     Pipeline,
+    Request,
     pipelines,
     request,
 )
 from sheets import SPREAD, Row, Sheet, pivot
 from timing import ratio, set_libraries_aside, take_turns
-from videos import CORES, ORIGINALS, PREPARED, Videos, clip_config, collect, find, too_short
+from videos import (
+    CORES,
+    ORIGINALS,
+    PREPARED,
+    Videos,
+    clip_config,
+    collect,
+    find,
+    machine,
+    too_short,
+)
+from view_rivals import VIEW_RIVALS, view_request
 
 from snvideo.data import sampling
-from snvideo.data.config import ClipConfig, DataConfig
+from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig
 from snvideo.data.dataset import SampleKey
+from snvideo.data.index import ClipIndex
 from snvideo.data.loader import train_loader
 from snvideo.errors import SnvideoError
 
-BASES = (MMACTION, PYAV_VIDEO, DECORD_VIDEO, DECORD)
+BASES = (MMACTION, PYAV_VIDEO, DECORD_VIDEO, DECORD, TORCHCODEC, SPDL)
 BATCH = 4
 """Clips in a batch of the loader."""
-# fmt: off
-PACKAGES = (
-    "torch", "torchvision", "av", "decord", "pytorchvideo",
-    "mmaction2", "mmcv-lite", "mmengine", "opencv-python-headless",
-)
-# fmt: on
 
 
 class Target(NamedTuple):
@@ -68,7 +79,10 @@ class Target(NamedTuple):
         return f"{OURS} on {self.ours} / {self.rival} on {self.base}"
 
 
+FASTER = Target(ORIGINALS, TORCHCODEC, ORIGINALS, round(1 / 1.2, 2))
+"""1.2 times the clips of torchcodec."""
 TARGETS = (
+    FASTER,
     Target(ORIGINALS, MMACTION, ORIGINALS, 0.75),
     Target(ORIGINALS, PYAV_VIDEO, ORIGINALS, 0.4),
     Target(ORIGINALS, DECORD_VIDEO, ORIGINALS, 0.4),
@@ -79,17 +93,29 @@ SCALING = 0.9
 """What each worker is to add at least, in clips a second of a single one."""
 
 
+class Kind(NamedTuple):
+    """What rivals make of a video: a training clip, or all test views."""
+
+    text: str
+    clip: ClipConfig
+    views: bool
+
+    def __str__(self) -> str:
+        return f"{self.text}{' views' * self.views}"
+
+
 class Trial(NamedTuple):
-    """A rival's clips of one encoding, to be timed."""
+    """A rival's samples of one encoding, to be timed."""
 
     pipeline: Pipeline
     videos: Videos
     config: DataConfig
+    ask: Callable[[ClipIndex, DataConfig, SampleKey], Request]
 
     def run(self, names: Sequence[str], repeat: int) -> float:
-        """Seconds of processor time for a clip of every video, in the mean."""
+        """Seconds of processor time for a sample of every video, in the mean."""
         requests = [
-            request(
+            self.ask(
                 self.videos.index,
                 self.config,
                 # The row has no part in what is drawn, so all encodings show the same clips.
@@ -123,23 +149,24 @@ def unreadable(trials: dict[tuple[str, str], Trial], names: Sequence[str]) -> di
 
 
 def clip_times(
-    encodings: dict[str, Videos], clip: ClipConfig, repeats: int, left_out: dict[str, str]
+    encodings: dict[str, Videos], kind: Kind, repeats: int, left_out: dict[str, str]
 ) -> tuple[Times, int, dict[str, str]]:
-    """Times of all rivals at one kind of clip, the number of videos, and who cannot take part.
+    """Times of all rivals at one kind of sample, the number of videos, and who cannot take part.
 
     Args:
         encodings: of the videos, by name.
-        clip: frames and stride.
+        kind: of the samples.
         repeats: turns of each rival.
         left_out: videos and why; those that cannot be used for this clip are added.
     """
     trials: dict[tuple[str, str], Trial] = {}
+    rivals, ask = (VIEW_RIVALS, view_request) if kind.views else (CLIP_RIVALS, request)
     for encoding, videos in encodings.items():
-        config = DataConfig(index=videos.path, clip=clip)
-        found, missing = pipelines(videos.index, config)
-        trials |= {(encoding, name): Trial(make, videos, config) for name, make in found.items()}
+        config = DataConfig(index=videos.path, clip=kind.clip)
+        found, missing = pipelines(rivals, videos.index, config)
+        trials |= {(encoding, name): Trial(p, videos, config, ask) for name, p in found.items()}
     set_libraries_aside()
-    left_out |= too_short(encodings, clip)
+    left_out |= too_short(encodings, kind.clip)
     names = [name for name in encodings[PREPARED].rows if name not in left_out]
     left_out |= unreadable(trials, names)
     names = [name for name in names if name not in left_out]
@@ -151,18 +178,23 @@ def clip_times(
         numbers = count()
         return lambda: trial.run(names, next(numbers))
 
-    times = take_turns({key: turn(trial) for key, trial in trials.items()}, repeats)
+    # All have run once to see who can.
+    times = take_turns({key: turn(trial) for key, trial in trials.items()}, repeats, warm_up=0)
     return times, len(names), missing
 
 
-def time_rows(clip: str, times: Times, videos: int) -> list[Row]:
+def time_rows(kind: Kind, times: Times, videos: int) -> list[Row]:
+    """Milliseconds for a sample, and clips or views in a second."""
+    test = TestViewConfig()
+    number = test.clips * test.crops if kind.views else 1
     return [
         {
-            "clip": clip,
+            "clip": str(kind),
             "encoding": encoding,
             "rival": rival,
             "videos": videos,
             "ms": 1e3 * median(spent),
+            "per_core_second": number / median(spent),
         }
         for (encoding, rival), spent in times.items()
     ]
@@ -178,17 +210,17 @@ def ratio_rows(clip: str, times: Times) -> list[Row]:
             (PREPARED, PREPARED),
             (PREPARED, ORIGINALS),
         )
-        for ours in (OURS, OURS_DECORD)
+        for ours in (OURS, OURS_DECORD, OURS_TORCHCODEC)
         for base in BASES
         if (mine, ours) in times and (theirs, base) in times
     ]
 
 
-def target_rows(clip: str, times: Times) -> list[Row]:
+def target_rows(kind: Kind, times: Times) -> list[Row]:
     """What was to be reached and what was; of absent rivals the target alone."""
     rows = []
-    for target in TARGETS:
-        row = {"clip": clip, "what": str(target), "target": target.most}
+    for target in (FASTER,) if kind.views else TARGETS:
+        row = {"clip": str(kind), "what": str(target), "target": target.most}
         if (target.base, target.rival) in times:
             found = ratio(times[target.ours, OURS], times[target.base, target.rival])
             row |= {**found._asdict(), "met": found.median <= target.most}
@@ -260,7 +292,11 @@ def all_sheets(rows: dict[str, list[Row]]) -> list[Sheet]:
         for row in rows["loader"]
     ]
     return [
-        pivot("ms of processor time per clip", times, "line", "rival", lambda r: f"{r['ms']:.1f}"),
+        pivot(
+            "clips, or views, per core-second",
+            times,
+            *("line", "rival", lambda row: f"{row['per_core_second']:.1f}"),
+        ),
         pivot(
             "ratio of snvideo's time (quartiles) to that of",
             ratios,
@@ -283,25 +319,6 @@ def verdict(row: Row) -> tuple[str, str]:
     return SPREAD.format(**row), "met" if row["met"] else "missed"
 
 
-def machine() -> Row:
-    """What a reader has to know about where figures come from."""
-    return {"device": processor(), "cores": CORES, "threads": 1} | {
-        package: installed(package) for package in PACKAGES
-    }
-
-
-def installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def doubling(most: int) -> list[int]:
-    """1, 2, 4 ... and the most."""
-    return sorted({2**power for power in range(most.bit_length())} | {most})
-
-
 def main(
     folder: Annotated[
         Path | None, typer.Argument(help="Folder of videos; by default some are drawn.")
@@ -311,9 +328,14 @@ def main(
         typer.Option(help="The same videos, prepared; by default they are, into a passing folder."),
     ] = None,
     clip: Annotated[
-        list[str] | None, typer.Option(help="Frames x stride; repeatable; by default 8x8 and 32x2.")
+        list[str] | None,
+        typer.Option(help="Of training: frames x stride; repeatable; by default 8x8 and 32x2."),
+    ] = None,
+    views: Annotated[
+        list[str] | None, typer.Option(help="The same of tests, all views; by default 8x8.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1)] = 15,
+    view_repeats: Annotated[int, typer.Option(min=1)] = 3,
     workers: Annotated[
         list[int] | None,
         typer.Option(
@@ -326,7 +348,10 @@ def main(
     markdown_file: MarkdownFile = None,
 ) -> None:
     """Print processor time per clip, its ratios to other libraries', and how the loader scales."""
-    kinds = {text: clip_config(text) for text in clip or ("8x8", "32x2")}
+    if clip is views is None:
+        clip, views = ["8x8", "32x2"], ["8x8"]
+    kinds = [Kind(text, clip_config(text), False) for text in clip or ()]
+    kinds += [Kind(text, clip_config(text), True) for text in views or ()]
     torch.set_num_threads(1)
     rows: dict[str, list[Row]] = {"times": [], "ratios": [], "targets": [], "loader": []}
     remarks: dict[str, None] = {}  # each once, in order
@@ -334,24 +359,32 @@ def main(
         typer.echo("indexing ...", err=True)
         encodings, useless = collect(find(folder, Path(scratch)), prepared, Path(scratch))
         for name, held in encodings.items():
-            pyav = sum("decord" not in held.index[row].decoders for row in held.rows.values())
-            if pyav:
-                remarks[f"{name}: decord is not right for {pyav}: {OURS_DECORD} takes PyAV"] = None
-        for text, kind in kinds.items():
-            typer.echo(f"{text} ...", err=True)
+            for decoder, ours in (("decord", OURS_DECORD), ("torchcodec", OURS_TORCHCODEC)):
+                trusted = [decoder in held.index[row].decoders for row in held.rows.values()]
+                if pyav := trusted.count(False):
+                    remarks[f"{name}: {decoder} is not trusted with {pyav}: {ours} takes PyAV"] = (
+                        None
+                    )
+        for kind in kinds:
+            typer.echo(f"{kind} ...", err=True)
             left_out = dict(useless)
-            times, videos, missing = clip_times(encodings, kind, repeats, left_out)
-            rows["times"] += time_rows(text, times, videos)
-            rows["ratios"] += ratio_rows(text, times)
-            rows["targets"] += target_rows(text, times)
-            remarks |= {f"{name} cannot take part: {why}": None for name, why in missing.items()}
-            remarks[f"{text}: a turn is a clip of each of {videos} videos"] = None
-            remarks |= {f"{text}: without {name}: {why}": None for name, why in left_out.items()}
-        typer.echo("loader ...", err=True)
-        numbers = workers or doubling(CORES)
-        rows["loader"] = loader_rows(
-            encodings, next(iter(kinds)), numbers, loader_clips, loader_repeats
-        )
+            turns = view_repeats if kind.views else repeats
+            times, videos, missing = clip_times(encodings, kind, turns, left_out)
+            rows["times"] += time_rows(kind, times, videos)
+            rows["ratios"] += ratio_rows(str(kind), times)
+            rows["targets"] += target_rows(kind, times)
+            for name, why in missing.items():
+                remark = f"{name} cannot take part: {why}"
+                typer.echo(remark, err=True)
+                remarks[remark] = None
+            what = "all views" if kind.views else "a clip"
+            remarks[f"{kind}: {turns} turns, each {what} of each of {videos} videos"] = None
+            remarks |= {f"{kind}: without {name}: {why}": None for name, why in left_out.items()}
+        if clip:
+            typer.echo("loader ...", err=True)
+            # 1, 2, 4 ... and all cores.
+            numbers = workers or sorted({2**n for n in range(CORES.bit_length())} | {CORES})
+            rows["loader"] = loader_rows(encodings, clip[0], numbers, loader_clips, loader_repeats)
     figures, lines = rows | {"remarks": list(remarks)}, list(remarks)
     publish("loader.py", machine(), figures, all_sheets(rows), lines, json_file, markdown_file)
 

@@ -3,8 +3,12 @@
 import os
 import re
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from output import processor
+from sheets import Row
 
 from snvideo.data.config import ClipConfig
 from snvideo.data.files import scan_videos
@@ -19,6 +23,13 @@ ORIGINALS, PREPARED = "originals", "prepared"
 TOY_VIDEOS = 32
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+# fmt: off
+PACKAGES = (
+    "torch", "torchvision", "av", "decord", "torchcodec", "spdl-io", "pytorchvideo",
+    "mmaction2", "mmcv-lite", "mmengine", "opencv-python-headless",
+)
+# fmt: on
 
 
 class Videos(NamedTuple):
@@ -106,3 +117,17 @@ def too_short(encodings: dict[str, Videos], clip: ClipConfig) -> dict[str, str]:
             if frames < span:
                 found[name] = f"its {frames} frames are fewer than a clip's {span}"
     return found
+
+
+def machine() -> Row:
+    """What a reader has to know about where figures come from."""
+    return {"device": processor(), "cores": CORES, "threads": 1} | {
+        package: installed(package) for package in PACKAGES
+    }
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -12,7 +12,6 @@ one thread.
 import gc
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -21,18 +20,18 @@ from typing import Annotated
 
 import torch
 import typer
-from loader import machine
 from output import JsonFile, MarkdownFile, publish
 from sheets import Row, Sheet
 from timing import quartiles, ratio, set_libraries_aside, take_turns
 from torch import Tensor
-from videos import clip_config, find, index_videos, too_short
+from videos import clip_config, find, index_videos, machine, too_short
 
 from snvideo.data import sampling
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import EvalDataset, VideoViews, cut
-from snvideo.data.decoding import decode_frames
+from snvideo.data.decoding import decode_frames, missing
 from snvideo.data.files import scan_videos
+from snvideo.data.index import DECODERS
 from snvideo.errors import SnvideoError
 
 ONCE, SENT = "one decode", "one decode, until sent"
@@ -48,9 +47,9 @@ Way = Callable[[], Tensor]
 """To all views of a video, uint8 (views, T, 3, crop, crop)."""
 
 
-def decoders() -> tuple[str, ...]:
-    """Without decord, PyAV would decode unnoticed."""
-    return ("pyav", "decord") if find_spec("decord") else ("pyav",)
+def decoders() -> list[str]:
+    """Those that are installed: PyAV would take the place of others unnoticed."""
+    return [decoder for decoder in DECODERS if not missing(decoder)]
 
 
 def ways(videos: EvalDataset, number: int) -> dict[str, Way]:

@@ -78,7 +78,9 @@ def shown_picture(frame: VideoFrame, video: Video) -> np.ndarray:
 
 def changes_decoder(packet: Packet) -> bool:
     """True if a packet brings parameters or a palette, which later ones need, too."""
-    return any(packet.has_sidedata(kind) for kind in ("new_extradata", "param_change", "palette"))
+    kinds = ("new_extradata", "param_change", "palette")
+    # Most packets have none at all, and asking for one by its kind takes ten times as long.
+    return any(data.data_type in kinds for data in packet.iter_sidedata())
 
 
 def is_key(frame: VideoFrame) -> bool:
