@@ -12,8 +12,10 @@ def check_input(layer: nn.modules.batchnorm._NormBase, x: Tensor) -> None:
         raise ValueError(f"expected floating point input (got {x.dtype})")
 
 
-def check_table(name: str, table: Tensor | None, length: int, x: Tensor) -> None:
+def check_table(name: str, table: Tensor | None, length: int, x: Tensor) -> bool:
     """Raise a RuntimeError for a parameter or statistic that does not go with an input.
+
+    Returns True if its values can be read from memory, as those of an input by `check_storage`.
 
     Args:
         name: for the message.
@@ -22,14 +24,14 @@ def check_table(name: str, table: Tensor | None, length: int, x: Tensor) -> None
         x: the input.
     """
     if table is None:
-        return
+        return True
     if table.shape != (length,):
         raise RuntimeError(f"{name} should contain {length} elements (got {tuple(table.shape)})")
     if not table.is_floating_point():
         raise RuntimeError(f"{name} should be floating point (got {table.dtype})")
     if table.device != x.device:
         raise RuntimeError(f"{name} should be on {x.device}, as the input is (got {table.device})")
-    check_storage(name, table)
+    return check_storage(name, table)
 
 
 def in_memory(tensor: Tensor) -> bool:
@@ -42,13 +44,18 @@ def in_memory(tensor: Tensor) -> bool:
     )
 
 
-def check_storage(name: str, tensor: Tensor) -> None:
-    """Raise a RuntimeError for a tensor whose storage was freed or is too short for its shape."""
+def check_storage(name: str, tensor: Tensor) -> bool:
+    """Raise a RuntimeError for a tensor whose storage was freed or is too short for its shape.
+
+    Returns True if its values can be read from memory: some tensors have none by right, and of some
+    it holds the negative.
+    """
     if not in_memory(tensor):
-        return  # it has none by right
+        return False
     reach = tensor.numel()
     if not tensor.is_contiguous() and reach:
         reach = 1 + sum((n - 1) * k for n, k in zip(tensor.shape, tensor.stride(), strict=True))
     needed = (tensor.storage_offset() + reach) * tensor.element_size()
     if reach and tensor.untyped_storage().nbytes() < needed:
         raise RuntimeError(f"{name} has no data: its storage is shorter than its shape")
+    return not tensor.is_neg()

@@ -65,8 +65,9 @@ def switch_norm(
     if (running_mean is None) is not (running_var is None):
         raise ValueError("expected running_mean and running_var both, or neither")
     parameters = reference.Parameters(weight, bias, mean_logits, var_logits)
+    readable = False
     if not torch.compiler.is_compiling():
-        _check(x, (running_mean, running_var), parameters, mixture)
+        readable = _check(x, (running_mean, running_var), parameters, mixture)
     if x.numel() == 0 and process_group is None:
         # As Batch Normalization: nothing comes out, nothing is stored, and gradients are zero.
         sums = [table.sum() for table in parameters if table is not None]
@@ -88,6 +89,7 @@ def switch_norm(
         process_group if grouped else None,
         eps,
         running,
+        readable,
     )
     return y
 
@@ -106,6 +108,7 @@ def normalize_batch(
         process_group,
         eps,
         None,
+        True,
     )
     assert batch is not None
     return y, batch
@@ -142,20 +145,24 @@ def _check(
     running: tuple[Tensor | None, Tensor | None],
     parameters: reference.Parameters,
     mixture: MixtureSpec,
-) -> None:
-    """Raise for what the formulas would take wrongly, and kernels read beyond its end."""
+) -> bool:
+    """Raise for what the formulas would take wrongly, and kernels read beyond its end.
+
+    Returns True if all values can be read from memory.
+    """
     if x.dim() < 2 or not x.is_floating_point():
         raise ValueError(f"expected floating point (N, C, ...) (got {x.dtype} {tuple(x.shape)})")
-    check_storage("input", x)
     channels, parts = x.shape[1], len(mixture.parts)
-    check_table("running_mean", running[0], channels, x)
-    check_table("running_var", running[1], channels, x)
-    check_table("weight", parameters.weight, channels, x)
-    check_table("bias", parameters.bias, channels, x)
-    check_table("mean_logits", parameters.mean_logits, parts, x)
-    check_table("var_logits", parameters.var_logits, parts, x)
+    readable = check_storage("input", x)
+    readable &= check_table("running_mean", running[0], channels, x)
+    readable &= check_table("running_var", running[1], channels, x)
+    readable &= check_table("weight", parameters.weight, channels, x)
+    readable &= check_table("bias", parameters.bias, channels, x)
+    readable &= check_table("mean_logits", parameters.mean_logits, parts, x)
+    readable &= check_table("var_logits", parameters.var_logits, parts, x)
     if channels % mixture.channel_groups:
         raise ValueError(f"{channels} channels are not {mixture.channel_groups} equal groups")
+    return readable
 
 
 def _normalize(
@@ -167,15 +174,17 @@ def _normalize(
     process_group: ProcessGroup | None,
     eps: float,
     running: RunningStatistics | None,
+    readable: bool,
 ) -> tuple[Tensor, reference.BatchStatistics | None]:
     """As `reference.normalize`, by kernels where they pay; running statistics are updated.
 
-    Kernels do not pay for operations that a compiler or exporter has to trace. Batch statistics are
-    returned where no running ones ask for them.
+    Kernels can do it if all values are readable from memory, and do not pay for operations that a
+    compiler or exporter has to trace. Batch statistics are returned where no running ones ask for
+    them.
     """
     kernels = None
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        kernels = autograd.kernels_for(x, *parameters, *(stored or running or ())[:2])
+    if readable and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        kernels = autograd.kernels_for(x)
     settings = mixture, stored, groups, process_group, eps
     if kernels is not None:
         return autograd.normalize_by_kernels(kernels, x, parameters, *settings, running)
