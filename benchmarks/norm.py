@@ -1,6 +1,7 @@
 """How long a norm takes, forward and backward, against nn.BatchNorm3d in the same run.
 
     python benchmarks/norm.py [--evaluate] [--no-compiled] [--json FILE] [--markdown FILE]
+    python benchmarks/norm.py --points [--no-compiled]
     python benchmarks/norm.py --step i3d_tiny [--step i3d_r50_8x8] [--layers]
 
 The norms of ResNet-50 I3D 8x8 at 224 pixels, one by one, in both memory formats; or whole training
@@ -36,6 +37,9 @@ from snvideo.norm.mixture import PARTS
 
 STAGES = {"res2": (64, 8, 56), "res3": (128, 4, 28), "res4": (256, 4, 14), "res5": (512, 4, 7)}
 """Channels within a block, frames, height and width; what a block returns has 4 times as many."""
+
+POINTS = ((64, 512), (512, 512), (1024, 1024), (4096, 1024))
+"""Samples and channels of inputs with one position."""
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.channels_last_3d}
 BASE, OURS, TEXTBOOK = "BatchNorm3d", "SwitchNorm3d", "textbook SN"
@@ -301,6 +305,9 @@ def main(
     dtype: Annotated[
         Precision | None, typer.Option(help="Of x; by default bfloat16 on CUDA, else float32.")
     ] = None,
+    points: Annotated[
+        bool, typer.Option("--points", help="Inputs of one position, (N, C, 1, 1, 1), instead.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: its own choice.")] = 0,
     repeats: Annotated[int, typer.Option(min=3)] = 15,
     json_file: JsonFile = None,
@@ -312,7 +319,12 @@ def main(
     torch.manual_seed(0)
     setting = settle(dtype, repeats, compiled, evaluate)
     rows: dict[str, list[Row]] = {"layers": [], "memory": [], "steps": []}
-    for name, shape in shapes(clips, scale).items() if layers or not step else ():
+    chosen = shapes(clips, scale)
+    if points:
+        chosen = {
+            f"{samples} x {channels}": (samples, channels, 1, 1, 1) for samples, channels in POINTS
+        }
+    for name, shape in chosen.items() if layers or not step else ():
         typer.echo(f"{name} ...", err=True)
         times, memory = shape_rows(name, shape, setting)
         rows["layers"] += times
