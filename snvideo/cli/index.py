@@ -39,6 +39,12 @@ Out = Annotated[Path, typer.Option(help="The index to write, a .csv; a .json goe
 Labels = Annotated[
     Path | None, typer.Option(help="Label names, one a line, in the order of their ids.")
 ]
+MultiLabel = Annotated[
+    bool,
+    typer.Option(
+        "--multi-label", help="Videos may have several labels: 'path 3 7', 'dancing;singing'."
+    ),
+]
 Check = Annotated[
     Literal["header", "packets", "decode"],
     typer.Option(
@@ -55,6 +61,7 @@ def kinetics(
     csv: Annotated[list[Path], typer.Option(help="Annotation file; give all that you want.")],
     out: Out,
     labels: Labels = None,
+    multi_label: MultiLabel = False,
     check: Check = "packets",
     workers: Workers = _WORKERS,
     timeout: Timeout = 120.0,
@@ -62,7 +69,8 @@ def kinetics(
     """Kinetics 400, 600 or 700: annotation CSVs and a folder of clips, flat or in folders."""
     from snvideo.data.indexing import sources
 
-    _build(sources.read_kinetics(csv, videos, _names(labels)), videos, out, check, workers, timeout)
+    listing = sources.read_kinetics(csv, videos, _names(labels), multi_label)
+    _build(listing, videos, out, check, workers, timeout)
 
 
 @build_app.command()
@@ -93,6 +101,7 @@ def lists(
     val: Annotated[Path | None, typer.Option(help="List of the split val.")] = None,
     test: Annotated[Path | None, typer.Option(help="List of the split test.")] = None,
     labels: Labels = None,
+    multi_label: MultiLabel = False,
     check: Check = "packets",
     workers: Workers = _WORKERS,
     timeout: Timeout = 120.0,
@@ -104,7 +113,8 @@ def lists(
     files = {split: file for split, file in given if file is not None}
     if not files:
         raise SnvideoError("no list given: add --train FILE, --val FILE or --test FILE")
-    _build(sources.read_lists(files, videos, _names(labels)), videos, out, check, workers, timeout)
+    listing = sources.read_lists(files, videos, _names(labels), multi_label)
+    _build(listing, videos, out, check, workers, timeout)
 
 
 @app.command("report")

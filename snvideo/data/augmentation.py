@@ -217,7 +217,8 @@ def mix(
     on how many groups share a pass or a process.
 
     Args:
-        inputs, labels: float (N, 3, T, H, W), normalized, and int64 (N,), on one device.
+        inputs, labels: float (N, 3, T, H, W), normalized, and int64 (N,) or float (N, classes), on
+            one device.
         params: of these N clips.
         classes: number of classes.
         group: clips in a group; divides N.
@@ -237,7 +238,7 @@ def mix(
     in_rows, in_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
     in_box = in_rows[:, :, None] & in_columns[:, None, :]
     own = torch.where(in_box, 0.0, outside[..., None])[:, None, None]
-    targets = functional.one_hot(labels, classes).float()
+    targets = labels if labels.dim() == 2 else functional.one_hot(labels, classes).float()
 
     def partners(values: Tensor) -> Tensor:
         return values.unflatten(0, (-1, group)).flip(1).flatten(0, 1)

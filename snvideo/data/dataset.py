@@ -41,7 +41,7 @@ class TrainSample(NamedTuple):
 
     clip: Tensor
     augmentation: AugmentationParams
-    label: int
+    label: Tensor  # see `VideoDataset.label`
     unreadable: list[tuple[str, str]]
     row: int
     numbers: np.ndarray
@@ -72,14 +72,15 @@ class EvalSample(NamedTuple):
     """All evaluation views of the video in a row of the index; None if it is unreadable."""
 
     views: VideoViews | None
-    label: int
+    label: Tensor  # see `VideoDataset.label`
     video: int
     unreadable: list[tuple[str, str]]
 
 
 class Batch(NamedTuple):
     """Training clips of one pass, uint8 (N, T, 3, crop, crop), of the videos in N rows of the
-    index; name and reason of every video that could not be read and was replaced by another."""
+    index; their labels, int64 (N,) or, of an index of several labels, float32 (N, classes); name
+    and reason of every video that could not be read and was replaced by another."""
 
     clips: Tensor
     augmentation: list[AugmentationParams]
@@ -89,8 +90,8 @@ class Batch(NamedTuple):
 
 
 class EvalBatch(NamedTuple):
-    """All evaluation views of N videos, their labels and rows of the index, int64 (N,); name and
-    reason of every video that could not be read, which is not among the N."""
+    """All evaluation views of N videos, their labels as in `Batch` and rows of the index, int64
+    (N,); name and reason of every video that could not be read, which is not among the N."""
 
     views: list[VideoViews]
     labels: Tensor
@@ -135,6 +136,14 @@ class VideoDataset(Dataset[Any], ABC):
     def key(self, row: int) -> SampleKey:
         """Key of a row of the index."""
         return SampleKey(self.stream, self.epoch, row, row)
+
+    def label(self, row: int) -> Tensor:
+        """Label of a video, int64 (); in an index of several labels float32 (classes,), 1 for those
+        that it has."""
+        labels = torch.from_numpy(self.index.labels_of(row).astype(np.int64))
+        if not self.index.multi_label:
+            return labels[0]
+        return torch.zeros(len(self.index.labels)).index_fill(0, labels, 1.0)
 
     @abstractmethod
     def steps(self, key: SampleKey) -> Iterator[Any]:
@@ -215,7 +224,7 @@ class TrainDataset(VideoDataset):
                 unreadable.append((video.name, str(error)))
                 continue
             augmentation = sample_augmentation(rng, view)
-            yield TrainSample(shown, augmentation, video.label, unreadable, row, numbers)
+            yield TrainSample(shown, augmentation, self.label(row), unreadable, row, numbers)
             return
         raise SnvideoError(
             f"{attempt + 1} videos in a row could not be read, the last "
@@ -228,7 +237,7 @@ class TrainDataset(VideoDataset):
         return Batch(
             torch.stack([sample.clip for sample in samples]),
             [sample.augmentation for sample in samples],
-            torch.tensor([sample.label for sample in samples]),
+            torch.stack([sample.label for sample in samples]),
             [video for sample in samples for video in sample.unreadable],
             [sample.row for sample in samples],
         )
@@ -271,10 +280,12 @@ class EvalDataset(VideoDataset):
         try:
             frames = self.read(key, 0, video, wanted, shown)
         except DecodeError as error:
-            yield EvalSample(None, video.label, key.video, [(video.name, str(error))])
+            label = self.label(key.video)
+            yield EvalSample(None, label, key.video, [(video.name, str(error))])
             return
         clips = torch.from_numpy(inverse.reshape(numbers.shape))
-        yield EvalSample(VideoViews(frames, clips, corners, view.crop), video.label, key.video, [])
+        views = VideoViews(frames, clips, corners, view.crop)
+        yield EvalSample(views, self.label(key.video), key.video, [])
 
     def numbers(self, video: Video) -> np.ndarray:
         """Frames of all clips of a video, int64 (clips, T)."""
@@ -288,7 +299,7 @@ class EvalDataset(VideoDataset):
         read = [sample for sample in samples if sample.views is not None]
         return EvalBatch(
             [sample.views for sample in read if sample.views is not None],
-            torch.tensor([sample.label for sample in read], dtype=torch.int64),
+            torch.stack([sample.label for sample in read]) if read else torch.empty(0),
             torch.tensor([sample.video for sample in read], dtype=torch.int64),
             [video for sample in samples for video in sample.unreadable],
         )

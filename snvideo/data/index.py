@@ -70,9 +70,18 @@ class IndexRow(NamedTuple):
     status: str = "ok"  # `ok`, `missing` or `broken`
     reason: str = ""
     """Why it is not ok, or what is odd about it; a few words, the same for all like cases."""
+    labels: str = ""
+    """In an index of several labels a video: all label ids, with a space between, of which `label`
+    is the first; else empty."""
+
+    @property
+    def label_ids(self) -> list[int]:
+        """All labels of the video."""
+        return [int(label) for label in self.labels.split()] or [self.label]
 
 
 COLUMNS = IndexRow._fields
+_OPTIONAL = {"labels"}  # columns that older indexes have not
 _PARSE: dict[str, Any] = {
     name: (lambda text: float(text) if text else None) if kind == float | None else kind
     for name, kind in IndexRow.__annotations__.items()
@@ -89,7 +98,7 @@ class Video(NamedTuple):
     """A video that can be decoded; see `IndexRow` for what is not explained."""
 
     path: Path  # absolute
-    label: int
+    label: int  # the first one
     first_frame: int
     frames: int
     fps: float
@@ -154,14 +163,22 @@ class ClipIndex:
         self._ends, end = _SharedArray(np.int64), 0
         """End of each path in `_paths`, after a 0: path i lies between values i and i + 1."""
         self._ends.append([0])
+        # Likewise the labels of all videos.
+        self._labels, self._label_ends = _SharedArray(np.int32), _SharedArray(np.int64)
+        self._label_ends.append([0])
+        label_end = 0
+        self.multi_label = False
+        """True if videos of any split may have several labels."""
         digest = hashlib.sha256(json.dumps(labels).encode())
         usable = (row for row in rows if row.status == "ok")
         numbers = attrgetter(*(_TABLE.names or ())[:-1])
         while chunk := list(islice(usable, _CHUNK)):
             decisive = (
-                f"{r.path}\0{r.label}\0{r.split}\0{r.first_frame}\0{r.frames}\0" for r in chunk
+                f"{r.path}\0{r.labels or r.label}\0{r.split}\0{r.first_frame}\0{r.frames}\0"
+                for r in chunk
             )
             digest.update("".join(decisive).encode(*_CODING))
+            self.multi_label |= any(row.labels for row in chunk)
             chunk = [row for row in chunk if row.split == split]
             self._table.append([(*numbers(row), _bits(row.decoders)) for row in chunk])
             paths = [row.path.encode(*_CODING) for row in chunk]
@@ -169,6 +186,11 @@ class ClipIndex:
             end = ends[-1]
             self._ends.append(ends[1:])
             self._paths.append(np.frombuffer(b"".join(paths), np.uint8))
+            label_sets = [row.label_ids for row in chunk]
+            label_ends = np.cumsum([label_end, *map(len, label_sets)])
+            label_end = label_ends[-1]
+            self._label_ends.append(label_ends[1:])
+            self._labels.append([label for labels in label_sets for label in labels])
         self.hash = digest.hexdigest()
         """Hex SHA-256 of what decides a run: label names, and path, label, split, first frame and
         frames of all usable rows of all splits, in order. The root does not matter."""
@@ -221,8 +243,17 @@ class ClipIndex:
 
     @property
     def label_ids(self) -> np.ndarray:
-        """Label of each video, int32 (videos,)."""
+        """Label, or first label, of each video, int32 (videos,)."""
         return self._table.values["label"]
+
+    def labels_of(self, number: int) -> np.ndarray:
+        """All labels of a video, int32, in the order of the index."""
+        start, stop = self._label_ends.values[number : number + 2]
+        return self._labels.values[start:stop]
+
+    def label_counts(self) -> np.ndarray:
+        """Videos of each label, int64 (classes,)."""
+        return np.bincount(self._labels.values, minlength=len(self.labels))
 
     def trusting(self, decoder: str) -> int:
         """Number of videos that one of `DECODERS` may be given."""
@@ -249,21 +280,22 @@ def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
             header = next(reader, [])
             known = {name: (name, parse) for name, parse in _PARSE.items()}
             known |= {name: former for name, former in _FORMER.items() if name not in header}
+            known = {n: k for n, k in known.items() if n not in _OPTIONAL or n in header}
             if missing := [name for name, (here, _) in known.items() if here not in header]:
                 raise ValueError(f"no column {', '.join(missing)}")
-            columns = [(name, parse, header.index(name)) for name, parse in known.values()]
+            columns = [(*one, field, header.index(one[0])) for field, one in known.items()]
             for cells in reader:
                 where = f"index {path} line {reader.line_num}"
                 if len(cells) != len(header):
                     raise ValueError(f"it has {len(cells)} values, expected {len(header)}")
-                values: list[Any] = []
-                for name, parse, place in columns:
+                values: dict[str, Any] = {}
+                for name, parse, field, place in columns:
                     try:
-                        values.append(parse(cells[place]))
+                        values[field] = parse(cells[place])
                     except ValueError:
                         kind = "a whole number" if parse is int else "a number"
                         raise ValueError(f"{name} is {cells[place]!r}, expected {kind}") from None
-                row = IndexRow(*values)
+                row = IndexRow(**values)
                 if row.status == "ok" and 0 <= row.fps < LEAST_FPS:  # older versions wrote such
                     row = row._replace(status="broken", reason="no frame rate")
                 if problem := row_problem(row, classes):
@@ -283,6 +315,11 @@ def row_problem(row: IndexRow, classes: int | None = None) -> str:
         return f"status is {row.status!r}, expected one of {', '.join(STATUSES)}"
     if classes is not None and not 0 <= row.label < classes:
         return f"label is {row.label}, expected 0 to {classes - 1}, as in the .json file beside it"
+    if row.labels and not _are_labels(row.labels.split(), row.label, classes):
+        return (
+            f"labels is {row.labels!r}, expected label ids, each once, of which {row.label} is the "
+            "first, as label says"
+        )
     if row.status != "ok":
         return ""
     if not row.decoders or not set(row.decoders.split()) <= set(DECODERS):
@@ -293,6 +330,15 @@ def row_problem(row: IndexRow, classes: int | None = None) -> str:
         if not least <= (value := getattr(row, name)) < 2**31:
             return f"{name} of a usable video is {value}, expected at least {least}"
     return ""
+
+
+def _are_labels(ids: list[str], first: int, classes: int | None) -> bool:
+    """True for known label ids, each once, that begin with the first."""
+    if not all(text.isascii() and text.isdigit() for text in ids):
+        return False
+    numbers = [int(text) for text in ids]
+    known = classes is None or max(numbers) < classes
+    return known and numbers[0] == first and len(set(numbers)) == len(numbers)
 
 
 def read_meta(path: Path) -> tuple[str, list[str]]:

@@ -68,6 +68,9 @@ class OptimConfig(Section):
     milestones: tuple[float, ...] = ()
     """Fractions of the run, from 0 to 1, after which the step schedule multiplies by `gamma`."""
     gamma: PositiveFloat = 0.1
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """`bce`: binary cross-entropy of each class by itself, averaged over the classes, for videos of
+    several labels; predictions are then sigmoids, not softmax."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Part of every target that is spread evenly over all classes (Szegedy et al. 2016)."""
     class_weights: Literal["none", "balanced"] | tuple[NonNegativeFloat, ...] = "none"

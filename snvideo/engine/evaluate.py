@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics import MeanMetric
 
 from snvideo.base_config import expand_user
 from snvideo.data import sampling
@@ -19,10 +18,12 @@ from snvideo.data.config import MEAN, STD, DataConfig
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_loader, train_loader
 from snvideo.data.quarantine import Quarantine
+from snvideo.engine.accuracy import MultiLabelFigures, SingleLabelFigures
 from snvideo.engine.batch_plan import BatchPlan, plan_batch
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights
 from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
+from snvideo.engine.losses import activation_of, check_labels, clip_losses, probabilities
 from snvideo.engine.performance import algorithms, autocast, choose, memory_format
 from snvideo.engine.results import Results, StatisticsOrigin
 from snvideo.engine.run_dir import RunDir
@@ -42,7 +43,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Evaluation:
-    """Accuracies (fractions) and predictions; views are clips x crops."""
+    """Accuracies (fractions) and predictions; views are clips x crops.
+
+    Of videos of several labels, top-1 and top-5 say that one of the best classes is a label; recall
+    and precision are those of probabilities of at least one half.
+    """
 
     loss: float
     clip_top1: float
@@ -54,13 +59,24 @@ class Evaluation:
     per_class_precision: list[float | None]
     """None of a class that is never predicted."""
     per_class_videos: list[int]
-    confusion: list[list[int]]  # videos by true class (rows) and predicted class (columns)
+    confusion: list[list[int]]
+    """Videos by true class (rows) and predicted class (columns); empty with several labels."""
     failed: list[tuple[str, str]]
     """Name and reason of videos that could not be read; they are left out of all figures."""
     rows: np.ndarray = field(repr=False)  # rows of the index, int64 (videos,), sorted
-    labels: np.ndarray = field(repr=False)  # int64 (videos,)
+    labels: np.ndarray = field(repr=False)  # int64 (videos,), or 0 and 1 (videos, classes)
     probabilities: np.ndarray = field(repr=False)
-    """float32 (videos, classes): softmax averaged over the views."""
+    """float32 (videos, classes): softmax or sigmoids averaged over the views."""
+    mean_average_precision: float | None = None
+    """Of videos of several labels: the mean of the average precisions of classes with videos."""
+    per_class_average_precision: list[float | None] | None = None
+    """None of a class without videos."""
+
+    @property
+    def score(self) -> float:
+        """Figure that the best validation has the highest of: mAP, or clip top-1 with one label."""
+        mean = self.mean_average_precision
+        return self.clip_top1 if mean is None else mean
 
     def save_predictions(self, path: Path, index: ClipIndex) -> None:
         """Write names, labels and probabilities of all videos as a .npz file."""
@@ -115,7 +131,7 @@ def evaluate_views(
 ) -> Evaluation:
     """Evaluate a model over views of videos of an index.
 
-    A clip counts by its own softmax; a video by the softmax averaged over its views. Each process
+    A clip counts by its own probabilities, a video by those averaged over its views. Each process
     takes every W-th video, and all return the same figures.
 
     Raises NotFiniteError if the network gives anything but numbers for a video, SnvideoError if no
@@ -131,10 +147,13 @@ def evaluate_views(
     """
     model.eval()
     device, classes, batch_size = world.device, len(index.labels), config.test_batch
-    metrics = _metrics(classes).to(device)
+    activation = activation_of(config.optim)
+    check_labels(config, index)
+    figures = (MultiLabelFigures if index.multi_label else SingleLabelFigures)(classes)
+    loss = MeanMetric(nan_strategy="ignore").to(device)
+    figures.to(device)
     failed: list[tuple[str, str]] = []
-    no_rows = np.empty(0, np.int64)
-    parts = [(no_rows, no_rows, np.empty((0, classes), np.float32))]
+    parts: list[tuple[np.ndarray, ...]] = []
     not_finite: list[str] = []
     mine = (range(len(index)) if rows is None else rows)[world.rank :: world.size]
     for batch in test_loader(index, config.data, mine, batch_size, clips, crops, quarantine):
@@ -147,41 +166,27 @@ def evaluate_views(
         finite = logits.isfinite().flatten(1).all(1).view(len(truth), -1).all(1).tolist()
         rows_of_batch = batch.videos.tolist()
         not_finite += [index[r].name for r, ok in zip(rows_of_batch, finite, strict=True) if not ok]
-        softmax = logits.softmax(-1)
-        video = softmax.unflatten(0, (len(truth), -1)).mean(1)
-        view_truth = truth.repeat_interleave(clips * crops)
-        metrics["loss"].update(nn.functional.cross_entropy(logits, view_truth, reduction="none"))
-        for name in ("clip_top1", "clip_top5"):
-            metrics[name].update(softmax, view_truth)
-        for name in ("video_top1", "video_top5", "confusion"):
-            metrics[name].update(video, truth)
+        clip = probabilities(logits, activation)
+        video = clip.unflatten(0, (len(truth), -1)).mean(1)
+        clip_truth = truth.repeat_interleave(clips * crops, dim=0)
+        loss.update(clip_losses(logits, clip_truth, config.optim.loss))
+        figures.update(clip, clip_truth, video, truth)
         parts.append((batch.videos.numpy(), batch.labels.numpy(), video.cpu().numpy()))
     gathered = world.gather((parts, failed, not_finite))
-    columns = zip(*(part for some, _, _ in gathered for part in some), strict=True)
-    all_rows, labels, probabilities = (np.concatenate(column) for column in columns)
     failed = [video for _, some, _ in gathered for video in some]
-    _check_measured(len(all_rows), failed, [name for *_, some in gathered for name in some])
+    videos = sum(len(part[0]) for some, _, _ in gathered for part in some)
+    _check_measured(videos, failed, [name for *_, some in gathered for name in some])
+    columns = zip(*(part for some, _, _ in gathered for part in some), strict=True)
+    all_rows, labels, scores = (np.concatenate(column) for column in columns)
     order = np.argsort(all_rows)
-    values = metrics.compute()
-    confusion = values.pop("confusion").cpu()
-    right, videos, predicted = confusion.diag(), confusion.sum(1), confusion.sum(0)
     return Evaluation(
-        **{name: float(value) for name, value in values.items()},
-        per_class_accuracy=_shares(right, videos),
-        per_class_precision=_shares(right, predicted),
-        per_class_videos=videos.tolist(),
-        confusion=confusion.tolist(),
+        loss=float(loss.compute()),
+        **figures.compute(),
         failed=failed,
         rows=all_rows[order],
         labels=labels[order],
-        probabilities=probabilities[order],
+        probabilities=scores[order],
     )
-
-
-def _shares(parts: Tensor, totals: Tensor) -> list[float | None]:
-    """Quotients of counts; None where there is nothing to divide by."""
-    pairs = zip(parts.tolist(), totals.tolist(), strict=True)
-    return [part / total if total else None for part, total in pairs]
 
 
 class NotFiniteError(SnvideoError):
@@ -198,17 +203,6 @@ def _check_measured(videos: int, failed: list[tuple[str, str]], not_finite: list
             f"the network's output is not finite for {len(not_finite)} of {videos} videos, as "
             f"{not_finite[0]}: its weights or statistics are broken, and no accuracy is stated"
         )
-
-
-def _metrics(classes: int) -> MetricCollection:
-    def top(k: int) -> MulticlassAccuracy:
-        return MulticlassAccuracy(num_classes=classes, top_k=min(k, classes), average="micro")
-
-    metrics: dict[str, Metric | MetricCollection] = {"loss": MeanMetric(nan_strategy="ignore")}
-    metrics |= {f"{unit}_top{k}": top(k) for unit in ("clip", "video") for k in (1, 5)}
-    metrics["confusion"] = MulticlassConfusionMatrix(num_classes=classes)
-    # No groups: clips and videos are counted apart.
-    return MetricCollection(metrics, compute_groups=False)
 
 
 def view_logits(

@@ -224,9 +224,9 @@ class TrainingLoop:
         progress.validated = progress.step
         if found is None:
             return
-        best = rows is None and found.clip_top1 > progress.best_top1
+        best = rows is None and found.score > progress.best_top1
         if best:
-            progress.best_top1, progress.best_step = found.clip_top1, progress.step
+            progress.best_top1, progress.best_step = found.score, progress.step
         if self.world.is_main:
             self._log_validation(found, rows, best)
         if trainer.averages is not None:
@@ -236,12 +236,15 @@ class TrainingLoop:
         trainer, progress = self.trainer, self.trainer.progress
         epoch = progress.step / trainer.steps_per_epoch
         values = {"loss": found.loss, "top1": found.clip_top1, "top5": found.clip_top5}
+        mean = found.mean_average_precision
+        values |= {} if mean is None else {"map": mean}
+        shown = f"{'top-1' if mean is None else 'mAP'} {100 * found.score:.1f} %"
         kind = "validate" if rows is None else "early_validation"
         self.run_dir.log(kind, progress.step, epoch=epoch, **values)
         part = "" if rows is None else f" on {len(rows)} videos"
         log.info(
             f"validation after epoch {epoch:.2f}{part}: loss {found.loss:.3f}  "
-            f"top-1 {100 * found.clip_top1:.1f} %{'  (the best so far)' if best else ''}"
+            f"{shown}{'  (the best so far)' if best else ''}"
         )
         if best:
             self.checkpointer.save_best(trainer.best_state())

@@ -13,7 +13,7 @@ class Progress:
 
     step: int = 0
     validated: int = 0  # the step at which the run was last validated
-    best_top1: float = -1.0  # of all validations over the whole test split
+    best_top1: float = -1.0  # or mAP, of all validations over the whole test split
     best_step: int = 0
     skipped: int = 0  # steps without an update, as their gradient was not finite
     replaced: int = 0  # training clips whose video could not be read and was replaced by another

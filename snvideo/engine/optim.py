@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,8 +69,8 @@ def class_weights(
 ) -> Tensor | None:
     """Weights of the losses by class, float32 (classes,); None if all count alike.
 
-    Balanced ones are N / (K n) for a class of n of N videos, K classes having some (King & Zeng
-    2001): their mean over the videos is 1, so that the learning rate keeps its meaning.
+    Balanced ones are N / (K n) for a class that n of N labels of videos are, K classes having some
+    (King & Zeng 2001): their mean over labels is 1, so that the learning rate keeps its meaning.
 
     Raises SnvideoError if a number is given, but not for each class.
     """
@@ -79,8 +78,8 @@ def class_weights(
         return None
     classes = len(index.labels)
     if chosen == "balanced":
-        videos = torch.from_numpy(np.bincount(index.label_ids, minlength=classes)).float()
-        return len(index) / (videos.count_nonzero() * videos.clamp_min(1))
+        videos = torch.from_numpy(index.label_counts()).float()
+        return videos.sum() / (videos.count_nonzero() * videos.clamp_min(1))
     if len(chosen) != classes:
         raise SnvideoError(
             f"optim.class_weights has {len(chosen)} numbers, the index {classes} classes: "

@@ -19,6 +19,7 @@ from snvideo.data.indexing.probe import probe_all
 from snvideo.data.loader import test_loader
 from snvideo.engine.config import SpeedConfig
 from snvideo.engine.evaluate import view_logits
+from snvideo.engine.losses import probabilities
 from snvideo.engine.performance import algorithms, choose, memory_format
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import LoadedModel, load_model
@@ -38,7 +39,7 @@ class Prediction(NamedTuple):
 
     video: Path  # as it was given
     classes: tuple[str, ...] = ()  # the most probable first; none if the video could not be read
-    probabilities: tuple[float, ...] = ()  # of these: the softmax averaged over the views
+    probabilities: tuple[float, ...] = ()  # of these, averaged over the views
     reason: str = ""  # why the video could not be read
     remark: str = ""  # an oddity of one that was read, as `fewer frames than its header states`
     frames: Frames | None = None  # if they were asked for and the video could be read
@@ -163,23 +164,23 @@ class _Predictor:
                 if self.keep_frames:
                     seconds = np.unique(dataset.numbers(video)) / video.fps
                     frames = Frames(views.frames, seconds.tolist())
-                probabilities = self._probabilities(views)
-                if not probabilities.isfinite().all():
+                scores = self._scores(views)
+                if not scores.isfinite().all():
                     reason = "the network's output is not finite: its weights are broken"
                     yield Prediction(given[video.name], reason=reason)
                     continue
-                best = probabilities.argsort(descending=True, stable=True)[: self.top]
+                best = scores.argsort(descending=True, stable=True)[: self.top]
                 yield Prediction(
                     given[video.name],
                     tuple(self.network.classes[i] for i in best.tolist()),
-                    tuple(probabilities[best].tolist()),
+                    tuple(scores[best].tolist()),
                     remark=remarks[video.name],
                     frames=frames,
                 )
 
     @torch.inference_mode()
-    def _probabilities(self, video: VideoViews) -> Tensor:
-        """The softmax of a video averaged over its views, float32 (classes,), on the CPU."""
+    def _scores(self, video: VideoViews) -> Tensor:
+        """Probabilities of a video averaged over its views, float32 (classes,), on the CPU."""
         device, batch, speed = self.device, self.batch, self.speed
         views = video.expand(device)
         with algorithms(choose(speed, device, 1), device):
@@ -190,4 +191,4 @@ class _Predictor:
                     f"{device} has too little memory for {min(batch, len(views))} views at once: "
                     "lower --batch"
                 ) from None
-        return logits.softmax(-1).mean(0).cpu()
+        return probabilities(logits, self.network.metadata.activation).mean(0).cpu()

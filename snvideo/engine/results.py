@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 _ACCURACIES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
 _PER_CLASS = ("per_class_accuracy", "per_class_precision", "per_class_videos", "confusion")
+_AVERAGE_PRECISION = ("mean_average_precision", "per_class_average_precision")
 _EVALUATED = (*_ACCURACIES, *_PER_CLASS, "failed")
 _PUBLISHED = {
     *(*_ACCURACIES, "videos", "failed_videos", "views", "gpus", "clips_per_gpu", "seed", "epochs"),
-    *("steps", "statistics", "index_hash", "amp", "parameters"),
+    *("mean_average_precision", "steps", "statistics", "index_hash", "amp", "parameters"),
 }
 
 
@@ -73,8 +74,12 @@ class Results(BaseModel):
     """Part of the predictions of a class that are right; None of one that is never predicted."""
     per_class_videos: list[int] = []
     """Support: videos of each class."""
+    mean_average_precision: float | None = None
+    """Of an index of several labels a video, as `per_class_average_precision`, of which it is the
+    mean over classes with videos; recall and precision are then those of probabilities >= 0.5."""
+    per_class_average_precision: list[float | None] | None = None
     confusion: list[list[int]]
-    """Videos by true class (rows) and predicted class (columns)."""
+    """Videos by true class (rows) and predicted class (columns); empty with several labels."""
     videos: int
     failed_videos: int
     failed: list[tuple[str, str]] = []
@@ -112,6 +117,7 @@ class Results(BaseModel):
             "index_hash": index.hash,
             "classes": list(index.labels),
             **{name: getattr(found, name) for name in _EVALUATED},
+            **{name: v for name in _AVERAGE_PRECISION if (v := getattr(found, name)) is not None},
             "videos": len(found.rows),
             "failed_videos": len(found.failed),
             "views": test.model_dump(include={"clips", "crops"}),
@@ -121,8 +127,10 @@ class Results(BaseModel):
     def __str__(self) -> str:
         tops = (self.clip_top1, self.clip_top5, self.video_top1, self.video_top5)
         clip1, clip5, video1, video5 = (f"{100 * top:.1f} %" for top in tops)
+        mean = self.mean_average_precision
+        first = "" if mean is None else f"mAP {100 * mean:.1f} %, "
         return (
-            f"clip top-1 {clip1} top-5 {clip5}, video top-1 {video1} top-5 {video5} over "
+            f"{first}clip top-1 {clip1} top-5 {clip5}, video top-1 {video1} top-5 {video5} over "
             f"{self.videos} videos ({self.failed_videos} unreadable)"
         )
 

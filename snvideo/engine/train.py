@@ -148,7 +148,8 @@ def _test(loop: TrainingLoop, run_dir: RunDir, stop: Preemption) -> Results:
         found = trainer.test(config.data.test.clips, config.data.test.crops)
     if trainer.averages is not None and progress.validated != progress.step:
         loop.save()  # with these statistics, as after a validation
-    best = {"step": progress.best_step, "top1": progress.best_top1}
+    score = "top1" if found.mean_average_precision is None else "map"
+    best = {"step": progress.best_step, score: progress.best_top1}
     results = Results.of(
         config,
         trainer.test_index,

@@ -25,6 +25,7 @@ from snvideo.engine.config import RunConfig, rename_keys
 from snvideo.engine.distributed import World, parallelize
 from snvideo.engine.evaluate import Evaluation, evaluate_views, refresh_statistics
 from snvideo.engine.finite_check import FiniteCheck
+from snvideo.engine.losses import activation_of, check_labels, clip_losses, hits
 from snvideo.engine.metrics import NOTHING, MetricSums, Progress, TrainMetrics
 from snvideo.engine.optim import EMA, build_optimizer, class_weights, freeze
 from snvideo.engine.performance import (
@@ -69,6 +70,7 @@ class Trainer:
         data, optim = config.data, config.optim
         self.train_index = ClipIndex.load(data.index, data.train_split, data.root)
         self.test_index = ClipIndex.load(data.index, data.test_split, data.root)
+        check_labels(config, self.train_index)
         self.classes = len(self.train_index.labels)
         norm, videos = config.model.norm.name, len(self.train_index)
         self.plan = plan_batch(config.batch, norm, world.size, world.rank, videos)
@@ -189,12 +191,10 @@ class Trainer:
             inputs, targets = mix(inputs, labels, batch.augmentation, self.classes, group_size)
             with autocast(self.config.speed, self.device):
                 logits = self.network(inputs)
-            losses = nn.functional.cross_entropy(
-                logits.float(),
-                targets,
-                reduction="none",
-                weight=self.class_weights,
-                label_smoothing=self.config.optim.label_smoothing,
+            optim = self.config.optim
+            losses = clip_losses(
+                *(logits.float(), targets, optim.loss),
+                *(self.class_weights, optim.label_smoothing),
             )
             self.timer.lap("forward")
             self.scaler.scale(losses.mean() / self.plan.passes).backward()
@@ -204,7 +204,7 @@ class Trainer:
         if isinstance(batches, CudaPrefetcher) and not (last and epoch_ends):
             batches.look_ahead()
         self.timer.lap("data")
-        return losses.detach(), logits.detach().argmax(1) == labels, batch
+        return losses.detach(), hits(logits.detach(), labels), batch
 
     def _train_mode(self) -> None:
         self.model.train()
@@ -302,6 +302,7 @@ class Trainer:
             norm=config.model.norm.name,
             use_batch=has_batch_part(model),
             norm_options=config.model.norm.options(config.batch.clips_per_gpu),
+            activation=activation_of(config.optim),
             dropout=config.model.dropout,
             amp=config.speed.amp,
             statistics=kind if tracking_layers(model, frozen=False) else None,

@@ -20,10 +20,10 @@ _NAMED = 40
 def index_png(summary: IndexSummary) -> bytes:
     """A PNG: videos per class, status by split, and durations of usable videos."""
     videos = np.sum(list(summary.counts.values()), axis=0)
-    splits = {split: n.sum(axis=0).tolist() for split, n in summary.counts.items()}
+    splits = {split: n.tolist() for split, n in summary.videos.items()}
     heights = [3.4, 0.9 + 0.45 * len(splits), 3.0]
     with styled():
-        found = f"{summary.usable:,} of {videos.sum():,} videos usable"
+        found = f"{summary.usable:,} of {sum(map(sum, splits.values())):,} videos usable"
         figure = new_figure(0.4 + sum(heights), f"{shorten(str(summary.path), 60)}: {found}")
         classes, by_split, durations = figure.subplots(3, height_ratios=heights)
         draw_classes(classes, summary.labels, videos)

@@ -59,7 +59,7 @@ def _split_table(summary: IndexSummary) -> Table:
     if len(groups) > 1:
         groups["all"] = list(summary.counts)
     for name, splits in groups.items():
-        statuses = sum(summary.counts[split].sum(axis=0) for split in splits)
+        statuses = np.sum([summary.videos[split] for split in splits], axis=0)
         cells = [shorten(name, 24), *(f"{n:,}" for n in (statuses.sum(), *statuses))]
         cells.append(_share(statuses[1:].sum(), statuses.sum()))
         cells.append(f"{sum(summary.seconds[split] for split in splits) / 3600:,.2f}")

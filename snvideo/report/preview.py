@@ -48,8 +48,8 @@ def train_clips_png(config: RunConfig) -> bytes:
 def _label(target: Tensor, names: list[str]) -> str:
     """The name of a label, or the shares of mixed ones."""
     parts = torch.nonzero(target).flatten().tolist() if target.ndim else [int(target)]
-    if len(parts) == 1:
-        return names[parts[0]]
+    if all(target[i] == 1 for i in parts) if target.ndim else True:  # one label or several, unmixed
+        return ", ".join(names[i] for i in parts)
     return " + ".join(f"{target[i]:.2f} {names[i]}" for i in parts)
 
 

@@ -23,7 +23,7 @@ Row = dict[str, str | int | float | None]
 
 COLUMNS = (
     "norm", "gpus", "clips_per_gpu", "total_batch", "seed",
-    "clip_top1", "clip_top5", "video_top1", "video_top5", "train_seconds",
+    "clip_top1", "clip_top5", "video_top1", "video_top5", "mean_average_precision", "train_seconds",
     "replaced_samples", "failed_videos", "statistics", "index_hash", "status", "run",
 )  # fmt: skip
 
@@ -36,7 +36,14 @@ def comparison_rows(runs: list[StudyRun]) -> list[Row]:
         row |= {name: getattr(run, name) for name in ("norm", "gpus", "clips_per_gpu", "seed")}
         row |= {"total_batch": run.gpus * run.clips_per_gpu, "status": run.status, "run": run.name}
         if run.results is not None:
-            same = (*ACCURACIES, "train_seconds", "replaced_samples", "failed_videos", "index_hash")
+            same = (
+                *ACCURACIES,
+                "mean_average_precision",
+                "train_seconds",
+                "replaced_samples",
+                "failed_videos",
+                "index_hash",
+            )
             row |= {name: getattr(run.results, name) for name in same}
             row["statistics"] = statistics_text(run.results) if averages_statistics(run) else "none"
         rows.append(row)
@@ -136,14 +143,17 @@ def summary_tables(runs: list[StudyRun]) -> list[SummaryTable]:
 def accuracy_table(runs: list[StudyRun]) -> SummaryTable:
     """Accuracies per geometry and norm: mean over seeds with its interval."""
     lines = []
+    several = any(results.mean_average_precision is not None for _, results in finished(runs))
+    accuracies = ("mean_average_precision",) * several + ACCURACIES
     for geometry, norm, group in by_cell(runs):
         done = [results for _, results in finished(group)]
-        columns = [[getattr(results, name) for results in done] for name in ACCURACIES]
+        columns = [[getattr(results, name) for results in done] for name in accuracies]
         values = [confidence_interval(column).percent() if column else "-" for column in columns]
         seeds = f"n = {len(done)}" + (f" of {len(group)}" if len(done) < len(group) else "")
         total_batch = str(geometry[0] * geometry[1])
         lines.append((str(geometry), total_batch, norm.upper(), *values, seeds))
-    names = (name.replace("_top", " top-") for name in ACCURACIES)
+    names = (name.replace("_top", " top-") for name in accuracies)
+    names = (name.replace("mean_average_precision", "mAP") for name in names)
     return SummaryTable(
         "Accuracy",
         "In percent: mean over seeds ± 95 % confidence interval (Student t). "

@@ -139,7 +139,7 @@ def test_bad_tables(tmp_path: Path) -> None:
     ):
         ClipIndex.load(path, "train")
     path.write_text(text + "a.mp4,0\n")
-    with pytest.raises(SnvideoError, match="line 8: it has 2 values, expected 18"):
+    with pytest.raises(SnvideoError, match="line 8: it has 2 values, expected 19"):
         ClipIndex.load(path, "train")
 
 

@@ -39,7 +39,7 @@ def test_csv_has_a_row_for_every_run(tmp_path: Path):
     text = comparison_csv(read_runs(tmp_path))
     assert text.splitlines()[0] == (
         "norm,gpus,clips_per_gpu,total_batch,seed,clip_top1,clip_top5,video_top1,video_top5,"
-        "train_seconds,replaced_samples,failed_videos,statistics,index_hash,status,run"
+        "mean_average_precision,train_seconds,replaced_samples,failed_videos,statistics,index_hash,status,run"
     )
     rows = {row["norm"]: row for row in csv.DictReader(io.StringIO(text))}
     assert (rows["sn"]["video_top1"], rows["sn"]["clip_top1"]) == ("0.75", "0.72")

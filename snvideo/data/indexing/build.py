@@ -18,7 +18,7 @@ from snvideo.data.indexing.sources import Listing
 from snvideo.errors import SnvideoError
 from snvideo.lock import locked
 
-_LISTED = COLUMNS[: COLUMNS.index("first_frame")]
+_LISTED = (*COLUMNS[: COLUMNS.index("first_frame")], "labels")
 """What a source says of a video, beside a remark in `reason`; the rest is probed."""
 
 
@@ -114,7 +114,7 @@ def _build(
             for row in left:
                 found = _best([next(probes)._replace(path=path) for path in listing.files(row)])
                 listed = {name: getattr(row, name) for name in _LISTED if name != "path"}
-                listed["label_name"] = listing.labels[row.label]
+                listed["label_name"] = ";".join(listing.labels[k] for k in row.label_ids)
                 remarks = f"{row.reason}; {found.reason}; {_untrimmed(row, found)}".split("; ")
                 listed["reason"] = "; ".join(dict.fromkeys(filter(None, remarks)))
                 writer.writerow(found._replace(**listed))

@@ -56,7 +56,10 @@ def read_labels(path: Path) -> list[str]:
 
 
 def read_kinetics(
-    csvs: Sequence[Path], videos: Path, labels: Sequence[str] | None = None
+    csvs: Sequence[Path],
+    videos: Path,
+    labels: Sequence[str] | None = None,
+    multi_label: bool = False,
 ) -> Listing:
     """List Kinetics 400, 600 or 700: annotation files and a folder of clips.
 
@@ -70,11 +73,12 @@ def read_kinetics(
             where there is no column split, the file's name tells it.
         videos: folder with the clips.
         labels: names in the order of their ids; by default all names found, sorted.
+        multi_label: a clip may have several labels, with `;` or `|` between, or several rows.
     """
     files: defaultdict[str, list[str]] = defaultdict(list)
     for path in scan_videos(videos):
         files[PurePosixPath(path).stem].append(path)
-    found: list[tuple[str, IndexRow]] = []
+    found: list[tuple[list[str], IndexRow]] = []
     places: dict[str, str] = {}
     skipped = Counter[str]()
     namesakes: dict[str, list[str]] = {}
@@ -91,14 +95,17 @@ def read_kinetics(
             if not label:
                 skipped["without a label"] += 1
                 continue
-            places.setdefault(label, where)
+            several = re.split(r"\s*[;|]\s*", label) if multi_label else [label]
+            for one in several:
+                places.setdefault(one, where)
             path, *others = _clip_paths(files, row["youtube_id"].strip(), *times, split, label)
             if others:
                 namesakes[path] = others
-            found.append((label, IndexRow(path, split=split, start=start, end=end)))
+            found.append((several, IndexRow(path, split=split, start=start, end=end)))
     names, ids = _label_ids(places, labels)
+    labelled = (_labelled(video, [ids[label] for label in several]) for several, video in found)
     rows = _note_repeats(
-        (video._replace(label=ids[label]) for label, video in found),
+        _joined(labelled) if multi_label else labelled,
         skipped,
         key=lambda path: PurePosixPath(path).stem,
     )
@@ -220,7 +227,10 @@ def read_class_folders(
 
 
 def read_lists(
-    files: Mapping[str, Path], videos: Path, labels: Sequence[str] | None = None
+    files: Mapping[str, Path],
+    videos: Path,
+    labels: Sequence[str] | None = None,
+    multi_label: bool = False,
 ) -> Listing:
     """List videos from files as PySlowFast and mmaction2 read them: a path and a label id a line.
 
@@ -231,7 +241,11 @@ def read_lists(
         files: split -> list.
         videos: folder that relative paths start from.
         labels: names in the order of their ids; by default the ids themselves.
+        multi_label: lines may end in several label ids, with a space, `,`, `;` or `|` between, and
+            a video may have several lines.
     """
+    ids = r"-?\d+(?:\s*[\s,;|]\s*\d+)*" if multi_label else r"-?\d+"
+    pattern = re.compile(rf"\s*(.*?[^\s,])\s*[\s,]\s*\"?({ids})\"?\s*")
     skipped = Counter[str]()
     found: list[IndexRow] = []
     root = videos.absolute()
@@ -240,11 +254,14 @@ def read_lists(
             if not line.strip():
                 continue
             where = f"list {file} line {number}"
-            match = re.fullmatch(r"\s*(.*[^\s,])\s*[\s,]\s*\"?(-?\d+)\"?\s*", line)
+            match = pattern.fullmatch(line)
             if match is None:
                 raise SnvideoError(f"{where}: {line.strip()[:80]!r}: expected path and label id")
-            path, label = Path(_unquoted(match[1])), int(match[2])
-            if label < 0:  # test lists whose labels are secret
+            path, several = (
+                Path(_unquoted(match[1])),
+                [int(n) for n in re.findall(r"-?\d+", match[2])],
+            )
+            if (label := max(several)) < 0:  # test lists whose labels are secret
                 skipped["without a label"] += 1
                 continue
             if labels is not None and label >= len(labels):
@@ -253,11 +270,29 @@ def read_lists(
                     f"{len(labels) - 1})"
                 )
             path = path.relative_to(root) if path.is_relative_to(root) else path
-            found.append(IndexRow(path.as_posix(), label, split=_split_name(split)))
+            found.append(_labelled(IndexRow(path.as_posix(), split=_split_name(split)), several))
     if labels is None:
-        labels = [str(label) for label in range(max((row.label for row in found), default=-1) + 1)]
+        most = max((label for row in found for label in row.label_ids), default=-1)
+        labels = [str(label) for label in range(most + 1)]
     source = f"lists {' '.join(file.name for file in files.values())}"
-    return Listing(_note_repeats(found, skipped), list(labels), source, dict(skipped))
+    rows = _note_repeats(_joined(found) if multi_label else found, skipped)
+    return Listing(rows, list(labels), source, dict(skipped))
+
+
+def _labelled(row: IndexRow, labels: Sequence[int]) -> IndexRow:
+    """A row with labels, each once."""
+    ids = list(dict.fromkeys(labels))
+    return row._replace(label=ids[0], labels=" ".join(map(str, ids)) if len(ids) > 1 else "")
+
+
+def _joined(rows: Iterable[IndexRow]) -> list[IndexRow]:
+    """Rows of videos that may have several labels, those of one video and split in one."""
+    first: dict[tuple[str, str], IndexRow] = {}
+    for row in rows:
+        same = first.setdefault((row.path, row.split), row)
+        joined = _labelled(same, [*same.label_ids, *row.label_ids])
+        first[row.path, row.split] = joined._replace(labels=joined.labels or str(joined.label))
+    return list(first.values())
 
 
 def _unquoted(text: str) -> str:
@@ -303,7 +338,7 @@ def _note_repeats(
     for row in rows:
         other = first.setdefault(key(row.path), row)
         remarks = [f"also in {other.split}"] * (other.split != row.split)
-        remarks += ["also has another label"] * (other.label != row.label)
+        remarks += ["also has another label"] * (other.label_ids != row.label_ids)
         if other is not row and not remarks:
             skipped["repeated rows"] += 1
         else:

@@ -27,6 +27,8 @@ class IndexSummary:
     clip: ClipConfig | None
     counts: dict[str, np.ndarray]
     """Split -> int64 (labels, statuses): videos of each label, statuses as in `STATUSES`."""
+    videos: dict[str, np.ndarray]
+    """Split -> int64 (statuses,): videos, each once, whatever the number of its labels."""
     seconds: dict[str, float]  # split -> seconds of usable video
     bytes: dict[str, int]  # split -> size of usable files
     short: dict[str, int]
@@ -69,6 +71,7 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
     counts: defaultdict[str, np.ndarray] = defaultdict(
         lambda: np.zeros((len(labels), len(STATUSES)), np.int64)
     )
+    videos: defaultdict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(STATUSES), np.int64))
     seconds: defaultdict[str, float] = defaultdict(float)
     size, short = Counts(), Counts()
     numbers = {name: array("d") for name in ("seconds", "frames", "fps")}
@@ -76,7 +79,9 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
     kinds = {name: Counts() for name in ("container", "decoders", "seekable", "orientation")}
     reasons = {status: Counts() for status in STATUSES}
     for row in read_rows(path, len(labels)):
-        counts[row.split][row.label, STATUSES.index(row.status)] += 1
+        status = STATUSES.index(row.status)
+        counts[row.split][row.label_ids, status] += 1
+        videos[row.split][status] += 1
         if row.status != "ok":
             reasons[row.status][row.reason or "no reason given"] += 1
             continue
@@ -100,6 +105,7 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
         labels=labels,
         clip=clip,
         counts={split: counts[split] for split in splits},
+        videos={split: videos[split] for split in splits},
         seconds={split: seconds[split] for split in splits},
         bytes={split: size[split] for split in splits},
         short={split: short[split] for split in splits},

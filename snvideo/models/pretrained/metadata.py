@@ -57,6 +57,8 @@ class WeightsMetadata(Section):
     `moving` averages; null for norms that have none."""
     classes: tuple[str, ...]
     """Names, in the order of the logits."""
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    """From logits to probabilities: of one class of all, or of each class by itself."""
     preprocessing: Preprocessing
     started_from: Mapping[str, Any] | None = None
     """The weights that training started from."""

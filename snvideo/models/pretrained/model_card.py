@@ -21,6 +21,7 @@ def model_card(metadata: WeightsMetadata, file: str, config: str | None = None) 
         "classes": f"{len(names)}: {shown}{more}",
         "clip": f"{views.frames} frames, {views.stride} apart in the video{rate}",
         "test views": f"short side {views.short_side}, crops {views.crop} x {views.crop} pixels",
+        "output": f"logits; {metadata.activation} makes them probabilities",
         "input": f"RGB, (x / 255 - mean) / std; mean {mean}, std {std}",
         "started from": (
             "random weights" if source is None else f"`{source['origin']}` ({source['format']})"
@@ -74,7 +75,9 @@ def _results(results: Mapping[str, Any] | None) -> str:
     views = results.get("views") or {}
     tested = f"{results['videos']} videos, {views.get('clips')} clips x {views.get('crops')} crops"
     kinds = ("clip_top1", "clip_top5", "video_top1", "video_top5")
-    rows = {kind.replace("_top", " top-"): f"{100 * results[kind]:.1f} %" for kind in kinds}
+    mean = results.get("mean_average_precision")
+    rows = {} if mean is None else {"mean average precision": f"{100 * mean:.1f} %"}
+    rows |= {kind.replace("_top", " top-"): f"{100 * results[kind]:.1f} %" for kind in kinds}
     rows |= {
         "tested on": f"{tested}; index {str(results.get('index_hash', ''))[:12]}",
         "trained with": f"{results.get('gpus')} gpus x {results.get('clips_per_gpu')} clips, "

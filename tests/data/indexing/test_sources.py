@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 
 from snvideo.data.files import scan_videos
-from snvideo.data.indexing.sources import read_class_folders, read_kinetics, read_labels, read_lists
+from snvideo.data.indexing.sources import (
+    Listing,
+    read_class_folders,
+    read_kinetics,
+    read_labels,
+    read_lists,
+)
 from snvideo.errors import SnvideoError
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
@@ -339,3 +345,39 @@ def test_lists_with_quoted_paths(tmp_path: Path, line: str, path: str) -> None:
 def test_lists_bad_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SnvideoError, match=message):
         read_lists({"train": write(tmp_path / "l.csv", text)}, tmp_path, ["x", "y"])
+
+
+def labelled(listing: Listing) -> list[tuple[str, int, str, str]]:
+    return [(row.path, row.label, row.labels, row.reason) for row in listing.rows]
+
+
+def test_lists_of_several_labels(tmp_path: Path) -> None:
+    lines = ["a b 1.mp4 3 7", "b.mp4 2", "c.mp4,5;1|0", '"d 9.mp4" "4, 4"', "b.mp4 6", "e.mp4 -1"]
+    file = write(tmp_path / "l.csv", "\n".join(lines) + "\n")
+    listing = read_lists({"train": file}, tmp_path, multi_label=True)
+    assert labelled(listing) == [
+        ("a b 1.mp4", 3, "3 7", ""),
+        ("b.mp4", 2, "2 6", ""),  # of two lines
+        ("c.mp4", 5, "5 1 0", ""),
+        ("d 9.mp4", 4, "4", ""),
+    ]
+    assert listing.labels == [str(number) for number in range(8)]
+    assert listing.skipped == {"without a label": 1}
+    with pytest.raises(SnvideoError, match="line 1: label 7, but the label file has 7 names"):
+        read_lists({"train": file}, tmp_path, list("abcdefg"), multi_label=True)
+    plain = read_lists({"train": write(tmp_path / "p.csv", lines[0])}, tmp_path)
+    assert labelled(plain) == [("a b 1.mp4 3", 7, "", "")]  # paths may hold spaces
+
+
+def test_kinetics_of_several_labels(tmp_path: Path) -> None:
+    videos = touch(tmp_path / "v", "a_000000_000010.mp4", "b_000000_000010.mp4")
+    rows = "singing;dancing,a,0,10,train\ndancing,b,0,10,train\nrunning | singing,b,0,10,train\n"
+    file = write(tmp_path / "train.csv", HEADER + rows)
+    listing = read_kinetics([file], videos, multi_label=True)
+    assert listing.labels == ["dancing", "running", "singing"]
+    assert labelled(listing) == [
+        ("a_000000_000010.mp4", 2, "2 0", ""),
+        ("b_000000_000010.mp4", 0, "0 1 2", ""),
+    ]
+    with pytest.raises(SnvideoError, match=r"train.csv line 4: label 'running' is not one of"):
+        read_kinetics([file], videos, ["singing", "dancing"], multi_label=True)
