@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import struct
 import threading
 import time
 from collections import deque
@@ -33,9 +34,11 @@ UNGUARDED = (
 PATIENCE = 3  # deaths in a row that are no task's doing, before the pool gives up
 _TICK = 1.0
 _SUSPENSION = 3.0  # seconds without a tick that tell that the whole job was suspended
-_STARTED, _ANSWER, _DONE = "started", "answer", "done"
-_INLINE = 4000
-"""Bytes of a message that a pipe takes whole or not at all, even of a process that is stopped."""
+_STARTED, _DONE = "started", "done"
+_INLINE = 2500
+"""Most bytes of an answer that is a part of a message, which a pipe takes whole or not at all, even
+of a process that is stopped."""
+_HEAD = struct.Struct("<qi")  # of the last answer: number of the task, bytes, or -1 if in a file
 
 Task = TypeVar("Task")
 
@@ -162,7 +165,7 @@ class WorkerPool(Generic[Task]):
         self._waiting.extendleft(reversed(worker.jobs))
         if worker.started and worker.jobs:
             job = worker.jobs[0]
-            answer, job.answer = job.answer, None
+            answer = worker.last_answer()
             if timed_out and worker.armed() < self._suspension.last():
                 log.warning("the job was suspended for a while; a task is begun anew")
                 return
@@ -223,7 +226,6 @@ class _Job(Generic[Task]):
     """A task on its way to an outcome."""
 
     task: Task
-    answer: Any = None
     outcome: Outcome | None = None
     deaths: int = 0
 
@@ -232,22 +234,23 @@ class _Worker(Generic[Task]):
     """A process as its parent sees it.
 
     Tasks and large answers lie in files in memory, one for each task that the process may have;
-    messages say only that they are there. So the parent waits neither to send nor to receive, even
-    of a process that is stopped, and nothing is left behind when it is killed.
+    messages say only that they are there. Answers before the last are noted in another file, which
+    is read if the process dies. So the parent waits neither to send nor to receive, even of a
+    process that is stopped, is woken once a task, and nothing is left behind when it is killed.
     """
 
     def __init__(self, context: Any, main: tuple[Any, ...], ahead: int) -> None:
         self.jobs: deque[_Job[Task]] = deque()
         self.started, self.stuck, self.heard = False, False, time.monotonic()
         self._slots = [MemoryFile() for _ in range(ahead)]
-        self._trace, self._begun = MemoryFile(), 0
+        self._trace, self._last, self._begun = MemoryFile(), MemoryFile(), 0
         # In a forked process a timer that is armed here could never be armed again.
         faulthandler.cancel_dump_traceback_later()
         tasks, self._tasks = context.Pipe(duplex=False)
         self.messages, messages = context.Pipe(duplex=False)
         for end in (self._tasks, self.messages):  # else later processes hold them open
             util.register_after_fork(end, Connection.close)
-        args = (tasks, messages, self._slots, self._trace, *main)
+        args = (tasks, messages, self._slots, self._trace, self._last, *main)
         self.process = context.Process(target=_work, args=args, daemon=True)
         try:
             self.process.start()
@@ -255,7 +258,7 @@ class _Worker(Generic[Task]):
             raise SnvideoError(UNGUARDED) from error
         tasks.close()
         messages.close()
-        for memory in (self._trace, *self._slots):
+        for memory in (self._trace, self._last, *self._slots):
             util.register_after_fork(memory, lambda memory: memory.file.close())
 
     def begin(self, job: _Job[Task]) -> None:
@@ -270,19 +273,25 @@ class _Worker(Generic[Task]):
 
     def take(self, pin: bool) -> bool:
         """Take a message; true if a task is done."""
-        kind, content = pickle.loads(self.messages.recv_bytes())
+        kind, failure, data = pickle.loads(self.messages.recv_bytes())
         self.heard = time.monotonic()
-        job = self.jobs[0]
         if kind == _STARTED:
             self.started = True
-        elif kind == _DONE:
-            job.outcome = Outcome(job.answer, content)
-            self.jobs.popleft()
-        elif content is not None:
-            job.answer = pickle.loads(content)
-        else:
-            job.answer = self._slots[(self._begun - len(self.jobs)) % len(self._slots)].read(pin)
-        return kind == _DONE
+            return False
+        answer = self._answer(pin) if data is None else pickle.loads(data)
+        self.jobs.popleft().outcome = Outcome(answer, failure)
+        return True
+
+    def last_answer(self) -> Any:
+        """Last answer to the task that a dead process had begun, or None."""
+        note = os.pread(self._last.file.fileno(), _HEAD.size + _INLINE, 0)
+        number, size = _HEAD.unpack_from(note) if note else (-1, 0)
+        if number != self._begun - len(self.jobs):
+            return None
+        return self._answer() if size < 0 else pickle.loads(note[_HEAD.size :][:size])
+
+    def _answer(self, pin: bool = False) -> Any:
+        return self._slots[(self._begun - len(self.jobs)) % len(self._slots)].read(pin)
 
     def cause(self) -> str:
         """The way in which the process died, in words."""
@@ -321,6 +330,7 @@ def _work(
     messages: Connection,
     slots: list[MemoryFile],
     trace: MemoryFile,
+    last: MemoryFile,
     function: Callable[[Any], Iterator[Any]],
     timeout: float,
     initializer: Callable[[], None] | None,
@@ -334,25 +344,29 @@ def _work(
         initializer()
     watchdog = Watchdog(timeout, trace.file)
 
-    def send(kind: str, content: bytes | str | None = None) -> None:
-        messages.send_bytes(pickle.dumps((kind, content)))
+    def send(kind: str, failure: str | None = None, data: bytes | None = None) -> None:
+        messages.send_bytes(pickle.dumps((kind, failure, data)))
 
     with suppress(EOFError, BrokenPipeError):  # the parent has died
         send(_STARTED)
-        for slot in cycle(slots):
+        for task, slot in enumerate(cycle(slots)):
             tasks.recv_bytes()
             failure = None
+            data: bytes | None = pickle.dumps(None)  # of the last answer, if it is small
             try:
                 watchdog.arm()
                 for answer in function(slot.read()):
-                    data, tensors = dump(answer)
-                    small = not tensors and len(data) <= _INLINE
-                    if not small:
-                        slot.write(data, tensors)
-                    watchdog.disarm()  # for the parent may not take it soon
-                    send(_ANSWER, data if small else None)
-                    watchdog.arm()
+                    found, tensors = dump(answer)
+                    if tensors or len(found) > _INLINE:
+                        slot.write(found, tensors)
+                        data = None
+                    else:
+                        data = found
+                    # In one call, which no signal interrupts.
+                    note = _HEAD.pack(task, -1 if data is None else len(data)) + (data or b"")
+                    os.pwrite(last.file.fileno(), note, 0)
+                    watchdog.progress()
             except Exception as error:  # whatever one task does, the others go on
                 failure = f"raised {type(error).__name__}: {error}".splitlines()[0][:1000]
-            watchdog.disarm()
-            send(_DONE, failure)
+            watchdog.disarm()  # for the parent may not take it soon
+            send(_DONE, failure, data)
