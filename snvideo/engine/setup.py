@@ -92,6 +92,11 @@ def build_network(config: RunConfig, classes: int) -> nn.Module:
             "model.norm.name=frozen_bn trains no norm: give it trained ones with "
             "model.weights.source and model.weights.norms=keep"
         )
+    if norm.name == "brn" and config.speed.activation_checkpointing:
+        raise SnvideoError(
+            "model.norm.name=brn corrects by its running statistics, which have moved when a "
+            "block is computed again: set speed.activation_checkpointing=false"
+        )
     options = norm.options(clips)
     if norm.drops_batch_part(clips):
         log.info("one clip per GPU: SN runs without its batch part, which equals the instance part")

@@ -12,9 +12,10 @@ import snvideo
 from snvideo.engine.dry_run import dry_run
 from snvideo.engine.evaluate import evaluate
 from snvideo.engine.train import train
+from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import WEIGHTS_FILE
-from tests.engine.runs import last_state, last_weights, results, run_config, start
+from tests.engine.runs import CPU, last_state, last_weights, results, run_config, start
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +149,9 @@ def test_weights_that_do_not_fit_are_one_line(bn, toy, tmp_path, overrides, mess
             attempt(config)
         assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_batch_renormalization_cannot_be_computed_again(toy, tmp_path):
+    more = ("model.norm.name=brn", "speed.activation_checkpointing=true")
+    with pytest.raises(SnvideoError, match=r"set speed\.activation_checkpointing=false"):
+        Trainer(run_config(toy, tmp_path / "run", *more), CPU)
