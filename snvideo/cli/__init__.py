@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import typer
@@ -73,6 +74,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     can go on, is exit code 75 (under torchrun, which has codes of its own, a file `preempted` in
     the run's folder).
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # what a terminal's coding lacks is shown as "?"
+        sys.stdout.reconfigure(errors="replace")
     logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("snvideo").setLevel(logging.INFO)  # of libraries, warnings alone
     try:

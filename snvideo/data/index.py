@@ -262,10 +262,12 @@ class ClipIndex:
     def __getitem__(self, number: int) -> Video:
         number = range(len(self))[number]  # negative numbers and IndexError as usual
         start, stop = self._ends.values[number : number + 2]
-        name = self._paths.values[start:stop].tobytes().decode(*_CODING)
+        stored = self._paths.values[start:stop].tobytes()
+        name = stored.decode(*_CODING)
         values = dict(zip(_TABLE.names or (), self._table.values[number].item(), strict=True))
         values["decoders"] = _names(values["decoders"])
-        return Video(path=self.root / name, name=name, **values)
+        # The system's own text for these bytes, which is another one where it does not use UTF-8.
+        return Video(path=self.root / os.fsdecode(stored), name=name, **values)
 
 
 def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
@@ -346,7 +348,9 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
     beside = path.with_suffix(".json")
     for file in (path, beside):
         if not file.is_file():
-            raise SnvideoError(f"no index at {file}: build it with 'snvideo index build'")
+            raise SnvideoError(
+                f"no index at {file}: build it with 'snvideo index build'{_seen_from(file)}"
+            )
     try:
         meta = json.loads(beside.read_text(encoding="utf-8"))
         root, labels = meta["root"], meta["labels"]
@@ -357,7 +361,15 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
             f'index {beside}: expected {{"root": folder, "labels": [names], ...}}: '
             "build it again with 'snvideo index build'"
         ) from None
-    return root, labels
+    # Of folders whose names were bytes to a system without UTF-8: they are text to all others.
+    return root, [name.encode(*_CODING).decode("utf-8", "backslashreplace") for name in labels]
+
+
+def _seen_from(path: Path) -> str:
+    """The folder that a relative path is looked for in, since a run may be begun elsewhere."""
+    if path.is_absolute():
+        return ""
+    return f", or start in the folder that the path is relative to, which is not {Path.cwd()}"
 
 
 def _is_proven(path: Path) -> bool:

@@ -116,6 +116,8 @@ def parallelize(
     if world.size == 1:
         return network
     device = world.device
+    # Of kernels of one position, whose strides can be written in several ways: nothing is lost.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the newer name is not in older versions
         wrapped = DistributedDataParallel(

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from snvideo.errors import SnvideoError
 from snvideo.models.cost import multiply_adds, without_memory
 
 FILES = 5  # video files of each split that are looked for
+SHOWN = 5  # classes that a line names
 SAMPLE = 1000  # videos of each split, spread evenly, whose length is compared with a clip
 
 
@@ -23,6 +25,8 @@ class SplitSummary(NamedTuple):
     videos: int
     short: float  # part of them that is shorter than a clip, whose last frame is then repeated
     missing: list[str]  # names of those among the first few that have no file
+    classes: int
+    empty: list[str]  # names of classes without videos
 
     def warnings(self) -> list[str]:
         """A line if files are missing."""
@@ -31,6 +35,16 @@ class SplitSummary(NamedTuple):
         return [
             f"{len(self.missing)} of the first {min(FILES, self.videos)} videos of split "
             f"{self.name!r} are missing: {', '.join(self.missing)}"
+        ]
+
+    def empty_classes(self) -> list[str]:
+        """A line if there are classes without videos."""
+        if not self.empty:
+            return []
+        some = ", ".join(self.empty[:SHOWN]) + ", ..." * (len(self.empty) > SHOWN)
+        return [
+            f"{len(self.empty)} of {self.classes} classes have no usable video in split "
+            f"{self.name!r}: {some}"
         ]
 
 
@@ -59,7 +73,10 @@ def _summarize(index: ClipIndex, clip: ClipConfig) -> SplitSummary:
     looked = min(SAMPLE, len(index))
     videos = [index[number * len(index) // looked] for number in range(looked)]
     short = sum(is_short(clip, video.fps, video.frames) for video in videos) / looked
-    return SplitSummary(index.split, len(index), short, [video.name for video in missing])
+    counts = np.bincount(index.label_ids, minlength=len(index.labels))
+    empty = [name for name, count in zip(index.labels, counts, strict=True) if not count]
+    names = [video.name for video in missing]
+    return SplitSummary(index.split, len(index), short, names, len(counts), empty)
 
 
 def view_cost(model: nn.Module, config: RunConfig) -> tuple[int, int]:

@@ -129,7 +129,7 @@ def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
         f"{trainer.classes} classes; {trainer.total_steps} steps"
     )
     steps, device = trainer.total_steps, trainer.device
-    for line in (line for split in splits for line in split.warnings()):
+    for line in (line for split in splits for line in split.warnings() + split.empty_classes()):
         log.warning("%s", line)
     for line in settings_without_effect(config, plan, trainer.train_index, steps, device):
         log.warning("without effect: %s", line)

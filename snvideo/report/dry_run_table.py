@@ -69,6 +69,8 @@ def _data(found: DryRun) -> Rows:
         sampled = "about " if split.videos > SAMPLE else ""
         short = f", {sampled}{100 * split.short:.1f} % shorter than a clip" if split.short else ""
         yield f"{name} videos", f"{split.videos:,} of split {split.name!r}{short}"
+        for line in split.empty_classes():
+            yield "", line
 
 
 def _steps(found: DryRun) -> Rows:

@@ -1,6 +1,7 @@
 import csv
 import json
 import multiprocessing
+import os
 import time
 import tracemalloc
 from collections.abc import Iterable, Sequence
@@ -245,3 +246,25 @@ def test_degrees_of_older_indexes_are_orientations(tmp_path: Path) -> None:
     (tmp_path / "old.csv").write_text(f"{lines[0]}\n{','.join(cells)}\n")
     with pytest.raises(SnvideoError, match="orientation is 0, expected 1 to 8"):
         list(read_rows(tmp_path / "old.csv"))
+
+
+def test_a_relative_index_is_looked_for_in_the_working_directory(tmp_path, monkeypatch):
+    write(tmp_path)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    with pytest.raises(SnvideoError, match=f"relative to, which is not {tmp_path / 'other'}"):
+        ClipIndex.load("index.csv", "train")
+    with pytest.raises(SnvideoError, match=r"build it with 'snvideo index build'$"):
+        ClipIndex.load(tmp_path / "other/index.csv", "train")
+
+
+def test_names_of_a_system_without_utf_8(tmp_path, monkeypatch):
+    """Paths are those that it opens, and labels the text that all other systems see."""
+    labels = [name.encode().decode("ascii", "surrogateescape") for name in ("größer", "b", "c")]
+    write(tmp_path, labels=labels)
+    monkeypatch.setattr(os, "fsdecode", lambda path: path.decode("ascii", "surrogateescape"))
+    index = ClipIndex.load(tmp_path / "index.csv", "train")
+    video = next(video for video in map(index.__getitem__, range(3)) if "d" in video.name)
+    assert video.name == "dé.mp4"
+    assert video.path == tmp_path / "d\udcc3\udca9.mp4"
+    assert index.labels == ["größer", "b", "c"]

@@ -1,5 +1,6 @@
 """Settings that cannot take effect: refused by the config, or said before the first step."""
 
+import json
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -245,6 +246,20 @@ def test_one_class_is_refused_before_training(toy, tmp_path):
     (tmp_path / "index.csv").write_text("\n".join([",".join(row) for row in rows] + [""]))
     (tmp_path / "index.json").write_text(f'{{"root": "{toy}", "labels": ["only"], "version": 2}}')
     refused(tmp_path, tmp_path, "the index has one class, 'only'")
+
+
+def test_classes_without_videos_are_named(toy, tmp_path):
+    meta = json.loads((toy / "index.json").read_text())
+    names = [f"new {number}" for number in range(7)]
+    text = json.dumps({**meta, "root": str(toy), "labels": meta["labels"] + names})
+    (tmp_path / "index.json").write_text(text)
+    (tmp_path / "index.csv").write_text((toy / "index.csv").read_text())
+    found = dry_run(run_config(tmp_path, tmp_path / "run"), timed_steps=0)
+    (first,), (second,) = (split.empty_classes() for split in found.splits)
+    said = "7 of 15 classes have no usable video in split 'train': new 0, new 1, new 2, new 3, "
+    assert first == f"{said}new 4, ..."
+    assert "split 'val'" in second
+    assert any("7 of 15 classes" in str(text) for text in dry_run_table(found).columns[1].cells)
 
 
 def test_files_that_are_gone_are_said_before_training(toy, tmp_path):

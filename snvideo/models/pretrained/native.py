@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +82,18 @@ def write_weights(path: Path, model: nn.Module, metadata: WeightsMetadata) -> No
     """
     state = fold_state_dict(model.state_dict())
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
-    write_atomic(path, save(tensors, {"format": "pt", METADATA_KEY: metadata.model_dump_json()}))
+    text = metadata.model_dump_json()
+    write_atomic(path, _sorted_header(save(tensors, {"format": "pt", METADATA_KEY: text})))
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: the library writes those of the metadata
+    in another order each time, and equal weights are to have equal checksums."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_own(

@@ -221,3 +221,14 @@ def test_exports_that_cannot_be_are_one_line_and_leave_nothing(file, tmp_path, m
     with pytest.raises(SnvideoError, match="was not written: its logits differ"):
         export_model(loaded, tmp_path / "net.pt2")
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    model = network()
+    for number in range(8):
+        write_weights(tmp_path / f"{number}.safetensors", model, about(model))
+    files = {path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(files) == 1
+    assert int.from_bytes(files.pop()[:8], "little") % 8 == 0
+    loaded = snvideo.load_model(tmp_path / "0.safetensors").model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
