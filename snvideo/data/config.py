@@ -19,7 +19,8 @@ class ClipConfig(Section):
     stride: PositiveInt = 8
     """Frames of the video from one clip frame to the next."""
     target_fps: PositiveFloat | None = None
-    """Count strides at this frame rate whatever the file's own is; null: at the file's own."""
+    """Count strides at this frame rate whatever the file's own is, which is taken for constant (the
+    index remarks `frames at uneven times`); null: at the file's own."""
 
 
 class ColorConfig(Section):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from snvideo.data.decoding import decode_frames
-from snvideo.data.index import DECODERS, Video
+from snvideo.data.index import Video
 from snvideo.data.indexing.probe import probe
 from tests.data.decoding.reference import assert_alike, ffmpeg_frames, needs_ffmpeg
 from tests.data.streams import (
@@ -207,9 +207,9 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 def assert_right(video: Video, expected: np.ndarray) -> None:
     rng = np.random.default_rng(0)
     last = len(expected) - 1
-    requests = [[k] for k in range(0, len(expected), 4)]  # alone, then some together
+    requests = [[k] for k in range(0, len(expected), 7)]  # alone, then some together
     requests += [rng.integers(0, last, 4) for _ in range(3)] + [[last, 0]]
-    for decoder in DECODERS:  # what is not trusted or installed is PyAV again
+    for decoder in video.decoders.split():  # PyAV takes the place of others
         for wanted in requests:
             np.testing.assert_array_equal(decode_frames(video, wanted, decoder), expected[wanted])
 
@@ -218,10 +218,13 @@ def assert_right(video: Video, expected: np.ndarray) -> None:
 def test_frame_k_is_the_kth_of_plain_decoding(tmp_path: Path, name: str) -> None:
     path = KINDS[name](tmp_path / name)
     expected = from_start(path)
+    videos = set()
     for check in ("header", "packets", "decode"):
         found = probe(path, check)
         assert (found.status, found.frames) == ("ok", len(expected))
-        assert_right(Video.of(found, path), expected)
+        videos.add(Video.of(found, path)._replace(fps=25.0))
+    for video in videos:  # often the same for all checks
+        assert_right(video, expected)
 
 
 @needs_ffmpeg
