@@ -348,9 +348,11 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
     beside = path.with_suffix(".json")
     for file in (path, beside):
         if not file.is_file():
-            raise SnvideoError(
-                f"no index at {file}: build it with 'snvideo index build'{_seen_from(file)}"
+            # A run may be begun in another folder than its paths are relative to.
+            seen = (
+                "" if file.is_absolute() else f" (or start elsewhere, it is seen from {Path.cwd()})"
             )
+            raise SnvideoError(f"no index at {file}: build it with 'snvideo index build'{seen}")
     try:
         meta = json.loads(beside.read_text(encoding="utf-8"))
         root, labels = meta["root"], meta["labels"]
@@ -363,13 +365,6 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
         ) from None
     # Of folders whose names were bytes to a system without UTF-8: they are text to all others.
     return root, [name.encode(*_CODING).decode("utf-8", "backslashreplace") for name in labels]
-
-
-def _seen_from(path: Path) -> str:
-    """The folder that a relative path is looked for in, since a run may be begun elsewhere."""
-    if path.is_absolute():
-        return ""
-    return f", or start in the folder that the path is relative to, which is not {Path.cwd()}"
 
 
 def _is_proven(path: Path) -> bool:

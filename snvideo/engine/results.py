@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from snvideo.engine.config import RunConfig, StatisticsConfig
@@ -27,6 +28,10 @@ _PUBLISHED = {
 StatisticsOrigin: TypeAlias = Literal["weights", "run", "index", "moving"]
 """Origin of the statistics of an evaluation: held by the weights, averaged over the run's own
 training clips or those of the index tested on, or the moving averages of training."""
+
+
+DENSE = 500
+"""Classes up to which the confusion matrix is stored as such: beyond, nearly all of it is zeros."""
 
 
 class LayerImportance(BaseModel):
@@ -78,8 +83,11 @@ class Results(BaseModel):
     """Of an index of several labels a video, as `per_class_average_precision`, of which it is the
     mean over classes with videos; recall and precision are then those of probabilities >= 0.5."""
     per_class_average_precision: list[float | None] | None = None
-    confusion: list[list[int]]
-    """Videos by true class (rows) and predicted class (columns); empty with several labels."""
+    confusion: list[list[int]] = []
+    """Videos by true class (rows) and predicted class (columns); empty if they have several labels,
+    and with more than `DENSE` classes."""
+    confusion_entries: list[tuple[int, int, int]] = []
+    """The same with more classes, without zeros: true class, predicted class, videos."""
     videos: int
     failed_videos: int
     failed: list[tuple[str, str]] = []
@@ -107,6 +115,11 @@ class Results(BaseModel):
     def of(cls, config: RunConfig, index: ClipIndex, found: Evaluation, **more: Any) -> Results:
         """Results of an evaluation over the test views of a config, and `more` fields."""
         batch, test = config.batch, config.data.test
+        evaluated = {name: getattr(found, name) for name in _EVALUATED}
+        if len(index.labels) > DENSE and found.confusion:
+            counts = np.array(evaluated.pop("confusion"))
+            places = np.nonzero(counts)
+            evaluated["confusion_entries"] = np.stack([*places, counts[places]], 1).tolist()
         values = {
             "norm": config.model.norm.name,
             "model": config.model.name,
@@ -116,13 +129,22 @@ class Results(BaseModel):
             "statistics": config.statistics.model_dump(),
             "index_hash": index.hash,
             "classes": list(index.labels),
-            **{name: getattr(found, name) for name in _EVALUATED},
+            **evaluated,
             **{name: v for name in _AVERAGE_PRECISION if (v := getattr(found, name)) is not None},
             "videos": len(found.rows),
             "failed_videos": len(found.failed),
             "views": test.model_dump(include={"clips", "crops"}),
         }
         return cls.model_validate(values | more)
+
+    def confusion_matrix(self) -> np.ndarray:
+        """Videos by true and predicted class, int64 (classes, classes)."""
+        if not self.confusion_entries:
+            return np.array(self.confusion, np.int64)
+        counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        true, predicted, videos = np.array(self.confusion_entries).T
+        counts[true, predicted] = videos
+        return counts
 
     def __str__(self) -> str:
         tops = (self.clip_top1, self.clip_top5, self.video_top1, self.video_top5)

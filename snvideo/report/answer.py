@@ -88,7 +88,7 @@ def _chance_classes(runs: list[StudyRun]) -> list[str]:
     """Classes whose share of right videos is at most that of guessing."""
     results = [results for _, results in finished(runs)]
     alike = [one for one in results if one.classes == results[0].classes]
-    counts = np.array(sum(np.array(one.confusion) for one in alike), dtype=float)
+    counts = np.array(sum(one.confusion_matrix() for one in alike), dtype=float)
     if counts.ndim != 2:
         return []
     videos = counts.sum(axis=1)

@@ -252,7 +252,9 @@ def test_a_relative_index_is_looked_for_in_the_working_directory(tmp_path, monke
     write(tmp_path)
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
-    with pytest.raises(SnvideoError, match=f"relative to, which is not {tmp_path / 'other'}"):
+    with pytest.raises(
+        SnvideoError, match=f"start elsewhere, it is seen from {tmp_path / 'other'}"
+    ):
         ClipIndex.load("index.csv", "train")
     with pytest.raises(SnvideoError, match=r"build it with 'snvideo index build'$"):
         ClipIndex.load(tmp_path / "other/index.csv", "train")

@@ -16,7 +16,7 @@ def confusion(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     if not done:
         return None
     run, results = max(done, key=lambda pair: (pair[0].norm == "sn", pair[1].video_top1))
-    counts = np.array(results.confusion, dtype=float)
+    counts = results.confusion_matrix().astype(float)
     if counts.ndim != 2 or counts.size == 0:
         return None
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
