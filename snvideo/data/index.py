@@ -118,12 +118,8 @@ class Video(NamedTuple):
 
 _TABLE = np.dtype(
     [(name, np.int32) for name in ("label", "first_frame", "frames", "width", "height")]
-    + [
-        ("orientation", np.uint8),
-        ("fps", np.float32),
-        ("seekable", np.bool_),
-        ("decoders", np.uint8),  # a bit for each of `DECODERS`
-    ]
+    + [("orientation", np.uint8), ("fps", np.float32), ("seekable", np.bool_)]
+    + [("decoders", np.uint8)]  # a bit for each of `DECODERS`
 )
 
 
