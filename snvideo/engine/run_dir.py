@@ -48,7 +48,8 @@ PREEMPTED = "preempted"
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware, number of threads and norm kernels of this process."""
-    packages = ("snvideo", "torch", "torchvision", "pytorchvideo", "decord", "av", "numpy")
+    decoders = ("av", "decord", "torchcodec")
+    packages = ("snvideo", "torch", "torchvision", "pytorchvideo", *decoders, "numpy")
     versions: dict[str, str | None] = dict.fromkeys(packages)
     for package in packages:
         with suppress(PackageNotFoundError):

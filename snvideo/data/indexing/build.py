@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from snvideo.atomic import write_atomic
-from snvideo.data.index import COLUMNS, STATUSES, VERSION, IndexRow, read_rows
+from snvideo.data.decoding import missing
+from snvideo.data.index import COLUMNS, DECODERS, STATUSES, VERSION, IndexRow, read_rows
 from snvideo.data.indexing.probe import Check, probe_all
 from snvideo.data.indexing.sources import Listing
 from snvideo.errors import SnvideoError
 from snvideo.lock import locked
+
+log = logging.getLogger(__name__)
 
 _LISTED = (*COLUMNS[: COLUMNS.index("first_frame")], "labels")
 """What a source says of a video, beside a remark in `reason`; the rest is probed."""
@@ -97,6 +101,9 @@ def _build(
     timeout: float,
     progress: Callable[[int], None] | None,
 ) -> BuildSummary:
+    for decoder in DECODERS if check == "decode" else ():
+        if reason := missing(decoder):
+            log.info("no file can be trusted to %s: %s", decoder, reason)
     part, done = _partial_path(out, listing, videos, check), 0
     report = progress or (lambda number: None)
     try:

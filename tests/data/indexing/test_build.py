@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from snvideo.data.index import VERSION, ClipIndex, read_rows
+from snvideo.data.indexing import build, probe
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import read_class_folders, read_kinetics, read_lists
 from snvideo.errors import SnvideoError
@@ -25,6 +26,20 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_video(root / "val" / "kick" / "c.avi", frames=30, codec="mpeg4", b_frames=2)
     (root / "val" / "kick" / "d.mp4").write_bytes(b"")
     return root
+
+
+def test_decoders_that_cannot_be_tried_are_said(videos, tmp_path, monkeypatch, caplog) -> None:
+    reasons = {"torchcodec": "torchcodec cannot load FFmpeg: install its shared libraries"}
+    for module in (build, probe):
+        monkeypatch.setattr(module, "missing", lambda decoder: reasons.get(decoder, ""))
+    caplog.set_level("INFO", logger="snvideo")
+    for check in ("packets", "decode"):
+        out = tmp_path / f"{check}.csv"
+        build.build_index(read_class_folders(videos), videos, out, check=check)
+        expected = [f"no file can be trusted to torchcodec: {reasons['torchcodec']}"]
+        assert [m for m in caplog.messages if "trusted" in m] == expected * (check == "decode")
+        rows = list(read_rows(out))
+        assert [row.decoders for row in rows if "/a." in row.path] == ["pyav decord"]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
