@@ -8,11 +8,10 @@ import csv
 import hashlib
 import json
 import logging
-import mmap
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import cache, cached_property
+from functools import cache
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snvideo.data.memory_file import MemoryFile
+from snvideo.data.memory_file import SharedArray
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -155,12 +154,12 @@ class ClipIndex:
 
     def __init__(self, rows: Iterable[IndexRow], split: str, labels: list[str], root: Path) -> None:
         self.root, self.split, self.labels = root, split, labels
-        self._table, self._paths = _SharedArray(_TABLE), _SharedArray(np.uint8)
-        self._ends, end = _SharedArray(np.int64), 0
+        self._table, self._paths = SharedArray(_TABLE), SharedArray(np.uint8)
+        self._ends, end = SharedArray(np.int64), 0
         """End of each path in `_paths`, after a 0: path i lies between values i and i + 1."""
         self._ends.append([0])
         # Likewise the labels of all videos.
-        self._labels, self._label_ends = _SharedArray(np.int32), _SharedArray(np.int64)
+        self._labels, self._label_ends = SharedArray(np.int32), SharedArray(np.int64)
         self._label_ends.append([0])
         label_end = 0
         self.multi_label = False
@@ -371,25 +370,3 @@ def _is_proven(path: Path) -> bool:
         return True
     except (ValueError, KeyError, TypeError):  # `read_meta` tells what is wrong with it
         return False
-
-
-class _SharedArray:
-    """Array that worker processes share, however they start: a file in memory, then mapped."""
-
-    def __init__(self, dtype: Any) -> None:
-        self._dtype, self._memory = np.dtype(dtype), MemoryFile()
-
-    def append(self, values: Any) -> None:
-        """Add values at the end, before the first look at them."""
-        self._memory.file.write(np.array(values, self._dtype).tobytes())
-
-    @cached_property
-    def values(self) -> np.ndarray:
-        """All of it, read-only."""
-        file = self._memory.file.fileno()
-        if not os.fstat(file).st_size:
-            return np.empty(0, self._dtype)
-        return np.frombuffer(mmap.mmap(file, 0, access=mmap.ACCESS_READ), self._dtype)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_dtype": self._dtype, "_memory": self._memory}

@@ -1,13 +1,17 @@
-"""Files in memory, in which worker processes pass values with large tensors."""
+"""Files in memory: arrays and values with large tensors for worker processes."""
 
 import io
+import mmap
 import os
 import pickle
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from multiprocessing import reduction
 from typing import Any
+
+import numpy as np
 
 
 def dump(value: Any) -> tuple[bytes, list[Any]]:
@@ -50,6 +54,28 @@ class MemoryFile:
             for tensor in unpickler.tensors:
                 file.readinto(_bytes_of(tensor))
         return value
+
+
+class SharedArray:
+    """Array that worker processes share, however they start: a file in memory, then mapped."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtype, self._memory = np.dtype(dtype), MemoryFile()
+
+    def append(self, values: Any) -> None:
+        """Add values at the end, before the first look at them."""
+        self._memory.file.write(np.array(values, self._dtype).tobytes())
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """All of it, read-only."""
+        file = self._memory.file.fileno()
+        if not os.fstat(file).st_size:
+            return np.empty(0, self._dtype)
+        return np.frombuffer(mmap.mmap(file, 0, access=mmap.ACCESS_READ), self._dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_dtype": self._dtype, "_memory": self._memory}
 
 
 class _Pickler(pickle.Pickler):

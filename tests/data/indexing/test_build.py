@@ -66,7 +66,7 @@ def test_index_of_what_is_there(videos: Path, tmp_path: Path) -> None:
     meta = json.loads(out.with_suffix(".json").read_text())
     assert (meta["root"], meta["labels"], meta["check"]) == ("videos", ["hug", "kick"], "packets")
     assert meta["version"] == VERSION
-    assert out.read_text().splitlines()[-1].endswith(",pyav,broken,empty file")
+    assert out.read_text().splitlines()[-1].endswith(",pyav,broken,empty file,")
 
     outside = tmp_path / "index.csv"  # the root is elsewhere, and stated whole
     build_index(read_class_folders(videos), videos, outside, workers=1)
