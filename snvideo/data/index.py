@@ -358,8 +358,16 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
             f'index {beside}: expected {{"root": folder, "labels": [names], ...}}: '
             "build it again with 'snvideo index build'"
         ) from None
-    # Of folders whose names were bytes to a system without UTF-8: they are text to all others.
-    return root, [name.encode(*_CODING).decode("utf-8", "backslashreplace") for name in labels]
+    return root, [_as_text(name) for name in labels]
+
+
+def _as_text(name: str) -> str:
+    """A label that may have been the name of a folder in bytes, to a system without UTF-8."""
+    try:
+        content = name.encode(*_CODING)
+    except UnicodeEncodeError:  # half a character of UTF-16
+        content = name.encode("utf-8", "backslashreplace")
+    return content.decode("utf-8", "backslashreplace")
 
 
 def _is_proven(path: Path) -> bool:
