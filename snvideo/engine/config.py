@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -42,14 +42,21 @@ WARMUP = 34 / 196
 """Part of a run that is its warm-up where nothing is stated, as in the SlowFast paper."""
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(Section):
-    """SGD, its learning-rate schedule, and what is trained."""
+    """The optimizer, its learning-rate schedule, and what is trained."""
 
     lr: PositiveFloat = 0.1
     """Learning rate at `lr_batch` clips; scaled linearly with the total batch."""
+    name: Literal["sgd", "adamw"] = "sgd"
     lr_batch: PositiveInt = 64
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD, as `nesterov`."""
     nesterov: bool = True
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Of AdamW (Loshchilov and Hutter 2019): decays of the averages of gradients and squares."""
     weight_decay: NonNegativeFloat = 1e-4
     """Applied to convolution and linear weights and biases; never to a norm's parameters."""
     logit_lr: PositiveFloat = 1.0
@@ -89,6 +96,8 @@ class OptimConfig(Section):
     def _schedule_is_defined(self, info: ValidationInfo) -> "OptimConfig":
         if info.context == STORED:
             return self
+        if self.name == "adamw" and "lr" not in self.model_fields_set:
+            raise ValueError("name=adamw needs a learning rate of its own: set lr, such as 0.001")
         milestones, warmup = self.milestones, self.warmup_epochs
         wrong = [milestone for milestone in milestones if not 0 < milestone < 1]
         if wrong:

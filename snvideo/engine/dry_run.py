@@ -17,7 +17,14 @@ from snvideo.engine.batch_plan import SYNCHRONISED, BatchPlan, check_mixing, pla
 from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.losses import check_labels
-from snvideo.engine.optim import class_weights, freeze, learning_rate, lr_factor, parameter_groups
+from snvideo.engine.optim import (
+    class_weights,
+    freeze,
+    learning_rate,
+    lr_factor,
+    optimizer_tensors,
+    parameter_groups,
+)
 from snvideo.engine.performance import DTYPES, choose
 from snvideo.engine.precheck import SplitSummary, check_index, view_cost
 from snvideo.engine.settings import settings_without_effect
@@ -158,7 +165,7 @@ def estimate(config: RunConfig, world: World) -> DryRun:
         memory={
             "weights": weights,
             "gradients": trained * min(world.size, 2),  # several processes send them in buckets
-            "optimizer": trained if optim.momentum else 0,
+            "optimizer": trained * optimizer_tensors(optim),
             "averaged weights": weights if optim.ema else 0,
             "activations of a pass": spent.activation_bytes,
         },

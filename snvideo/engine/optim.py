@@ -1,4 +1,4 @@
-"""SGD and its learning rate, with the same rules for every norm, and the EMA of the weights."""
+"""Optimizers and learning rates, with the same rules for every norm, and the EMA of weights."""
 
 import copy
 import difflib
@@ -113,6 +113,11 @@ def _scheduled(config: OptimConfig, progress: float) -> float:
     return 1.0
 
 
+def optimizer_tensors(config: OptimConfig) -> int:
+    """Tensors of a parameter's size that the optimizer keeps for it."""
+    return 2 if config.name == "adamw" else int(config.momentum > 0)
+
+
 def build_optimizer(
     model: nn.Module,
     config: OptimConfig,
@@ -120,14 +125,17 @@ def build_optimizer(
     steps_per_epoch: int,
     kind: str = "foreach",
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """SGD over `parameter_groups` and the schedule that is stepped once per optimizer step."""
-    optimizer = torch.optim.SGD(
-        parameter_groups(model, config, learning_rate(config, total_batch)),
-        momentum=config.momentum,
-        nesterov=config.nesterov and config.momentum > 0,
-        fused=kind == "fused",
-        foreach=kind == "foreach",
-    )
+    """The optimizer over `parameter_groups`, and the schedule that is stepped once per step."""
+    groups = parameter_groups(model, config, learning_rate(config, total_batch))
+    fused, foreach = kind == "fused", kind == "foreach"
+    optimizer: torch.optim.Optimizer
+    if config.name == "adamw":
+        optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=fused, foreach=foreach)
+    else:
+        nesterov = config.nesterov and config.momentum > 0
+        optimizer = torch.optim.SGD(
+            groups, momentum=config.momentum, nesterov=nesterov, fused=fused, foreach=foreach
+        )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_factor(config, steps_per_epoch, step)
     )

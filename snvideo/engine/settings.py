@@ -74,7 +74,12 @@ def _norm(config: RunConfig, steps: int) -> Iterator[str]:
 
 def _optim(config: RunConfig, steps: int) -> Iterator[str]:
     optim, norm = config.optim, config.model.norm.name
-    if optim.nesterov and not optim.momentum:
+    if optim.name == "adamw":
+        if _is_set(optim, "momentum"):
+            yield f"optim.momentum={optim.momentum:g}: that of adamw is the first of optim.betas"
+    elif _is_set(optim, "betas"):
+        yield "optim.betas: they are those of optim.name=adamw"
+    elif optim.nesterov and not optim.momentum:
         yield "optim.nesterov: optim.momentum is 0"
     if optim.logit_lr != 1 and norm not in ("sn", "syncsn"):
         yield f"optim.logit_lr={optim.logit_lr:g}: {norm} has no importance logits"

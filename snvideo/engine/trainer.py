@@ -27,7 +27,7 @@ from snvideo.engine.evaluate import Evaluation, evaluate_views, refresh_statisti
 from snvideo.engine.finite_check import FiniteCheck
 from snvideo.engine.losses import activation_of, check_labels, clip_losses, hits
 from snvideo.engine.metrics import NOTHING, MetricSums, Progress, TrainMetrics
-from snvideo.engine.optim import EMA, build_optimizer, class_weights, freeze
+from snvideo.engine.optim import EMA, build_optimizer, class_weights, freeze, optimizer_tensors
 from snvideo.engine.performance import (
     algorithms,
     autocast,
@@ -288,7 +288,7 @@ class Trainer:
     def checkpoint_bytes(self) -> int:
         """Size of a checkpoint: weights and statistics, momenta and EMA."""
         weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
-        momenta = sum(p.nbytes for p in self.parameters) if self.config.optim.momentum else 0
+        momenta = sum(p.nbytes for p in self.parameters) * optimizer_tensors(self.config.optim)
         return weights * (2 if self.ema else 1) + momenta
 
     def metadata(self, results: dict[str, Any] | None = None) -> WeightsMetadata:
@@ -369,9 +369,10 @@ class Trainer:
         for group, (fused, foreach) in zip(self.optimizer.param_groups, kinds, strict=True):
             group["fused"], group["foreach"] = fused, foreach
         for parameter, kept in self.optimizer.state.items():
-            if kept.get("momentum_buffer") is not None:
-                momentum = torch.empty_like(parameter, requires_grad=False)
-                kept["momentum_buffer"] = momentum.copy_(kept["momentum_buffer"])
+            for name in ("momentum_buffer", "exp_avg", "exp_avg_sq"):
+                if kept.get(name) is not None:
+                    formatted = torch.empty_like(parameter, requires_grad=False)
+                    kept[name] = formatted.copy_(kept[name])
 
     def _load_own(self, parts: list[dict[str, Any]]) -> None:
         """Load each process's counts; the main one takes all if their number has changed."""

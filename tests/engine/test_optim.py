@@ -12,6 +12,7 @@ from torch.nn.utils import get_total_norm
 
 from snvideo.data.augmentation import mix, train_input
 from snvideo.data.index import ClipIndex, IndexRow
+from snvideo.engine.checkpoint import load_checkpoint, save_checkpoint
 from snvideo.engine.config import OptimConfig
 from snvideo.engine.optim import (
     build_optimizer,
@@ -20,13 +21,14 @@ from snvideo.engine.optim import (
     learning_rate,
     lr_factor,
     norm_parameters,
+    optimizer_tensors,
 )
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
 from snvideo.norm import SwitchNorm
 
-from .runs import CPU, run_config
+from .runs import CPU, run_config, take_steps
 
 
 @pytest.mark.parametrize("norm", ["sn", "bn", "gn", "in", "ln"])
@@ -163,3 +165,37 @@ def test_class_weights_weigh_losses(toy, tmp_path):
         sums = trainer.take_metrics()
         assert sums.loss / sums.clips == pytest.approx(total, rel=1e-5)
         assert sums.norm == pytest.approx(norm.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["fused", "foreach", "loop"])
+def test_adamw(kind):
+    """One step by its formula: (1 - lr * decay) * w - lr * sign(gradient), norms without decay."""
+    model = create_model("i3d_tiny", 5, "sn")
+    config = OptimConfig(name="adamw", lr=1e-3, weight_decay=0.1, warmup_epochs=0)
+    assert optimizer_tensors(config) == 2
+    optimizer, _ = build_optimizer(model, config, 64, 10, kind)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    norms = norm_parameters(model)
+    for name, parameter in model.named_parameters():
+        kept = 1.0 if parameter in norms else 1 - 1e-3 * 0.1
+        torch.testing.assert_close(parameter.detach(), kept * before[name] - 1e-3, msg=name)
+
+
+def test_a_run_with_adamw_goes_on_to_the_bit(toy, tmp_path):
+    """Averages are loaded in the memory format of their weights."""
+    config = run_config(toy, tmp_path / "run", "optim.name=adamw", "optim.lr=0.01")
+    first = Trainer(config, CPU)
+    take_steps(first, 2)
+    path = save_checkpoint(tmp_path, 2, first.state(), keep=1)
+    assert abs(path.stat().st_size / first.checkpoint_bytes - 1) < 0.1
+    second = Trainer(config, CPU)
+    second.load_state(load_checkpoint(path), path)
+    for trainer in (first, second):
+        take_steps(trainer, 2)
+    pairs = zip(first.parameters, second.parameters, strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+    for parameter in second.parameters:
+        assert second.optimizer.state[parameter]["exp_avg"].stride() == parameter.stride()

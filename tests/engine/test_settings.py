@@ -46,6 +46,7 @@ CPU = torch.device("cpu")
         ({"schedule": "step", "milestones": (-0.5, 300)}, "got -0.5"),
         ({"milestones": (4, 8)}, "milestones are fractions"),
         ({"momentum": 1.0}, "less than 1"),
+        ({"name": "adamw"}, "needs a learning rate of its own"),
     ],
 )
 def test_a_schedule_that_is_none_is_refused(values, message):
@@ -128,6 +129,11 @@ def said(index: ClipIndex, tmp_path: Path, *overrides: str) -> list[str]:
         (("model.norm.name=brn",), "Batch Normalization for 5000 steps, the run has 200"),
         (("model.norm.name=brn", "model.norm.schedule=[200,300,400]"), "for 200 steps"),
         (("optim.momentum=0",), "optim.nesterov: optim.momentum is 0"),
+        (
+            ("optim={name: adamw, lr: 0.001, momentum: 0.5}",),
+            "optim.momentum=0.5: that of adamw is",
+        ),
+        (("optim.betas=[0.9, 0.95]",), "optim.betas: they are those of optim.name=adamw"),
         (("model.norm.name=gn", "optim.logit_lr=10"), "optim.logit_lr=10: gn has no"),
         (("optim.warmup_epochs=0", "optim.warmup_start=0.5"), "optim.warmup_start=0.5"),
         (("optim.milestones=[0.5]",), "optim.milestones: they are those of optim.schedule=step"),
@@ -172,6 +178,7 @@ def test_a_setting_without_effect_is_said(index, tmp_path, overrides, words):
         (),
         ("batch.gpus_per_pass=4",),
         ("optim.schedule=step", "optim.milestones=[0.375,0.75]"),
+        ("optim={name: adamw, lr: 0.001, betas: [0.9, 0.95]}",),
         ("optim.ema=0.9", "optim.warmup_epochs=2", "optim.warmup_start=0.5"),
         ("model.norm={name: brn, schedule: [10, 20, 30]}",),
         ("model.norm.start=batch", "optim.logit_lr=10"),
