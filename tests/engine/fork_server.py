@@ -100,7 +100,7 @@ def slow_command(seconds: float, begun: str, ranks: list[int], *arguments: str) 
             time.sleep(seconds)
         return swift(video, wanted, transform)
 
-    decoding.decode_pyav = slow
+    decoding.DECODE["pyav"] = slow
     command(*arguments)
 
 
