@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from snvideo.data.files import scan_videos
-from snvideo.data.index import COLUMNS, ClipIndex, IndexRow
+from snvideo.data.index import COLUMNS, VERSION, ClipIndex, IndexRow
 from snvideo.data.indexing.probe import Check, probe_all
 
 CLASSES = 400
@@ -30,8 +30,18 @@ def write_index(folder: Path, rows: int) -> Path:
     """An index of videos that are not there, with paths as long as those of Kinetics."""
     path = folder / "index.csv"
     row = IndexRow(
-        *("", 0, "some action or other", "train", 1.0, 11.0, 0, 300, 29.97, 340, 256, 0, 10.01),
-        *(600_000, 1, "decord", "ok", ""),
+        label_name="some action or other",
+        split="train",
+        start=1.0,
+        end=11.0,
+        frames=300,
+        fps=29.97,
+        width=340,
+        height=256,
+        seconds=10.01,
+        bytes=600_000,
+        seekable=1,
+        decoders="pyav decord",
     )
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -40,7 +50,8 @@ def write_index(folder: Path, rows: int) -> Path:
             name = f"some_action_or_other/{number:011d}_000001_000011.mp4"
             writer.writerow(row._replace(path=name, label=number % CLASSES))
     labels = [f"action {number}" for number in range(CLASSES)]
-    path.with_suffix(".json").write_text(json.dumps({"root": ".", "labels": labels}))
+    facts = {"root": ".", "labels": labels, "version": VERSION}
+    path.with_suffix(".json").write_text(json.dumps(facts))
     return path
 
 

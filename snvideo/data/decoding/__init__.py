@@ -60,7 +60,7 @@ def decode_frames(
     """Decode frames of a video as they are shown.
 
     Args:
-        video: a row of an index, or a file, whose packets are read first to number its frames.
+        video: a row of an index, or a file, which is probed first to number its frames.
             Frame 0 is the first *shown* frame, whatever hidden frames the file begins with.
         numbers: of the frames, from 0, in any order; repeats are decoded once.
         decoder: `pyav`; or `decord` or `torchcodec`, used where it is installed and the index
@@ -83,7 +83,8 @@ def decode_frames(
     if not isinstance(video, Video):
         from snvideo.data.indexing.probe import probe  # which reads packets as `pyav` does
 
-        found = probe(Path(video), "packets")
+        # torchcodec is tried by the check that decodes alone.
+        found = probe(Path(video), "decode" if decoder == "torchcodec" else "packets")
         if found.status != "ok":
             raise DecodeError(found.reason)
         video = Video.of(found._replace(path=str(video)), Path(video))
