@@ -62,6 +62,21 @@ def locked(path: Path, what: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked_output(out: Path, what: str) -> Iterator[None]:
+    """Hold the lock of an output file, hidden beside it, in a folder that is made if need be.
+
+    Raises:
+        SnvideoError: as `locked`; if the lock, or what the block writes, cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out.with_name(f".{out.name}.lock"), what):
+            yield
+    except OSError as error:
+        raise SnvideoError(f"{what}: cannot be written: {error.strerror}") from None
+
+
 def _acquire(path: Path, what: str, mine: Holder) -> None:
     while True:
         try:

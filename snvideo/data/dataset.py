@@ -196,7 +196,7 @@ class TrainDataset(VideoDataset):
     def order(self, epoch: int) -> np.ndarray:
         """Rows of an epoch's videos in the order of training, int64 (videos,)."""
         if self.config.sampling == "balanced":
-            return sampling.balanced_order(self.seed, epoch, self.index.label_ids)
+            return sampling.balanced_order(self.seed, epoch, self.index.first_labels)
         return sampling.epoch_order(self.seed, epoch, len(self.index))
 
     def row(self, key: SampleKey, attempt: int) -> int:

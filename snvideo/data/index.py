@@ -237,7 +237,7 @@ class ClipIndex:
         return len(self._table.values)
 
     @property
-    def label_ids(self) -> np.ndarray:
+    def first_labels(self) -> np.ndarray:
         """Label, or first label, of each video, int32 (videos,)."""
         return self._table.values["label"]
 

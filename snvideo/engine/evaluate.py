@@ -163,7 +163,7 @@ def evaluate_views(
         truth = batch.labels.to(device)
         views = torch.cat([views.expand(device) for views in batch.views])
         logits = view_logits(model, views, config.data, config.speed, batch_size, device)
-        finite = logits.isfinite().flatten(1).all(1).view(len(truth), -1).all(1).tolist()
+        finite = logits.isfinite().all(1).view(len(truth), -1).all(1).tolist()
         rows_of_batch = batch.videos.tolist()
         not_finite += [index[r].name for r, ok in zip(rows_of_batch, finite, strict=True) if not ok]
         clip = probabilities(logits, activation)

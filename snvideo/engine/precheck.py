@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -73,7 +72,7 @@ def _summarize(index: ClipIndex, clip: ClipConfig) -> SplitSummary:
     looked = min(SAMPLE, len(index))
     videos = [index[number * len(index) // looked] for number in range(looked)]
     short = sum(is_short(clip, video.fps, video.frames) for video in videos) / looked
-    counts = np.bincount(index.label_ids, minlength=len(index.labels))
+    counts = index.label_counts()
     empty = [name for name, count in zip(index.labels, counts, strict=True) if not count]
     names = [video.name for video in missing]
     return SplitSummary(index.split, len(index), short, names, len(counts), empty)

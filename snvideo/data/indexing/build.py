@@ -18,7 +18,7 @@ from snvideo.data.index import COLUMNS, DECODERS, STATUSES, VERSION, IndexRow, r
 from snvideo.data.indexing.probe import Check, probe_all
 from snvideo.data.indexing.sources import Listing
 from snvideo.errors import SnvideoError
-from snvideo.lock import locked
+from snvideo.lock import locked_output
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +84,8 @@ def build_index(
     """
     if out.suffix != ".csv":
         raise SnvideoError(f"index {out}: call it something.csv")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(out.with_name(f".{out.name}.lock"), f"index {out}"):
-            return _build(listing, videos, out, check, workers, timeout, progress)
-    except OSError as error:
-        raise SnvideoError(f"index {out}: cannot be written: {error.strerror}") from None
+    with locked_output(out, f"index {out}"):
+        return _build(listing, videos, out, check, workers, timeout, progress)
 
 
 def _build(

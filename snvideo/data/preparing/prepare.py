@@ -21,7 +21,7 @@ from snvideo.data.indexing.sources import Listing
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeState, reencode
 from snvideo.data.workers import WorkerPool, discard_output
 from snvideo.errors import SnvideoError
-from snvideo.lock import locked
+from snvideo.lock import locked_output
 
 RECORD = "prepare.json"  # file in the folder of the outputs with settings and results
 
@@ -66,13 +66,9 @@ def prepare_videos(
             written there, or no video is usable afterwards.
     """
     root = video_root(index)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(out.with_name(f".{out.name}.lock"), f"{out}"):
-            settings = settings or EncoderSettings()
-            return _prepare(index, root, out, settings, workers, timeout, progress)
-    except OSError as error:
-        raise SnvideoError(f"{out}: cannot be written: {error.strerror}") from None
+    with locked_output(out, str(out)):
+        settings = settings or EncoderSettings()
+        return _prepare(index, root, out, settings, workers, timeout, progress)
 
 
 def _prepare(
