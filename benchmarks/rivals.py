@@ -264,12 +264,17 @@ def _mmaction2(index: ClipIndex, config: DataConfig) -> Pipeline:
     def make(requests: Sequence[Request]) -> Iterator[Any]:
         for _, video, numbers, _ in requests:
             sample.start = numbers[0] + video.first_frame
-            results = {"filename": str(video.path), "start_index": 0, "modality": "RGB"}
-            for step in steps:
-                results = step(results)
-            yield results["imgs"]
+            yield mmaction2_images(video, steps)
 
     return make
+
+
+def mmaction2_images(video: Video, steps: Sequence[Callable[[Any], Any]]) -> Any:
+    """Images of a video by the steps of a pipeline of mmaction2."""
+    results: Any = {"filename": str(video.path), "start_index": 0, "modality": "RGB"}
+    for step in steps:
+        results = step(results)
+    return results["imgs"]
 
 
 CLIP_RIVALS: dict[str, Maker] = {

@@ -23,6 +23,7 @@ from rivals import (
     Pipeline,
     Request,
     check_installed,
+    mmaction2_images,
     spdl_frames,
     support_pytorchvideo,
     torchcodec_frames,
@@ -161,10 +162,7 @@ def _mmaction2(index: ClipIndex, config: DataConfig) -> Pipeline:
 
     def make(requests: Sequence[Request]) -> Iterator[Any]:
         for _, video, _, _ in requests:
-            results = {"filename": str(video.path), "start_index": 0, "modality": "RGB"}
-            for step in steps:
-                results = step(results)
-            yield results["imgs"]
+            yield mmaction2_images(video, steps)
 
     return make
 
