@@ -13,12 +13,14 @@ from torchmetrics.classification import MultilabelAveragePrecision
 from torchmetrics.functional.classification import multilabel_precision, multilabel_recall
 
 from snvideo.config import load_config
+from snvideo.data.config import ClipConfig
 from snvideo.data.dataset import EvalDataset, TrainDataset
 from snvideo.data.index import ClipIndex
 from snvideo.engine.accuracy import MultiLabelFigures
 from snvideo.engine.dry_run import dry_run
 from snvideo.engine.evaluate import evaluate
 from snvideo.engine.losses import clip_losses, hits
+from snvideo.engine.precheck import check_index
 from snvideo.engine.predict import predict
 from snvideo.engine.train import train
 from snvideo.errors import SnvideoError
@@ -72,6 +74,18 @@ def test_labels_decide_the_hash_of_an_index(several, toy):
     labels = [label for row in range(len(other)) for label in other.labels_of(row)]
     counts = np.bincount(labels, minlength=8)
     assert other.label_counts().tolist() == counts.tolist()
+
+
+def test_a_class_that_is_a_second_label_has_training_videos(several, tmp_path):
+    shutil.copytree(several, tmp_path / "index")
+    path = tmp_path / "index/index.csv"
+    header, *lines = path.read_text().splitlines()
+    place = header.split(",").index("label")
+    kept = [line for line in lines if line.split(",")[place] not in ("5", "7")]
+    path.write_text("\n".join([header, *kept]) + "\n")
+    index = ClipIndex.load(path, "train")
+    (summary, _) = check_index(index, index, ClipConfig(frames=4, stride=4))
+    assert summary.empty == [index.labels[5]]  # 7 is beside 3
 
 
 def test_binary_cross_entropy_by_hand():
