@@ -60,7 +60,7 @@ def _batch(config: RunConfig, plan: BatchPlan) -> Iterator[str]:
 
 def _norm(config: RunConfig, steps: int) -> Iterator[str]:
     norm, clips = config.model.norm, config.batch.clips_per_gpu
-    if norm.start != "equal" and norm.name not in ("sn", "syncsn"):
+    if norm.start != "equal" and not norm.has_logits:
         yield f"model.norm.start={norm.start}: {norm.name} has no importance logits"
     if norm.start == "batch" and norm.drops_batch_part(clips):
         yield "model.norm.start=batch: one clip per GPU leaves out the batch part, start is equal"
@@ -73,7 +73,7 @@ def _norm(config: RunConfig, steps: int) -> Iterator[str]:
 
 
 def _optim(config: RunConfig, steps: int) -> Iterator[str]:
-    optim, norm = config.optim, config.model.norm.name
+    optim, norm = config.optim, config.model.norm
     if optim.name == "adamw":
         if _is_set(optim, "momentum"):
             yield f"optim.momentum={optim.momentum:g}: that of adamw is the first of optim.betas"
@@ -81,8 +81,8 @@ def _optim(config: RunConfig, steps: int) -> Iterator[str]:
         yield "optim.betas: they are those of optim.name=adamw"
     elif optim.nesterov and not optim.momentum:
         yield "optim.nesterov: optim.momentum is 0"
-    if optim.logit_lr != 1 and norm not in ("sn", "syncsn"):
-        yield f"optim.logit_lr={optim.logit_lr:g}: {norm} has no importance logits"
+    if optim.logit_lr != 1 and not norm.has_logits:
+        yield f"optim.logit_lr={optim.logit_lr:g}: {norm.name} has no importance logits"
     if _is_set(optim, "warmup_start") and not optim.warmup_epochs:
         yield f"optim.warmup_start={optim.warmup_start:g}: optim.warmup_epochs is 0"
     if optim.schedule == "step":

@@ -54,12 +54,17 @@ class NormConfig(Section):
                 raise ValueError(f"{self.name} has no setting {setting}: leave it out")
         if self.groups and self.channels_per_group:
             raise ValueError("give groups or channels_per_group, not both")
-        if self.name in ("sn", "syncsn"):
+        if self.has_logits:
             if self.groups and "group" not in (self.parts or ()):
                 raise ValueError("groups are those of SN's group part: name it in parts")
             spec = mixture_spec(self.parts or PAPER.parts, 1, 1, self.ratios or "softmax")
             start_logits(self.start, spec)
         return self
+
+    @property
+    def has_logits(self) -> bool:
+        """True for norms that mix statistics by importance logits."""
+        return "ratios" in _SETTINGS_OF.get(self.name, ())
 
     def renamed(self, name: NormName) -> NormConfig:
         """The same with another norm, whose settings alone are kept."""
@@ -78,7 +83,7 @@ class NormConfig(Section):
             SnvideoError: if that leaves SN nothing to mix.
         """
         options = self.model_dump(include=set(_SETTINGS_OF.get(self.name, ())), exclude_none=True)
-        if self.name not in ("sn", "syncsn"):
+        if not self.has_logits:
             return options
         parts, start = self.parts or PAPER.parts, self.start
         if self.drops_batch_part(clips_per_gpu):

@@ -51,7 +51,7 @@ def dry_run_warnings(found: DryRun) -> list[str]:
 def _network(found: DryRun) -> Rows:
     config, cost, view = found.config, found.cost, found.config.data.test
     norm, frames = config.model.norm, config.data.clip.frames
-    start = f", start {norm.start}" if norm.name in ("sn", "syncsn") else ""
+    start = f", start {norm.start}" if norm.has_logits else ""
     yield "network", f"{config.model.name} with {norm.name}{start}"
     trained = f", {cost.trainable / 1e6:.2f} M trained" if cost.trainable < cost.parameters else ""
     yield "parameters", f"{cost.parameters / 1e6:.2f} M{trained}"

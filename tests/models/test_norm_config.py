@@ -12,7 +12,7 @@ from snvideo.models import create_model
 from snvideo.models.config import NormConfig, WeightsConfig
 from snvideo.models.pretrained import load_weights_into, open_weights
 from snvideo.models.pretrained.native import load_model, write_weights
-from snvideo.norm import BatchRenorm3d, SwitchNorm, importance
+from snvideo.norm import NORMS, BatchRenorm3d, SwitchNorm, create_norm, importance
 from tests.models.pretrained.nets import own
 
 CLASSES = list("abcde")
@@ -35,6 +35,13 @@ X = torch.randn(2, 3, 8, 48, 48, generator=torch.Generator().manual_seed(0))
 def test_settings_that_cannot_take_effect_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         NormConfig(**settings)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_importance_logits_are_those_of_the_layers(name):
+    """So that no other norm is asked for them, nor one that has them passed over."""
+    layers = create_norm(name)(8).modules()
+    assert NormConfig(name=name).has_logits == any(hasattr(m, "mean_logits") for m in layers)
 
 
 def test_options_are_those_that_differ_from_the_layers_own():
