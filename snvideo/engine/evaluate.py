@@ -260,7 +260,7 @@ def evaluate(
             config = resolve_config(config, None, world)
             path = _newest(folder) if checkpoint is None else expand_user(checkpoint)
             state, origin = load_checkpoint(path), str(path)
-            statistics, training = _choose_statistics(config, folder, state)
+            statistics, training = _choose_statistics(config, folder, state, index.hash)
             step = state["progress"]["step"]
             model = _load_checkpoint(config, path, state, statistics, index.labels)
         if config.statistics.source == "index":
@@ -294,9 +294,10 @@ def _newest(folder: RunDir) -> Path:
 
 
 def _choose_statistics(
-    config: RunConfig, folder: RunDir, state: dict[str, Any]
+    config: RunConfig, folder: RunDir, state: dict[str, Any], tested_on: str
 ) -> tuple[StatisticsOrigin, RunConfig]:
-    """Origin of the statistics of a checkpoint, and the config of the clips to average over."""
+    """Origin of the statistics of a checkpoint, and the config of the clips to average over; the
+    hash of the index tested on tells whether it is the one trained on, wherever it lies."""
     stored = folder.stored_config() or config
     wanted, own = (
         one.statistics.model_dump(include={"kind", "batches"}) for one in (config, stored)
@@ -308,7 +309,7 @@ def _choose_statistics(
     between_validations = held is None and "statistics" in state
     if not config.statistics.batches or (between_validations and wanted == own):
         return "moving", config
-    if config.data.index != stored.data.index:
+    if tested_on != state["index_hash"]:
         seen = {key: getattr(config.data, key) for key in ("workers", "timeout", "start_method")}
         config = config.model_copy(update={"data": stored.data.model_copy(update=seen)})
     return "run", config

@@ -21,7 +21,6 @@ import yaml
 from pydantic import ValidationError
 
 from snvideo.atomic import atomic_path, write_atomic
-from snvideo.data.index import ClipIndex
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.config import (
     STORED,
@@ -31,6 +30,7 @@ from snvideo.engine.config import (
     free_differences,
     read_stored,
 )
+from snvideo.engine.content import INDEX, content_hashes, index_content
 from snvideo.engine.metrics_log import MetricsFile, TensorBoardLog
 from snvideo.engine.results import read_results
 from snvideo.errors import SnvideoError
@@ -41,6 +41,8 @@ from snvideo.norm.kernels import describe_kernels
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = "environment.json"
+INPUTS = "inputs.json"
+"""Hashes of the files, but for the index, that a run was begun with (`content_hashes`)."""
 LOCK = ".lock"
 PREEMPTED = "preempted"
 """Name of a file with the time at which a run was asked to stop, until it goes on."""
@@ -96,11 +98,19 @@ class RunDir:
             return []
         old, new = (flatten(one.model_dump(mode="json")) for one in (stored, config))
         keys, free = differences(old, new), free_differences(old, new)
-        if "data.index" in keys and self._trained_on(stored) == _index_hash(config):
-            keys.remove("data.index")
-            free.insert(0, "data.index")
+        there, here = self._contents(stored, INDEX in keys), content_hashes(config)
+        if INDEX in there:
+            here |= index_content(config)
+        alike = [key for key in keys if there.get(key, "none") == here.get(key)]
+        keys = [key for key in keys if key not in alike]
+        free = [*alike, *free]
         changed = [
             f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} now" for key in keys
+        ]
+        changed += [
+            f"{key}: the content of {new[key]} has changed since"
+            for key in here
+            if key not in (*keys, *alike) and there.get(key, here[key]) != here[key]
         ]
         if changed:
             raise SnvideoError(
@@ -119,16 +129,24 @@ class RunDir:
             f"output=ANOTHER model.weights.source={weights}"
         )
 
-    def _trained_on(self, stored: RunConfig) -> str | None:
-        """Hash of the index that a run was begun on; None if it is not known any more."""
+    def _contents(self, stored: RunConfig, moved: bool) -> dict[str, str]:
+        """Hashes of the contents that a run was begun with, as far as they are known.
+
+        That of its index is known if it is finished; else it is looked for if the index has `moved`
+        to another path (at the same one, its checkpoint is compared with it when it is loaded).
+        """
         try:
+            known = json.loads((self.path / INPUTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # of an older version: what is there now
+            known = content_hashes(stored)
+        with suppress(SnvideoError, KeyError):
             if (results := read_results(self.path)) is not None:
-                return results.index_hash
-            if found := checkpoints(self.checkpoints):
-                return load_checkpoint(found[-1])["index_hash"]
-            return _index_hash(stored)
-        except (SnvideoError, KeyError):
-            return None
+                return {**known, INDEX: results.index_hash}
+            if moved and (found := checkpoints(self.checkpoints)):
+                return {**known, INDEX: load_checkpoint(found[-1])["index_hash"]}
+            if moved:
+                return known | index_content(stored)
+        return known
 
     def stored_config(self) -> RunConfig | None:
         """The config of the run that the directory holds, with defaults for keys of newer versions;
@@ -179,6 +197,8 @@ class RunDir:
         now["sessions"] = [*sessions(self.path), session]
         self.write("config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         self.write(ENVIRONMENT, json.dumps(now, indent=2))
+        if not step:
+            self.write(INPUTS, json.dumps(content_hashes(config), indent=2))
         tensorboard = self.path / "tensorboard"
         if not step:
             shutil.rmtree(tensorboard, ignore_errors=True)
@@ -265,11 +285,6 @@ def check_writable(folder: Path) -> None:
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
-
-
-def _index_hash(config: RunConfig) -> str:
-    data = config.data
-    return ClipIndex.load(data.index, data.train_split, data.root).hash
 
 
 def _now() -> str:

@@ -32,6 +32,9 @@ def comparison_warnings(runs: list[StudyRun]) -> list[str]:
     # Config keys that decide results and are not the subject of the study
     keys = {key for run in runs for key in differences(runs[0].config, run.config)}
     for key in sorted(key for key in keys if not key.startswith(_EXPECTED)):
+        contents = {run.inputs.get(key) for run in runs}
+        if len(contents) == 1 and None not in contents:  # the same file at several paths
+            continue
         found += _unequal(key, {run.name: config_text(run.config, key) for run in runs})
     missing = [f"{run.name}: {run.status}" for run in runs if run.results is None]
     return found + _unequal_seeds(runs) + missing

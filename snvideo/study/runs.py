@@ -9,7 +9,7 @@ from typing import Any
 
 from snvideo.engine.config import flatten, read_stored
 from snvideo.engine.results import Results, read_results
-from snvideo.engine.run_dir import ENVIRONMENT
+from snvideo.engine.run_dir import ENVIRONMENT, INPUTS
 from snvideo.errors import SnvideoError
 from snvideo.norm import NORMS
 
@@ -32,6 +32,8 @@ class StudyRun:
     config: dict[str, Any]  # the resolved config by dotted key, as in `optim.epochs`
     environment: dict[str, Any]
     """environment.json by dotted key, without its sessions; empty if there is none."""
+    inputs: dict[str, str]
+    """Config key -> hash of the content of the file that it names; empty of older versions."""
     results: Results | None  # None until the run is finished
     status: str  # `finished`, `unfinished`, or the failure, as in `failed (exit 1)`
 
@@ -96,13 +98,18 @@ def _read_run(folder: Path) -> StudyRun | None:
     status = "finished" if results else "unfinished"
     if results is None and failure.exists():
         status = failure.read_text(encoding="utf-8").strip()
-    try:
-        environment = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the run did not get so far
-        environment = {}
+    environment, inputs = (_read_json(folder / name) for name in (ENVIRONMENT, INPUTS))
     environment.pop("sessions", None)
     environment = flatten(environment)
-    return StudyRun(folder, norm, gpus, clips, seed, config, environment, results, status)
+    return StudyRun(folder, norm, gpus, clips, seed, config, environment, inputs, results, status)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A file that a run writes when it begins; empty if it did not get so far."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:

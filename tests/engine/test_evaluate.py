@@ -183,10 +183,12 @@ def test_statistics_that_cannot_be_averaged_are_an_error(run, toy, tmp_path, wro
         text = stored.replace(str(toy / "index.csv"), str(own))
         assert text != stored
         (folder / "config.yaml").write_text(text)
-        config = load_config(
-            folder,
-            (f"data.index={toy / 'index.csv'}", "statistics.kind=population"),
-        )
+        kind, root = "statistics.kind=population", f"data.root={toy}"
+        index = other_index(toy, tmp_path / "test", {"val": "val"})
+        config = load_config(folder, (f"data.index={index}", root, kind))
+        if wrong == "gone":  # tested on what it was trained on, wherever that lies
+            moved = load_config(folder, (f"data.index={toy / 'index.csv'}", kind))
+            assert evaluate(moved, folder).statistics_from == "run"
     with pytest.raises(SnvideoError, match="statistics cannot be averaged") as error:
         evaluate(config, folder)
     assert "\n" not in str(error.value) and "statistics.from=index" in str(error.value)
