@@ -61,10 +61,11 @@ class BatchPlan:
         first = step * self.total_batch + group * self.clips_per_gpu
         return range(first, first + self.groups_per_pass * self.clips_per_gpu)
 
-    def run(self, videos: int, epochs: int, done: int = 0) -> Iterator[tuple[int, range]]:
-        """Epoch and positions of every pass of this process, from optimizer step `done` on."""
+    def run(self, videos: int, steps: int, done: int = 0) -> Iterator[tuple[int, range]]:
+        """Epoch and positions of every pass of this process in a run of so many optimizer steps,
+        from step `done` on."""
         per_epoch = self.steps(videos)
-        for step in range(done, epochs * per_epoch):
+        for step in range(done, steps):
             epoch, step_in_epoch = divmod(step, per_epoch)
             for group in self.groups():
                 yield epoch, self.positions(step_in_epoch, group)

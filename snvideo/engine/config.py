@@ -42,6 +42,10 @@ WARMUP = 34 / 196
 """Part of a run that is its warm-up where nothing is stated, as in the SlowFast paper."""
 
 
+_LENGTHS = ("steps", "epochs", "warmup_epochs", "warmup_steps")
+"""Keys of `OptimConfig` for which null is the same as leaving them out."""
+
+
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -66,9 +70,20 @@ class OptimConfig(Section):
     freeze: tuple[str, ...] = ()
     """Parts of the network that stay as they are, by the names of modules, as in `blocks.0`; their
     norms keep their statistics."""
-    epochs: PositiveInt = 196
-    warmup_epochs: NonNegativeFloat = Field(default_factory=lambda seen: WARMUP * seen["epochs"])
-    """34 of 196 epochs, or that part of fewer or more."""
+    steps: PositiveInt | None = None
+    """Length of the run in optimizer steps, in place of `epochs`; it may end inside an epoch."""
+    epochs: PositiveInt | None = Field(
+        default_factory=lambda seen: 196 if seen["steps"] is None else None
+    )
+    """Length of the run, 196 where neither is stated; null in a run of `steps`."""
+    warmup_epochs: NonNegativeFloat | None = Field(
+        default_factory=lambda seen: seen["epochs"] and WARMUP * seen["epochs"]
+    )
+    """34 of 196 epochs, or that part of fewer or more; null in a run of `steps`."""
+    warmup_steps: NonNegativeInt | None = Field(
+        default_factory=lambda seen: seen["steps"] and round(WARMUP * seen["steps"])
+    )
+    """Warm-up of a run of `steps`, the same part of it; null in a run of epochs."""
     warmup_start: float = Field(default=0.1, gt=0, le=1)
     """Factor on the learning rate at the first step of the warm-up."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
@@ -92,19 +107,62 @@ class OptimConfig(Section):
     """Treatment of a step whose loss or gradient is not finite: the run stops, or the step
     changes nothing, which costs a GPU a wait in every step."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_stated(cls, values: Any) -> Any:
+        # So that an inherited run of epochs can be made one of steps, and a stored one be read.
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if not (k in _LENGTHS and v is None)}
+
+    @model_validator(mode="after")
+    def _length_is_stated_once(self) -> "OptimConfig":
+        own, other = ("epochs", "steps") if self.steps is None else ("steps", "epochs")
+        wrong = [key for key in (other, f"warmup_{other}") if key in self.model_fields_set]
+        if wrong:
+            nulls = " ".join(f"optim.{key}=null" for key in wrong)
+            raise ValueError(
+                f"a run of {own}={self.length} has no {' and no '.join(wrong)}: state its length "
+                f"once; {nulls} takes back what a base config states"
+            )
+        return self
+
+    @property
+    def length(self) -> int:
+        """Length of the run in its own unit, epochs or steps."""
+        length = self.epochs if self.steps is None else self.steps
+        assert length is not None
+        return length
+
+    @property
+    def warmup(self) -> float:
+        """Length of the warm-up in the same unit."""
+        warmup = self.warmup_epochs if self.steps is None else self.warmup_steps
+        assert warmup is not None
+        return warmup
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the run."""
+        return self.length * (steps_per_epoch if self.steps is None else 1)
+
+    def total_warmup(self, steps_per_epoch: int) -> float:
+        """Optimizer steps of the warm-up, not always whole."""
+        return self.warmup * (steps_per_epoch if self.steps is None else 1)
+
     @model_validator(mode="after")
     def _schedule_is_defined(self, info: ValidationInfo) -> "OptimConfig":
         if info.context == STORED:
             return self
+        unit = "epochs" if self.steps is None else "steps"
         if self.name == "adamw" and "lr" not in self.model_fields_set:
             raise ValueError("name=adamw needs a learning rate of its own: set lr, such as 0.001")
-        milestones, warmup = self.milestones, self.warmup_epochs
+        milestones, warmup, length = self.milestones, self.warmup, self.length
         wrong = [milestone for milestone in milestones if not 0 < milestone < 1]
         if wrong:
             of = ""
-            if all(0 < milestone < self.epochs for milestone in milestones):
-                parts = ", ".join(f"{milestone / self.epochs:.3g}" for milestone in milestones)
-                of = f"; epochs {', '.join(f'{m:g}' for m in milestones)} are [{parts}]"
+            if all(0 < milestone < length for milestone in milestones):
+                parts = ", ".join(f"{milestone / length:.3g}" for milestone in milestones)
+                of = f"; {unit} {', '.join(f'{m:g}' for m in milestones)} are [{parts}]"
             raise ValueError(
                 f"milestones are fractions of the run, between 0 and 1, got {wrong[0]:g}{of}"
             )
@@ -115,15 +173,17 @@ class OptimConfig(Section):
             )
         # Where the schedule would be at half of the peak, the peak is not the peak any more.
         longest, until = {
-            "cosine": (0.5 * self.epochs, "half of the run"),
-            "step": (min(milestones, default=1) * self.epochs, "the first milestone"),
-            "constant": (self.epochs, "the run"),
+            "cosine": (0.5 * length, "half of the run"),
+            "step": (min(milestones, default=1) * length, "the first milestone"),
+            "constant": (length, "the run"),
         }[self.schedule]
-        if warmup > longest or warmup == self.epochs:
+        if warmup > longest or warmup == length:
+            usual = WARMUP * length
+            shown = f"{usual:.2g}" if self.steps is None else round(usual)
             raise ValueError(
-                f"warmup_epochs={warmup:g} is longer than {until} ({longest:g} of {self.epochs} "
-                "epochs), so that the learning rate never comes to its peak: with "
-                f"optim.warmup_epochs={WARMUP * self.epochs:.2g} it is as long as 34 of 196"
+                f"warmup_{unit}={warmup:g} is longer than {until} ({longest:g} of {length} "
+                f"{unit}), so that the learning rate never comes to its peak: with "
+                f"optim.warmup_{unit}={shown} it is as long as 34 of 196"
             )
         return self
 

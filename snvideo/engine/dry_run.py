@@ -82,7 +82,7 @@ class DryRun:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the run."""
-        return self.config.optim.epochs * self.steps_per_epoch
+        return self.config.optim.total_steps(self.steps_per_epoch)
 
     @property
     def forwards(self) -> int:
@@ -126,7 +126,8 @@ def estimate(config: RunConfig, world: World) -> DryRun:
     plan = plan_batch(config.batch, config.model.norm.name, world.size, world.rank, len(train))
     check_mixing(config, plan)
     steps_per_epoch = plan.steps(len(train))
-    speed = choose(config.speed, world.device, optim.epochs * steps_per_epoch)
+    total_steps = optim.total_steps(steps_per_epoch)
+    speed = choose(config.speed, world.device, total_steps)
     source = open_start(config, world)
     if source is not None:  # would they fit?
         start_from(build_network(config, len(train.labels)), source, config, train.labels, world)
@@ -170,17 +171,15 @@ def estimate(config: RunConfig, world: World) -> DryRun:
             "activations of a pass": spent.activation_bytes,
         },
         memory_free=free_memory(world.device),
-        without_effect=settings_without_effect(
-            config, plan, train, optim.epochs * steps_per_epoch, world.device
-        ),
+        without_effect=settings_without_effect(config, plan, train, total_steps, world.device),
     )
 
 
 def _factors(config: RunConfig, steps_per_epoch: int) -> dict[int, float]:
     """The schedule at its turns: start, end of warm-up, milestones or half-way, last step."""
     optim = config.optim
-    total = optim.epochs * steps_per_epoch
-    warmed = math.ceil(optim.warmup_epochs * steps_per_epoch)
+    total = optim.total_steps(steps_per_epoch)
+    warmed = math.ceil(optim.total_warmup(steps_per_epoch))
     turns = [math.ceil(milestone * total) for milestone in optim.milestones]
     if optim.schedule == "cosine":
         turns = [(warmed + total) // 2]

@@ -339,7 +339,9 @@ def _average(
             f"statistics cannot be averaged: {error}. statistics.batches=0 takes the moving "
             "averages of the checkpoint, statistics.from=index the training split of data.index"
         ) from None
-    epoch = min(step // plan.steps(len(index)), config.optim.epochs - 1)
+    steps_per_epoch = plan.steps(len(index))
+    last = config.optim.total_steps(steps_per_epoch) - 1
+    epoch = min(step, last) // steps_per_epoch
     refresh_statistics(model, index, config, plan, epoch, world, quarantine)
 
 

@@ -6,6 +6,7 @@ writes the same again.
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -90,18 +91,27 @@ class TrainingLoop:
     def _after_step(self, stop: bool, minutes: bool) -> None:
         """Log, and save a checkpoint last, where they are due after a step."""
         trainer, config, step = self.trainer, self.config.log, self.trainer.progress.step
-        epoch, into = divmod(step, trainer.steps_per_epoch)
-        if into == 0 or step % config.every_steps == 0:
+        epoch = self._finished_epoch()
+        if epoch or step % config.every_steps == 0:
             self._log()
-        if into == 0:
+        if epoch:
             self._close_quarantine(epoch)
-            self._log_importance(epoch)
-        due = into == 0 and _every(config.checkpoint_epochs, epoch)
+            self._log_importance(step / trainer.steps_per_epoch)
+        due = _every(config.checkpoint_epochs, epoch)
         finished = step == trainer.total_steps
         if stop or minutes or due or finished or self._validation_due():
             self._count_seconds()
             with self._clock.pause():
                 self.save()
+
+    def _finished_epoch(self) -> int:
+        """Number of the epoch, from 1, that the last step has finished; else 0.
+
+        A run of steps that ends inside an epoch finishes it there.
+        """
+        step, steps_per_epoch = self.trainer.progress.step, self.trainer.steps_per_epoch
+        finished = step % steps_per_epoch == 0 or step == self.trainer.total_steps
+        return math.ceil(step / steps_per_epoch) if finished else 0
 
     def save(self) -> None:
         """Write a checkpoint; all processes call."""
@@ -131,10 +141,11 @@ class TrainingLoop:
         self.run_dir.log("train", progress.step, epoch=epoch, **values)
         self.run_dir.log("time", progress.step, clips_per_second=rate, **means)
         per_step = (self._counted - self._begun) / (progress.step - self.first)
+        epochs = trainer.total_steps / trainer.steps_per_epoch
         left = timedelta(seconds=round(per_step * (trainer.total_steps - progress.step)))
         log.info(
             f"step {progress.step}/{trainer.total_steps}  "
-            f"epoch {epoch:.2f}/{self.config.optim.epochs}  loss {values['loss']:.3f}  "
+            f"epoch {epoch:.2f}/{epochs:.5g}  loss {values['loss']:.3f}  "
             f"top-1 {100 * values['top1']:.1f} %  lr {lr:.4f}  {rate:.1f} clips/s  {left} left"
         )
         if progress.step - len(steps) == self.first:  # its first step waits for workers to start
@@ -161,7 +172,7 @@ class TrainingLoop:
             f"{advice if needed > cores else ''}"
         )
 
-    def _log_importance(self, epoch: int) -> None:
+    def _log_importance(self, epoch: float) -> None:
         """Log means of SN's ratios over the layers, and each layer's in TensorBoard."""
         layers = importance(self.trainer.model) if self.world.is_main else []
         if not layers:
@@ -174,7 +185,7 @@ class TrainingLoop:
                 ratios = {layer.layer: getattr(layer, kind)[number] for layer in layers}
                 means[f"{kind}_{part}"] = float(np.mean(list(ratios.values())))
                 each |= {f"importance.{n}/{kind}_{part}": ratio for n, ratio in ratios.items()}
-        self.run_dir.log("importance", step, epoch=float(epoch), **means)
+        self.run_dir.log("importance", step, epoch=epoch, **means)
         self.run_dir.scalars(step, each)
 
     def _close_quarantine(self, epoch: int) -> None:
@@ -203,8 +214,7 @@ class TrainingLoop:
 
     def _at_whole_split(self) -> bool:
         """True after a step at which to validate on the whole test split."""
-        epoch, into = divmod(self.trainer.progress.step, self.trainer.steps_per_epoch)
-        return into == 0 and _every(self.config.log.validate_epochs, epoch)
+        return _every(self.config.log.validate_epochs, self._finished_epoch())
 
     def _validate(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress

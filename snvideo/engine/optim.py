@@ -95,8 +95,8 @@ def learning_rate(config: OptimConfig, total_batch: int) -> float:
 
 def lr_factor(config: OptimConfig, steps_per_epoch: int, step: int) -> float:
     """Learning rate of an optimizer step, counted from 0, as a fraction of its peak."""
-    total = config.epochs * steps_per_epoch
-    warmup = min(config.warmup_epochs * steps_per_epoch, total)
+    total = config.total_steps(steps_per_epoch)
+    warmup = min(config.total_warmup(steps_per_epoch), total)
     if step < warmup:
         # Linear from the start to the schedule's value at the end of the warm-up.
         end = _scheduled(config, math.ceil(warmup) / total)

@@ -65,7 +65,8 @@ class Results(BaseModel):
     gpus: int
     clips_per_gpu: int
     seed: int
-    epochs: int
+    epochs: int | None = None
+    """None of a run whose length was stated in steps."""
     statistics: StatisticsConfig | None = None
     index_hash: str
     classes: list[str]

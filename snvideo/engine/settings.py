@@ -31,7 +31,7 @@ def settings_without_effect(
         _optim(config, steps),
         _data(config, index),
         _statistics(config.statistics),
-        _log(config.log, config.optim.epochs, steps),
+        _log(config.log, -(-steps // plan.steps(len(index))), steps),
         _speed(config, device),
     )
     return [line for part in parts for line in part]
@@ -83,8 +83,9 @@ def _optim(config: RunConfig, steps: int) -> Iterator[str]:
         yield "optim.nesterov: optim.momentum is 0"
     if optim.logit_lr != 1 and not norm.has_logits:
         yield f"optim.logit_lr={optim.logit_lr:g}: {norm.name} has no importance logits"
-    if _is_set(optim, "warmup_start") and not optim.warmup_epochs:
-        yield f"optim.warmup_start={optim.warmup_start:g}: optim.warmup_epochs is 0"
+    if _is_set(optim, "warmup_start") and not optim.warmup:
+        key = "warmup_epochs" if optim.steps is None else "warmup_steps"
+        yield f"optim.warmup_start={optim.warmup_start:g}: optim.{key} is 0"
     if optim.schedule == "step":
         yield from _milestones(optim, steps)
     elif optim.milestones or _is_set(optim, "gamma"):
@@ -149,7 +150,8 @@ def _log(log: LogConfig, epochs: int, steps: int) -> Iterator[str]:
         yield f"log.early_validation: step {early.step} does not come before the end ({steps})"
     for name in ("validate_epochs", "checkpoint_epochs"):
         if getattr(log, name) > epochs:
-            yield f"log.{name}={getattr(log, name)}: the run has {epochs} epochs"
+            had = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+            yield f"log.{name}={getattr(log, name)}: the run has {had}"
     if not log.checkpoint_epochs and log.checkpoint_minutes is None and log.keep_checkpoints > 1:
         yield "log.keep_checkpoints: checkpoints come neither by epochs nor by minutes"
 

@@ -76,7 +76,7 @@ class Trainer:
         self.plan = plan_batch(config.batch, norm, world.size, world.rank, videos)
         check_mixing(config, self.plan)
         self.steps_per_epoch = self.plan.steps(videos)
-        self.total_steps = optim.epochs * self.steps_per_epoch
+        self.total_steps = optim.total_steps(self.steps_per_epoch)
         self.speed = choose(config.speed, self.device, self.total_steps)
         if self.speed.keep_memory:
             keep_freed_memory()
@@ -123,7 +123,7 @@ class Trainer:
     def batches(self) -> Iterator[Batch]:
         """This process's batches from here to the end of the run, one a pass."""
         config, done = self.config, self.progress.step
-        passes = self.plan.run(len(self.train_index), config.optim.epochs, done)
+        passes = self.plan.run(len(self.train_index), self.total_steps, done)
         batches = train_loader(
             self.train_index, config.data, config.seed, passes, quarantine=self.quarantine
         )
@@ -226,7 +226,7 @@ class Trainer:
         end training's moving averages are back."""
         model, config = self.evaluated, self.config
         # The clips of the epoch under way, or of the last one when the run is done.
-        epoch = min(self.progress.step // self.steps_per_epoch, config.optim.epochs - 1)
+        epoch = min(self.progress.step, self.total_steps - 1) // self.steps_per_epoch
         with kept_statistics(tracking_layers(model)):
             if self.averages is not None:
                 model.load_state_dict(self.averages, strict=False)

@@ -80,8 +80,9 @@ def _steps(found: DryRun) -> Rows:
     yield "batch", f"{clips} on {processes} ({found.device})"
     groups = f"{_number(plan.groups_per_pass, 'group')} of {plan.clips_per_gpu} clips"
     yield "a step", f"{passes} in each process, of {groups}"
-    epochs = found.config.optim.epochs
-    yield "steps", f"{steps:,} an epoch, {found.total_steps:,} in {epochs} epochs"
+    epochs = found.total_steps / steps
+    unit = "epoch" if epochs == 1 else "epochs"
+    yield "steps", f"{steps:,} an epoch, {found.total_steps:,} in {epochs:.5g} {unit}"
     peak = found.peaks.get("weights", next(iter(found.peaks.values())))
     points = [f"{rate * peak:.3g} at epoch {at / steps:.4g}" for at, rate in found.factors.items()]
     others = [f"; {name} x {rate / peak:g}" for name, rate in found.peaks.items() if rate != peak]

@@ -162,13 +162,17 @@ def conditions(runs: list[StudyRun]) -> dict[str, str]:
         return " / ".join(values) + (" (runs differ)" if len(values) > 1 else "")
 
     found = {"runs": f"{len(done)} finished of {len(runs)}"}
+    in_steps = bool(done) and all(results.epochs is None for _, results in done)
     if done:
+        length = {"steps": distinct(lambda r: r.steps)}
+        if not in_steps:
+            length = {"epochs": distinct(lambda r: r.epochs or f"{r.steps:,} steps")}
         statistics = dict.fromkeys(
             statistics_text(results) for run, results in done if averages_statistics(run)
         )
         found |= {
             "model": distinct(lambda r: r.model),
-            "epochs": distinct(lambda r: r.epochs),
+            **length,
             "classes": distinct(lambda r: f"{len(r.classes)}, chance {100 * chance(r):.3g} %"),
             "test videos": distinct(lambda r: r.videos),
             "views": distinct(lambda r: f"{r.views.clips} x {r.views.crops} (clips x crops)"),
@@ -176,6 +180,7 @@ def conditions(runs: list[StudyRun]) -> dict[str, str]:
         }
     totals = sorted({run.gpus * run.clips_per_gpu for run in runs})
     same = " in every geometry: only the statistics differ"
-    other = ": at equal epochs the number of steps differs too"
+    differs = "steps the number of clips" if in_steps else "epochs the number of steps"
+    other = f": at equal {differs} differs too"
     batch = f"{', '.join(map(str, totals))} clips"
     return found | {"total batch": batch + (same if len(totals) == 1 else other)}

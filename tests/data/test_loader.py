@@ -46,7 +46,8 @@ def index(toy) -> ClipIndex:
 
 
 def keys(index, epochs=1, seed=0):
-    for epoch, positions in BatchPlan(2, 4).run(len(index), epochs):
+    plan = BatchPlan(2, 4)
+    for epoch, positions in plan.run(len(index), epochs * plan.steps(len(index))):
         order = sampling.epoch_order(seed, epoch, len(index))
         yield [SampleKey(sampling.TRAIN, epoch, p, int(order[p])) for p in positions]
 

@@ -10,8 +10,8 @@ from snvideo.errors import SnvideoError
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])
 def test_groups_depend_on_the_experiment_alone(processes):
     """However many processes play it, each step has the same groups of the same clips."""
-    alone = [list(p) for _, p in BatchPlan(8, 3).run(videos=100, epochs=2)]
-    shared = {rank: list(BatchPlan(8, 3, processes, rank).run(100, 2)) for rank in range(processes)}
+    alone = [list(p) for _, p in BatchPlan(8, 3).run(videos=100, steps=8)]
+    shared = {rank: list(BatchPlan(8, 3, processes, rank).run(100, 8)) for rank in range(processes)}
     passes = 8 // processes
     together = []
     for step in range(2 * (100 // 24)):
@@ -24,10 +24,12 @@ def test_groups_depend_on_the_experiment_alone(processes):
 
 def test_a_run_goes_on_where_it_was_left():
     plan = BatchPlan(4, 2, 2, 1)
-    whole = list(plan.run(videos=41, epochs=3))
-    assert list(plan.run(41, 3, done=7)) == whole[7 * plan.passes :]
+    whole = list(plan.run(videos=41, steps=15))
+    assert list(plan.run(41, 15, done=7)) == whole[7 * plan.passes :]
     assert len(whole) == 3 * (41 // 8) * 2
     assert {epoch for epoch, _ in whole} == {0, 1, 2}
+    assert list(plan.run(41, 12)) == whole[: 12 * plan.passes]  # ends inside an epoch
+    assert list(plan.run(41, 3)) == whole[: 3 * plan.passes]
 
 
 def test_synchronised_norms_take_the_whole_batch():
@@ -55,13 +57,13 @@ def test_what_cannot_be_honoured_is_refused(norm, processes, videos, message):
 def test_groups_share_passes(norm):
     """Same clips in the same order, in as few passes as divide the groups evenly."""
     batch = BatchConfig(gpus=8, clips_per_gpu=1, gpus_per_pass=6)
-    one_by_one = [p for _, positions in BatchPlan(8, 1).run(20, 2) for p in positions]
+    one_by_one = [p for _, positions in BatchPlan(8, 1).run(20, 4) for p in positions]
     plan = plan_batch(batch, norm, 1, 0, videos=20)
     assert plan.passes == len(plan.groups()) == 4
-    assert [p for _, positions in plan.run(20, 2) for p in positions] == one_by_one
+    assert [p for _, positions in plan.run(20, 4) for p in positions] == one_by_one
     pair = BatchConfig(gpus=4, clips_per_gpu=2, gpus_per_pass=4)
     second = plan_batch(pair, norm, 2, 1, videos=20)
-    assert list(second.run(20, 1)) == [(0, range(4, 8)), (0, range(12, 16))]
+    assert list(second.run(20, 2)) == [(0, range(4, 8)), (0, range(12, 16))]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

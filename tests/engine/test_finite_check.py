@@ -79,7 +79,7 @@ def test_a_run_stops_at_the_step_and_keeps_its_checkpoint(toy, tmp_path, injecte
     trainer = Trainer(config, CPU)
     with pytest.raises(SnvideoError) as error:
         train(config)
-    passes = [p for e, p in trainer.plan.run(48, 1)][12:16]  # of step 3, 4 passes a step
+    passes = [p for e, p in trainer.plan.run(48, 6)][12:16]  # of step 3, 4 passes a step
     from snvideo.data.sampling import epoch_order
 
     order = epoch_order(config.seed, 0, 48)

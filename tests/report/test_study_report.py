@@ -17,7 +17,7 @@ from snvideo.norm import NORMS
 from snvideo.report.answer import answer, limits
 from snvideo.report.figures import FIGURES, save_figures
 from snvideo.report.figures.importance import importance_by_geometry
-from snvideo.report.study_report import comparison_md, write_report
+from snvideo.report.study_report import comparison_md, conditions, write_report
 from snvideo.report.style import norm_colour, norm_marker
 from snvideo.study.config import cells
 from snvideo.study.runs import norms_of, read_runs
@@ -186,6 +186,14 @@ def test_markdown_states_the_conditions(tmp_path: Path):
     ):
         assert line in text.splitlines()
     assert "Warnings" not in text
+
+
+def test_conditions_of_runs_of_steps(tmp_path: Path):
+    for cell in cells(run_config(tmp_path), study_config(((2, 8), (8, 1)), norms=("gn",))):
+        write_finished(cell, epochs=None)
+    found = conditions(read_runs(tmp_path))
+    assert found["steps"] == "400" and "epochs" not in found
+    assert found["total batch"] == "8, 16 clips: at equal steps the number of clips differs too"
 
 
 def test_the_answer_is_what_the_intervals_show(tmp_path: Path):

@@ -78,9 +78,11 @@ def _results(results: Mapping[str, Any] | None) -> str:
     mean = results.get("mean_average_precision")
     rows = {} if mean is None else {"mean average precision": f"{100 * mean:.1f} %"}
     rows |= {kind.replace("_top", " top-"): f"{100 * results[kind]:.1f} %" for kind in kinds}
+    epochs = results.get("epochs")
+    length = f"{results.get('steps')} steps" if epochs is None else f"{epochs} epochs"
     rows |= {
         "tested on": f"{tested}; index {str(results.get('index_hash', ''))[:12]}",
         "trained with": f"{results.get('gpus')} gpus x {results.get('clips_per_gpu')} clips, "
-        f"{results.get('epochs')} epochs, seed {results.get('seed')}",
+        f"{length}, seed {results.get('seed')}",
     }
     return _table(rows)
