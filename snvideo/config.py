@@ -197,7 +197,7 @@ def _keys(sections: list[str]) -> list[str]:
     """Keys that a nested section knows."""
     model: Any = _File
     for section in sections:
-        if not section.isdigit():  # an element of a list of sections
+        if section in model.model_fields:  # else a place in a list, or a name, of sections
             model = _section(model.model_fields[section].annotation)
     return [field.alias or name for name, field in model.model_fields.items()]
 

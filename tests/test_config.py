@@ -149,6 +149,16 @@ def test_a_base_is_inherited_section_by_section(tmp_path):
             [],
             "did you mean 'clips_per_gpu'?",
         ),
+        (
+            {"study": {"batches": [{"gpus": 1}], "variants": {"gn8": {"name": "gn", "grups": 8}}}},
+            [],
+            "unknown key 'study.variants.gn8.grups': did you mean 'groups'?",
+        ),
+        (
+            {"study": {"batches": [{"gpus": 1}], "grids": [{"norms": ["gn9"]}]}},
+            [],
+            "'study': unknown norm 'gn9': expected one of sn, bn",
+        ),
         ({"optim": {"epochs": "many"}}, [], "'optim.epochs': input should be a valid integer"),
         ({"optim": {"lr": -1}}, [], "'optim.lr': input should be greater than 0, got -1"),
         ({"model": {"norm": {"name": "bm"}}}, [], "'model.norm.name': input should be 'sn', 'bn'"),

@@ -4,19 +4,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
 
+from snvideo.data.config import TrainViewConfig
 from snvideo.engine.config import BatchConfig, RunConfig
 from snvideo.errors import SnvideoError
+from snvideo.models.config import NormConfig
 
 SYNCHRONISED = frozenset({"syncsn", "syncbn"})  # norms whose batch statistics span the whole batch
 
-PER_CLIP = frozenset({"gn", "in", "ln", "frozen_bn"})
-"""Norms whose result for a clip does not depend on the others of its batch."""
 
+def depends_on_split(norm: NormConfig, view: TrainViewConfig) -> bool:
+    """True if it matters to training how a total batch is split into gpus x clips_per_gpu.
 
-def uses_batch_statistics(norm: str, clips_per_gpu: int) -> bool:
-    """True if a norm's result for a clip depends on the others of its batch."""
-    # With one clip SN has no batch part, see `engine.setup.build_network`.
-    return norm not in PER_CLIP and not (norm == "sn" and clips_per_gpu == 1)
+    Order, augmentation, dropout masks, learning rate and number of steps depend on the total batch
+    alone. So only batch statistics that are taken over the clips of one GPU see the split, and
+    mixing, whose partners are clips of one GPU. All else comes to the same up to rounding, and to
+    the bit where as many clips share a pass.
+    """
+    groups_matter = norm.name not in SYNCHRONISED and norm.uses_batch_statistics(2)
+    return groups_matter or bool(view.mixup or view.cutmix)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from snvideo.base_config import Section, UserPath, expand_user
 from snvideo.errors import SnvideoError
-from snvideo.norm.factory import NormName
-from snvideo.norm.mixture import PAPER, Part, Ratios, Start, mixture_spec, start_logits
+from snvideo.norm.factory import GROUPS, NormName
+from snvideo.norm.mixture import PAPER, PARTS, Part, Ratios, Start, mixture_spec, start_logits
 
 _SETTINGS_OF: dict[str, tuple[str, ...]] = {
     "sn": ("parts", "groups", "ratios"),
@@ -18,6 +18,11 @@ _SETTINGS_OF: dict[str, tuple[str, ...]] = {
     "brn": ("r_max", "d_max", "schedule"),
 }
 """Settings that only some norms have."""
+
+PER_CLIP = frozenset({"gn", "in", "ln", "frozen_bn"})
+"""Norms whose result for a clip does not depend on the others of its batch."""
+
+_BRN = {"r_max": 3.0, "d_max": 5.0, "schedule": (5_000, 25_000, 40_000)}
 
 
 class NormConfig(Section):
@@ -71,10 +76,38 @@ class NormConfig(Section):
         keys = {"start", "weight_standardization", *_SETTINGS_OF.get(name, ())}
         return NormConfig(name=name, **self.model_dump(include=keys))
 
+    def effective(self) -> dict[str, Any]:
+        """The settings that have an effect, open ones by what they stand for: equal for two configs
+        that build the same layers."""
+        found: dict[str, Any] = {
+            "name": self.name,
+            "weight_standardization": self.weight_standardization,
+        }
+        if self.has_logits:
+            named = self.parts or PAPER.parts
+            parts = tuple(part for part in PARTS if part in named)
+            found |= {"parts": parts, "start": self.start, "ratios": self.ratios or PAPER.ratios}
+            if "group" in parts:
+                found["groups"] = self.groups or GROUPS
+        elif self.name == "gn":
+            own = self.channels_per_group
+            found |= {"channels_per_group": own} if own else {"groups": self.groups or GROUPS}
+        elif self.name == "brn":
+            stated = self.model_dump(include=set(_BRN), exclude_none=True)
+            found |= _BRN | stated
+        return found
+
     def drops_batch_part(self, clips_per_gpu: int) -> bool:
         """True where SN has no batch part, as batch and instance statistics are equal."""
         mixes_batch = "batch" in (self.parts or PAPER.parts)
         return self.name == "sn" and clips_per_gpu == 1 and mixes_batch
+
+    def uses_batch_statistics(self, clips_per_gpu: int) -> bool:
+        """True if the result for a clip depends on the others of its batch."""
+        if self.has_logits:
+            mixes_batch = "batch" in (self.parts or PAPER.parts)
+            return mixes_batch and not self.drops_batch_part(clips_per_gpu)
+        return self.name not in PER_CLIP
 
     def options(self, clips_per_gpu: int) -> dict[str, Any]:
         """Keyword arguments of every layer for `snvideo.norm.create_norm`, but for its groups.

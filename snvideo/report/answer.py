@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from snvideo.study.runs import StudyRun, by_cell, finished
+from snvideo.study.runs import StudyRun, by_cell, display_name, finished
 from snvideo.study.summary import PairedDifference, chance, confidence_interval, paired_differences
 
 _NAMED = 4
@@ -20,7 +20,7 @@ def answer(runs: list[StudyRun]) -> list[str]:
     differences = paired_differences(runs)
     if not differences:
         cells = [
-            f"{norm.upper()} at {geometry} {confidence_interval(values).percent()} % "
+            f"{display_name(norm)} at {geometry} {confidence_interval(values).percent()} % "
             f"(n = {len(values)})"
             for geometry, norm, group in by_cell(runs)
             if (values := [results.video_top1 for _, results in finished(group)])
@@ -42,7 +42,7 @@ def answer(runs: list[StudyRun]) -> list[str]:
 
 def _sentence(differences: list[PairedDifference]) -> str:
     """The differences from one norm, those that are shown first."""
-    reference, norm = differences[0].reference.upper(), differences[0].norm.upper()
+    reference, norm = display_name(differences[0].reference), display_name(differences[0].norm)
     parts: dict[str, list[str]] = defaultdict(list)
     for one in sorted(differences, key=lambda one: not one.interval.excludes_zero):
         interval, text = one.interval, one.interval.percent(signed=True)
@@ -63,10 +63,12 @@ def limits(runs: list[StudyRun]) -> list[str]:
     missing = [f"{run.name}: {run.status}" for run in runs if run.results is None]
     differences = paired_differences(runs)
     compared = {(one.geometry, one.norm) for one in differences}
-    single = [f"{one.norm.upper()} at {one.geometry}" for one in differences if one.interval.n == 1]
+    single = [
+        f"{display_name(one.norm)} at {one.geometry}" for one in differences if one.interval.n == 1
+    ]
     unpaired, guessed = [], []
     for geometry, norm, group in by_cell(run for run, _ in finished(runs)):
-        name = f"{norm.upper()} at {geometry}"
+        name = f"{display_name(norm)} at {geometry}"
         if differences and norm != differences[0].reference and (geometry, norm) not in compared:
             unpaired.append(name)
         results = [results for _, results in finished(group)]

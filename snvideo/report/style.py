@@ -2,9 +2,9 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -62,6 +62,28 @@ def png(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", "Glyph")  # names are of any script, the font is not
         figure.savefig(buffer, format="png", dpi=160)
     return buffer.getvalue()
+
+
+class Look(NamedTuple):
+    """Appearance of a line, by the names of matplotlib's arguments."""
+
+    color: str
+    marker: str
+    linestyle: Any = "-"
+
+
+def looks_of(norms: Iterable[str]) -> dict[str, Look]:
+    """A look for each norm and variant: norms have their own in every figure, variants what is left
+    over, in their order; beyond all colours, other lines."""
+    norms = list(norms)
+    looks = {norm: Look(norm_colour(norm), norm_marker(norm)) for norm in norms if norm in NORMS}
+    colours = [one for one in _COLOURS if one not in {look.color for look in looks.values()}]
+    markers = [one for one in _MARKERS if one not in {look.marker for look in looks.values()}]
+    for number, norm in enumerate(norm for norm in norms if norm not in NORMS):
+        again, place = divmod(number, len(colours))
+        line = LINE_STYLES[again % len(LINE_STYLES)]
+        looks[norm] = Look(colours[place], markers[number % len(markers)], line)
+    return {norm: looks[norm] for norm in norms}
 
 
 def norm_colour(norm: str) -> str:

@@ -2,15 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
+from itertools import combinations
 from typing import Any
 
-from snvideo.engine.batch_plan import uses_batch_statistics
 from snvideo.engine.config import differences
 from snvideo.engine.results import Results
-from snvideo.study.runs import Geometry, StudyRun, by_cell, finished
+from snvideo.study.runs import Geometry, StudyRun, by_cell, finished, norms_of
 
-_EXPECTED = ("seed", "model.norm.name", "batch.", "data.index")
-"""Config keys in which runs may differ; the index is compared by its hash."""
+_EXPECTED = ("seed", "model.norm.", "batch.", "data.index")
+"""Config keys in which runs may differ: settings of norms have names of their own, see
+`read_runs`, and the index is compared by its hash."""
 
 _EQUAL: dict[str, Callable[[Results], Hashable]] = {
     "index hash": lambda results: results.index_hash[:12],
@@ -37,7 +38,7 @@ def comparison_warnings(runs: list[StudyRun]) -> list[str]:
             continue
         found += _unequal(key, {run.name: config_text(run.config, key) for run in runs})
     missing = [f"{run.name}: {run.status}" for run in runs if run.results is None]
-    return found + _unequal_seeds(runs) + missing
+    return found + _same_norms(runs) + _unequal_seeds(runs) + missing
 
 
 def config_differences(runs: list[StudyRun]) -> dict[str, dict[str, str]]:
@@ -49,7 +50,7 @@ def config_differences(runs: list[StudyRun]) -> dict[str, dict[str, str]]:
 
 def averages_statistics(run: StudyRun) -> bool:
     """True if a run's evaluation uses averaged batch statistics."""
-    return uses_batch_statistics(run.norm, run.clips_per_gpu)
+    return run.norm_config.uses_batch_statistics(run.clips_per_gpu)
 
 
 def statistics_text(results: Results) -> str:
@@ -91,6 +92,16 @@ def _statistics(runs: list[StudyRun]) -> list[str]:
         alike = {run.name: text for run, text in texts if run.geometry == geometry}
         found += _unequal(f"statistics at {geometry}", alike)
     return found
+
+
+def _same_norms(runs: list[StudyRun]) -> list[str]:
+    """A line for every two names that stand for the same settings."""
+    settings = {run.norm: run.norm_config.effective() for run in runs}
+    return [
+        f"the same norm under two names: {one} and {other}"
+        for one, other in combinations(norms_of(runs), 2)
+        if settings[one] == settings[other]
+    ]
 
 
 def _unequal_seeds(runs: list[StudyRun]) -> list[str]:

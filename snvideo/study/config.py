@@ -1,29 +1,102 @@
 """Configuration of a study, and the grid of runs that it stands for."""
 
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from snvideo.base_config import Section
 from snvideo.engine.config import BatchConfig, RunConfig
 from snvideo.errors import SnvideoError
-from snvideo.models.config import WeightsConfig
-from snvideo.norm.factory import NormName
+from snvideo.models.config import NormConfig, WeightsConfig
+from snvideo.norm import NORMS
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+
+
+class Grid(NamedTuple):
+    """Every combination of some norms or variants, batch geometries and seeds."""
+
+    norms: tuple[str, ...]
+    batches: tuple[BatchConfig, ...]
+    seeds: tuple[int, ...]
+
+
+class GridConfig(Section):
+    """A further grid of a study; what it leaves out is that of the study itself."""
+
+    norms: tuple[str, ...] | None = Field(default=None, min_length=1)
+    batches: tuple[BatchConfig, ...] | None = Field(default=None, min_length=1)
+    seeds: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
 
 
 class StudyConfig(Section):
     """Norms x batch geometries x seeds; everything else is the same in every run."""
 
-    norms: tuple[NormName, ...] = Field(("sn", "bn", "gn"), min_length=1)
+    variants: dict[str, NormConfig] = Field(default_factory=dict)
+    """Settings of `model.norm` by a name of your own, under which tables, figures and folders have
+    them. What a variant leaves out is that of `model.norm`, as for a norm that is named alone."""
+    norms: tuple[str, ...] = Field(("sn", "bn", "gn"), min_length=1)
+    """Names of norms or variants."""
     batches: tuple[BatchConfig, ...] = Field(min_length=1)
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
-    sources: dict[NormName, str] = Field(default_factory=dict)
-    """`model.weights.source` of norms that cannot start from the same weights as the others."""
+    grids: tuple[GridConfig, ...] = ()
+    """Further grids: the study is the union of all, seed by seed."""
+    sources: dict[str, str] = Field(default_factory=dict)
+    """`model.weights.source` of norms or variants that cannot start from the same weights as the
+    others."""
     processes: PositiveInt = 1
     """Processes that share each run (more than one goes through torchrun)."""
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        taken = {name.casefold(): name for name in NORMS}
+        for name, norm in self.variants.items():
+            # Folders have these names, and some file systems do not tell a from A.
+            if (other := taken.setdefault(name.casefold(), name)) in NORMS or other != name:
+                raise ValueError(f"variants: {name} is called as {other}: give it another name")
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"variants: {name!r} names folders, too: letters, digits, '_', '.' and '-'"
+                )
+            if "name" not in norm.model_fields_set:
+                raise ValueError(f"variants.{name}: name the norm, as in {{name: gn, groups: 8}}")
+        known = [*NORMS, *self.variants]
+        used = [name for grid in self.all_grids() for name in grid.norms]
+        for name in [*used, *self.sources]:
+            if name not in known:
+                raise ValueError(f"unknown norm '{name}': expected one of {', '.join(known)}")
+        return self
+
+    def all_grids(self) -> list[Grid]:
+        """The study's own grid and the further ones, with nothing left out."""
+        own = Grid(self.norms, self.batches, self.seeds)
+        further = (
+            Grid(one.norms or own.norms, one.batches or own.batches, one.seeds or own.seeds)
+            for one in self.grids
+        )
+        return [own, *further]
+
+    def norm_config(self, norm: NormConfig, name: str) -> NormConfig:
+        """The config of a norm or variant in a study whose `model.norm` is `norm`.
+
+        Raises:
+            SnvideoError: if its settings do not go with those of `model.norm` that it leaves out.
+        """
+        if name not in self.variants:
+            return norm.renamed(name)  # type: ignore[arg-type] # checked above
+        own = self.variants[name].model_dump(exclude_unset=True)
+        try:
+            common = norm.renamed(own["name"]).model_dump()
+            return NormConfig(**common | own)
+        except ValueError as error:
+            reason = error.errors()[0]["msg"]  # type: ignore[attr-defined] # pydantic's
+            raise SnvideoError(f"study.variants.{name} over model.norm: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -33,6 +106,7 @@ class Cell:
     name: str
     """The name of the run's folder, as in `sn_2x8_seed0`."""
     norm: str
+    """The name of its norm or variant."""
     gpus: int
     clips_per_gpu: int
     seed: int
@@ -52,21 +126,57 @@ def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
     """All runs of a study: `config` with each norm, batch geometry and seed, in folders of its own.
 
     The order is seed by seed: a study that is cut short has whole comparisons for its first seeds.
-    Raises SnvideoError if the study names a run twice.
+    Raises SnvideoError if a grid names a run twice, or if two names stand for the same norm.
     """
+    norms = _distinct_norms(config.model.norm, study)
     grid: dict[str, Cell] = {}
-    for seed, batch, norm in product(study.seeds, study.batches, study.norms):
-        name, model = f"{norm}_{batch.gpus}x{batch.clips_per_gpu}_seed{seed}", config.model
-        changed: dict[str, Any] = {"norm": model.norm.renamed(norm)}
-        if (source := study.sources.get(norm)) is not None:
+    for batch, norm, seed in _combinations(study):
+        name, model = _run_name(batch, norm, seed), config.model
+        if name in grid:  # of another grid
+            continue
+        changed: dict[str, Any] = {"norm": norms[norm]}
+        source = study.sources.get(norm, study.sources.get(norms[norm].name))
+        if source is not None:
             weights = model.weights or WeightsConfig(source=source)
             changed["weights"] = weights.model_copy(update={"source": source})
         model = model.model_copy(update=changed)
         changes = {"model": model, "batch": batch, "seed": seed, "output": config.output / name}
         own = config.model_copy(update=changes)
-        if name in grid:
-            raise SnvideoError(
-                f"the study asks for {name} twice: name every norm, batch geometry and seed once"
-            )
         grid[name] = Cell(name, norm, batch.gpus, batch.clips_per_gpu, seed, own)
     return list(grid.values())
+
+
+def _run_name(batch: BatchConfig, norm: str, seed: int) -> str:
+    """The name of a run's folder; `snvideo.study.runs` reads it."""
+    return f"{norm}_{batch.gpus}x{batch.clips_per_gpu}_seed{seed}"
+
+
+def _combinations(study: StudyConfig) -> Iterator[tuple[BatchConfig, str, int]]:
+    """Batch, norm and seed of every run, seed by seed."""
+    grids = study.all_grids()
+    seeds = dict.fromkeys(seed for grid in grids for seed in grid.seeds)
+    for grid in grids:
+        combined = product(grid.batches, grid.norms, grid.seeds)
+        named = Counter(_run_name(*combination) for combination in combined)
+        if twice := [name for name, times in named.items() if times > 1]:
+            raise SnvideoError(
+                f"the study asks for {twice[0]} twice: name every norm, batch geometry and seed of "
+                "a grid once"
+            )
+    for seed, grid in product(seeds, grids):
+        if seed in (grid.seeds):
+            for batch, norm in product(grid.batches, grid.norms):
+                yield batch, norm, seed
+
+
+def _distinct_norms(common: NormConfig, study: StudyConfig) -> dict[str, NormConfig]:
+    """The config of every norm and variant that the study runs, by name; no two are the same."""
+    names = dict.fromkeys(name for grid in study.all_grids() for name in grid.norms)
+    norms = {name: study.norm_config(common, name) for name in names}
+    for one, other in combinations(norms, 2):
+        if norms[one].effective() == norms[other].effective():
+            raise SnvideoError(
+                f"study.norms: {one} and {other} are the same norm with the same settings: leave "
+                "one out"
+            )
+    return norms

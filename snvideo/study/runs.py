@@ -1,9 +1,11 @@
 """Runs of a study as they are read from their directories."""
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from snvideo.engine.config import flatten, read_stored
 from snvideo.engine.results import Results, read_results
 from snvideo.engine.run_dir import ENVIRONMENT, INPUTS
 from snvideo.errors import SnvideoError
+from snvideo.models.config import NormConfig
 from snvideo.norm import NORMS
 
 CELL_FILE = "cell.yaml"
@@ -19,6 +22,8 @@ FAILURE_FILE = "failure.txt"  # the status of a run that failed, as in the table
 
 Geometry = tuple[int, int]  # (gpus, clips per GPU)
 
+_RUN_NAME = re.compile(r"(?P<norm>.+)_(?P<gpus>\d+)x(?P<clips>\d+)_seed(?P<seed>\d+)")
+
 
 @dataclass(frozen=True)
 class StudyRun:
@@ -26,9 +31,12 @@ class StudyRun:
 
     folder: Path
     norm: str
+    """Name of the norm or variant; runs have the same exactly if their norms have the same
+    settings."""
     gpus: int
     clips_per_gpu: int
     seed: int
+    norm_config: NormConfig
     config: dict[str, Any]  # the resolved config by dotted key, as in `optim.epochs`
     environment: dict[str, Any]
     """environment.json by dotted key, without its sessions; empty if there is none."""
@@ -53,10 +61,15 @@ def finished(runs: list[StudyRun]) -> list[tuple[StudyRun, Results]]:
     return [(run, run.results) for run in runs if run.results is not None]
 
 
+def display_name(norm: str) -> str:
+    """Name of a norm or variant as tables and figures show it: GN, but gn8."""
+    return norm.upper() if norm in NORMS else norm
+
+
 def norms_of(runs: Iterable[StudyRun]) -> list[str]:
-    """The norms of some runs, in the order of `NORMS`; any others follow."""
-    names = {run.norm for run in runs}
-    return [n for n in NORMS if n in names] + sorted(names - set(NORMS))
+    """The norms of some runs, in the order of `NORMS`, each before its variants."""
+    kinds = {run.norm: NORMS.index(run.norm_config.name) for run in runs}
+    return sorted(kinds, key=lambda norm: (kinds[norm], norm not in NORMS, norm))
 
 
 def geometries_of(runs: Iterable[StudyRun]) -> list[Geometry]:
@@ -79,7 +92,7 @@ def read_runs(folder: Path) -> list[StudyRun]:
     Raises SnvideoError if a file of a run cannot be read as what it should be.
     """
     folders = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
-    runs = [run for path in folders if (run := _read_run(path)) is not None]
+    runs = _distinct([run for path in folders if (run := _read_run(path)) is not None])
     return sorted(runs, key=lambda run: (run.clips_per_gpu, run.gpus, run.norm, run.seed))
 
 
@@ -89,8 +102,9 @@ def _read_run(folder: Path) -> StudyRun | None:
     if file is None:
         return None
     try:
-        config = flatten(read_stored(file))
-        norm, seed = str(config["model.norm.name"]), int(config["seed"])
+        stored = read_stored(file)
+        norm, config = NormConfig.model_validate(stored["model"]["norm"]), flatten(stored)
+        seed = int(config["seed"])
         gpus, clips = int(config["batch.gpus"]), int(config["batch.clips_per_gpu"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SnvideoError(f"{file}: not the config of a run; move this folder away") from error
@@ -100,8 +114,9 @@ def _read_run(folder: Path) -> StudyRun | None:
         status = failure.read_text(encoding="utf-8").strip()
     environment, inputs = (_read_json(folder / name) for name in (ENVIRONMENT, INPUTS))
     environment.pop("sessions", None)
-    environment = flatten(environment)
-    return StudyRun(folder, norm, gpus, clips, seed, config, environment, inputs, results, status)
+    environment, place = flatten(environment), (gpus, clips, seed)
+    name = _norm_name(folder.name, norm, place)
+    return StudyRun(folder, name, *place, norm, config, environment, inputs, results, status)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -110,6 +125,41 @@ def _read_json(file: Path) -> dict[str, Any]:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def _norm_name(folder: str, norm: NormConfig, place: tuple[int, int, int]) -> str:
+    """Name of a norm or variant, which the folder of a study's run begins with; in any other folder
+    it is the norm's."""
+    found = _RUN_NAME.fullmatch(folder)
+    if found is None or tuple(int(found[key]) for key in ("gpus", "clips", "seed")) != place:
+        return norm.name
+    return norm.name if found["norm"] in NORMS else found["norm"]
+
+
+def _distinct(runs: list[StudyRun]) -> list[StudyRun]:
+    """The same runs; where one name stands for several settings, with these in the name."""
+    settings: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for run in runs:
+        if (own := run.norm_config.effective()) not in settings[run.norm]:
+            settings[run.norm].append(own)
+    return [
+        replace(run, norm=f"{run.norm} {_difference(run, settings[run.norm])}")
+        if len(settings[run.norm]) > 1
+        else run
+        for run in runs
+    ]
+
+
+def _difference(run: StudyRun, settings: list[dict[str, Any]]) -> str:
+    """The settings of a run's norm in which several of one name differ, as in `groups=8`."""
+    own = run.norm_config.effective()
+    keys = [key for key in own if any(one.get(key) != own[key] for one in settings)]
+    texts = (f"{key}={_text(own[key])}" for key in keys)
+    return ", ".join(texts)
+
+
+def _text(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:

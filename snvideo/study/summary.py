@@ -12,7 +12,15 @@ from scipy.special import stdtrit
 
 from snvideo.engine.results import Results
 from snvideo.study.comparability import averages_statistics, statistics_text
-from snvideo.study.runs import Geometry, StudyRun, by_cell, finished, geometries_of, norms_of
+from snvideo.study.runs import (
+    Geometry,
+    StudyRun,
+    by_cell,
+    display_name,
+    finished,
+    geometries_of,
+    norms_of,
+)
 
 ACCURACIES = ("video_top1", "video_top5", "clip_top1", "clip_top5")
 LEVEL = 0.95
@@ -105,7 +113,7 @@ class PairedDifference(NamedTuple):
             return "one seed: no interval can be given"
         if not self.interval.excludes_zero:
             return "inside its interval: no difference shown"
-        return f"{self.reference.upper()} {'higher' if self.interval.mean > 0 else 'lower'}"
+        return f"{display_name(self.reference)} {'higher' if self.interval.mean > 0 else 'lower'}"
 
 
 def paired_differences(runs: list[StudyRun]) -> list[PairedDifference]:
@@ -151,7 +159,7 @@ def accuracy_table(runs: list[StudyRun]) -> SummaryTable:
         values = [confidence_interval(column).percent() if column else "-" for column in columns]
         seeds = f"n = {len(done)}" + (f" of {len(group)}" if len(done) < len(group) else "")
         total_batch = str(geometry[0] * geometry[1])
-        lines.append((str(geometry), total_batch, norm.upper(), *values, seeds))
+        lines.append((str(geometry), total_batch, display_name(norm), *values, seeds))
     names = (name.replace("_top", " top-") for name in accuracies)
     names = (name.replace("mean_average_precision", "mAP") for name in names)
     return SummaryTable(
@@ -168,11 +176,11 @@ def difference_table(runs: list[StudyRun]) -> SummaryTable:
     found = paired_differences(runs)
     rows: list[tuple[str, ...]] = []
     for one in found:
-        pair, interval = f"{one.reference.upper()} - {one.norm.upper()}", one.interval
+        pair, interval = f"{display_name(one.reference)} - {display_name(one.norm)}", one.interval
         percent, seeds = interval.percent(signed=True), f"n = {interval.n}"
         rows.append((str(one.geometry), pair, percent, seeds, one.reading))
     return SummaryTable(
-        f"{found[0].reference.upper() if found else 'SN'} against the others",
+        f"{display_name(found[0].reference) if found else 'SN'} against the others",
         "Difference in video top-1 in percentage points, paired by seed: mean ± 95 % confidence "
         "interval (Student t). A difference inside its interval is not called one.",
         ("(gpus, clips)", "difference", "video top-1", "seeds", "reading"),
@@ -209,7 +217,7 @@ def class_table(runs: list[StudyRun]) -> SummaryTable:
         "Classes",
         f"Recall / precision in percent, mean over seeds: the {_CLASSES} classes of a geometry on "
         "whose recall the norms differ most. A class that is never predicted has no precision.",
-        ("(gpus, clips)", "class", "videos", *(norm.upper() for norm in norms)),
+        ("(gpus, clips)", "class", "videos", *(display_name(norm) for norm in norms)),
         rows,
     )
 

@@ -4,8 +4,16 @@ import math
 
 from matplotlib.figure import Figure
 
-from snvideo.report.style import MUTED, new_figure, norm_colour, norm_marker
-from snvideo.study.runs import Geometry, StudyRun, by_cell, finished, geometries_of, norms_of
+from snvideo.report.style import MUTED, looks_of, new_figure
+from snvideo.study.runs import (
+    Geometry,
+    StudyRun,
+    by_cell,
+    display_name,
+    finished,
+    geometries_of,
+    norms_of,
+)
 from snvideo.study.summary import chance, confidence_interval
 
 
@@ -25,6 +33,7 @@ def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
         for geometry, norm, group in by_cell(done)
     }
     norms, texts = norms_of(done), []
+    looks = looks_of(norms)
     for number, norm in enumerate(norms):
         shift = 2 ** (0.05 * (number - (len(norms) - 1) / 2))  # so that no bar hides another
         line = {geometry: means[norm, geometry] for geometry in places if (norm, geometry) in means}
@@ -32,13 +41,12 @@ def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
             [places[geometry] * shift for geometry in line],
             [100 * interval.mean for interval in line.values()],
             [math.nan if i.half is None else 100 * i.half for i in line.values()],
-            color=norm_colour(norm),
-            marker=norm_marker(norm),
+            **looks[norm]._asdict(),
             capsize=4,
-            label=norm.upper(),
+            label=display_name(norm),
         )
         points = ", ".join(f"{i.percent()} % at {geometry}" for geometry, i in line.items())
-        texts.append(f"{norm.upper()}: {points}.")
+        texts.append(f"{display_name(norm)}: {points}.")
     level = 100 * min(chance(results) for _, results in finished(runs))
     axes.axhline(level, color=MUTED, linestyle=(0, (2, 2)), linewidth=1)
     axes.set_xscale("log", base=2)

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from snvideo.report.style import new_figure
-from snvideo.study.runs import StudyRun, finished
+from snvideo.study.runs import StudyRun, display_name, finished
 
 _NAMED, _NUMBERED = 40, 12
 """More classes than this get no names on the axes; and no numbers in the cells."""
@@ -15,14 +15,18 @@ def confusion(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     done = finished(runs)
     if not done:
         return None
-    run, results = max(done, key=lambda pair: (pair[0].norm == "sn", pair[1].video_top1))
+    run, results = max(
+        done, key=lambda pair: (pair[0].norm_config.name == "sn", pair[1].video_top1)
+    )
     counts = results.confusion_matrix().astype(float)
     if counts.ndim != 2 or counts.size == 0:
         return None
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = results.classes
     right = f"{100 * results.video_top1:.1f} % right"
-    title = f"Confusion matrix of {run.norm.upper()} at {run.geometry}, seed {run.seed}: {right}"
+    title = (
+        f"Confusion matrix of {display_name(run.norm)} at {run.geometry}, seed {run.seed}: {right}"
+    )
     figure = new_figure(7.2, title)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")

@@ -8,8 +8,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from snvideo.report.style import LINE_STYLES, new_figure, norm_colour
-from snvideo.study.runs import StudyRun, by_cell, geometries_of, norms_of, read_metrics
+from snvideo.report.style import LINE_STYLES, looks_of, new_figure
+from snvideo.study.runs import (
+    StudyRun,
+    by_cell,
+    display_name,
+    geometries_of,
+    norms_of,
+    read_metrics,
+)
 
 _POINTS = 80
 """Points along a curve at most: more would be noise that hides the other curves."""
@@ -25,20 +32,20 @@ def curves(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     figure = new_figure(4.8, "Training" + (", means over seeds" if several else ""))
     loss, top1 = figure.subplots(1, 2)
     styles = {g: LINE_STYLES[i % len(LINE_STYLES)] for i, g in enumerate(geometries_of(measured))}
-    texts = []
+    looks, texts = looks_of(norms_of(measured)), []
     for geometry, norm, group in by_cell(measured):
         lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for run in [run for run in group if run.results is not None] or group:
             for kind, found in metrics[run.folder].items():
                 lines[kind] += found
-        look = {"color": norm_colour(norm), "linestyle": styles[geometry], "linewidth": 1.6}
+        look = {"color": looks[norm].color, "linestyle": styles[geometry], "linewidth": 1.6}
         epochs, losses = _binned(lines["train"], "loss", 1)
         loss.plot(epochs, losses, **look)
         text = f", last loss {losses[-1]:.3g}" if losses else ""
         epochs, percents = _binned(lines["validate"], "top1", 100)
         top1.plot(epochs, percents, marker="o" if len(epochs) < 2 else "", **look)
         text += f", last validation top-1 {percents[-1]:.1f} %" if percents else ""
-        texts.append(f"{norm.upper()} at {geometry}{text}")
+        texts.append(f"{display_name(norm)} at {geometry}{text}")
     for axes, title, label in (
         (loss, "Training loss", "cross-entropy (nats)"),
         (top1, "Validation top-1 (centre clip, centre crop)", "top-1 (%)"),
@@ -47,8 +54,8 @@ def curves(runs: list[StudyRun]) -> tuple[Figure, str] | None:
         axes.set(xlim=(0, None), ylim=(0, None))
     top1.set_ylim(0, 103)
     handles = [
-        Line2D([], [], color=norm_colour(norm), linewidth=3, label=norm.upper())
-        for norm in norms_of(measured)
+        Line2D([], [], color=look.color, linewidth=3, label=display_name(norm))
+        for norm, look in looks.items()
     ] + [
         Line2D([], [], color="black", linestyle=style, linewidth=1.6, label=str(geometry))
         for geometry, style in styles.items()

@@ -6,7 +6,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from snvideo.report.style import MUTED, new_figure, norm_colour
-from snvideo.study.runs import Geometry, StudyRun, finished, geometries_of
+from snvideo.study.runs import StudyRun, by_cell, display_name, finished, norms_of
 
 Ratios = dict[str, np.ndarray]
 """Name of a part -> its ratios (layers, 2), of means and variances."""
@@ -23,10 +23,10 @@ def importance_by_depth(runs: list[StudyRun]) -> tuple[Figure, str] | None:
         return None
     figure = new_figure(5.2, "SN's importance ratios in each layer")
     grid = figure.subplots(2, len(ratios), sharey=True, sharex="col", squeeze=False)
-    for column, (geometry, parts) in zip(grid.T, ratios.items(), strict=True):
+    for column, (cell, parts) in zip(grid.T, ratios.items(), strict=True):
         gap = " " if len(ratios) <= 4 else "\n"  # narrow columns have no space beside the name
         note = "" if "batch" in parts else f"{gap}no batch part"
-        column[0].set_title(f"{geometry}{note}", fontsize=10)
+        column[0].set_title(f"{cell}{note}", fontsize=10)
         column[1].set_xlabel("layer")
         for number, axes in enumerate(column):
             top = np.zeros(len(next(iter(parts.values()))))
@@ -42,9 +42,9 @@ def importance_by_depth(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     note = "layers counted from the input to the output; columns: (gpus, clips per GPU)"
     _finish(figure, ratios, note)
     texts = [
-        f"{geometry}, first and last of {len(next(iter(parts.values())))} layers: "
+        f"{cell}, first and last of {len(next(iter(parts.values())))} layers: "
         f"{_text(parts, 0)}; {_text(parts, -1)}"
-        for geometry, parts in ratios.items()
+        for cell, parts in ratios.items()
     ]
     return figure, f"Areas of SN's importance ratios by layer. {'. '.join(texts)}."
 
@@ -52,8 +52,8 @@ def importance_by_depth(runs: list[StudyRun]) -> tuple[Figure, str] | None:
 def importance_by_geometry(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     """Ratios averaged over the layers: a bar a geometry; mean on the left, variance right."""
     ratios = {
-        geometry: {name: values.mean(axis=0, keepdims=True) for name, values in parts.items()}
-        for geometry, parts in _ratios(runs).items()
+        cell: {name: values.mean(axis=0, keepdims=True) for name, values in parts.items()}
+        for cell, parts in _ratios(runs).items()
     }
     if not ratios:
         return None
@@ -69,35 +69,32 @@ def importance_by_geometry(runs: list[StudyRun]) -> tuple[Figure, str] | None:
                     axes.text(place, base + share / 2, text, ha="center", va="center", color=shade)
                 base += share
         axes.set(title=f"ratios of the {_KINDS[kind]}", xlim=(-0.6, len(ratios) - 0.4))
-        axes.set_xticks(range(len(ratios)), [str(geometry) for geometry in ratios])
+        axes.set_xticks(range(len(ratios)), list(ratios))
         axes.set_xlabel("batch geometry (gpus, clips per GPU)")
         axes.grid(False)
     complete = all("batch" in parts for parts in ratios.values())
     _finish(figure, ratios, "" if complete else "one clip per GPU: SN has no batch part")
-    texts = [f"{geometry}: {_text(parts, 0)}" for geometry, parts in ratios.items()]
+    texts = [f"{cell}: {_text(parts, 0)}" for cell, parts in ratios.items()]
     return figure, f"Stacked bars of SN's mean importance ratios. {'. '.join(texts)}."
 
 
-def _ratios(runs: list[StudyRun]) -> dict[Geometry, Ratios]:
-    """Ratios of the SN runs per geometry, averaged over seeds."""
-    groups: dict[Geometry, list[np.ndarray]] = {g: [] for g in geometries_of(runs)}
-    names: dict[Geometry, tuple[str, ...]] = {}
-    for run, results in finished(runs):
-        if run.norm == "sn" and results.importance:
-            layers = [(layer.mean, layer.variance) for layer in results.importance]
-            groups[run.geometry].append(np.array(layers))
-            names.setdefault(run.geometry, results.importance[0].parts)
+def _ratios(runs: list[StudyRun]) -> dict[str, Ratios]:
+    """Ratios of the SN runs averaged over seeds, by geometry, and by name if there are several."""
+    mixing = [run for run, results in finished(runs) if results.importance]
+    several = len(norms_of(mixing)) > 1
     found = {}
-    for geometry, group in groups.items():
-        if group:
-            # Networks of another depth would be another study: the first one counts.
-            mean = np.mean([array for array in group if array.shape == group[0].shape], axis=0)
-            # Files of older versions do not name the parts: those of the paper, but for the last.
-            found[geometry] = dict(zip(names[geometry], np.moveaxis(mean, 2, 0), strict=False))
+    for geometry, norm, group in by_cell(mixing):
+        layers = [results.importance or [] for _, results in finished(group)]
+        arrays = [np.array([(one.mean, one.variance) for one in layer]) for layer in layers]
+        # Networks of another depth would be another study: the first one counts.
+        mean = np.mean([array for array in arrays if array.shape == arrays[0].shape], axis=0)
+        name = f"{display_name(norm)} {geometry}" if several else str(geometry)
+        # Files of older versions do not name the parts: those of the paper, but for the last.
+        found[name] = dict(zip(layers[0][0].parts, np.moveaxis(mean, 2, 0), strict=False))
     return found
 
 
-def _finish(figure: Figure, ratios: dict[Geometry, Ratios], note: str) -> None:
+def _finish(figure: Figure, ratios: dict[str, Ratios], note: str) -> None:
     """Axes in percent, the legend and a note below."""
     figure.axes[0].set_ylim(0, 1)
     figure.axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
