@@ -67,6 +67,9 @@ class OptimConfig(Section):
     """Factor on the learning rate of SN's importance logits."""
     head_lr: PositiveFloat = 1.0
     """Factor on the learning rate of the classifier."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor on the learning rate for every layer on the way from the head to the stem (Clark et
+    al. 2020): the last residual block has it once, the one before twice; 1: off."""
     freeze: tuple[str, ...] = ()
     """Parts of the network that stay as they are, by the names of modules, as in `blocks.0`; their
     norms keep their statistics."""

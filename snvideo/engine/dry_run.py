@@ -63,6 +63,7 @@ class DryRun:
     test_multiply_adds: int  # of a test view
     steps_per_epoch: int
     peaks: dict[str, float]  # the peak learning rate of each group of parameters
+    layer_scales: list[float]  # of the learning rate, one a layer, from the stem to the head
     factors: dict[int, float]  # learning rate as a fraction of its peak, where the schedule turns
     memory: dict[str, int]  # bytes of training in each process, but for gradients of activations
     memory_free: int | None  # this process's share of the device's bytes; None if unknown
@@ -147,7 +148,9 @@ def estimate(config: RunConfig, world: World) -> DryRun:
         training,
         activation_bytes(model, clips, DTYPES[speed.amp], world.device),
     )
-    groups = parameter_groups(model, optim, learning_rate(optim, plan.total_batch))
+    peak = learning_rate(optim, plan.total_batch)
+    scales = {group["lr_scale"] for group in parameter_groups(model, optim, peak)}
+    undecayed = parameter_groups(model, optim.model_copy(update={"layer_decay": 1.0}), peak)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     return DryRun(
@@ -161,7 +164,8 @@ def estimate(config: RunConfig, world: World) -> DryRun:
         cost=spent,
         test_multiply_adds=testing,
         steps_per_epoch=steps_per_epoch,
-        peaks={group["name"]: group["lr"] for group in groups},
+        peaks={group["name"]: group["lr"] for group in undecayed},
+        layer_scales=sorted(scales),
         factors=_factors(config, steps_per_epoch),
         memory={
             "weights": weights,

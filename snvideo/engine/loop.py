@@ -129,7 +129,8 @@ class TrainingLoop:
         if not sums.clips:
             log.warning("no step since the last log line has changed anything: all were skipped")
             return
-        epoch, lr = progress.step / trainer.steps_per_epoch, trainer.optimizer.param_groups[0]["lr"]
+        epoch, group = progress.step / trainer.steps_per_epoch, trainer.optimizer.param_groups[0]
+        lr = group["lr"] / group.get("lr_scale", 1.0)  # checkpoints of older versions have none
         values = {
             "loss": sums.loss / sums.clips,
             "top1": sums.correct / sums.clips,

@@ -3,8 +3,9 @@
 import copy
 import difflib
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from snvideo.data.index import ClipIndex
 from snvideo.engine.config import OptimConfig
 from snvideo.errors import SnvideoError
+from snvideo.models.depth import layers_to_head
 from snvideo.norm import SwitchNorm
 
 
@@ -42,7 +44,11 @@ def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 def parameter_groups(model: nn.Module, config: OptimConfig, lr: float) -> list[dict]:
     """Parameter groups: weights and classifier with decay, norms and SN's logits without; logits
-    and classifier at learning rates of their own."""
+    and classifier at learning rates of their own.
+
+    With `layer_decay` each has one group a layer, of the same name, whose learning rate contains
+    its `lr_scale`.
+    """
     switch_norms = [module for module in model.modules() if isinstance(module, SwitchNorm)]
     logits = {p for module in switch_norms for p in (module.mean_logits, module.var_logits)}
     norms = norm_parameters(model) - logits
@@ -50,18 +56,26 @@ def parameter_groups(model: nn.Module, config: OptimConfig, lr: float) -> list[d
     head = {p for module in linear for p in module.parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rest = set(trained) - norms - logits - head
+    to_head = layers_to_head(model) if config.layer_decay != 1 else {}
 
-    def group(name: str, members: set[nn.Parameter], factor: float, decay: float) -> dict:
-        parameters = [parameter for parameter in trained if parameter in members]
-        return {"name": name, "params": parameters, "lr": lr * factor, "weight_decay": decay}
+    def groups(
+        name: str, members: set[nn.Parameter], factor: float, decay: float
+    ) -> Iterator[dict[str, Any]]:
+        by_layer: dict[int, list[nn.Parameter]] = defaultdict(list)
+        for parameter in trained:
+            if parameter in members:
+                by_layer[to_head[parameter] if to_head else 0].append(parameter)
+        for distance, parameters in by_layer.items():
+            scale = config.layer_decay**distance
+            rates = {"lr": lr * factor * scale, "lr_scale": scale, "weight_decay": decay}
+            yield {"name": name, "params": parameters, **rates}
 
-    groups = [
-        group("weights", rest, 1.0, config.weight_decay),
-        group("norms", norms, 1.0, 0.0),
-        group("logits", logits, config.logit_lr, 0.0),
-        group("head", head, config.head_lr, config.weight_decay),
+    return [
+        *groups("weights", rest, 1.0, config.weight_decay),
+        *groups("norms", norms, 1.0, 0.0),
+        *groups("logits", logits, config.logit_lr, 0.0),
+        *groups("head", head, config.head_lr, config.weight_decay),
     ]
-    return [group for group in groups if group["params"]]
 
 
 def class_weights(

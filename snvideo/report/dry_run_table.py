@@ -86,6 +86,8 @@ def _steps(found: DryRun) -> Rows:
     peak = found.peaks.get("weights", next(iter(found.peaks.values())))
     points = [f"{rate * peak:.3g} at epoch {at / steps:.4g}" for at, rate in found.factors.items()]
     others = [f"; {name} x {rate / peak:g}" for name, rate in found.peaks.items() if rate != peak]
+    if len(scales := found.layer_scales) > 1:
+        others.append(f"; by layer x {scales[0]:.3g} to x {scales[-1]:g}")
     yield "learning rate", ", ".join(points) + "".join(others)
     spent, rule = _flops(found.epoch_multiply_adds), f"{found.forwards} x forward"
     yield "arithmetic", f"{spent} (multiply-adds) an epoch of training ({rule})"
