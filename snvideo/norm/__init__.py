@@ -1,8 +1,10 @@
 """Switchable Normalization and its rivals. Knows tensors only, and needs torch alone."""
 
+from snvideo.norm.advice import Advice, advise, network_noise
 from snvideo.norm.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from snvideo.norm.batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from snvideo.norm.convert import Replacement, Replacements, convert_norm
+from snvideo.norm.diagnosis import Diagnosis, NormDiagnosis, diagnose
 from snvideo.norm.factory import NORMS, create_norm
 from snvideo.norm.folding import foldable
 from snvideo.norm.functional import batch_statistics, switch_norm
@@ -21,15 +23,18 @@ from snvideo.norm.weight_standardization import (
 
 __all__ = [
     "NORMS",
+    "Advice",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
+    "Diagnosis",
     "GainChange",
     "Importance",
     "MixtureSpec",
+    "NormDiagnosis",
     "Replacement",
     "Replacements",
     "SwitchNorm",
@@ -37,10 +42,12 @@ __all__ = [
     "SwitchNorm2d",
     "SwitchNorm3d",
     "WeightStandardization",
+    "advise",
     "average_statistics",
     "batch_statistics",
     "convert_norm",
     "create_norm",
+    "diagnose",
     "fold_weight_standardization",
     "foldable",
     "gain_changes",
@@ -48,6 +55,7 @@ __all__ = [
     "importance_table",
     "kept_statistics",
     "load_reference_weights",
+    "network_noise",
     "one_update",
     "standardize_weights",
     "start_by_depth",

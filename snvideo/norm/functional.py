@@ -126,9 +126,7 @@ def batch_statistics(
     groups = _groups(len(x), group_size, process_group)
     kernels = autograd.kernels_for(x)
     if kernels is None or x.numel() == 0:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        moments = torch.stack(reference.instance_moments(wide)).double()
-        mean, variance = tables.batch_moments(moments, groups)
+        mean, variance = tables.batch_moments(instance_statistics(x), groups)
     else:
         batch = kernels.statistics(x, groups).batch
         assert batch is not None
@@ -138,6 +136,19 @@ def batch_statistics(
     if process_group is not None:
         mean, variance, count = global_moments(mean, variance, values, process_group)
     return reference.BatchStatistics(mean, variance, count)
+
+
+def instance_statistics(x: Tensor) -> Tensor:
+    """Means and biased variances of every sample and channel over positions, float64 (2, N, C).
+
+    Args:
+        x: (N, C, \\*S), floating point, of any memory format.
+    """
+    kernels = autograd.kernels_for(x)
+    if kernels is not None and x.numel():
+        return kernels.statistics(x, None).instance
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return torch.stack(reference.instance_moments(wide)).double()
 
 
 def _check(

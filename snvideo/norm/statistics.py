@@ -228,7 +228,7 @@ def average_statistics(
             torch.compiler.set_stance("force_eager"),  # compiled code skips hooks later than it
         ):
             for batch in batches:
-                model(_without_labels(batch))
+                model(without_labels(batch))
                 passed += 1
     finally:
         for hook in hooks:
@@ -247,7 +247,7 @@ def average_statistics(
     return int(count)
 
 
-def _without_labels(batch: Any) -> Any:
+def without_labels(batch: Any) -> Any:
     """The input in a batch (x, y) of a data loader, or the batch, which may be several inputs."""
     pair = isinstance(batch, list | tuple) and len(batch) == 2
     return batch[0] if pair and isinstance(batch[1], Tensor) and batch[1].dim() < 2 else batch
