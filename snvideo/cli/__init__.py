@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from snvideo.base_config import expand_user
-from snvideo.cli import configs, index, runs, videos
+from snvideo.cli import configs, index, norms, runs, videos
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, ReportedError, SnvideoError
 
 # OpenMP's threads spin while they wait for one another. Beside the loader's workers, which need the
@@ -52,6 +52,7 @@ for command in _COMMANDS:
     app.command()(command)
 app.add_typer(index.app, name="index")
 app.add_typer(configs.app, name="configs")
+app.add_typer(norms.app, name="norms")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
