@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,6 +138,12 @@ def diagnose_run(
                 f"{group}: take more clips or videos, or smaller groups"
             )
         large = min(-(-LARGE_GROUP // group) * group, clips)
+        if large < LARGE_GROUP:
+            log.warning(
+                "%d clips are few: figures are rough, and norms over so few hide a part of the "
+                "noise behind them; take %d clips or more",
+                *(clips, LARGE_GROUP),
+            )
         batched = deepcopy(model)
         convert_norm(batched, "bn", dims=3, group_size=None)
         step = group * max(1, min(config.batch.gpus_per_pass, clips // group))
@@ -236,13 +242,28 @@ def _with_advice(
 ) -> RunDiagnosis:
     training, batch = found
     names = [layer.layer for diagnosis in found for layer in diagnosis.layers]
-    canonical = {module: label for label, module in canonical_layers(model).items()}
-    labels = {name: canonical.get(name, name) for name in names}
-    stages = advice.stages_of(names)
-    for name, label in labels.items():
-        if label != name:
-            parts = label.split(".")
-            stages[name] = ".".join(parts[: 2 if parts[0] in ("slow", "fast") else 1])
+    labels, stages = norm_labels(model, names)
     most = config.batch.gpus * config.batch.clips_per_gpu
     found_advice = advice.advise(batch.layers, stages, pretrained=pretrained, most_clips=most)
     return RunDiagnosis(config, group, training, batch, large, labels, stages, found_advice)
+
+
+def norm_labels(model: nn.Module, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Label and stage of each norm by its module name: res2.0.norm_a and res2, where there are.
+
+    A norm without a label, as those inside of X3D's blocks, has its module's name, and the stage of
+    the others in the same part of the network.
+    """
+    canonical = {module: label for label, module in canonical_layers(model).items()}
+    labels = {name: canonical.get(name, name) for name in names}
+    parts = advice.stages_of(names)
+    stages: dict[str, str] = {}
+    of_part: dict[str, set[str]] = {}
+    for name in canonical.keys() & labels.keys():
+        words = labels[name].split(".")
+        stages[name] = ".".join(words[: 2 if words[0] in ("slow", "fast") else 1])
+        of_part.setdefault(parts[name], set()).add(stages[name])
+    for name in labels.keys() - stages.keys():
+        known = of_part.get(parts[name], set())
+        stages[name] = next(iter(known)) if len(known) == 1 else parts[name]
+    return labels, stages

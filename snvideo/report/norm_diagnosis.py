@@ -1,6 +1,7 @@
 """Terminal output and file of a diagnosis of norms."""
 
 import json
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -30,8 +31,8 @@ def print_diagnosis(found: RunDiagnosis) -> None:
     _print_lines(out, [(name.format(**sizes), text.format(**sizes)) for name, text in _LEGEND])
     rows = [(one.stage, str(one)) for one in found.advice]
     clips = found.batch.layers[0].clips
-    groups = clips // found.group
-    measured = f"{clips} clips, {groups} groups of {found.group}; fine is up to {FINE:g}"
+    error = 1 / math.sqrt(2 * clips)  # of the spread of that many normal values
+    measured = f"{clips} clips: within about {100 * error:.0f} %; fine is up to {FINE:g}"
     rows.append(("network", f"noise {found.noise:.2f}, the median of its layers ({measured})"))
     rows += [
         (found.labels.get(name, name), f"not diagnosed: {reason}")

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
+from snvideo import create_model
 from snvideo.cli import app
-from snvideo.engine.norm_diagnosis import RunDiagnosis, diagnose_run
+from snvideo.engine.norm_diagnosis import RunDiagnosis, diagnose_run, norm_labels
 from snvideo.errors import SnvideoError
 from snvideo.norm.advice import network_noise
 from tests.engine.runs import ROOT, run_config
@@ -25,6 +28,29 @@ def test_layers_and_stages_are_called_as_in_papers(found):
     labels = [found.labels[layer.layer] for layer in found.training.layers]
     assert labels[:3] == ["stem.norm", "res2.0.shortcut.norm", "res2.0.norm_a"]
     assert [one.stage for one in found.advice] == ["stem", "res2", "res3", "res4", "res5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("x3d_xs", ["stem", "res2", "res3", "res4", "res5", "blocks.5"]),
+        ("r2plus1d_tiny", ["stem", "res2", "res3", "res4", "res5"]),
+        ("r3d_18", ["stem", "layer1", "layer2", "layer3", "layer4"]),
+        ("slowfast_tiny", ["slow.stem", "fast.stem", "fuse1", "slow.res2", "fast.res2", "fuse2"]),
+    ],
+)
+def test_stages_of_every_kind_of_network(name, stages):
+    with torch.device("meta"):
+        model = create_model(name, 4, "bn")
+    norms = [name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm3d)]
+    labels, found = norm_labels(model, norms)
+    assert list(labels) == norms and len(set(labels.values())) == len(norms)
+    assert list(dict.fromkeys(found[name] for name in norms))[:6] == stages
+
+
+def test_few_clips_are_warned_of(toy, tmp_path, caplog):
+    diagnose_run(run_config(toy, tmp_path / "run"), clips=4)
+    assert "4 clips are few" in caplog.text and "take 32 clips or more" in caplog.text
 
 
 def test_both_diagnoses_see_the_clips_of_training(found):
@@ -83,7 +109,7 @@ def test_a_folder_without_weights(toy, tmp_path):
 def test_clips_are_mixed_as_in_training(toy, tmp_path):
     plain = run_config(toy, tmp_path / "plain")
     mixed = run_config(toy, tmp_path / "mixed", "data.train.mixup=0.8")
-    one, two = (diagnose_run(config, clips=8).training.layers[0] for config in (plain, mixed))
+    one, two = (diagnose_run(config, clips=4).training.layers[0] for config in (plain, mixed))
     assert one.noise != two.noise
 
 
