@@ -139,11 +139,12 @@ class VideoDataset(Dataset[Any], ABC):
 
     def label(self, row: int) -> Tensor:
         """Label of a video, int64 (); in an index of several labels float32 (classes,), 1 for those
-        that it has."""
+        that it has. All is -1 where no label is known."""
         labels = torch.from_numpy(self.index.labels_of(row).astype(np.int64))
         if not self.index.multi_label:
-            return labels[0]
-        return torch.zeros(len(self.index.labels)).index_fill(0, labels, 1.0)
+            return labels[0] if len(labels) else torch.tensor(-1)
+        known = torch.zeros(len(self.index.labels)).index_fill(0, labels, 1.0)
+        return known if len(labels) else known - 1
 
     @abstractmethod
     def steps(self, key: SampleKey) -> Iterator[Any]:
@@ -196,6 +197,11 @@ class TrainDataset(VideoDataset):
     def order(self, epoch: int) -> np.ndarray:
         """Rows of an epoch's videos in the order of training, int64 (videos,)."""
         if self.config.sampling == "balanced":
+            if missing := len(self.index) - len(self.index.labelled):
+                raise SnvideoError(
+                    f"data.sampling=balanced needs the label of each video, and {missing} of split "
+                    f"{self.index.split!r} have none: data.sampling=shuffled takes them"
+                )
             return sampling.balanced_order(self.seed, epoch, self.index.first_labels)
         return sampling.epoch_order(self.seed, epoch, len(self.index))
 

@@ -45,7 +45,7 @@ class IndexRow(NamedTuple):
     """
 
     path: str = ""  # POSIX, relative to the root (absolute for a video outside it)
-    label: int = 0
+    label: int = 0  # -1: it is not known
     label_name: str = ""
     split: str = ""
     start: float | None = None
@@ -75,8 +75,8 @@ class IndexRow(NamedTuple):
 
     @property
     def label_ids(self) -> list[int]:
-        """All labels of the video."""
-        return [int(label) for label in self.labels.split()] or [self.label]
+        """All labels of the video; none if they are not known."""
+        return [int(label) for label in self.labels.split()] or [self.label] * (self.label >= 0)
 
 
 COLUMNS = IndexRow._fields
@@ -97,7 +97,7 @@ class Video(NamedTuple):
     """A video that can be decoded; see `IndexRow` for what is not explained."""
 
     path: Path  # absolute
-    label: int  # the first one
+    label: int  # the first one, or -1
     first_frame: int
     frames: int
     fps: float
@@ -238,8 +238,13 @@ class ClipIndex:
 
     @property
     def first_labels(self) -> np.ndarray:
-        """Label, or first label, of each video, int32 (videos,)."""
+        """Label, or first label, of each video, int32 (videos,); -1 where none is known."""
         return self._table.values["label"]
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Rows of the videos with a known label, int64."""
+        return np.flatnonzero(self.first_labels >= 0)
 
     def labels_of(self, number: int) -> np.ndarray:
         """All labels of a video, int32, in the order of the index."""
@@ -310,8 +315,9 @@ def row_problem(row: IndexRow, classes: int | None = None) -> str:
     """Reason why a row makes no sense, or nothing."""
     if row.status not in STATUSES:
         return f"status is {row.status!r}, expected one of {', '.join(STATUSES)}"
-    if classes is not None and not 0 <= row.label < classes:
-        return f"label is {row.label}, expected 0 to {classes - 1}, as in the .json file beside it"
+    if row.label < -1 or (classes is not None and row.label >= classes):
+        most = "" if classes is None else f" to {classes - 1}, as in the .json file beside it"
+        return f"label is {row.label}, expected 0{most}, or -1 for none"
     if row.labels and not _are_labels(row.labels.split(), row.label, classes):
         return (
             f"labels is {row.labels!r}, expected label ids, each once, of which {row.label} is the "

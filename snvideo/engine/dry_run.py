@@ -16,7 +16,7 @@ from snvideo.data.index import ClipIndex
 from snvideo.engine.batch_plan import SYNCHRONISED, BatchPlan, check_mixing, plan_batch
 from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
-from snvideo.engine.losses import check_labels
+from snvideo.engine.losses import check_labelled, check_labels
 from snvideo.engine.optim import (
     class_weights,
     freeze,
@@ -121,8 +121,9 @@ def estimate(config: RunConfig, world: World) -> DryRun:
     data, optim = config.data, config.optim
     train = ClipIndex.load(data.index, data.train_split, data.root)
     test = ClipIndex.load(data.index, data.test_split, data.root)
-    splits = check_index(train, test, data.clip)
     check_labels(config, train)
+    check_labelled(train, test)
+    splits = check_index(train, test, data.clip)
     class_weights(optim.class_weights, train)  # is there one for each class?
     plan = plan_batch(config.batch, config.model.norm.name, world.size, world.rank, len(train))
     check_mixing(config, plan)

@@ -1,8 +1,8 @@
 """Evaluation: clip and video accuracy over test views, every video counted once."""
 
 import logging
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from snvideo.data.config import MEAN, STD, DataConfig
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_loader, train_loader
 from snvideo.data.quarantine import Quarantine
-from snvideo.engine.accuracy import MultiLabelFigures, SingleLabelFigures
+from snvideo.engine.accuracy import Evaluation, MultiLabelFigures, SingleLabelFigures, no_figures
 from snvideo.engine.batch_plan import BatchPlan, plan_batch
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights
 from snvideo.engine.config import RunConfig, SpeedConfig
@@ -39,54 +39,6 @@ from snvideo.models.pretrained import evaluated_weights
 from snvideo.norm import average_statistics, tracking_layers
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Evaluation:
-    """Accuracies (fractions) and predictions; views are clips x crops.
-
-    Of videos of several labels, top-1 and top-5 say that one of the best classes is a label; recall
-    and precision are those of probabilities of at least one half.
-    """
-
-    loss: float
-    clip_top1: float
-    clip_top5: float
-    video_top1: float
-    video_top5: float
-    per_class_accuracy: list[float | None]
-    """Recall; None of a class without videos."""
-    per_class_precision: list[float | None]
-    """None of a class that is never predicted."""
-    per_class_videos: list[int]
-    confusion: list[list[int]]
-    """Videos by true class (rows) and predicted class (columns); empty with several labels."""
-    failed: list[tuple[str, str]]
-    """Name and reason of videos that could not be read; they are left out of all figures."""
-    rows: np.ndarray = field(repr=False)  # rows of the index, int64 (videos,), sorted
-    labels: np.ndarray = field(repr=False)  # int64 (videos,), or 0 and 1 (videos, classes)
-    probabilities: np.ndarray = field(repr=False)
-    """float32 (videos, classes): softmax or sigmoids averaged over the views."""
-    mean_average_precision: float | None = None
-    """Of videos of several labels: the mean of the average precisions of classes with videos."""
-    per_class_average_precision: list[float | None] | None = None
-    """None of a class without videos."""
-
-    @property
-    def score(self) -> float:
-        """Figure that the best validation has the highest of: mAP, or clip top-1 with one label."""
-        mean = self.mean_average_precision
-        return self.clip_top1 if mean is None else mean
-
-    def save_predictions(self, path: Path, index: ClipIndex) -> None:
-        """Write names, labels and probabilities of all videos as a .npz file."""
-        np.savez_compressed(
-            path,
-            videos=np.array([index[int(row)].name for row in self.rows]),
-            labels=self.labels,
-            probabilities=self.probabilities,
-            classes=np.array(index.labels),
-        )
 
 
 def refresh_statistics(
@@ -129,13 +81,13 @@ def evaluate_views(
     quarantine: Quarantine,
     rows: Sequence[int] | None = None,
 ) -> Evaluation:
-    """Evaluate a model over views of videos of an index.
+    """Evaluate a model over views of videos of an index; those without a label count in no figure.
 
     A clip counts by its own probabilities, a video by those averaged over its views. Each process
     takes every W-th video, and all return the same figures.
 
     Raises NotFiniteError if the network gives anything but numbers for a video, SnvideoError if no
-    video can be read.
+    video can be read, or none of those with a label.
 
     Args:
         model: in whatever mode; it is left in evaluation mode.
@@ -155,7 +107,9 @@ def evaluate_views(
     failed: list[tuple[str, str]] = []
     parts: list[tuple[np.ndarray, ...]] = []
     not_finite: list[str] = []
-    mine = (range(len(index)) if rows is None else rows)[world.rank :: world.size]
+    rows = range(len(index)) if rows is None else rows
+    labelled = set(index.labelled.tolist()).intersection(rows)
+    mine = rows[world.rank :: world.size]
     for batch in test_loader(index, config.data, mine, batch_size, clips, crops, quarantine):
         failed += batch.unreadable
         if not len(batch.videos):
@@ -168,25 +122,36 @@ def evaluate_views(
         not_finite += [index[r].name for r, ok in zip(rows_of_batch, finite, strict=True) if not ok]
         clip = probabilities(logits, activation)
         video = clip.unflatten(0, (len(truth), -1)).mean(1)
-        clip_truth = truth.repeat_interleave(clips * crops, dim=0)
-        loss.update(clip_losses(logits, clip_truth, config.optim.loss))
-        figures.update(clip, clip_truth, video, truth)
+        known = truth.view(len(truth), -1)[:, 0] >= 0
+        if known.any():
+            of_known, clip_truth = (x.repeat_interleave(clips * crops, 0) for x in (known, truth))
+            clip, clip_truth = clip[of_known], clip_truth[of_known]
+            loss.update(clip_losses(logits[of_known], clip_truth, config.optim.loss))
+            figures.update(clip, clip_truth, video[known], truth[known])
         parts.append((batch.videos.numpy(), batch.labels.numpy(), video.cpu().numpy()))
     gathered = world.gather((parts, failed, not_finite))
     failed = [video for _, some, _ in gathered for video in some]
-    videos = sum(len(part[0]) for some, _, _ in gathered for part in some)
-    _check_measured(videos, failed, [name for *_, some in gathered for name in some])
+    read = {row for some, _, _ in gathered for part in some for row in part[0].tolist()}
+    _check_measured(len(read), failed, [name for *_, some in gathered for name in some])
+    if labelled and not labelled & read:
+        name, reason = failed[0]
+        raise SnvideoError(f"no video with a label could be read, as {name}: {reason}")
     columns = zip(*(part for some, _, _ in gathered for part in some), strict=True)
     all_rows, labels, scores = (np.concatenate(column) for column in columns)
     order = np.argsort(all_rows)
-    return Evaluation(
-        loss=float(loss.compute()),
-        **figures.compute(),
-        failed=failed,
-        rows=all_rows[order],
-        labels=labels[order],
-        probabilities=scores[order],
-    )
+    found: dict[str, Any] = {
+        "rows": all_rows[order],
+        "labels": labels[order],
+        "probabilities": scores[order],
+    }
+    if not labelled:
+        return Evaluation(**no_figures(classes), failed=failed, **found)
+    with_label = found["labels"].reshape(len(order), -1)[:, 0] >= 0
+    videos = (torch.from_numpy(found[name][with_label]) for name in ("probabilities", "labels"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* was called before the ``update``")
+        measured = {"loss": float(loss.compute()), **figures.compute(*videos)}  # of other processes
+    return Evaluation(**measured, failed=failed, **found)
 
 
 class NotFiniteError(SnvideoError):

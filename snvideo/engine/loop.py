@@ -220,45 +220,50 @@ class TrainingLoop:
     def _validate(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
         early = None if self._at_whole_split() else self.config.log.early_validation
-        rows = None
+        rows = trainer.test_index.labelled
         if early is not None:
-            last = len(trainer.test_index) - 1
-            spread = np.linspace(0, last, min(last + 1, early.videos))
-            rows = spread.round().astype(int).tolist()
+            rows = rows[_spread(len(rows), early.videos)]
         found = None
         try:
             with self.preemption.interruptible():
-                found = trainer.test(1, 1, rows)  # centre clip, centre crop
+                found = trainer.test(1, 1, rows.tolist())  # centre clip, centre crop
         except NotFiniteError as error:
             if self.world.is_main:
                 log.warning("validation at step %d: %s; training goes on", progress.step, error)
         progress.validated = progress.step
         if found is None:
             return
-        best = rows is None and found.score > progress.best_top1
+        assert found.score is not None, "of videos with a label"
+        best = early is None and found.score > progress.best_top1
         if best:
             progress.best_top1, progress.best_step = found.score, progress.step
         if self.world.is_main:
-            self._log_validation(found, rows, best)
+            self._log_validation(found, None if early is None else len(rows), best)
         if trainer.averages is not None:
             self.save()
 
-    def _log_validation(self, found: Evaluation, rows: list[int] | None, best: bool) -> None:
+    def _log_validation(self, found: Evaluation, part: int | None, best: bool) -> None:
         trainer, progress = self.trainer, self.trainer.progress
         epoch = progress.step / trainer.steps_per_epoch
         values = {"loss": found.loss, "top1": found.clip_top1, "top5": found.clip_top5}
-        mean = found.mean_average_precision
-        values |= {} if mean is None else {"map": mean}
-        shown = f"{'top-1' if mean is None else 'mAP'} {100 * found.score:.1f} %"
-        kind = "validate" if rows is None else "early_validation"
-        self.run_dir.log(kind, progress.step, epoch=epoch, **values)
-        part = "" if rows is None else f" on {len(rows)} videos"
+        values["map"] = found.mean_average_precision
+        measured = {name: value for name, value in values.items() if value is not None}
+        name = "map" if "map" in measured else "top1"
+        shown = f"{ {'map': 'mAP', 'top1': 'top-1'}[name] } {100 * measured[name]:.1f} %"
+        kind = "validate" if part is None else "early_validation"
+        self.run_dir.log(kind, progress.step, epoch=epoch, **measured)
+        on = "" if part is None else f" on {part} videos"
         log.info(
-            f"validation after epoch {epoch:.2f}{part}: loss {found.loss:.3f}  "
+            f"validation after epoch {epoch:.2f}{on}: loss {found.loss:.3f}  "
             f"{shown}{'  (the best so far)' if best else ''}"
         )
         if best:
             self.checkpointer.save_best(trainer.best_state())
+
+
+def _spread(count: int, wanted: int) -> np.ndarray:
+    """Some of so many places, or all, evenly."""
+    return np.linspace(0, count - 1, min(count, wanted)).round().astype(int)
 
 
 def _every(number: int, epoch: int) -> bool:

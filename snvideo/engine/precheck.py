@@ -26,15 +26,22 @@ class SplitSummary(NamedTuple):
     missing: list[str]  # names of those among the first few that have no file
     classes: int
     empty: list[str]  # names of classes without videos
+    unlabelled: int = 0  # videos without a label
 
     def warnings(self) -> list[str]:
-        """A line if files are missing."""
-        if not self.missing:
-            return []
-        return [
-            f"{len(self.missing)} of the first {min(FILES, self.videos)} videos of split "
-            f"{self.name!r} are missing: {', '.join(self.missing)}"
-        ]
+        """Lines if files or labels are missing."""
+        found = []
+        if self.missing:
+            found.append(
+                f"{len(self.missing)} of the first {min(FILES, self.videos)} videos of split "
+                f"{self.name!r} are missing: {', '.join(self.missing)}"
+            )
+        if self.unlabelled:
+            found.append(
+                f"{self.unlabelled} of {self.videos} videos of split {self.name!r} have no label "
+                "and count in no figure"
+            )
+        return found
 
     def empty_classes(self) -> list[str]:
         """A line if there are classes without videos."""
@@ -75,7 +82,8 @@ def _summarize(index: ClipIndex, clip: ClipConfig) -> SplitSummary:
     counts = index.label_counts()
     empty = [name for name, count in zip(index.labels, counts, strict=True) if not count]
     names = [video.name for video in missing]
-    return SplitSummary(index.split, len(index), short, names, len(counts), empty)
+    unlabelled = len(index) - len(index.labelled)
+    return SplitSummary(index.split, len(index), short, names, len(counts), empty, unlabelled)
 
 
 def view_cost(model: nn.Module, config: RunConfig) -> tuple[int, int]:

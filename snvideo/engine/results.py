@@ -70,10 +70,11 @@ class Results(BaseModel):
     statistics: StatisticsConfig | None = None
     index_hash: str
     classes: list[str]
-    clip_top1: float
-    clip_top5: float
-    video_top1: float
-    video_top5: float
+    clip_top1: float | None
+    """None, as the three that follow, in an evaluation of videos without labels, never of a run."""
+    clip_top5: float | None
+    video_top1: float | None
+    video_top5: float | None
     per_class_accuracy: list[float | None] = []
     """Recall: part of a class's videos that are predicted right; None of a class without videos."""
     per_class_precision: list[float | None] = []
@@ -90,6 +91,8 @@ class Results(BaseModel):
     confusion_entries: list[tuple[int, int, int]] = []
     """The same with more classes, without zeros: true class, predicted class, videos."""
     videos: int
+    unlabelled_videos: int = 0
+    """Those of `videos` without a label, which count in no figure."""
     failed_videos: int
     failed: list[tuple[str, str]] = []
     """Name and reason of videos that could not be read."""
@@ -133,10 +136,17 @@ class Results(BaseModel):
             **evaluated,
             **{name: v for name in _AVERAGE_PRECISION if (v := getattr(found, name)) is not None},
             "videos": len(found.rows),
+            **({"unlabelled_videos": found.unlabelled} if found.unlabelled else {}),
             "failed_videos": len(found.failed),
             "views": test.model_dump(include={"clips", "crops"}),
         }
         return cls.model_validate(values | more)
+
+    @property
+    def accuracy(self) -> float:
+        """Video top-1 of a run, which has one: it is not begun without test videos with labels."""
+        assert self.video_top1 is not None
+        return self.video_top1
 
     def confusion_matrix(self) -> np.ndarray:
         """Videos by true and predicted class, int64 (classes, classes)."""
@@ -149,12 +159,20 @@ class Results(BaseModel):
 
     def __str__(self) -> str:
         tops = (self.clip_top1, self.clip_top5, self.video_top1, self.video_top5)
-        clip1, clip5, video1, video5 = (f"{100 * top:.1f} %" for top in tops)
+        labelled, of = self.videos - self.unlabelled_videos, ""
+        if not labelled:
+            return (
+                f"predictions and no accuracy, as none of {self.videos} videos has a label "
+                f"({self.failed_videos} unreadable)"
+            )
+        if self.unlabelled_videos:
+            of = f"the {labelled} with a label of "
+        clip1, clip5, video1, video5 = (f"{100 * (top or 0):.1f} %" for top in tops)
         mean = self.mean_average_precision
         first = "" if mean is None else f"mAP {100 * mean:.1f} %, "
         return (
             f"{first}clip top-1 {clip1} top-5 {clip5}, video top-1 {video1} top-5 {video5} over "
-            f"{self.videos} videos ({self.failed_videos} unreadable)"
+            f"{of}{self.videos} videos ({self.failed_videos} unreadable)"
         )
 
     def stored(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from snvideo.engine.config import RunConfig, rename_keys
 from snvideo.engine.distributed import World, parallelize
 from snvideo.engine.evaluate import Evaluation, evaluate_views, refresh_statistics
 from snvideo.engine.finite_check import FiniteCheck
-from snvideo.engine.losses import activation_of, check_labels, clip_losses, hits
+from snvideo.engine.losses import activation_of, check_labelled, check_labels, clip_losses, hits
 from snvideo.engine.metrics import NOTHING, MetricSums, Progress, TrainMetrics
 from snvideo.engine.optim import EMA, build_optimizer, class_weights, freeze, optimizer_tensors
 from snvideo.engine.performance import (
@@ -71,6 +71,7 @@ class Trainer:
         self.train_index = ClipIndex.load(data.index, data.train_split, data.root)
         self.test_index = ClipIndex.load(data.index, data.test_split, data.root)
         check_labels(config, self.train_index)
+        check_labelled(self.train_index, self.test_index)
         self.classes = len(self.train_index.labels)
         norm, videos = config.model.norm.name, len(self.train_index)
         self.plan = plan_batch(config.batch, norm, world.size, world.rank, videos)

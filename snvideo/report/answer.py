@@ -23,7 +23,7 @@ def answer(runs: list[StudyRun]) -> list[str]:
             f"{display_name(norm)} at {geometry} {confidence_interval(values).percent()} % "
             f"(n = {len(values)})"
             for geometry, norm, group in by_cell(runs)
-            if (values := [results.video_top1 for _, results in finished(group)])
+            if (values := [results.accuracy for _, results in finished(group)])
         ]
         found = f"video top-1 of {', '.join(cells)}" if cells else "no run is finished"
         return [f"There are no two norms to compare: {found}."]
@@ -73,7 +73,7 @@ def limits(runs: list[StudyRun]) -> list[str]:
             unpaired.append(name)
         results = [results for _, results in finished(group)]
         level, videos = chance(results[0]), max(1, results[0].videos)
-        top1 = confidence_interval([one.video_top1 for one in results]).mean
+        top1 = confidence_interval([one.accuracy for one in results]).mean
         if top1 <= level + 2 * math.sqrt(level * (1 - level) / videos):
             guessed.append(name)
     found = {

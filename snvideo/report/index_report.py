@@ -37,7 +37,7 @@ def index_tables(summary: IndexSummary, few: int = 10, most: int = 8) -> list[Ta
     ]
     title = "Reasons, and remarks on usable videos"
     classes = ("split", "classes", "least", "median", "most", f"below {few}", "absent")
-    counts = [_class_row(split, n[:, 0], few) for split, n in summary.counts.items()]
+    counts = [_class_row(split, n[:, 0], few) for split, n in summary.counts.items() if n.any()]
     rare = f"Classes with fewer than {few} usable videos"
     numbers = ("", "least", "5 %", "median", "95 %", "most")
     tables = [
@@ -84,7 +84,7 @@ def _class_row(split: str, videos: np.ndarray, few: int) -> list[str]:
 
 
 def _rare_rows(summary: IndexSummary, few: int, most: int) -> Iterator[tuple[str, str, str]]:
-    for split in summary.counts:
+    for split in (split for split, videos in summary.counts.items() if videos.any()):
         rare = [(shorten(label, 32), number) for label, number in summary.rare(split, few)]
         absent = [label for label, number in rare if not number]
         present = [f"{label} ({number})" for label, number in rare if number]

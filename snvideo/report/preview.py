@@ -12,6 +12,7 @@ from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, TrainSamp
 from snvideo.data.decoding import DecodeError, decode_frames
 from snvideo.data.index import ClipIndex
 from snvideo.engine.config import RunConfig
+from snvideo.engine.losses import check_labelled
 from snvideo.errors import SnvideoError
 from snvideo.report.contact_sheet import CLIPS, clip_sheet, view_sheet
 from snvideo.text import shorten
@@ -20,6 +21,7 @@ from snvideo.text import shorten
 def train_clips_png(config: RunConfig) -> bytes:
     """The first training clips of a run, whole groups of them, as augmented and mixed."""
     index = ClipIndex.load(config.data.index, config.data.train_split, config.data.root)
+    check_labelled(index)
     clips = TrainDataset(index, config.data, config.seed)
     group = config.batch.clips_per_gpu
     shown = min(-(-CLIPS // group) * group, len(index) // group * group) or len(index)
@@ -81,4 +83,5 @@ def views_png(config: RunConfig, number: int = 0) -> bytes:
     height, width, _ = frame.shape
     crops = sampling.even_crops(height, width, videos.view)
     views = sample.views.expand(torch.device("cpu"))
-    return view_sheet(views, numbers, video, index.labels[video.label], crops, frame)
+    label = index.labels[video.label] if video.label >= 0 else "without a label"
+    return view_sheet(views, numbers, video, label, crops, frame)

@@ -125,7 +125,7 @@ def _lines(runs: list[StudyRun], title: str, figures: Sequence[SavedFigure]) -> 
         (
             run.name,
             run.status,
-            f"{100 * run.results.video_top1:.1f} %" if run.results else "-",
+            f"{100 * run.results.accuracy:.1f} %" if run.results else "-",
             f"{run.results.train_seconds:.0f} s" if run.results else "-",
             *(config_text(run.config, key) for key in keys),
         )

@@ -136,7 +136,7 @@ def _run(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
     """Run a cell, and note it if it fails; False if it is finished already."""
     results = read_results(cell.folder)
     if results is not None:
-        log.info("%s: already finished, video top-1 %.2f", label, results.video_top1)
+        log.info("%s: already finished, video top-1 %.2f", label, results.accuracy)
         return False
     with _claimed(cell):
         return _train(cell, label, processes, launch)
@@ -159,7 +159,7 @@ def _train(cell: Cell, label: str, processes: int, launch: Launch) -> bool:
     code = launch([sys.executable, *command])
     results = read_results(cell.folder)  # which, not the exit code, make a finished run
     if results is not None:
-        log.info("%s: finished, video top-1 %.2f", label, results.video_top1)
+        log.info("%s: finished, video top-1 %.2f", label, results.accuracy)
     elif code == TEMPORARY_FAILURE or (code and (cell.folder / PREEMPTED).exists()):
         # The machine is being taken back, from this process too; torchrun hides the run's code.
         raise PreemptedError

@@ -120,11 +120,11 @@ def paired_differences(runs: list[StudyRun]) -> list[PairedDifference]:
     """SN (without it, the first norm) minus each other norm, for every geometry."""
     done = finished(runs)
     reference = next(iter(norms_of(run for run, _ in done)), "sn")
-    top1 = {(r.geometry, r.seed): res.video_top1 for r, res in done if r.norm == reference}
+    top1 = {(r.geometry, r.seed): res.accuracy for r, res in done if r.norm == reference}
     found = []
     for geometry, norm, group in by_cell(runs):
         pairs = [
-            top1[geometry, run.seed] - results.video_top1
+            top1[geometry, run.seed] - results.accuracy
             for run, results in finished(group)
             if (geometry, run.seed) in top1
         ]

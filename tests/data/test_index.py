@@ -112,7 +112,8 @@ def test_malformed_json(tmp_path: Path, text: str) -> None:
     [
         ({"label": "one"}, r"line 3: label is 'one', expected a whole number: correct it, or"),
         ({"label": 3}, r"line 3: label is 3, expected 0 to 2, as in the \.json file"),
-        ({"label": -1}, r"line 3: label is -1, expected 0 to 2"),
+        ({"label": -2}, r"line 3: label is -2, expected 0 to 2, as .*, or -1 for none"),
+        ({"label": -1, "labels": "1"}, r"line 3: labels is '1', expected label ids"),
         ({"status": "fine"}, r"line 3: status is 'fine', expected one of ok, missing, broken"),
         ({"frames": 0}, r"line 3: frames of a usable video is 0, expected at least 1"),
         ({"frames": 2.5}, r"line 3: frames is '2.5', expected a whole number"),

@@ -117,7 +117,7 @@ def test_average_precision_by_hand():
     labels = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
     figures = MultiLabelFigures(3)
     figures.update(scores, labels, scores, labels)
-    found = figures.compute()
+    found = figures.compute(scores, labels)
     # class 0: right at ranks 1 and 3; class 1: at 1 and 2; class 2 has no video
     assert found["per_class_average_precision"] == pytest.approx([(1 + 2 / 3) / 2, 1.0, None])
     assert found["mean_average_precision"] == pytest.approx((5 / 6 + 1) / 2)

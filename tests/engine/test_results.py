@@ -32,6 +32,7 @@ def test_the_confusion_of_many_classes_is_a_list(tmp_path: Path, monkeypatch, de
         **{key: [] for key in ("per_class_accuracy", "per_class_precision", "per_class_videos")},
         confusion=matrix.tolist(),
         failed=[],
+        unlabelled=0,
         rows=np.arange(VIDEOS),
     )
     (cell,) = cells(run_config(tmp_path), study_config(norms=("sn",)))

@@ -16,7 +16,7 @@ from snvideo.atomic import write_atomic
 from snvideo.data.decoding import missing
 from snvideo.data.index import COLUMNS, DECODERS, STATUSES, VERSION, IndexRow, read_rows
 from snvideo.data.indexing.probe import Check, probe_all
-from snvideo.data.indexing.sources import Listing
+from snvideo.data.indexing.sources import UNLABELLED, Listing
 from snvideo.errors import SnvideoError
 from snvideo.lock import locked_output
 
@@ -100,6 +100,11 @@ def _build(
     for decoder in DECODERS if check == "decode" else ():
         if reason := missing(decoder):
             log.info("no file can be trusted to %s: %s", decoder, reason)
+    if not listing.labels:
+        raise SnvideoError(
+            f"videos {videos}: no label is known: give the label names, in the order of their ids, "
+            "with --labels"
+        )
     part, done = _partial_path(out, listing, videos, check), 0
     report = progress or (lambda number: None)
     try:
@@ -119,6 +124,7 @@ def _build(
                 listed = {name: getattr(row, name) for name in _LISTED if name != "path"}
                 listed["label_name"] = ";".join(listing.labels[k] for k in row.label_ids)
                 remarks = f"{row.reason}; {found.reason}; {_untrimmed(row, found)}".split("; ")
+                remarks += [UNLABELLED] * (found.status == "ok" and not row.label_ids)
                 listed["reason"] = "; ".join(dict.fromkeys(filter(None, remarks)))
                 writer.writerow(found._replace(**listed))
                 table.flush()

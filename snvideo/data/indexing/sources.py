@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from snvideo.data.files import scan_videos
+from snvideo.data.files import EXTENSIONS, scan_videos
 from snvideo.data.index import IndexRow
 from snvideo.errors import SnvideoError
 
@@ -25,6 +25,12 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Usual names of splits -> the names that an index has."""
+
+LABELLED = ("train", "val")
+"""Splits whose videos have a label; in any other, as `test`, they may do without."""
+
+UNLABELLED = "without a label"
+"""Remark on such a video; in `Listing.skipped` it counts those of `LABELLED` splits."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def read_kinetics(
     Files are called `{youtube_id}_{start:06d}_{end:06d}` or just `{youtube_id}`, with any video
     extension, in any subfolders. Of several, the best is taken; of as good ones that whose folders
     say that it is a replacement, or name the split and label. Rows without a label (the test sets
-    as first published) are skipped.
+    as first published) are skipped in the splits train and val alone.
 
     Args:
         csvs: files with the columns label, youtube_id, time_start, time_end (seconds) and split;
@@ -92,10 +98,11 @@ def read_kinetics(
                     f"{where}: times {row['time_start']!r} to {row['time_end']!r}: expected seconds"
                 ) from None
             label, split = (row.get("label") or "").strip(), _split_name(row["split"])
-            if not label:
-                skipped["without a label"] += 1
+            if not label and split in LABELLED:
+                skipped[UNLABELLED] += 1
                 continue
             several = re.split(r"\s*[;|]\s*", label) if multi_label else [label]
+            several = several if label else []
             for one in several:
                 places.setdefault(one, where)
             path, *others = _clip_paths(files, row["youtube_id"].strip(), *times, split, label)
@@ -171,7 +178,8 @@ def read_class_folders(
 ) -> Listing:
     """List class folders: `videos/<split>/<class>/...` or `videos/<class>/...`.
 
-    A folder `replacement` beside splits, as Kinetics-400 is downloaded, holds better files of
+    Files that lie in no class folder have no label, and are skipped in the splits train and val. A
+    folder `replacement` beside splits, as Kinetics-400 is downloaded, holds better files of
     videos in them. Labels that are spelled alike, as with `_` for spaces, are one.
 
     Args:
@@ -201,26 +209,36 @@ def read_class_folders(
         replacements[path.stem].append(str(path))
     paths = [path for path in paths if path.parts[0] not in better]
     depth = 1 if splits else 0
-    inside = [path for path in paths if len(path.parts) > depth + 1]
-    endings = Counter(path.with_suffix("") for path in inside)
+
+    def split_of(path: PurePosixPath) -> str:
+        if splits:
+            return SPLITS[path.parts[0].lower()]
+        digest = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).digest()
+        fraction = int.from_bytes(digest[:8], "big") / 2**64
+        return "val" if fraction < val_fraction and in_class(path) else _split_name(split)
+
+    def in_class(path: PurePosixPath) -> bool:
+        return len(path.parts) > depth + 1
+
+    def is_listed(path: PurePosixPath) -> bool:
+        return in_class(path) or (len(path.parts) > depth and split_of(path) not in LABELLED)
+
+    listed = [path for path in paths if is_listed(path)]
+    inside = [path for path in paths if in_class(path)]
+    endings = Counter(path.with_suffix("") for path in listed)
     names, ids = _label_ids(
         {path.parts[depth]: f"videos {videos / path}" for path in inside}, labels
     )
     rows = []
     namesakes: dict[str, list[str]] = {}
-    for path in inside:
-        if splits:
-            chosen = SPLITS[path.parts[0].lower()]
-        else:
-            digest = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).digest()
-            fraction = int.from_bytes(digest[:8], "big") / 2**64
-            chosen = "val" if fraction < val_fraction else _split_name(split)
+    for path in listed:
+        label = ids[path.parts[depth]] if in_class(path) else -1
         remark = "also with another ending" if endings[path.with_suffix("")] > 1 else ""
         first, *others = [*replacements.pop(path.stem, []), str(path)]
         if others:
             namesakes[first] = others
-        rows.append(IndexRow(first, ids[path.parts[depth]], split=chosen, reason=remark))
-    skipped = Counter({"files outside class folders": len(paths) - len(inside)})
+        rows.append(IndexRow(first, label, split=split_of(path), reason=remark))
+    skipped = Counter({"files outside class folders": len(paths) - len(listed)})
     skipped["further files of clips"] = sum(map(len, namesakes.values()))
     skipped["replacements of no video"] = sum(map(len, replacements.values()))
     return Listing(rows, names, "class folders", dict(+skipped), namesakes)
@@ -235,7 +253,8 @@ def read_lists(
     """List videos from files as PySlowFast and mmaction2 read them: a path and a label id a line.
 
     The last space, tab or comma of a line separates, so paths may hold some; they may stand in
-    quotation marks, as pandas writes them then.
+    quotation marks, as pandas writes them then. Videos without a label, of lists of paths alone or
+    with ids below 0, are skipped in the splits train and val.
 
     Args:
         files: split -> list.
@@ -249,20 +268,10 @@ def read_lists(
     skipped = Counter[str]()
     found: list[IndexRow] = []
     root = videos.absolute()
-    for split, file in files.items():
-        for number, line in enumerate(_read_text(file).split("\n"), 1):
-            if not line.strip():
-                continue
-            where = f"list {file} line {number}"
-            match = pattern.fullmatch(line)
-            if match is None:
-                raise SnvideoError(f"{where}: {line.strip()[:80]!r}: expected path and label id")
-            path, several = (
-                Path(_unquoted(match[1])),
-                [int(n) for n in re.findall(r"-?\d+", match[2])],
-            )
-            if (label := max(several)) < 0:  # test lists whose labels are secret
-                skipped["without a label"] += 1
+    for split, file in ((_split_name(name), file) for name, file in files.items()):
+        for where, path, several in _listed(file, pattern, split in LABELLED):
+            if (label := max(several, default=-1)) < 0 and split in LABELLED:
+                skipped[UNLABELLED] += 1
                 continue
             if labels is not None and label >= len(labels):
                 raise SnvideoError(
@@ -270,7 +279,8 @@ def read_lists(
                     f"{len(labels) - 1})"
                 )
             path = path.relative_to(root) if path.is_relative_to(root) else path
-            found.append(_labelled(IndexRow(path.as_posix(), split=_split_name(split)), several))
+            several = several if label >= 0 else []  # test lists whose labels are secret
+            found.append(_labelled(IndexRow(path.as_posix(), split=split), several))
     if labels is None:
         most = max((label for row in found for label in row.label_ids), default=-1)
         labels = [str(label) for label in range(most + 1)]
@@ -279,10 +289,30 @@ def read_lists(
     return Listing(rows, list(labels), source, dict(skipped))
 
 
+def _listed(
+    file: Path, pattern: re.Pattern[str], labelled: bool
+) -> Iterator[tuple[str, Path, list[int]]]:
+    """Lines of a list: place for error messages, path and label ids, none in one of paths alone."""
+    lines = [(n, line) for n, line in enumerate(_read_text(file).split("\n"), 1) if line.strip()]
+    matches = [pattern.fullmatch(line) for _, line in lines]
+    paths = [_unquoted(line.strip().rstrip(", \t")) for _, line in lines]
+    # A line without a label among others that have one is an oversight.
+    alone = not labelled and not any(matches) and all(p.lower().endswith(EXTENSIONS) for p in paths)
+    for (number, line), match, path in zip(lines, matches, paths, strict=True):
+        where = f"list {file} line {number}"
+        if match is not None:
+            yield where, Path(_unquoted(match[1])), [int(n) for n in re.findall(r"-?\d+", match[2])]
+        elif alone:
+            yield where, Path(path), []
+        else:
+            raise SnvideoError(f"{where}: {line.strip()[:80]!r}: expected path and label id")
+
+
 def _labelled(row: IndexRow, labels: Sequence[int]) -> IndexRow:
     """A row with labels, each once."""
     ids = list(dict.fromkeys(labels))
-    return row._replace(label=ids[0], labels=" ".join(map(str, ids)) if len(ids) > 1 else "")
+    several = " ".join(map(str, ids)) if len(ids) > 1 else ""
+    return row._replace(label=ids[0] if ids else -1, labels=several)
 
 
 def _joined(rows: Iterable[IndexRow]) -> list[IndexRow]:
@@ -291,7 +321,8 @@ def _joined(rows: Iterable[IndexRow]) -> list[IndexRow]:
     for row in rows:
         same = first.setdefault((row.path, row.split), row)
         joined = _labelled(same, [*same.label_ids, *row.label_ids])
-        first[row.path, row.split] = joined._replace(labels=joined.labels or str(joined.label))
+        all_labels = " ".join(map(str, joined.label_ids))  # also of a single one
+        first[row.path, row.split] = joined._replace(labels=all_labels)
     return list(first.values())
 
 
@@ -335,10 +366,11 @@ def _note_repeats(
     """Drop and count repeated rows; note other labels and splits of a video, whose `key` is one."""
     first: dict[str, IndexRow] = {}
     kept: list[IndexRow] = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: not row.label_ids):  # a repeat without loses no label
         other = first.setdefault(key(row.path), row)
         remarks = [f"also in {other.split}"] * (other.split != row.split)
-        remarks += ["also has another label"] * (other.label_ids != row.label_ids)
+        known = other.label_ids and row.label_ids
+        remarks += ["also has another label"] * bool(known and other.label_ids != row.label_ids)
         if other is not row and not remarks:
             skipped["repeated rows"] += 1
         else:

@@ -29,7 +29,7 @@ def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
         before = sum(clips == geometry[1] for _, clips in places)
         places[geometry] = geometry[1] * 2 ** (0.33 * before)
     means = {
-        (norm, geometry): confidence_interval([res.video_top1 for _, res in finished(group)])
+        (norm, geometry): confidence_interval([res.accuracy for _, res in finished(group)])
         for geometry, norm, group in by_cell(done)
     }
     norms, texts = norms_of(done), []

@@ -15,15 +15,13 @@ def confusion(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     done = finished(runs)
     if not done:
         return None
-    run, results = max(
-        done, key=lambda pair: (pair[0].norm_config.name == "sn", pair[1].video_top1)
-    )
+    run, results = max(done, key=lambda pair: (pair[0].norm_config.name == "sn", pair[1].accuracy))
     counts = results.confusion_matrix().astype(float)
     if counts.ndim != 2 or counts.size == 0:
         return None
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = results.classes
-    right = f"{100 * results.video_top1:.1f} % right"
+    right = f"{100 * results.accuracy:.1f} % right"
     title = (
         f"Confusion matrix of {display_name(run.norm)} at {run.geometry}, seed {run.seed}: {right}"
     )

@@ -205,7 +205,7 @@ def test_kinetics_notices_repeats_and_leaks(tmp_path: Path) -> None:
 def test_kinetics_without_labels_or_split(tmp_path: Path) -> None:
     videos = touch(tmp_path / "v", "a_000000_000010.mp4", "b_000000_000010.mp4")
     train = write(tmp_path / "kinetics_train.csv", "label,youtube_id,time_start,time_end\nx,a,0,10")
-    test = write(tmp_path / "test.csv", "youtube_id,time_start,time_end,split\nb,0,10,test\n")
+    test = write(tmp_path / "val.csv", "youtube_id,time_start,time_end,split\nb,0,10,val\n")
     listing = read_kinetics([train, test], videos)
     assert [(row.path, row.split) for row in listing.rows] == [("a_000000_000010.mp4", "train")]
     assert listing.skipped["without a label"] == 1
