@@ -71,9 +71,10 @@ def diagnose(
 ) -> Diagnosis:
     """Measure the noise of batch statistics at the input of every norm, without training.
 
-    Every batch, Group, Layer, instance and Switchable Normalization takes part, whatever statistics
-    it normalizes with, and so does any layer with running statistics. The network is seen at this
-    moment: noise after some training is another.
+    Every Batch, Group, Layer, Instance and Switchable Normalization takes part, whatever statistics
+    it normalizes with, and so does any layer with running statistics; others that are called norms
+    are listed as left out. The network is seen at this moment: noise after some training is
+    another.
 
     The inputs of a norm are those that the network has now. Behind norms of few clips, or of one
     alone, clips look alike, for these have taken their differences away: noise there is small, and
@@ -116,6 +117,7 @@ def diagnose(
     tables = _collect(model, norms, batches, clips_per_group)
     used = {table.layer for table in tables}
     left_out = {name: "no pass used it" for name, norm in norms.items() if norm not in used}
+    left_out |= _unknown_norms(model, set(norms))
     layers = []
     for table in tables:
         if table.reason is None:
@@ -140,6 +142,17 @@ def _norms(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if is_norm(module)}
 
 
+def _unknown_norms(model: nn.Module, known: set[str]) -> dict[str, str]:
+    """Layers that call themselves norms and are not known, with the reason to leave them out."""
+    return {
+        name: f"no known layout: {type(module).__name__}"
+        for name, module in model.named_modules()
+        if name not in known
+        and "norm" in type(module).__name__.lower()
+        and not any(True for _ in module.children())
+    }
+
+
 class _Table:
     """Moments that one use of a norm has seen, pass by pass."""
 
@@ -154,8 +167,13 @@ class _Table:
         samples, rest = divmod(len(x), clips)
         if rest or not samples:
             self.reason = f"it saw {len(x)} samples in a pass of {clips} clips"
-        elif self.parts and (samples, group) != (self.samples, self.group):
-            self.reason = "it saw another number of samples of a clip, or groups, in other passes"
+        elif self.parts and samples != self.samples:
+            self.reason = f"it saw {self.samples} samples of a clip, and {samples} in another pass"
+        elif self.parts and group != self.group:
+            raise ValueError(
+                f"expected batches of one size (got {group} clips after {self.group}): leave out "
+                "the last one, or give clips_per_group"
+            )
         else:
             self.samples, self.group = samples, group
             self.positions = samples * math.prod(x.shape[2:])

@@ -5,7 +5,9 @@ import math
 
 import pytest
 import torch
+from timm.layers import LayerNorm2d
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from snvideo import create_model
 from snvideo.norm import NORMS, convert_norm, create_norm
@@ -205,6 +207,8 @@ def test_one_position_and_one_channel():
         (network(), batches(1), None, "at least two groups of 4 clips"),
         (network(), batches(), 3, "whole groups of 3 clips (got 4)"),
         (network(), batches(), 0, "1 or more (got 0)"),
+        (network(), [*batches(2), *batches(1, 3)], None, "one size (got 3 clips after 4)"),
+        (network(), [*batches(2), *batches(1, 3)], 2, "whole groups of 2 clips (got 3)"),
         (
             network(),
             [x / 0 for x in batches()],
@@ -237,9 +241,10 @@ def test_samples_of_a_clip_count_as_the_clip():
     whole = diagnose(nn.Sequential(nn.BatchNorm3d(3)), passes).layers[0]
     assert (found.clips, found.group, found.positions) == (24, 4, 512)
     assert found.noise == pytest.approx(whole.noise)
-    assert diagnose(Folded(lost=1), passes).left_out == {
-        "norm": "it saw 31 samples in a pass of 4 clips"
-    }
+    lost = diagnose(Folded(lost=1), passes).left_out
+    assert lost == {"norm": "it saw 31 samples in a pass of 4 clips"}
+    shorter = diagnose(Folded(), [*passes, passes[0][:, :, :6]]).left_out
+    assert shorter == {"norm": "it saw 8 samples of a clip, and 6 in another pass"}
 
 
 def test_layer_norm_over_last_channels():
@@ -250,6 +255,13 @@ def test_layer_norm_over_last_channels():
         diagnose(nn.Sequential(nn.BatchNorm2d(3)), passes).layers[0].noise
     )
     assert found.positions == 64
+
+
+def test_unknown_norms_are_named():
+    model = nn.Sequential(nn.BatchNorm2d(3), LayerNorm2d(3), FrozenBatchNorm2d(3))
+    left_out = diagnose(model, batches()).left_out
+    assert left_out["1"] == "no known layout: LayerNorm2d"
+    assert list(left_out) == ["1", "2"]
 
 
 def test_two_pathways():
