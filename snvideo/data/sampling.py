@@ -8,7 +8,7 @@ import numpy as np
 from snvideo.data.config import ClipConfig, TestViewConfig, TrainViewConfig
 
 # First number of every random stream: streams that share a seed stay independent.
-ORDER, TRAIN, STATISTICS, SUBSTITUTE, DROPOUT, TEST = range(6)
+ORDER, TRAIN, STATISTICS, SUBSTITUTE, DROPOUT, TEST, DROP_PATH = range(7)
 
 
 def generator(seed: int, stream: int, *place: int) -> np.random.Generator:

@@ -108,6 +108,7 @@ def build_network(config: RunConfig, classes: int) -> nn.Module:
         classes,
         norm.name,
         config.model.dropout,
+        drop_path=config.model.drop_path,
         weight_standardization=norm.weight_standardization,
         **options,
     )

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from snvideo.data import sampling
 from snvideo.data.augmentation import mix, train_input
 from snvideo.data.config import MEAN, STD
 from snvideo.data.dataset import Batch
@@ -23,6 +22,7 @@ from snvideo.engine.batch_plan import check_mixing, plan_batch
 from snvideo.engine.checkpoint import load_weights
 from snvideo.engine.config import RunConfig, rename_keys
 from snvideo.engine.distributed import World, parallelize
+from snvideo.engine.dropout_masks import DropoutMasks
 from snvideo.engine.evaluate import Evaluation, evaluate_views, refresh_statistics
 from snvideo.engine.finite_check import FiniteCheck
 from snvideo.engine.losses import activation_of, check_labelled, check_labels, clip_losses, hits
@@ -39,7 +39,6 @@ from snvideo.engine.setup import build_network, read_quarantine, resolve_config,
 from snvideo.engine.step_timer import StepTimer
 from snvideo.errors import SnvideoError
 from snvideo.models.activation_checkpointing import enable_activation_checkpointing
-from snvideo.models.dropout import ClipDropout
 from snvideo.models.pretrained import (
     Preprocessing,
     WeightsMetadata,
@@ -104,7 +103,7 @@ class Trainer:
             optim.non_finite, self.device, self.train_index, scaled=self.scaler.is_enabled()
         )
         self.tracking = tracking_layers(self.model, frozen=False)
-        self.dropouts = [m for m in self.model.modules() if isinstance(m, ClipDropout) and m.p]
+        self.masks = DropoutMasks(self.model, config.seed, self.plan.total_batch, self.device)
         self._train_mode()
         self.progress = Progress()
         self.quarantine = read_quarantine(config)
@@ -139,11 +138,11 @@ class Trainer:
             self._train_mode()
         self.averages = None
         self.timer.begin()
-        masks = self._dropout_masks()
+        self.masks.draw(self.progress.step)
         passes = []
         with algorithms(self.speed, self.device), one_update(self.tracking) as statistics:
             for group in self.plan.groups():
-                passes.append(self._pass(batches, group, masks))
+                passes.append(self._pass(batches, group))
                 statistics.collect()
             all_losses, all_correct, done = zip(*passes, strict=True)
             losses, correct = torch.cat(all_losses), torch.cat(all_correct)
@@ -170,9 +169,7 @@ class Trainer:
         self.progress.step += 1
         self.timer.lap("update")
 
-    def _pass(
-        self, batches: Iterator[Batch], group: int, masks: dict[ClipDropout, Tensor]
-    ) -> tuple[Tensor, Tensor, Batch]:
+    def _pass(self, batches: Iterator[Batch], group: int) -> tuple[Tensor, Tensor, Batch]:
         """Forward and backward of the pass that begins with a group.
 
         Returns losses (N,), bool (N,) of correct clips, and the batch.
@@ -180,9 +177,7 @@ class Trainer:
         last = group == self.plan.groups()[-1]
         batch = next(batches)
         self.timer.lap("data")
-        clips = self.plan.positions(0, group)
-        for layer, mask in masks.items():
-            layer.mask = mask[clips.start : clips.stop].to(self.device, non_blocking=True)
+        self.masks.give(self.plan.positions(0, group))
         parallel = self.network if isinstance(self.network, DistributedDataParallel) else None
         with nullcontext() if parallel is None or last else parallel.no_sync():
             labels = batch.labels.to(self.device, non_blocking=True)
@@ -211,15 +206,6 @@ class Trainer:
         self.model.train()
         for module in self.frozen:
             module.eval()
-
-    def _dropout_masks(self) -> dict[ClipDropout, Tensor]:
-        """Masks of all clips of the step, the same on any number of processes."""
-        masks = {}
-        for number, layer in enumerate(self.dropouts):
-            place = (self.config.seed, sampling.DROPOUT, self.progress.step, number)
-            mask = layer.sample_masks(sampling.generator(*place), self.plan.total_batch)
-            masks[layer] = mask.pin_memory() if self.device.type == "cuda" else mask
-        return masks
 
     @contextmanager
     def tested_network(self) -> Iterator[nn.Module]:
@@ -305,6 +291,7 @@ class Trainer:
             norm_options=config.model.norm.options(config.batch.clips_per_gpu),
             activation=activation_of(config.optim),
             dropout=config.model.dropout,
+            drop_path=config.model.drop_path,
             amp=config.speed.amp,
             statistics=kind if tracking_layers(model, frozen=False) else None,
             classes=tuple(self.train_index.labels),

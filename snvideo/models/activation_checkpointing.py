@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.video.resnet import BasicBlock
 
 from snvideo.errors import SnvideoError
+from snvideo.models.drop_path import DropPath
 
 
 def enable_activation_checkpointing(model: nn.Module) -> int:
@@ -30,24 +31,28 @@ def enable_activation_checkpointing(model: nn.Module) -> int:
     for module in model.modules():
         # Another class for the same object: wrapped in a module, names would change.
         module.__class__ = _CHECKPOINTED.get(type(module), type(module))
-    count = sum(isinstance(module, _Checkpointed) for module in model.modules())
-    if not count:
+    blocks = [module for module in model.modules() if isinstance(module, _Checkpointed)]
+    for block in blocks:
+        block.draws = any(isinstance(module, DropPath) for module in block.modules())
+    if not blocks:
         raise SnvideoError(
             f"speed.activation_checkpointing: {type(model).__name__} has no residual blocks of "
             "pytorchvideo or torchvision: switch it off"
         )
-    return count
+    return len(blocks)
 
 
 class _Checkpointed(nn.Module):
     """Mixin that runs a block's forward pass under activation checkpointing."""
 
+    draws: bool
+    """True for a block that may use random numbers, as drop path does without masks."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Output of the block, kept or computed again."""
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(x)
-        # Blocks use no random numbers: generator states need not be kept.
-        return checkpoint(super().forward, x, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(super().forward, x, use_reentrant=False, preserve_rng_state=self.draws)
 
 
 class _CheckpointedResBlock(_Checkpointed, ResBlock):

@@ -158,5 +158,9 @@ class ModelConfig(Section):
     name: str = "i3d_r50_8x8"
     norm: NormConfig = NormConfig()
     dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Rate before the classifier."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Part of the clips for which the last residual branch is left out (stochastic depth, Huang et
+    al. 2016); it rises from 0 at the first one, linearly with depth."""
     weights: WeightsConfig | None = None
     """null: random ones, from the run's seed."""

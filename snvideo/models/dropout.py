@@ -30,8 +30,12 @@ class ClipDropout(nn.Module):
         if not self.training or not self.p:
             return x
         if self.mask is None:
-            return functional.dropout(x, self.p)
+            return self.draw(x)
         return x * self.mask.to(x.dtype).reshape(*self.mask.shape, *(1 for _ in x.shape[2:]))
+
+    def draw(self, x: Tensor) -> Tensor:
+        """x with values zeroed at random, where no mask is given."""
+        return functional.dropout(x, self.p)
 
     def sample_masks(self, rng: np.random.Generator, clips: int) -> Tensor:
         """Masks of all clips of an optimizer step, float32 (clips, features), on the CPU."""

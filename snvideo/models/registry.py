@@ -10,6 +10,7 @@ from torchvision.models import video
 from torchvision.models.video.resnet import BasicBlock, VideoResNet
 
 from snvideo.errors import SnvideoError
+from snvideo.models.drop_path import add_drop_path
 from snvideo.models.dropout import ClipDropout, replace_dropout
 from snvideo.models.resnet import C2D, I3D, SLOW, TINY_DEPTH, TINY_WIDTH, r2plus1d, resnet
 from snvideo.models.slowfast import slowfast
@@ -121,6 +122,7 @@ def create_model(
     norm: str | NormLayer = "bn",
     dropout: float = 0.5,
     *,
+    drop_path: float = 0.0,
     weight_standardization: bool = False,
     **norm_options: Any,
 ) -> nn.Module:
@@ -131,6 +133,7 @@ def create_model(
         num_classes: size of the logits.
         norm: as for `snvideo.norm.create_norm`.
         dropout: rate before the classifier.
+        drop_path: rate of the last residual branch, see `snvideo.models.drop_path`.
         weight_standardization: standardize the weights of all convolutions.
         norm_options: further keyword arguments for every norm layer.
 
@@ -139,7 +142,7 @@ def create_model(
         left, so clip length and crop are free where strides allow it.
 
     Raises:
-        SnvideoError: for an unknown name.
+        SnvideoError: for an unknown name, or drop path in a network without residual branches.
 
     Example::
 
@@ -159,6 +162,8 @@ def create_model(
         if isinstance(module, nn.Conv3d):
             module.stride = tuple(int(stride) for stride in module.stride)
     start_by_depth(model)
+    if drop_path:
+        add_drop_path(model, drop_path)
     if weight_standardization:
         standardize_weights(model)
     return model

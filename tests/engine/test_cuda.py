@@ -18,6 +18,7 @@ OPTIONS = (
     "optim.epochs=4",
     "optim.lr=0.02",
     "model.dropout=0.3",
+    "model.drop_path=0.3",
     "data.workers=1",
     "data.train.flip=true",
     "data.train.mixup=0.4",

@@ -103,7 +103,7 @@ def test_a_run_goes_on_with_other_switches(toy, tmp_path, optimizer, caplog):
 @pytest.mark.parametrize("norm", ["sn", "bn", "gn"])
 def test_a_compiled_trainer_comes_to_the_same(toy, tmp_path, norm):
     norm = f"model.norm.name={norm}"
-    packed = ("batch.gpus_per_pass=4", "model.dropout=0.3", norm)
+    packed = ("batch.gpus_per_pass=4", "model.dropout=0.3", "model.drop_path=0.3", norm)
     eager = weights(toy, tmp_path / "eager", *packed)
     fast = weights(toy, tmp_path / "compiled", *packed, "speed.compile=true")
     for name in eager:

@@ -51,6 +51,7 @@ OPTIONS = (
     "optim.ema=0.8",
     "optim.label_smoothing=0.1",
     "model.dropout=0.4",
+    "model.drop_path=0.3",
     "data.train.flip=true",
     "data.train.mixup=0.4",
     "data.test.clips=5",

@@ -151,7 +151,13 @@ def play(toy: Path, folder: Path, norms: tuple[str, ...], ways: tuple[str, ...])
     found, configs = {}, {}
     for norm in norms:
         for way in ways:
-            options = ("optim.lr=0.02", "optim.ema=0.5", "model.dropout=0.3", PLAYED[way][1])
+            options = (
+                "optim.lr=0.02",
+                "optim.ema=0.5",
+                "model.dropout=0.3",
+                "model.drop_path=0.4",
+                PLAYED[way][1],
+            )
             output = folder / f"{norm} {way}"
             configs[norm, way] = run_config(toy, output, *options, f"model.norm.name={norm}")
         found[norm, "initial"] = values(Trainer(configs[norm, "one pass"], CPU))
@@ -178,7 +184,7 @@ def synced(toy, tmp_path_factory) -> Played:
 @pytest.mark.process
 def test_it_is_all_one_who_plays_the_groups(played, norm):
     """Ghost groups, accumulated passes, two processes and four: the same weights and statistics,
-    with dropout, after four steps."""
+    with dropout and drop path, after four steps."""
     for way in PLAYED:
         assert_close(played[norm, way], played[norm, "four passes"], played[norm, "initial"])
 

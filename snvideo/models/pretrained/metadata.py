@@ -50,6 +50,8 @@ class WeightsMetadata(Section):
     """Keyword arguments of the norms beside their defaults, as from `NormConfig.options`."""
     dropout: float = 0.5
     """Rate before the classifier while training."""
+    drop_path: float = 0.0
+    """Rate of the last residual branch while training."""
     amp: Literal["auto", "none", "bf16", "fp16"] = "auto"
     """Precision of the convolutions, as configured, that it was tested with."""
     statistics: str | None

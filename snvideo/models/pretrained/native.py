@@ -168,7 +168,9 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         options = {"use_batch": False}
     name, classes, norm = metadata.architecture, len(metadata.classes), metadata.norm
     with torch.device("meta"):  # nothing is initialised only to be replaced
-        model = create_model(name, classes, norm, metadata.dropout, **options)
+        model = create_model(
+            name, classes, norm, metadata.dropout, drop_path=metadata.drop_path, **options
+        )
     check_strides(model, metadata, path)
     state = model.state_dict()
     tensors |= {name: tensors[name].to(state[name].dtype) for name in state.keys() & tensors.keys()}
