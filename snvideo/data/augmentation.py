@@ -136,7 +136,7 @@ def _rand_augment(
 
 
 def _mix_params(rng: np.random.Generator, view: TrainViewConfig) -> MixParams | None:
-    if not view.mixup and not view.cutmix:
+    if not view.mixes:
         return None
     if rng.random() >= view.mix_probability:
         return MixParams()

@@ -67,6 +67,11 @@ class TrainViewConfig(Section):
     mix_probability: float = Field(default=1.0, ge=0, le=1)
     """Part of the clips that are mixed, if mixup or cutmix is on."""
 
+    @property
+    def mixes(self) -> bool:
+        """True if clips are mixed with others of their GPU."""
+        return bool(self.mixup or self.cutmix)
+
     @model_validator(mode="after")
     def _crop_fits(self) -> "TrainViewConfig":
         low, high = self.short_side

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
 
-from snvideo.data.config import TrainViewConfig
 from snvideo.engine.config import BatchConfig, RunConfig
 from snvideo.errors import SnvideoError
 from snvideo.models.config import NormConfig
@@ -12,7 +11,7 @@ from snvideo.models.config import NormConfig
 SYNCHRONISED = frozenset({"syncsn", "syncbn"})  # norms whose batch statistics span the whole batch
 
 
-def depends_on_split(norm: NormConfig, view: TrainViewConfig) -> bool:
+def depends_on_split(norm: NormConfig, mixes: bool) -> bool:
     """True if it matters to training how a total batch is split into gpus x clips_per_gpu.
 
     Order, augmentation, dropout masks, learning rate and number of steps depend on the total batch
@@ -21,7 +20,7 @@ def depends_on_split(norm: NormConfig, view: TrainViewConfig) -> bool:
     the bit where as many clips share a pass.
     """
     groups_matter = norm.name not in SYNCHRONISED and norm.uses_batch_statistics(2)
-    return groups_matter or bool(view.mixup or view.cutmix)
+    return groups_matter or mixes
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def plan_batch(batch: BatchConfig, norm: str, processes: int, rank: int, videos:
 def check_mixing(config: RunConfig, plan: BatchPlan) -> None:
     """Raise SnvideoError if mixup and CutMix find no partners within the experiment's groups."""
     view, group = config.data.train, config.batch.clips_per_gpu
-    if not view.mixup and not view.cutmix:
+    if not view.mixes:
         return
     if group == 1:
         raise SnvideoError(

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from snvideo.study.runs import StudyRun, by_cell, display_name, finished
+from snvideo.study.runs import StudyRun, by_cell, computed, display_name, finished
 from snvideo.study.summary import PairedDifference, chance, confidence_interval, paired_differences
 
 _NAMED = 4
@@ -60,7 +60,8 @@ def _sentence(differences: list[PairedDifference]) -> str:
 
 def limits(runs: list[StudyRun]) -> list[str]:
     """Sentences on what the answer leaves open: missing runs, seeds, chance."""
-    missing = [f"{run.name}: {run.status}" for run in runs if run.results is None]
+    own = computed(runs)
+    missing = [f"{run.name}: {run.status}" for run in own if run.results is None]
     differences = paired_differences(runs)
     compared = {(one.geometry, one.norm) for one in differences}
     single = [
@@ -77,11 +78,11 @@ def limits(runs: list[StudyRun]) -> list[str]:
         if top1 <= level + 2 * math.sqrt(level * (1 - level) / videos):
             guessed.append(name)
     found = {
-        f"{len(missing)} of {len(runs)} runs not finished": missing,
+        f"{len(missing)} of {len(own)} runs not finished": missing,
         "One seed, so no interval can be given and no difference is shown": single,
         "No pair of runs with the same seed": unpaired,
         "Video top-1 not above chance by two standard errors": guessed,
-        "Classes recognised no better than by chance, over all runs": _chance_classes(runs),
+        "Classes recognised no better than by chance, over all runs": _chance_classes(own),
     }
     return [f"{text}: {_listed(names)}." for text, names in found.items() if names]
 

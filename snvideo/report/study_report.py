@@ -25,7 +25,7 @@ from snvideo.study.comparability import (
     config_text,
     statistics_text,
 )
-from snvideo.study.runs import StudyRun, finished, read_runs
+from snvideo.study.runs import StudyRun, computed, finished, read_runs
 from snvideo.study.summary import chance, comparison_csv, summary_tables
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _lines(runs: list[StudyRun], title: str, figures: Sequence[SavedFigure]) -> 
             f"{run.results.train_seconds:.0f} s" if run.results else "-",
             *(config_text(run.config, key) for key in keys),
         )
-        for run in runs
+        for run in computed(runs)
     ]
     yield from _table(("run", "status", "video top-1", "training", *keys), lines)
     found: dict[str, dict[str, None]] = {}
@@ -161,7 +161,7 @@ def conditions(runs: list[StudyRun]) -> dict[str, str]:
         values = dict.fromkeys(str(value(results)) for _, results in done)
         return " / ".join(values) + (" (runs differ)" if len(values) > 1 else "")
 
-    found = {"runs": f"{len(done)} finished of {len(runs)}"}
+    found = {"runs": f"{len(finished(computed(runs)))} finished of {len(computed(runs))}"}
     in_steps = bool(done) and all(results.epochs is None for _, results in done)
     if done:
         length = {"steps": distinct(lambda r: r.steps)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from snvideo.engine.config import differences
 from snvideo.engine.results import Results
-from snvideo.study.runs import Geometry, StudyRun, by_cell, finished, norms_of
+from snvideo.study.runs import Geometry, StudyRun, by_cell, computed, finished, norms_of
 
 _EXPECTED = ("seed", "model.norm.", "batch.", "data.index")
 """Config keys in which runs may differ: settings of norms have names of their own, see
@@ -37,7 +37,7 @@ def comparison_warnings(runs: list[StudyRun]) -> list[str]:
         if len(contents) == 1 and None not in contents:  # the same file at several paths
             continue
         found += _unequal(key, {run.name: config_text(run.config, key) for run in runs})
-    missing = [f"{run.name}: {run.status}" for run in runs if run.results is None]
+    missing = [f"{run.name}: {run.status}" for run in computed(runs) if run.results is None]
     return found + _same_norms(runs) + _unequal_seeds(runs) + missing
 
 

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from snvideo.atomic import write_atomic
+from snvideo.engine.batch_plan import depends_on_split
 from snvideo.engine.config import RunConfig
 from snvideo.engine.preemption import preemption
 from snvideo.engine.results import read_results
@@ -18,7 +20,7 @@ from snvideo.engine.run_dir import PREEMPTED, RunDir, explained_writes
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError
 from snvideo.lock import InUseError, locked
 from snvideo.study.config import Cell, StudyConfig, cells
-from snvideo.study.runs import CELL_FILE, FAILURE_FILE, read_runs
+from snvideo.study.runs import CELL_FILE, FAILURE_FILE, STUDY_FILE, StudyRun, read_runs
 from snvideo.study.summary import Row, comparison_rows
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,8 @@ def run_study(
     Finished runs are not repeated and begun ones go on from their checkpoint, so the same call
     continues a study that was interrupted. A run that fails is noted in the table, and the others
     go on; the next call tries it again. Several calls at once share the runs: each leaves those
-    that another one has begun, and waits for them last.
+    that another one has begun, and waits for them last. Cells that are the same computation are run
+    once.
 
     Args:
         config: common to all runs; its `output` is the folder of the study.
@@ -76,14 +79,64 @@ def run_study(
     grid = cells(config, study)
     for cell in grid:
         RunDir(cell.folder).check(cell.config)
+    with explained_writes(config.output):
+        config.output.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False)
+        write_atomic(config.output / STUDY_FILE, text)
+    same = same_computations(grid)
+    for cell in grid:
+        if cell.name in same:
+            log.info("%s: the same computation as %s, which is run once", cell, same[cell.name])
+    runs = [cell for cell in grid if cell.name not in same]
     with preemption() as stop, stop.interruptible():
-        path = _run_all(grid, study.processes, lambda: report(config.output), launch)
-    table = {row["run"]: row for row in comparison_rows(read_runs(config.output))}
-    rows = [table[cell.name] for cell in grid]
-    done = sum(row["status"] == "finished" for row in rows)
+        path = _run_all(runs, study.processes, lambda: report(config.output), launch)
+    rows = _rows(grid, read_runs(config.output))
+    done = sum(read_results(cell.folder) is not None for cell in runs)
     path = path or report(config.output)
-    log.info("%d of %d runs finished; report: %s", done, len(grid), path)
+    log.info("%d of %d runs finished; report: %s", done, len(runs), path)
     return rows
+
+
+def _rows(grid: list[Cell], runs: list[StudyRun]) -> list[Row]:
+    """The row of each cell: of the run in its folder, else of one of the same norm and place."""
+    named: dict[str, Row] = {}
+    alike: dict[tuple[str, int, int, int], Row] = {}
+    for run, row in zip(runs, comparison_rows(runs), strict=True):
+        if run.computed_at is None:
+            named[run.name] = row
+        settings = str(run.norm_config.effective())
+        alike[settings, run.gpus, run.clips_per_gpu, run.seed] = row
+    found = []
+    for cell in grid:
+        settings = str(cell.config.model.norm.effective())
+        place = settings, cell.gpus, cell.clips_per_gpu, cell.seed
+        found.append(named[cell.name] if cell.name in named else alike[place])
+    return found
+
+
+def same_computations(grid: list[Cell]) -> dict[str, Cell]:
+    """The run that a cell is the same computation as, by the cell's name, where there is one.
+
+    A norm that looks at each clip by itself, or at the whole batch, does not see how the total
+    batch is split. What was begun at several splits is left as it is.
+    """
+    groups: dict[tuple[str, int, int], list[Cell]] = defaultdict(list)
+    for cell in grid:
+        if not depends_on_split(cell.config.model.norm, cell.config.data.train.mixes):
+            groups[cell.norm, cell.gpus * cell.clips_per_gpu, cell.seed].append(cell)
+    same: dict[str, Cell] = {}
+    for group in groups.values():
+        begun = [
+            cell
+            for cell in group
+            if any((cell.folder / name).exists() for name in (CELL_FILE, "config.yaml"))
+        ]
+        # The one that `read_runs` will show: finished ones first, then the fewest clips per GPU.
+        begun.sort(key=lambda cell: (cell.clips_per_gpu, cell.gpus))
+        begun.sort(key=lambda cell: read_results(cell.folder) is None)
+        kept = begun or group[:1]
+        same |= {cell.name: kept[0] for cell in group if cell not in kept}
+    return same
 
 
 def _run_all(

@@ -9,15 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from snvideo.engine.batch_plan import depends_on_split
 from snvideo.engine.config import flatten, read_stored
 from snvideo.engine.results import Results, read_results
 from snvideo.engine.run_dir import ENVIRONMENT, INPUTS
 from snvideo.errors import SnvideoError
 from snvideo.models.config import NormConfig
 from snvideo.norm import NORMS
+from snvideo.study.config import StudyConfig
 
 CELL_FILE = "cell.yaml"
 """The config that a study hands to a run; the run's own copy is config.yaml."""
+STUDY_FILE = "study.yaml"  # the `study` section that a study's folder was last run with
 FAILURE_FILE = "failure.txt"  # the status of a run that failed, as in the table's status column
 
 Geometry = tuple[int, int]  # (gpus, clips per GPU)
@@ -44,6 +49,9 @@ class StudyRun:
     """Config key -> hash of the content of the file that it names; empty of older versions."""
     results: Results | None  # None until the run is finished
     status: str  # `finished`, `unfinished`, or the failure, as in `failed (exit 1)`
+    computed_at: Geometry | None = None
+    """Geometry of the run if this is another split of its total batch, where it comes to the same;
+    None of the run itself."""
 
     @property
     def name(self) -> str:
@@ -54,6 +62,11 @@ class StudyRun:
     def geometry(self) -> Geometry:
         """(gpus, clips per GPU)."""
         return self.gpus, self.clips_per_gpu
+
+
+def computed(runs: Iterable[StudyRun]) -> list[StudyRun]:
+    """The runs themselves, each once."""
+    return [run for run in runs if run.computed_at is None]
 
 
 def finished(runs: list[StudyRun]) -> list[tuple[StudyRun, Results]]:
@@ -89,11 +102,51 @@ def by_cell(runs: Iterable[StudyRun]) -> Iterator[tuple[Geometry, str, list[Stud
 def read_runs(folder: Path) -> list[StudyRun]:
     """Read the runs in a study's folder (or the one run that the folder is), smallest groups first.
 
+    A run that comes to the same at every split of its total batch is there for each split of the
+    study that has no run of its own, if the folder says what the study is.
+
     Raises SnvideoError if a file of a run cannot be read as what it should be.
     """
     folders = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
     runs = _distinct([run for path in folders if (run := _read_run(path)) is not None])
+    if (study := read_study(folder)) is not None:
+        asked = (
+            (one.gpus, one.clips_per_gpu) for grid in study.all_grids() for one in grid.batches
+        )
+        runs = _at_every_split(runs, sorted({*asked, *geometries_of(runs)}))
     return sorted(runs, key=lambda run: (run.clips_per_gpu, run.gpus, run.norm, run.seed))
+
+
+def read_study(folder: Path) -> StudyConfig | None:
+    """The `study` section that a study's folder was last run with; None of one that has none.
+
+    Raises SnvideoError if it cannot be read.
+    """
+    file = folder / STUDY_FILE
+    if not file.exists():
+        return None
+    try:
+        return StudyConfig.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SnvideoError(
+            f"{file}: {reason}; delete it, and 'snvideo compare' writes it anew"
+        ) from None
+
+
+def _at_every_split(runs: list[StudyRun], geometries: list[Geometry]) -> list[StudyRun]:
+    """The runs, and those to which the split does not matter at each other split as well."""
+    found = {(run.norm, run.geometry, run.seed): run for run in runs}
+    for run in sorted(runs, key=lambda run: run.results is None):
+        mixes = any(run.config.get(f"data.train.{key}") for key in ("mixup", "cutmix"))
+        if depends_on_split(run.norm_config, mixes):
+            continue
+        for gpus, clips in geometries:
+            if gpus * clips == run.gpus * run.clips_per_gpu:
+                place = (run.norm, (gpus, clips), run.seed)
+                same = replace(run, gpus=gpus, clips_per_gpu=clips, computed_at=run.geometry)
+                found.setdefault(place, same)
+    return list(found.values())
 
 
 def _read_run(folder: Path) -> StudyRun | None:

@@ -37,7 +37,7 @@ COLUMNS = (
 
 
 def comparison_rows(runs: list[StudyRun]) -> list[Row]:
-    """One row for every run."""
+    """One row for every run at every batch geometry; `run` names the run that was computed."""
     rows = []
     for run in runs:
         row: Row = dict.fromkeys(COLUMNS)
@@ -133,6 +133,16 @@ def paired_differences(runs: list[StudyRun]) -> list[PairedDifference]:
     return found
 
 
+def splits_note(runs: list[StudyRun]) -> str:
+    """A sentence on the norms whose runs stand for every split of a total batch; none, no text."""
+    names = norms_of(run for run in runs if run.computed_at is not None)
+    if not names:
+        return ""
+    named = ", ".join(map(display_name, names))
+    same = "the same computation at every split of a total batch, run once and shown at each"
+    return f"{named}: {same}."
+
+
 class SummaryTable(NamedTuple):
     """A table of texts, to be written as Markdown or HTML."""
 
@@ -162,10 +172,13 @@ def accuracy_table(runs: list[StudyRun]) -> SummaryTable:
         lines.append((str(geometry), total_batch, display_name(norm), *values, seeds))
     names = (name.replace("_top", " top-") for name in accuracies)
     names = (name.replace("mean_average_precision", "mAP") for name in names)
+    note = (
+        "In percent: mean over seeds ± 95 % confidence interval (Student t). "
+        "With n = 1, one seed, no interval can be given."
+    )
     return SummaryTable(
         "Accuracy",
-        "In percent: mean over seeds ± 95 % confidence interval (Student t). "
-        "With n = 1, one seed, no interval can be given.",
+        " ".join(filter(None, (note, splits_note(runs)))),
         ("(gpus, clips)", "total batch", "norm", *names, "seeds"),
         lines,
     )

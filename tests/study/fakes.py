@@ -28,11 +28,12 @@ def study_config(
     norms: tuple[str, ...] = ("sn", "bn", "gn"),
     seeds: tuple[int, ...] = (0,),
     processes: int = 1,
+    **changes: Any,
 ) -> StudyConfig:
     """A grid from (gpus, clips per GPU) pairs."""
     pairs = [{"gpus": gpus, "clips_per_gpu": clips} for gpus, clips in batches]
     values = {"batches": pairs, "norms": norms, "seeds": seeds, "processes": processes}
-    return StudyConfig.model_validate(values)
+    return StudyConfig.model_validate(values | changes)
 
 
 def ratios(clips_per_gpu: int, layers: int = 5) -> list[dict[str, Any]]:

@@ -38,7 +38,8 @@ class Child:
         self.commands.append(command)
         file = self._cell_file(command)
         config = load_config(file)
-        name, norm, batch = config.output.name, config.model.norm.name, config.batch
+        name, batch = config.output.name, config.batch
+        norm = name.rpartition(f"_{batch.gpus}x")[0]
         cell = Cell(name, norm, batch.gpus, batch.clips_per_gpu, config.seed, config)
         if name == self.stop_at:
             write_begun(cell)
@@ -259,3 +260,59 @@ def test_a_study_runs_what_another_has_left_unfinished(tmp_path: Path, monkeypat
     child = Child()
     assert module._run_all([cell], 1, lambda: tmp_path, child) == tmp_path
     assert child.names == ["sn_2x8_seed0"] and slept == [module.POLL] * 3
+
+
+SPLITS = ((8, 2), (4, 4), (16, 1), (4, 2))  # the last of another total batch
+
+
+def test_what_does_not_see_the_split_is_run_once(tmp_path: Path, caplog):
+    caplog.set_level(logging.INFO)
+    variants = {"sn_clip": {"name": "sn", "parts": ["instance", "layer"]}}
+    study = study_config(SPLITS, ("bn", "gn", "syncbn", "sn_clip"), variants=variants)
+    child = Child()
+    rows = run_study(run_config(tmp_path), study, write_table, child)
+    once = [f"{norm}_{split}_seed0" for split in ("8x2", "4x2") for norm in ("gn", "syncbn")]
+    once += ["sn_clip_8x2_seed0", "sn_clip_4x2_seed0"]
+    every = [f"bn_{gpus}x{clips}_seed0" for gpus, clips in SPLITS]
+    assert sorted(child.names) == sorted(once + every)
+    assert len(rows) == 16 and all(row["status"] == "finished" for row in rows)
+    assert [row["run"] for row in rows if (row["norm"], row["total_batch"]) == ("gn", 16)] == [
+        "gn_8x2_seed0"
+    ] * 3
+    line = "gn (4, 4) seed 0: the same computation as gn (8, 2) seed 0, which is run once"
+    assert line in caplog.messages
+    with (tmp_path / "comparison.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 16
+    again = Child()
+    assert run_study(run_config(tmp_path), study, write_table, again) == rows
+    assert again.commands == []
+
+
+def test_mixed_clips_see_the_split(tmp_path: Path):
+    data = {"index": "toy/index.csv", "train": {"mixup": 0.8}}
+    child, study = Child(), study_config(SPLITS[:2], ("gn",))
+    run_study(run_config(tmp_path, data=data), study, write_table, child)
+    assert child.names == ["gn_8x2_seed0", "gn_4x4_seed0"]
+
+
+def test_what_was_begun_at_several_splits_is_left_as_it_is(tmp_path: Path):
+    study = study_config(SPLITS[:3], ("gn",))
+    _, second, third = cells(run_config(tmp_path), study)
+    write_begun(second)
+    write_finished(third, 0.7)
+    child = Child()
+    rows = run_study(run_config(tmp_path), study, write_table, child)
+    assert child.names == [second.name]
+    found = {(row["gpus"], row["run"], row["video_top1"]) for row in rows}
+    names = (second.name, third.name)
+    assert found == {(8, names[1], 0.7), (4, names[0], 0.5), (16, names[1], 0.7)}
+
+
+def test_two_settings_under_one_name_are_refused_by_their_folder(tmp_path: Path):
+    for groups in (8, 4):
+        study = study_config(norms=("mine",), variants={"mine": {"name": "gn", "groups": groups}})
+        if groups == 4:
+            with pytest.raises(SnvideoError, match=r"model\.norm\.groups: 8 there, 4 now"):
+                run_study(run_config(tmp_path), study, write_table, Child())
+        else:
+            run_study(run_config(tmp_path), study, write_table, Child())

@@ -4,13 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from snvideo.errors import SnvideoError
+from snvideo.report.answer import limits
 from snvideo.report.study_report import comparison_md, write_report
 from snvideo.study.comparability import comparison_warnings
-from snvideo.study.config import Cell, cells
-from snvideo.study.runs import display_name, norms_of, read_runs
+from snvideo.study.compare import same_computations
+from snvideo.study.config import Cell, StudyConfig, cells
+from snvideo.study.runs import STUDY_FILE, computed, display_name, norms_of, read_runs
 from snvideo.study.summary import accuracy_table, comparison_csv, difference_table
-from tests.study.fakes import run_config, write_finished
+from tests.study.fakes import run_config, study_config, write_begun, write_finished
 from tests.study.test_grid import variants_study
 
 
@@ -80,3 +84,75 @@ def test_one_norm_under_two_names_is_told(tmp_path: Path):
     write_finished(in_folder(sn, tmp_path / "mine_2x8_seed0"))
     told = comparison_warnings(read_runs(tmp_path))
     assert told == ["the same norm under two names: sn and mine"]
+
+
+def write_once(folder: Path, study: StudyConfig, **top1: tuple[float, ...]) -> None:
+    """The runs of a study as `run_study` leaves them, each norm's accuracy by seed."""
+    (folder / STUDY_FILE).write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    grid = cells(run_config(folder), study)
+    same = same_computations(grid)
+    for cell in grid:
+        if cell.name not in same:
+            write_finished(cell, top1[cell.norm][cell.seed] + 0.001 * cell.gpus)
+
+
+def test_a_run_that_does_not_see_the_split_is_shown_at_each(tmp_path: Path):
+    study = study_config(((8, 2), (4, 4), (4, 2)), ("bn", "gn"), (0, 1))
+    write_once(tmp_path, study, bn=(0.6, 0.61), gn=(0.5, 0.53))
+    runs = read_runs(tmp_path)
+    assert len(computed(runs)) == 10 and len(runs) == 12
+    table = accuracy_table(runs)
+    # GN at (4, 4) is the runs at (8, 2): 50.8 and 53.8; BN has 60.4 and 61.4 there.
+    assert [row[:4] for row in table.rows] == [
+        ("(4, 2)", "8", "BN", "60.9 ± 6.4"),
+        ("(4, 2)", "8", "GN", "51.9 ± 19.1"),
+        ("(8, 2)", "16", "BN", "61.3 ± 6.4"),
+        ("(8, 2)", "16", "GN", "52.3 ± 19.1"),
+        ("(4, 4)", "16", "BN", "60.9 ± 6.4"),
+        ("(4, 4)", "16", "GN", "52.3 ± 19.1"),
+    ]
+    note = "GN: the same computation at every split of a total batch, run once and shown at each."
+    assert table.note.endswith(note)
+    assert [row[2] for row in difference_table(runs).rows] == [
+        *("+9.0 ± 12.7", "+9.0 ± 12.7", "+8.6 ± 12.7"),
+    ]
+    assert comparison_warnings(runs) == [] and limits(runs) == []
+    rows = [line.split(",") for line in comparison_csv(runs).splitlines()]
+    shared = [row[-1] for row in rows if row[:3] == ["gn", "4", "4"]]
+    assert shared == ["gn_8x2_seed0", "gn_8x2_seed1"]
+    page = write_report(tmp_path).read_text()
+    assert "GN: 52.3 ± 19.1 % at (4, 2)" not in page and "52.3 ± 19.1 % at (4, 4)" in page
+    assert page.count(note) == 2  # table and text of the figure
+    assert "runs: 10 finished of 10" in page and page.count("<td>gn_8x2_seed0</td>") == 1
+
+
+def test_folders_without_their_study_are_read_as_they_are(tmp_path: Path):
+    study = study_config(((8, 2), (4, 4)), ("bn", "gn"))
+    write_once(tmp_path, study, bn=(0.6,), gn=(0.5,))
+    (tmp_path / STUDY_FILE).unlink()
+    runs = read_runs(tmp_path)
+    assert len(runs) == 3 and "same computation" not in accuracy_table(runs).note
+
+
+def test_own_runs_are_not_replaced_and_finished_ones_come_first(tmp_path: Path):
+    study = study_config(((8, 2), (4, 4), (2, 8)), ("gn",))
+    (tmp_path / STUDY_FILE).write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    first, second, _ = cells(run_config(tmp_path), study)
+    write_begun(first)
+    write_finished(second, 0.5)
+    found = {run.geometry: (run.name, run.status) for run in read_runs(tmp_path)}
+    assert found == {
+        (8, 2): ("gn_8x2_seed0", "unfinished"),
+        (4, 4): ("gn_4x4_seed0", "finished"),
+        (2, 8): ("gn_4x4_seed0", "finished"),
+    }
+    assert limits(read_runs(tmp_path))[0].startswith("1 of 2 runs not finished")
+
+
+def test_a_study_file_that_cannot_be_read_is_one_line(tmp_path: Path):
+    write_finished(cells(run_config(tmp_path), study_config())[0])
+    for text in ("- 1", "{", "batches: [{gpus: 0}]"):
+        (tmp_path / STUDY_FILE).write_text(text)
+        with pytest.raises(SnvideoError, match=r"study\.yaml: .*delete it") as caught:
+            read_runs(tmp_path)
+        assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ from snvideo.study.runs import (
     geometries_of,
     norms_of,
 )
-from snvideo.study.summary import chance, confidence_interval
+from snvideo.study.summary import chance, confidence_interval, splits_note
 
 
 def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
@@ -59,7 +59,8 @@ def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     axes.set(ylim=(0, 103), xlabel=xlabel, ylabel="video top-1 (%)")
     axes.set_title(_seeds([interval.n for interval in means.values()]), color=MUTED)
     figure.legend(loc="outside lower left", ncols=8)
-    texts.append(f"Chance: {level:.3g} %.")
+    texts += [f"Chance: {level:.3g} %.", splits_note(runs)]
+    texts = [text for text in texts if text]
     return figure, f"Line chart of video top-1 by batch geometry. {' '.join(texts)}"
 
 

@@ -12,6 +12,7 @@ from snvideo.report.style import LINE_STYLES, looks_of, new_figure
 from snvideo.study.runs import (
     StudyRun,
     by_cell,
+    computed,
     display_name,
     geometries_of,
     norms_of,
@@ -24,6 +25,7 @@ _POINTS = 80
 
 def curves(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     """Training loss and validation top-1: a colour a norm, a line style a geometry."""
+    runs = computed(runs)
     metrics = {run.folder: read_metrics(run.folder) for run in runs}
     measured = [run for run in runs if any(metrics[run.folder].values())]
     if not measured:
