@@ -3,9 +3,12 @@
 import atexit
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any, NoReturn
 
@@ -57,6 +60,7 @@ app.add_typer(norms.app, name="norms")
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; see `run`."""
+    sys.unraisablehook = _stop_again
     code = run(arguments)
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         sys.exit(code)
@@ -66,6 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _stop_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Repeat a request to stop that was raised where Python passes over exceptions with a
+    traceback, as in a `__del__` or in a callback of a fork: it was seen to be lost there."""
+    requests = {KeyboardInterrupt: signal.SIGINT, PreemptedError: signal.SIGTERM}
+    if (number := requests.get(lost.exc_type)) is None:
+        sys.__unraisablehook__(lost)
+        return
+    with suppress(RuntimeError):  # threads do not start any more when the interpreter ends
+        # Later, as here it would be passed over, too.
+        again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from snvideo.engine.batch_plan import check_mixing, plan_batch
 from snvideo.engine.checkpoint import checkpoints
 from snvideo.engine.config import RunConfig
 from snvideo.engine.distributed import World, init_world
-from snvideo.engine.losses import check_labels
+from snvideo.engine.losses import check_labelled, check_labels
 from snvideo.engine.optim import freeze
 from snvideo.engine.performance import algorithms, autocast, choose, memory_format
 from snvideo.engine.run_dir import RunDir
@@ -187,6 +187,7 @@ def _network(config: RunConfig, world: World) -> tuple[RunConfig, ClipIndex, nn.
     data = config.data
     index = ClipIndex.load(data.index, data.train_split, data.root)
     check_labels(config, index)
+    check_labelled(index)
     source = open_start(config, world)
     config = resolve_config(config, source, world)
     model = build_network(config, len(index.labels))
