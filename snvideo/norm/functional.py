@@ -146,7 +146,7 @@ def instance_statistics(x: Tensor) -> Tensor:
     """
     kernels = autograd.kernels_for(x)
     if kernels is not None and x.numel():
-        return kernels.statistics(x, None).instance
+        return kernels.statistics(x, None).instance.double()
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return torch.stack(reference.instance_moments(wide)).double()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from snvideo.norm import noise
+from snvideo.norm.functional import instance_statistics
 from snvideo.norm.noise import ClipMoments
 
 
@@ -139,3 +140,17 @@ def test_samples_of_a_clip_are_joined():
     whole = x.unflatten(0, (4, 3)).transpose(1, 2).flatten(2)
     close(found.mean, moments(whole).mean)
     close(found.variance, moments(whole).variance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 1, 1), (6, 4, 5), (6, 4, 3, 2, 5)])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
+def test_instance_statistics(dtype, shape, last):
+    x = (3 + torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
+    if last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    found = instance_statistics(x)
+    flat = x.double().reshape(6, 4, -1)
+    expected = torch.stack((flat.mean(2), flat.var(2, correction=0)))
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
