@@ -23,6 +23,7 @@ from snvideo.data.config import (
     RandAugmentConfig,
     TrainViewConfig,
 )
+from snvideo.data.random_erasing import Rectangle, erase, sample_rectangle
 
 if TYPE_CHECKING:
     from snvideo.data.dataset import Batch
@@ -96,18 +97,21 @@ class AugmentationParams(NamedTuple):
     flip: bool
     operations: tuple[OperationParams, ...] = ()  # in order, after the flip
     mixing: MixParams | None = None  # None where nothing is ever mixed
+    erased: Rectangle | None = None
 
 
 def sample_augmentation(rng: np.random.Generator, view: TrainViewConfig) -> AugmentationParams:
     """Sample the augmentation of one clip, by a generator of its own: flip, colours, RandAugment,
-    mixing, in this order.
+    mixing, erasing, in this order.
 
     What is off takes nothing from the generator, so switching on a later one leaves the earlier
     ones as they were.
     """
     flip = bool(view.flip and rng.random() < 0.5)
     operations = [*_color_jitter(rng, view.color), *_rand_augment(rng, view.rand_augment)]
-    return AugmentationParams(flip, tuple(operations), _mix_params(rng, view))
+    mixing = _mix_params(rng, view)
+    erased = sample_rectangle(rng, view.random_erasing, view.crop)
+    return AugmentationParams(flip, tuple(operations), mixing, erased)
 
 
 def _color_jitter(rng: np.random.Generator, color: ColorConfig) -> list[OperationParams]:
@@ -179,9 +183,11 @@ def train_input(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Augment a training batch on a device and normalize it, as `to_input`; `mix` comes after."""
+    """Augment a training batch on a device, normalize it, as `to_input`, and erase; `mix` comes
+    after."""
     clips = augment(batch.clips.to(device, non_blocking=True), batch.augmentation)
-    return to_input(clips, config.mean or MEAN, config.std or STD, memory_format)
+    inputs = to_input(clips, config.mean or MEAN, config.std or STD, memory_format)
+    return erase(inputs, [one.erased for one in batch.augmentation])
 
 
 def to_input(

@@ -52,14 +52,38 @@ class RandAugmentConfig(Section):
     """Part of the clips that are changed."""
 
 
+class RandomErasingConfig(Section):
+    """Random erasing (Zhong et al. 2017): a rectangle of all frames of a clip is filled."""
+
+    probability: float = Field(default=0.25, ge=0, le=1)
+    """Part of the clips that are changed."""
+    area: tuple[PositiveFloat, PositiveFloat] = (0.02, 1 / 3)
+    """Least and greatest part of the frame."""
+    aspect: tuple[PositiveFloat, PositiveFloat] = (0.3, 1 / 0.3)
+    """Least and greatest ratio of height to width."""
+    fill: Literal["const", "pixel"] = "const"
+    """`const`: the mean colour; `pixel`: normal noise, the same in all frames."""
+
+    @model_validator(mode="after")
+    def _ranges_are_some(self) -> "RandomErasingConfig":
+        if not self.area[0] <= self.area[1] < 1:
+            raise ValueError(f"need area[0] <= area[1] < 1, got {self.area[0]:g}, {self.area[1]:g}")
+        if self.aspect[0] > self.aspect[1]:
+            raise ValueError(
+                f"need aspect[0] <= aspect[1], got {self.aspect[0]:g}, {self.aspect[1]:g}"
+            )
+        return self
+
+
 class TrainViewConfig(Section):
-    """Random view for training: scale jitter, crop, flip, colour changes and mixing."""
+    """Random view for training: scale jitter, crop, flip, colour changes, erasing and mixing."""
 
     short_side: tuple[PositiveInt, PositiveInt] = (256, 320)
     crop: PositiveInt = 224
     flip: bool = True
     color: ColorConfig = ColorConfig()
     rand_augment: RandAugmentConfig | None = None
+    random_erasing: RandomErasingConfig | None = None
     mixup: NonNegativeFloat = 0.0
     """Alpha of Beta(alpha, alpha), which gives mixup's weights (Zhang et al. 2018); 0: off."""
     cutmix: NonNegativeFloat = 0.0

@@ -126,6 +126,8 @@ def _view(view: TrainViewConfig) -> Iterator[str]:
         yield f"data.train.color.probability={color.probability:g}: no strength is set"
     if view.rand_augment is not None and not view.rand_augment.probability:
         yield "data.train.rand_augment: its probability is 0"
+    if view.random_erasing is not None and not view.random_erasing.probability:
+        yield "data.train.random_erasing: its probability is 0"
     mixed = [name for name in ("mixup", "cutmix") if getattr(view, name)]
     if mixed and not view.mix_probability:
         yield f"data.train.{mixed[0]}: data.train.mix_probability is 0"

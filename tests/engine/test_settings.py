@@ -154,6 +154,10 @@ def said(index: ClipIndex, tmp_path: Path, *overrides: str) -> list[str]:
         (("data.train.color={hue: 0.1, probability: 0}",), "data.train.color: its probability"),
         (("data.train.color.probability=0.5",), "data.train.color.probability=0.5: no strength"),
         (("data.train.rand_augment={probability: 0}",), "data.train.rand_augment: its prob"),
+        (
+            ("data.train.random_erasing={probability: 0}",),
+            "data.train.random_erasing: its probability is 0",
+        ),
         (("data.train={mixup: 0.8, mix_probability: 0}",), "data.train.mixup: data.train.mix_"),
         (("data.train.mix_probability=0.5",), "mixup and cutmix are off"),
         (("data.workers=0", "data.timeout=5"), "data.timeout=5.0: data.workers is 0"),

@@ -227,6 +227,7 @@ AUGMENTED = (
     "data.train.flip=true",
     "data.train.color={brightness: 0.4, hue: 0.1}",
     "data.train.rand_augment={operations: 1}",
+    "data.train.random_erasing={probability: 0.7, fill: pixel}",
     "data.train.mixup=0.8",
     "data.train.cutmix=1.0",
 )
