@@ -62,6 +62,9 @@ def _norm(config: RunConfig, steps: int) -> Iterator[str]:
     norm, clips = config.model.norm, config.batch.clips_per_gpu
     if norm.start != "equal" and not norm.has_logits:
         yield f"model.norm.start={norm.start}: {norm.name} has no importance logits"
+    weights = config.model.weights
+    if not config.model.zero_init_last and weights is not None and weights.norms == "keep":
+        yield "model.zero_init_last=false: the scales are those of model.weights.source"
     if norm.start == "batch" and norm.drops_batch_part(clips):
         yield "model.norm.start=batch: one clip per GPU leaves out the batch part, start is equal"
     begins = norm.schedule[0] if norm.schedule else BRN_BEGINS

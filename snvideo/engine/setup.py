@@ -110,6 +110,7 @@ def build_network(config: RunConfig, classes: int) -> nn.Module:
         config.model.dropout,
         drop_path=config.model.drop_path,
         weight_standardization=norm.weight_standardization,
+        zero_init_last=config.model.zero_init_last,
         **options,
     )
     _warn_of_narrow_groups(model, norm.name)

@@ -162,5 +162,7 @@ class ModelConfig(Section):
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Part of the clips for which the last residual branch is left out (stochastic depth, Huang et
     al. 2016); it rises from 0 at the first one, linearly with depth."""
+    zero_init_last: bool = True
+    """Residual branches start at zero, by the scale of their last norm; otherwise at one."""
     weights: WeightsConfig | None = None
     """null: random ones, from the run's seed."""

@@ -12,7 +12,16 @@ from torchvision.models.video.resnet import BasicBlock, VideoResNet
 from snvideo.errors import SnvideoError
 from snvideo.models.drop_path import add_drop_path
 from snvideo.models.dropout import ClipDropout, replace_dropout
-from snvideo.models.resnet import C2D, I3D, SLOW, TINY_DEPTH, TINY_WIDTH, r2plus1d, resnet
+from snvideo.models.resnet import (
+    C2D,
+    I3D,
+    SLOW,
+    TINY_DEPTH,
+    TINY_DEPTH_2,
+    TINY_WIDTH,
+    r2plus1d,
+    resnet,
+)
 from snvideo.models.slowfast import slowfast
 from snvideo.norm import convert_norm, create_norm, standardize_weights, start_by_depth
 from snvideo.norm.factory import NormLayer
@@ -92,6 +101,7 @@ BACKBONES: dict[str, Backbone] = {
     # Unpublished, for CPUs, with the view of the toy videos.
     "c2d_tiny": Backbone(partial(resnet, C2D, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
     "i3d_tiny": Backbone(partial(resnet, I3D, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
+    "i3d_r26_tiny": Backbone(partial(resnet, I3D, TINY_DEPTH_2, width=TINY_WIDTH), 8, 4, 48),
     "slow_tiny": Backbone(partial(resnet, SLOW, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
     "slowfast_tiny": Backbone(  # an eighth of the stem's channels would be two
         partial(slowfast, TINY_DEPTH, 4, 5, width=TINY_WIDTH, beta=4), 16, 2, 48
@@ -124,6 +134,7 @@ def create_model(
     *,
     drop_path: float = 0.0,
     weight_standardization: bool = False,
+    zero_init_last: bool = True,
     **norm_options: Any,
 ) -> nn.Module:
     """A backbone with any norm, randomly initialised.
@@ -135,6 +146,8 @@ def create_model(
         dropout: rate before the classifier.
         drop_path: rate of the last residual branch, see `snvideo.models.drop_path`.
         weight_standardization: standardize the weights of all convolutions.
+        zero_init_last: every residual branch starts at zero, by the scale of its last norm (Goyal
+            et al., arXiv 1706.02677), whatever the norm; otherwise at one.
         norm_options: further keyword arguments for every norm layer.
 
     Shape:
@@ -154,10 +167,9 @@ def create_model(
     model = get_backbone(name).build(num_classes, create_norm(norm, **norm_options), dropout)
     replace_dropout(model)
     for module in model.modules():
-        # Every residual branch starts at zero (Goyal et al., arXiv 1706.02677), whatever its norm;
         # pytorchvideo zeroes Batch Normalization only, and torchvision none.
         if getattr(module, "block_final_bn", False):
-            nn.init.zeros_(module.get_parameter("weight"))
+            nn.init.constant_(module.get_parameter("weight"), 0.0 if zero_init_last else 1.0)
         # The builders compute strides with numpy, whose integers torch.compile cannot trace.
         if isinstance(module, nn.Conv3d):
             module.stride = tuple(int(stride) for stride in module.stride)

@@ -1,6 +1,6 @@
 """Residual networks of bottleneck blocks: C2D, I3D, Slow and R(2+1)D, large and tiny.
 
-The tiny networks have one block a stage and a quarter of the width, for CPUs.
+The tiny networks have a quarter of the width and one block a stage, or two, for CPUs.
 """
 
 from typing import NamedTuple
@@ -18,9 +18,13 @@ TINY_WIDTH = 16
 """Channels of a tiny network's stem; a ResNet-50 has 64."""
 
 TINY_DEPTH = 14
-"""Layers of a tiny network."""
+"""Layers of a tiny network, one block a stage."""
 
-builder._MODEL_STAGE_DEPTH[TINY_DEPTH] = (1, 1, 1, 1)  # its own start at 50 layers
+TINY_DEPTH_2 = 26
+"""Layers of a tiny network of two blocks a stage, whose second ones a signal can pass by."""
+
+# The builder's own start at 50 layers.
+builder._MODEL_STAGE_DEPTH |= {TINY_DEPTH: (1, 1, 1, 1), TINY_DEPTH_2: (2, 2, 2, 2)}
 
 
 class TemporalKernels(NamedTuple):
@@ -58,7 +62,8 @@ def resnet(
 
     Args:
         kernels: `C2D`, `I3D` or `SLOW`.
-        depth: 50, 101 or 152 layers, or `TINY_DEPTH`, with the longest of alternating kernels.
+        depth: 50, 101 or 152 layers, `TINY_DEPTH_2`, or `TINY_DEPTH`, with the longest of
+            alternating kernels.
         classes: size of the logits.
         norm: makes every norm.
         dropout: rate before the classifier.

@@ -58,12 +58,14 @@ class _Scene(NamedTuple):
     distractors: float = 0.0  # cover of a texture in front that sways
     shake: float = 0.0  # of the camera, standard deviation
     noise: float = 4.0  # of the sensor, standard deviation in grey levels
+    cued: float = 0.0  # share of the videos whose moving texture has its class's own looks
 
 
 _SCENES = {
     "easy": _Scene(),
     "medium": _Scene(cover=0.95, mask_wavelength=1.0, shake=0.003, noise=6.0),
     "hard": _Scene(cover=0.3, mask_wavelength=0.6, distractors=0.1, shake=0.008, noise=10.0),
+    "cued": _Scene(cover=0.6, mask_wavelength=0.8, shake=0.005, noise=8.0, cued=0.5),
 }
 DIFFICULTIES = tuple(_SCENES)
 
@@ -97,6 +99,13 @@ class ToyClip(NamedTuple):
     frames: np.ndarray
     fps: int
     label: int
+
+
+class _Looks(NamedTuple):
+    """What a single frame shows of a texture, without its pattern."""
+
+    wave: float  # middle wavelength of the colours, in short sides
+    level: np.ndarray  # (3,), mean in grey levels
 
 
 class _Layer(NamedTuple):
@@ -143,6 +152,7 @@ def render_clip(seed: int, split: str, number: int, difficulty: str = "easy") ->
         pivot=rng.uniform(-0.15, 0.15, 2) + distance[:, None] * shift + shake,
         angle=rng.uniform(0, 2 * np.pi) + distance * turn,
         octave=rng.uniform(0, 2) + distance * growth,
+        looks=_class_looks(seed, split, number, scene.cued),
     )
     layers = [(moving, scene.cover)]
     if scene.cover < 1:
@@ -181,16 +191,34 @@ def _oscillation(
     return waves.sum(1) * np.sqrt(2 / 3)
 
 
+def _class_looks(seed: int, split: str, number: int, share: float) -> _Looks | None:
+    """The looks that are typical of a video's class, of a share of the videos; None of the others.
+
+    Colours lie on a circle of hues, and every other class has a finer texture.
+    """
+    rng = np.random.default_rng([seed, SPLITS.index(split), number, 2])
+    if rng.random() >= share:
+        return None
+    label = number % len(CLASSES)
+    hue = 2 * np.pi * (label / len(CLASSES) - np.arange(3) / 3)
+    level = 127.5 + 45 * np.cos(hue) + rng.normal(0, 8, 3)
+    return _Looks(_WAVE * (0.8 if label % 2 else 1.25) * rng.uniform(0.95, 1.05), level)
+
+
 def _random_layer(
     rng: np.random.Generator,
     mask_wavelength: float | None,
     pivot: np.ndarray,
     angle: np.ndarray | None = None,
     octave: np.ndarray | None = None,
+    looks: _Looks | None = None,
 ) -> _Layer:
-    """A layer of random textures with the given pose; without angles or octaves they are fixed."""
+    """A layer of random textures with the given pose; without angles or octaves they are fixed,
+    without looks these are random, too."""
     copies = []
     wave, sharpness = _WAVE * rng.uniform(0.8, 1.25), rng.uniform(0.5, 3)
+    if looks is not None:
+        wave = looks.wave
     colours = rng.uniform(25, 55) * np.add(rng.normal(0, 0.5, (3, 3)), (0.8, 0, 0))
     # At a log scale of 1 the second copy's weight is 0.
     for _ in range(1 if octave is None else 2):
@@ -199,7 +227,9 @@ def _random_layer(
             texture = np.concatenate([texture, _noise(rng, mask_wavelength, 1)])
         wrapped = np.pad(texture.astype(np.float32), ((0, 0), (0, 1), (0, 1)), mode="wrap")
         copies.append(torch.from_numpy(wrapped)[None])
-    level = [*rng.uniform(70, 185, 3)] + [0.0] * (mask_wavelength is not None)
+    level = [*(rng.uniform(70, 185, 3) if looks is None else looks.level)] + [0.0] * (
+        mask_wavelength is not None
+    )
     return _Layer(
         copies,
         anchors=[complex(*rng.random(2)) for _ in copies],
