@@ -65,7 +65,7 @@ def toy(
     out: Annotated[Path, typer.Argument(help="Folder to fill.")],
     train: Annotated[int, typer.Option(min=0, help="Number of training videos.")] = 1200,
     val: Annotated[int, typer.Option(min=0, help="Number of validation videos.")] = 240,
-    difficulty: Annotated[str, typer.Option(help="easy | medium | hard")] = "easy",
+    difficulty: Annotated[str, typer.Option(help="easy | medium | hard | cued")] = "easy",
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same videos.")] = 0,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes; 0: this one. Default: one a processor.")

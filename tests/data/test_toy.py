@@ -11,7 +11,7 @@ import decord
 import numpy as np
 import pytest
 
-from snvideo.data.toy import CLASSES, make_toy_kinetics, render_clip, toy_entry
+from snvideo.data.toy import CLASSES, make_toy_kinetics, render_clip, rendering, toy_entry
 from snvideo.data.toy.rendering import DIFFICULTIES
 from snvideo.errors import SnvideoError
 
@@ -261,6 +261,21 @@ def test_motion_tells_the_class(easy):
     assert (easy.motion_class == easy.label).mean() > 0.97
     hard = see("hard", 24)
     assert (hard.motion_class == hard.label).mean() > 0.8
+
+
+def test_looks_tell_the_class_of_half_of_the_videos_where_they_are_to(monkeypatch):
+    """The others are as they would be anyhow, to the bit."""
+    clips = [render_clip(7, "train", n, "cued") for n in range(128)]
+    monkeypatch.setitem(rendering._SCENES, "plain", rendering.find_scene("cued")._replace(cued=0))
+    plain = (render_clip(7, "train", n, "plain") for n in range(128))
+    cued = [
+        not np.array_equal(*(c.frames for c in pair)) for pair in zip(clips, plain, strict=True)
+    ]
+    assert 48 < sum(cued) < 80
+    looks = np.array([look(clip.frames[-1]) for clip in clips])
+    labels = np.array([clip.label for clip in clips])
+    assert centroid_accuracy(looks[cued, :3], labels[cued]) > 0.7  # by the mean colour
+    assert centroid_accuracy(looks[:, :3], labels) < 0.5
 
 
 def test_speeds_are_counted_in_seconds(easy):

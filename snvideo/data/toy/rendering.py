@@ -5,8 +5,8 @@ an angle is, and the log scale is made so (of two copies an octave apart, each f
 largest while it fades in again at its smallest). Every clip takes its pose at random; the class
 alone says which part of it moves, and which way. A uniform variable that moves round its circle
 stays uniform, so any frame has the same distribution in all classes; nothing else depends on the
-class. That is exact before compression; H.264 blurs along the motion a little, so the files are
-encoded finely.
+class, unless looks are to. That is exact before compression; H.264 blurs along the motion a little,
+so the files are encoded finely.
 
 Train without flips: a mirror image turns left into right and clockwise into counterclockwise.
 """
@@ -65,7 +65,7 @@ _SCENES = {
     "easy": _Scene(),
     "medium": _Scene(cover=0.95, mask_wavelength=1.0, shake=0.003, noise=6.0),
     "hard": _Scene(cover=0.3, mask_wavelength=0.6, distractors=0.1, shake=0.008, noise=10.0),
-    "cued": _Scene(cover=0.6, mask_wavelength=0.8, shake=0.005, noise=8.0, cued=0.5),
+    "cued": _Scene(cover=0.85, mask_wavelength=1.0, shake=0.004, noise=8.0, cued=0.5),
 }
 DIFFICULTIES = tuple(_SCENES)
 
@@ -102,7 +102,7 @@ class ToyClip(NamedTuple):
 
 
 class _Looks(NamedTuple):
-    """What a single frame shows of a texture, without its pattern."""
+    """Texture and colour of a layer, as a single frame shows them."""
 
     wave: float  # middle wavelength of the colours, in short sides
     level: np.ndarray  # (3,), mean in grey levels
@@ -137,7 +137,8 @@ def render_clip(seed: int, split: str, number: int, difficulty: str = "easy") ->
 
     The same number has the same label (`number % 8`), size, length and speed at every difficulty:
     "easy", a texture that fills the frame moves; "medium", large pieces of texture before a still
-    one; "hard", small ones, among others that sway, with noise and shake.
+    one; "hard", small ones, among others that sway, with noise and shake; "cued", between
+    "medium" and "hard", but half of the videos look as is typical of their class.
     """
     scene = find_scene(difficulty)
     entry = toy_entry(seed, split, number)
