@@ -5,38 +5,41 @@ from collections import defaultdict
 
 import numpy as np
 
+from snvideo.study.differences import PairedDifference, measure_of, measured, paired_differences
+from snvideo.study.intervals import confidence_interval
 from snvideo.study.runs import StudyRun, by_cell, computed, display_name, finished
-from snvideo.study.summary import PairedDifference, chance, confidence_interval, paired_differences
+from snvideo.study.summary import chance
 
 _NAMED = 4
 """Most runs or classes that a sentence names."""
 
 
-def answer(runs: list[StudyRun]) -> list[str]:
-    """A sentence for every norm that the first one is compared with, then the meaning of numbers.
+def answer(runs: list[StudyRun], reference: str | None = None) -> list[str]:
+    """A sentence for every norm that the reference is compared with, then the meaning of numbers.
 
-    A difference inside its interval, or of one seed alone, is never called higher or lower.
+    A difference that is not significant, or of one seed alone, is never called higher or lower.
     """
-    differences = paired_differences(runs)
+    differences, measure = paired_differences(runs, reference), measure_of(runs)
     if not differences:
         cells = [
             f"{display_name(norm)} at {geometry} {confidence_interval(values).percent()} % "
             f"(n = {len(values)})"
             for geometry, norm, group in by_cell(runs)
-            if (values := [results.accuracy for _, results in finished(group)])
+            if (values := [measured(results, measure) for _, results in finished(group)])
         ]
-        found = f"video top-1 of {', '.join(cells)}" if cells else "no run is finished"
-        return [f"There are no two norms to compare: {found}."]
+        found = f"{measure} of {', '.join(cells)}" if cells else "no run is finished"
+        missing = f" with {display_name(reference)}" if reference else ""
+        return [f"There are no two norms to compare{missing}: {found}."]
     norms = dict.fromkeys(one.norm for one in differences)
     sentences = [_sentence([one for one in differences if one.norm == norm]) for norm in norms]
     counts = sorted({one.interval.n for one in differences})
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     intervals = (
-        f"means over {seeds} seeds, paired by seed, ± 95 % confidence interval, not corrected for "
-        "the number of comparisons"
+        f"means over {seeds} seeds, paired by seed, ± 95 % confidence interval; higher and lower "
+        "where p < 0.05 after Holm's correction for the number of comparisons"
     )
     meaning = intervals if counts[-1] > 1 else "n = 1, one seed: no interval can be given"
-    unit = "All in percentage points of video top-1 at (gpus, clips per GPU)"
+    unit = f"All in percentage points of {measure} at (gpus, clips per GPU)"
     return [*sentences, f"{unit}; {meaning}."]
 
 
@@ -44,11 +47,11 @@ def _sentence(differences: list[PairedDifference]) -> str:
     """The differences from one norm, those that are shown first."""
     reference, norm = display_name(differences[0].reference), display_name(differences[0].norm)
     parts: dict[str, list[str]] = defaultdict(list)
-    for one in sorted(differences, key=lambda one: not one.interval.excludes_zero):
+    for one in sorted(differences, key=lambda one: not one.is_shown):
         interval, text = one.interval, one.interval.percent(signed=True)
         if interval.half is None:
             words = "one seed shows nothing yet:"
-        elif not interval.excludes_zero:
+        elif not one.is_shown:
             words = "no difference is shown:"
         else:
             words = f"{reference} is {'higher' if interval.mean > 0 else 'lower'} by"
@@ -58,11 +61,11 @@ def _sentence(differences: list[PairedDifference]) -> str:
     return f"{reference} against {norm}: {found}."
 
 
-def limits(runs: list[StudyRun]) -> list[str]:
+def limits(runs: list[StudyRun], reference: str | None = None) -> list[str]:
     """Sentences on what the answer leaves open: missing runs, seeds, chance."""
     own = computed(runs)
     missing = [f"{run.name}: {run.status}" for run in own if run.results is None]
-    differences = paired_differences(runs)
+    differences = paired_differences(runs, reference)
     compared = {(one.geometry, one.norm) for one in differences}
     single = [
         f"{display_name(one.norm)} at {one.geometry}" for one in differences if one.interval.n == 1

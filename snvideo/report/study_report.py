@@ -25,7 +25,7 @@ from snvideo.study.comparability import (
     config_text,
     statistics_text,
 )
-from snvideo.study.runs import StudyRun, computed, finished, read_runs
+from snvideo.study.runs import StudyRun, computed, finished, read_runs, read_study
 from snvideo.study.summary import chance, comparison_csv, summary_tables
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def write_report(folder: Path) -> Path:
 
         figures = save_figures(runs, folder / "figures")
     write_atomic(folder / "comparison.csv", comparison_csv(runs))
-    text = comparison_md(runs, title, figures)
+    study = read_study(folder)
+    text = comparison_md(runs, title, figures, None if study is None else study.reference)
     write_atomic(folder / "comparison.md", text)
     made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
@@ -97,21 +98,28 @@ def write_report(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def comparison_md(runs: list[StudyRun], title: str, figures: Sequence[SavedFigure] = ()) -> str:
+def comparison_md(
+    runs: list[StudyRun],
+    title: str,
+    figures: Sequence[SavedFigure] = (),
+    reference: str | None = None,
+) -> str:
     """The study as Markdown: answer, tables, conditions, warnings, figures, runs, environment."""
-    return "\n".join(_lines(runs, title, figures))
+    return "\n".join(_lines(runs, title, figures, reference))
 
 
-def _lines(runs: list[StudyRun], title: str, figures: Sequence[SavedFigure]) -> Iterator[str]:
+def _lines(
+    runs: list[StudyRun], title: str, figures: Sequence[SavedFigure], reference: str | None
+) -> Iterator[str]:
     yield f"# {_escape(title)}\n"
-    yield from (f"{_escape(sentence)}\n" for sentence in answer(runs))
-    yield from _list("Not shown, or to be read with care", limits(runs))
+    yield from (f"{_escape(sentence)}\n" for sentence in answer(runs, reference))
+    yield from _list("Not shown, or to be read with care", limits(runs, reference))
     pictures = {
         path.name: f"![{_escape(alt)}](figures/{path.name})\n\n{caption}\n"
         for path, caption, alt in figures
     }
     yield pictures.pop("accuracy.png", "")
-    for table in summary_tables(runs):
+    for table in summary_tables(runs, reference):
         yield f"## {_escape(table.title)}\n\n{table.note}\n"
         yield from _table(table.header, table.rows)
     yield from _list("Conditions", [f"{key}: {value}" for key, value in conditions(runs).items()])

@@ -47,6 +47,8 @@ class StudyConfig(Section):
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
     grids: tuple[GridConfig, ...] = ()
     """Further grids: the study is the union of all, seed by seed."""
+    reference: str | None = None
+    """Norm or variant that the others are compared with; null: SN, or without it the first one."""
     sources: dict[str, str] = Field(default_factory=dict)
     """`model.weights.source` of norms or variants that cannot start from the same weights as the
     others."""
@@ -68,6 +70,8 @@ class StudyConfig(Section):
                 raise ValueError(f"variants.{name}: name the norm, as in {{name: gn, groups: 8}}")
         known = [*NORMS, *self.variants]
         used = [name for grid in self.all_grids() for name in grid.norms]
+        if self.reference is not None and self.reference not in used:
+            raise ValueError(f"reference: {self.reference} is none of the study's norms")
         for name in [*used, *self.sources]:
             if name not in known:
                 raise ValueError(f"unknown norm '{name}': expected one of {', '.join(known)}")

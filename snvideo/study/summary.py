@@ -1,19 +1,17 @@
-"""Summary of a study: rows of runs, means over seeds, and differences paired by seed."""
+"""Summary of a study: rows of runs, and tables of accuracies, differences and classes."""
 
 import csv
 import io
 import math
-from collections.abc import Sequence
-from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from snvideo.engine.results import Results
 from snvideo.study.comparability import averages_statistics, statistics_text
+from snvideo.study.differences import measure_of, paired_differences
+from snvideo.study.intervals import confidence_interval
 from snvideo.study.runs import (
-    Geometry,
     StudyRun,
     by_cell,
     display_name,
@@ -23,7 +21,6 @@ from snvideo.study.runs import (
 )
 
 ACCURACIES = ("video_top1", "video_top5", "clip_top1", "clip_top5")
-LEVEL = 0.95
 _CLASSES = 5  # of a geometry that are shown
 
 Row = dict[str, str | int | float | None]
@@ -67,70 +64,9 @@ def comparison_csv(runs: list[StudyRun]) -> str:
     return text.getvalue()
 
 
-class Interval(NamedTuple):
-    """A mean of n values and its 95 % confidence interval, mean - half to mean + half."""
-
-    mean: float
-    half: float | None  # half the width of the interval; None for a single value, which has none
-    n: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        """True if the mean is further from zero than the interval reaches."""
-        return self.half is not None and abs(self.mean) > self.half
-
-    def percent(self, signed: bool = False) -> str:
-        """A fraction and its interval in percent, as in `64.0 ± 2.1`."""
-        mean = f"{100 * self.mean:{'+' if signed else ''}.1f}"
-        return mean if self.half is None else f"{mean} ± {100 * self.half:.1f}"
-
-
-def confidence_interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % confidence interval by Student's t: half = t(0.975, n - 1) s / sqrt(n)."""
-    n, half = len(values), None
-    if n > 1:
-        half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * stdev(values) / math.sqrt(n)
-    return Interval(fmean(values), half, n)
-
-
 def chance(results: Results) -> float:
     """Top-1 accuracy of guessing, as a fraction."""
     return 1 / len(results.classes)
-
-
-class PairedDifference(NamedTuple):
-    """Video top-1 of the reference norm minus that of another norm, paired by seed."""
-
-    geometry: Geometry
-    reference: str
-    norm: str
-    interval: Interval
-
-    @property
-    def reading(self) -> str:
-        """The difference in words; none that lies inside its interval is called one."""
-        if self.interval.half is None:
-            return "one seed: no interval can be given"
-        if not self.interval.excludes_zero:
-            return "inside its interval: no difference shown"
-        return f"{display_name(self.reference)} {'higher' if self.interval.mean > 0 else 'lower'}"
-
-
-def paired_differences(runs: list[StudyRun]) -> list[PairedDifference]:
-    """SN (without it, the first norm) minus each other norm, for every geometry."""
-    done = finished(runs)
-    reference = next(iter(norms_of(run for run, _ in done)), "sn")
-    top1 = {(r.geometry, r.seed): res.accuracy for r, res in done if r.norm == reference}
-    found = []
-    for geometry, norm, group in by_cell(runs):
-        pairs = [
-            top1[geometry, run.seed] - results.accuracy
-            for run, results in finished(group)
-            if (geometry, run.seed) in top1
-        ]
-        if norm != reference and pairs:
-            found.append(PairedDifference(geometry, reference, norm, confidence_interval(pairs)))
-    return found
 
 
 def splits_note(runs: list[StudyRun]) -> str:
@@ -152,9 +88,9 @@ class SummaryTable(NamedTuple):
     rows: list[tuple[str, ...]]
 
 
-def summary_tables(runs: list[StudyRun]) -> list[SummaryTable]:
+def summary_tables(runs: list[StudyRun], reference: str | None = None) -> list[SummaryTable]:
     """The tables of a study that have rows: accuracies, differences of norms, and classes."""
-    tables = (accuracy_table(runs), difference_table(runs), class_table(runs))
+    tables = (accuracy_table(runs), difference_table(runs, reference), class_table(runs))
     return [table for table in tables if table.rows]
 
 
@@ -184,19 +120,21 @@ def accuracy_table(runs: list[StudyRun]) -> SummaryTable:
     )
 
 
-def difference_table(runs: list[StudyRun]) -> SummaryTable:
-    """Paired differences in video top-1 per geometry, with their reading."""
-    found = paired_differences(runs)
+def difference_table(runs: list[StudyRun], reference: str | None = None) -> SummaryTable:
+    """Paired differences per geometry, see `paired_differences`, with their reading."""
+    found, measure = paired_differences(runs, reference), measure_of(runs)
     rows: list[tuple[str, ...]] = []
     for one in found:
         pair, interval = f"{display_name(one.reference)} - {display_name(one.norm)}", one.interval
         percent, seeds = interval.percent(signed=True), f"n = {interval.n}"
-        rows.append((str(one.geometry), pair, percent, seeds, one.reading))
+        p = "-" if one.p is None else f"{one.p:.2g}"
+        rows.append((str(one.geometry), pair, percent, seeds, p, one.reading))
     return SummaryTable(
         f"{display_name(found[0].reference) if found else 'SN'} against the others",
-        "Difference in video top-1 in percentage points, paired by seed: mean ± 95 % confidence "
-        "interval (Student t). A difference inside its interval is not called one.",
-        ("(gpus, clips)", "difference", "video top-1", "seeds", "reading"),
+        f"Difference in {measure} in percentage points, paired by seed: mean ± 95 % confidence "
+        "interval (Student t). p is that of the paired t test, by Holm's correction (1979) for all "
+        "rows that are no repetition; no difference is called one where it is not below 0.05.",
+        ("(gpus, clips)", "difference", measure, "seeds", "p (Holm)", "reading"),
         rows,
     )
 

@@ -17,7 +17,13 @@ SPLITS = ((4, 1), (2, 2), (1, 4))
 """Of a total batch of four clips; (gpus, clips per GPU)."""
 
 COMMON = (
-    *("model.dropout=0.3", "optim.lr=0.02", "optim.ema=0.5", "data.train.flip=true"),
+    *(
+        "model.dropout=0.3",
+        "model.drop_path=0.2",
+        "optim.lr=0.02",
+        "optim.ema=0.5",
+        "data.train.flip=true",
+    ),
     *("data.train.color={brightness: 0.4}", "optim.class_weights=balanced"),
     *("data.sampling=balanced", "optim.label_smoothing=0.1"),
 )

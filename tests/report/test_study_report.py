@@ -182,7 +182,7 @@ def test_markdown_states_the_conditions(tmp_path: Path):
         "- views: 2 x 1 (clips x crops)",
         "- statistics for evaluation: average of 200 batches",
         "- total batch: 16 clips in every geometry: only the statistics differ",
-        "| (2, 8) | SN - BN | +20.0 ± 2.5 | n = 3 | SN higher |",
+        "| (2, 8) | SN - BN | +20.0 ± 2.5 | n = 3 | 0.0017 | SN higher |",
     ):
         assert line in text.splitlines()
     assert "Warnings" not in text
@@ -203,7 +203,8 @@ def test_the_answer_is_what_the_intervals_show(tmp_path: Path):
         "SN against BN: SN is higher by 20.0 ± 2.5 at (2, 8).",
         "SN against GN: no difference is shown: +0.0 ± 4.3 at (2, 8).",
         "All in percentage points of video top-1 at (gpus, clips per GPU); means over 3 seeds, "
-        "paired by seed, ± 95 % confidence interval, not corrected for the number of comparisons.",
+        "paired by seed, ± 95 % confidence interval; higher and lower where p < 0.05 after Holm's "
+        "correction for the number of comparisons.",
     ]
     assert limits(runs) == []
     write_report(tmp_path)

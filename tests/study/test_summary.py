@@ -6,17 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from snvideo.errors import SnvideoError
 from snvideo.report.study_report import comparison_md
 from snvideo.study.comparability import comparison_warnings
 from snvideo.study.config import cells
-from snvideo.study.runs import read_metrics, read_runs
+from snvideo.study.differences import paired_differences
+from snvideo.study.intervals import confidence_interval, holm, t_test
+from snvideo.study.runs import STUDY_FILE, read_metrics, read_runs
 from snvideo.study.summary import (
     accuracy_table,
     class_table,
     comparison_csv,
-    confidence_interval,
     difference_table,
 )
 from tests.study.fakes import run_config, study_config, write_begun, write_finished
@@ -63,8 +65,15 @@ def test_differences_are_paired_by_seed(tmp_path: Path):
     # SN - BN: 20, 19, 21: mean 20, s = 1, half 2.484. Unpaired it would be far wider.
     # SN - GN: 1, -2, 1: mean 0, s = 1.732, half 4.303
     assert difference_table(three_seeds(tmp_path)).rows == [
-        ("(2, 8)", "SN - BN", "+20.0 ± 2.5", "n = 3", "SN higher"),
-        ("(2, 8)", "SN - GN", "+0.0 ± 4.3", "n = 3", "inside its interval: no difference shown"),
+        ("(2, 8)", "SN - BN", "+20.0 ± 2.5", "n = 3", "0.0017", "SN higher"),
+        (
+            "(2, 8)",
+            "SN - GN",
+            "+0.0 ± 4.3",
+            "n = 3",
+            "1",
+            "inside its interval: no difference shown",
+        ),
     ]
 
 
@@ -109,7 +118,7 @@ def test_one_seed_gives_no_interval_and_no_winner(tmp_path: Path):
     runs = read_runs(tmp_path)
     assert accuracy_table(runs).rows[0][3::4] == ("80.0", "n = 1")
     for line in difference_table(runs).rows:
-        assert line[3:] == ("n = 1", "one seed: no interval can be given")
+        assert line[3:] == ("n = 1", "-", "one seed: no interval can be given")
     assert "higher" not in comparison_md(runs, "study")
 
 
@@ -197,3 +206,72 @@ def test_intervals_by_hand(values, mean, half, excludes_zero):
     assert interval.mean == pytest.approx(mean)
     assert interval.half == (None if half is None else pytest.approx(half, abs=1e-5))
     assert interval.excludes_zero == excludes_zero
+
+
+@pytest.mark.parametrize(
+    ("values", "p"),
+    [
+        # t = mean / (s / sqrt(n)) = 0.01 / (0.01 / sqrt(3)) = sqrt(3); with 2 degrees of freedom
+        # p = 1 - t / sqrt(2 + t^2) = 1 - sqrt(3 / 5)
+        ([0.0, 0.01, 0.02], 1 - (3 / 5) ** 0.5),
+        # one degree of freedom: p = 1 - 2 / pi * atan(t), t = 0.55 / 0.05 = 11
+        ([-0.5, -0.6], 0.0577158),
+        ([0.0, 0.0], 1.0),
+        ([0.25, 0.25], 0.0),
+        ([0.4], None),
+    ],
+)
+def test_p_of_the_paired_test_by_hand(values, p):
+    assert t_test(values) == (None if p is None else pytest.approx(p, abs=1e-6))
+
+
+def test_holms_correction_by_hand():
+    # Sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1: 0.04, 0.06, 0.06, 0.04, which may not fall.
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.5]) == [1.0, 1.0] and holm([0.03]) == [0.03] and holm([]) == []
+
+
+def test_what_the_correction_takes_away_is_not_called_higher(tmp_path: Path):
+    """6, 7 and 8 points: t = 7 sqrt(3), p = 0.0067 with 2 degrees of freedom, 0.074 of eleven."""
+    norms = ("sn", *(f"gn{groups}" for groups in range(1, 12)))
+    variants = {norm: {"name": "gn", "groups": int(norm[2:])} for norm in norms[1:]}
+    study = study_config(norms=norms, seeds=(0, 1, 2), variants=variants)
+    for cell in cells(run_config(tmp_path), study):
+        write_finished(cell, 0.8 if cell.norm == "sn" else 0.74 - 0.01 * cell.seed)
+    runs = read_runs(tmp_path)
+    alone = [run for run in runs if run.norm in ("sn", "gn1")]
+    assert [one.reading for one in paired_differences(alone)] == ["SN higher"]
+    found = paired_differences(runs)
+    assert found[0].p == pytest.approx(11 * paired_differences(alone)[0].p)
+    expected = "not after correction: no difference shown"
+    assert {one.reading for one in found} == {expected} and len(found) == 11
+
+
+def test_the_same_runs_at_another_split_are_one_comparison(tmp_path: Path):
+    study = study_config(((8, 2), (4, 4)), ("gn", "ln"), (0, 1))
+    for cell in cells(run_config(tmp_path), study):
+        if cell.gpus == 8:
+            write_finished(cell, 0.5 + 0.01 * cell.seed + 0.1 * (cell.norm == "gn") * cell.seed)
+    (tmp_path / STUDY_FILE).write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    found = paired_differences(read_runs(tmp_path))
+    assert len(found) == 2 and found[0].p == found[1].p == pytest.approx(0.5)  # and not 1
+
+
+def test_another_reference_and_one_without_runs(tmp_path: Path):
+    runs = three_seeds(tmp_path)
+    rows = difference_table(runs, "bn").rows
+    assert [row[1:3] for row in rows] == [("BN - SN", "-20.0 ± 2.5"), ("BN - GN", "-20.0 ± 2.5")]
+    assert rows[0][-1] == "BN lower"
+    assert difference_table(runs, "ln").rows == []
+    text = comparison_md(runs, "study", reference="ln")
+    assert "no two norms to compare with LN: video top-1 of SN at (2, 8) 81.0" in text
+
+
+def test_videos_of_several_labels_are_compared_by_their_mean_average_precision(tmp_path: Path):
+    means = {"sn": (0.5, 0.52), "bn": (0.4, 0.42)}
+    for cell in cells(run_config(tmp_path), study_config(norms=("sn", "bn"), seeds=(0, 1))):
+        write_finished(cell, 0.9, mean_average_precision=means[cell.norm][cell.seed])
+    runs = read_runs(tmp_path)
+    table = difference_table(runs)
+    assert table.header[2] == "mAP" and table.rows[0][2] == "+10.0 ± 0.0"
+    assert "percentage points of mAP" in comparison_md(runs, "study")

@@ -5,6 +5,7 @@ import math
 from matplotlib.figure import Figure
 
 from snvideo.report.style import MUTED, looks_of, new_figure
+from snvideo.study.intervals import confidence_interval
 from snvideo.study.runs import (
     Geometry,
     StudyRun,
@@ -14,7 +15,7 @@ from snvideo.study.runs import (
     geometries_of,
     norms_of,
 )
-from snvideo.study.summary import chance, confidence_interval, splits_note
+from snvideo.study.summary import chance, splits_note
 
 
 def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
