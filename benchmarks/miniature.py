@@ -1,8 +1,9 @@
 """A miniature beside the network that it stands for: what norms see in each stage.
 
-    python benchmarks/miniature.py kinetics400/i3d_r50_8x8/sn_8x8=240000 toy/study=960
+    python benchmarks/miniature.py kinetics400/i3d_r50_8x8/sn_8x8=240000/32 toy/study=960/8
 
-Config=training videos. All of it is counted on the network and the config; nothing is trained.
+Each argument is CONFIG=TRAINING VIDEOS/GROUPS OF GN. All of it is counted on the network and the
+config; nothing is trained.
 """
 
 from collections import defaultdict
@@ -35,9 +36,8 @@ class Stage(NamedTuple):
     norms: int
 
 
-def stages(config: RunConfig) -> list[Stage]:
-    """The blocks of a config's network that have norms, with GN in their place."""
-    groups = config.model.norm.groups or 32
+def stages(config: RunConfig, groups: int) -> list[Stage]:
+    """The blocks of a network that have norms, with GN of so many groups in their place."""
     with torch.device("meta"):
         model = create_model(config.model.name, CLASSES, "gn", groups=groups)
         clip = torch.empty(1, 3, config.data.clip.frames, *[config.data.train.crop] * 2)
@@ -62,18 +62,23 @@ def stages(config: RunConfig) -> list[Stage]:
 
 
 def training(config: RunConfig, videos: int) -> dict[str, float]:
-    """Steps of a run, and the sum of its learning rates, each at its peak and in all.
+    """Steps of a run, its learning rate at the peak, the sum of all, and the way of a parameter.
 
-    Without momentum a gradient of 1 in every step would move a parameter by that sum; with it, by
-    1 / (1 - momentum) times as much.
+    A gradient of 1 in every step moves a parameter without decay by the sum, and with momentum by
+    1 / (1 - momentum) times as much, which is the way.
     """
     plan = plan_batch(config.batch, config.model.norm.name, 1, 0, videos)
     epoch = plan.steps(videos)
-    steps = epoch * config.optim.epochs
+    steps = config.optim.total_steps(epoch)
     peak = learning_rate(config.optim, plan.total_batch)
     total = peak * sum(lr_factor(config.optim, epoch, step) for step in range(steps))
     momentum = config.optim.momentum
-    return {"steps": steps, "peak": peak, "sum": total, "way": total / (1 - momentum)}
+    return {
+        "steps": steps,
+        "peak learning rate": peak,
+        "sum of learning rates": total,
+        "way at a gradient of 1": total / (1 - momentum),
+    }
 
 
 def span(pair: tuple[int, int]) -> str:
@@ -82,17 +87,18 @@ def span(pair: tuple[int, int]) -> str:
 
 
 def main(
-    configs: Annotated[list[str], typer.Argument(help="Config=training videos.")],
+    configs: Annotated[list[str], typer.Argument(help="Config=training videos/groups.")],
     json_file: JsonFile = None,
     markdown_file: MarkdownFile = None,
 ) -> None:
     """Print the stages of some configs' networks, and their training."""
     rows, runs = [], []
     for given in configs:
-        name, _, videos = given.rpartition("=")
+        name, _, numbers = given.rpartition("=")
+        videos, groups = (int(number) for number in numbers.split("/"))
         config = load_config(name, ["data.index=unused.csv"])
         clips = config.batch.clips_per_gpu
-        for stage in stages(config):
+        for stage in stages(config, groups):
             least, most = stage.positions
             rows.append(
                 {
@@ -106,7 +112,7 @@ def main(
                     f"({clips} clips)",
                 }
             )
-        found = training(config, int(videos))
+        found = training(config, videos)
         runs.append({"config": name, **{key: f"{value:,.6g}" for key, value in found.items()}})
     sheets = [
         Sheet(title, tuple(table[0]), [tuple(row.values()) for row in table])
