@@ -101,7 +101,12 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
             *(lambda: randomized(SwitchNorm3d(6)), (4, 6, 3, 5, 5)),
             *(torch.float32, 1e-5, "inductor"),
             id="layer",
-            marks=needs_a_compiler,
+            marks=[needs_a_compiler, pytest.mark.process],  # g++ runs for many seconds
+        ),
+        pytest.param(
+            *(lambda: randomized(SwitchNorm3d(6)), (4, 6, 3, 5, 5)),
+            *(torch.float32, 1e-5, "aot_eager"),
+            id="graph of a layer",
         ),
         # The graph is what counts here: to generate its code would take 20 s. In float64, as layer
         # by layer a little rounding may carry a value over a ReLU's zero.

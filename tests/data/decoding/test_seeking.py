@@ -13,6 +13,7 @@ import pytest
 from snvideo.data.decoding import decode_frames
 from snvideo.data.index import Video
 from snvideo.data.indexing.probe import probe
+from tests.data.conftest import Made
 from tests.data.decoding.reference import assert_alike, ffmpeg_frames, needs_ffmpeg
 from tests.data.streams import (
     FRAMES,
@@ -215,8 +216,8 @@ def assert_right(video: Video, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_frame_k_is_the_kth_of_plain_decoding(tmp_path: Path, name: str) -> None:
-    path = KINDS[name](tmp_path / name)
+def test_frame_k_is_the_kth_of_plain_decoding(made: Made, name: str) -> None:
+    path = made(KINDS[name], name)
     expected = from_start(path)
     videos = set()
     for check in ("header", "packets", "decode"):
@@ -229,15 +230,15 @@ def test_frame_k_is_the_kth_of_plain_decoding(tmp_path: Path, name: str) -> None
 
 @needs_ffmpeg
 @pytest.mark.parametrize("name", KINDS)
-def test_ffmpeg_shows_the_same(tmp_path: Path, name: str) -> None:
-    path = KINDS[name](tmp_path / name)
+def test_ffmpeg_shows_the_same(made: Made, name: str) -> None:
+    path = made(KINDS[name], name)
     assert_alike(decode_frames(path, range(FRAMES)), ffmpeg_frames(path))
 
 
 @pytest.mark.parametrize("name", [n for n in KINDS if n.startswith(("refresh", "lying", "open"))])
-def test_reading_notices_itself_where_no_decoding_can_begin(tmp_path: Path, name: str) -> None:
+def test_reading_notices_itself_where_no_decoding_can_begin(made: Made, name: str) -> None:
     """An index that promises too much costs time, but no frame, where the decoder can tell."""
-    path = KINDS[name](tmp_path / name)
+    path = made(KINDS[name], name)
     expected = from_start(path)
     assert_right(
         Video.of(probe(path, "packets")._replace(seekable=1, decoders="pyav"), path), expected

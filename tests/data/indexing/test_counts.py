@@ -16,6 +16,7 @@ from snvideo.data.indexing.probe import probe
 from snvideo.data.indexing.sources import read_class_folders
 from snvideo.data.indexing.summary import summarize_index
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, reencode
+from tests.data.conftest import Made
 from tests.data.decoding.reference import assert_alike, ffmpeg_frames, needs_ffmpeg
 from tests.data.streams import (
     element,
@@ -103,9 +104,9 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_packets_are_no_frames(tmp_path: Path, name: str, monkeypatch) -> None:
+def test_packets_are_no_frames(made: Made, name: str, monkeypatch) -> None:
     monkeypatch.setattr(probe_module, "FRAMES", 12)  # so that most lies beyond what is tried
-    path = KINDS[name](tmp_path / name)
+    path = made(KINDS[name], name)
     expected = from_start(path)
     last = len(expected) - 1
     for check in CHECKS:
@@ -123,8 +124,8 @@ def test_packets_are_no_frames(tmp_path: Path, name: str, monkeypatch) -> None:
 
 @needs_ffmpeg
 @pytest.mark.parametrize("name", KINDS)
-def test_ffmpeg_counts_the_same(tmp_path: Path, name: str) -> None:
-    path = KINDS[name](tmp_path / name)
+def test_ffmpeg_counts_the_same(made: Made, name: str) -> None:
+    path = made(KINDS[name], name)
     shown = ffmpeg_frames(path)
     # At the end newer versions of FFmpeg show the last picture again for a packet without one.
     assert probe(path, "packets").frames - len(shown) == name.startswith("skipped")
@@ -182,8 +183,8 @@ EARLY: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("name", EARLY)
-def test_frames_before_time_zero_are_shown(tmp_path: Path, name: str) -> None:
-    path = EARLY[name](tmp_path / name)
+def test_frames_before_time_zero_are_shown(made: Made, name: str) -> None:
+    path = made(EARLY[name], name)
     expected = from_start(path)
     assert len(expected) == 60
     for check in CHECKS:
@@ -196,8 +197,8 @@ def test_frames_before_time_zero_are_shown(tmp_path: Path, name: str) -> None:
 
 @needs_ffmpeg
 @pytest.mark.parametrize("name", EARLY)
-def test_ffmpeg_shows_frames_before_time_zero(tmp_path: Path, name: str) -> None:
-    path = EARLY[name](tmp_path / name)
+def test_ffmpeg_shows_frames_before_time_zero(made: Made, name: str) -> None:
+    path = made(EARLY[name], name)
     assert_alike(decode_frames(path, range(60)), ffmpeg_frames(path))
 
 
