@@ -53,6 +53,7 @@ def test_what_needs_an_extra_says_so(monkeypatch, toy, tmp_path):
         assert str(error) == f"{what} need matplotlib: pip install 'snvideo[report]'"
 
 
+@pytest.mark.process
 def test_training_and_tables_do_without_extras(monkeypatch, toy, tmp_path, caplog):
     run_config(toy, tmp_path / "study/run")
     missing = (*PACKAGES["tensorboard"], "matplotlib")

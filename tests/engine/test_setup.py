@@ -121,6 +121,7 @@ def test_weights_of_more_classes_can_be_tested(bn, toy, tmp_path):
         evaluate(run_config(folder, bn, *overrides))
 
 
+@pytest.mark.process
 def test_all_processes_fail_together(bn, toy, tmp_path):
     """And one of them says why."""
     config = from_bn(bn, toy, tmp_path / "run", "model.name=c2d_tiny")
