@@ -145,6 +145,9 @@ class DataConfig(Section):
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """Order of an epoch's training clips: each video once; or as many clips, equally many of each
     class, for which videos of rare classes come several times."""
+    repeats: PositiveInt = 1
+    """Clips of each video in a step, with augmentation of their own (repeated augmentation, Hoffer
+    et al. 2020); an epoch has as many clips as before, of so many times fewer videos."""
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """What decodes videos; `decord` and `torchcodec` those that the index trusts them with."""
     clip: ClipConfig = ClipConfig()

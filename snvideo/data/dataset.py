@@ -194,16 +194,24 @@ class TrainDataset(VideoDataset):
         super().__init__(index, config, quarantine)
         self.seed = seed
 
-    def order(self, epoch: int) -> np.ndarray:
-        """Rows of an epoch's videos in the order of training, int64 (videos,)."""
+    def order(self, epoch: int, batch: int | None = None) -> np.ndarray:
+        """Rows of an epoch's videos in the order of training, int64 (videos,), or with repeats of
+        videos in steps of `batch` clips, (steps * batch,)."""
+        repeats = self.config.repeats
+        if batch is not None and repeats > 1:
+            count = len(self.index) // batch * (batch // repeats)
+            return sampling.repeat_videos(self._order(epoch, count), repeats, batch)
+        return self._order(epoch, len(self.index))
+
+    def _order(self, epoch: int, count: int) -> np.ndarray:
         if self.config.sampling == "balanced":
             if missing := len(self.index) - len(self.index.labelled):
                 raise SnvideoError(
                     f"data.sampling=balanced needs the label of each video, and {missing} of split "
                     f"{self.index.split!r} have none: data.sampling=shuffled takes them"
                 )
-            return sampling.balanced_order(self.seed, epoch, self.index.first_labels)
-        return sampling.epoch_order(self.seed, epoch, len(self.index))
+            return sampling.balanced_order(self.seed, epoch, self.index.first_labels, count)
+        return sampling.epoch_order(self.seed, epoch, len(self.index))[:count]
 
     def row(self, key: SampleKey, attempt: int) -> int:
         """The key's own video, then others drawn at random."""

@@ -38,6 +38,7 @@ def train_loader(
     passes: Iterator[tuple[int, Sequence[int]]],
     stream: int = sampling.TRAIN,
     quarantine: Quarantine | None = None,
+    repeated_in: int | None = None,
 ) -> Iterator[Batch]:
     """Training batches of a run, across epochs, from wherever `passes` begins.
 
@@ -47,9 +48,11 @@ def train_loader(
         passes: for every pass, which makes one batch, its epoch and positions in that one's order.
         stream: `sampling.TRAIN`, or `sampling.STATISTICS` for clips that are not trained on.
         quarantine: of the run: videos that are not opened; what proves unreadable is added to it.
+        repeated_in: clips of an optimizer step, in which videos come `config.repeats` times; None:
+            every clip is of another video.
     """
     dataset = TrainDataset(index, config, seed, quarantine)
-    order = lru_cache(maxsize=1)(dataset.order)
+    order = lru_cache(maxsize=1)(partial(dataset.order, batch=repeated_in))
     keys = (
         [SampleKey(stream, epoch, place, int(order(epoch)[place])) for place in positions]
         for epoch, positions in passes

@@ -24,7 +24,28 @@ def epoch_order(seed: int, epoch: int, videos: int) -> np.ndarray:
     return generator(seed, ORDER, epoch).permutation(videos)
 
 
-def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
+def repeat_videos(order: np.ndarray, repeats: int, batch: int) -> np.ndarray:
+    """Order of steps of `batch` clips, in each of which every video comes `repeats` times.
+
+    Its copies lie `batch / repeats` places apart: in groups of no more clips, over which batch
+    statistics are taken, all videos differ.
+
+    Args:
+        order: rows of the videos, int64 (videos,), as many as the steps need.
+        repeats: clips of a video in its step; divides the batch.
+        batch: clips of a step.
+
+    Returns:
+        rows of whole steps, int64 (steps * batch,).
+    """
+    videos = batch // repeats
+    steps = order[: len(order) // videos * videos].reshape(-1, videos)
+    return np.tile(steps, (1, repeats)).ravel()
+
+
+def balanced_order(
+    seed: int, epoch: int, labels: np.ndarray, count: int | None = None
+) -> np.ndarray:
     """Order of an epoch as long as `epoch_order`, with equally many places for each class.
 
     The videos of a class take its places by turns: none comes a second time in the epoch before
@@ -33,13 +54,15 @@ def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
     Args:
         seed, epoch: of the run.
         labels: class of each video, whole numbers (videos,).
+        count: number of places, in place of that of videos.
 
     Returns:
-        rows of videos, int64 (videos,).
+        rows of videos, int64 (places,).
     """
     rng = generator(seed, ORDER, epoch)
     classes = rng.permutation(np.unique(labels))
-    places = [len(part) for part in np.array_split(labels, len(classes))]  # sizes differ by one
+    total = np.arange(len(labels) if count is None else count)
+    places = [len(part) for part in np.array_split(total, len(classes))]  # sizes differ by one
     rows = []
     for label, count in zip(classes, places, strict=True):
         (videos,) = np.nonzero(labels == label)

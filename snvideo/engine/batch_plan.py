@@ -1,5 +1,6 @@
 """Batch plan: an experiment's (gpus, clips per gpu) on any number of processes."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
@@ -7,6 +8,8 @@ from math import gcd
 from snvideo.engine.config import BatchConfig, RunConfig
 from snvideo.errors import SnvideoError
 from snvideo.models.config import NormConfig
+
+log = logging.getLogger(__name__)
 
 SYNCHRONISED = frozenset({"syncsn", "syncbn"})  # norms whose batch statistics span the whole batch
 
@@ -132,4 +135,22 @@ def check_mixing(config: RunConfig, plan: BatchPlan) -> None:
         raise SnvideoError(
             f"data.train.mixup and cutmix mix {group} clips (batch.clips_per_gpu), and each of "
             f"{plan.processes} processes has {plan.clips_per_gpu}: start fewer processes"
+        )
+
+
+def check_repeats(config: RunConfig, plan: BatchPlan) -> None:
+    """Raise SnvideoError if a step does not hold whole sets of clips of a video; warn where copies
+    share batch statistics."""
+    repeats, batch = config.data.repeats, config.batch
+    if plan.total_batch % repeats:
+        raise SnvideoError(
+            f"data.repeats={repeats} does not divide the {plan.total_batch} clips of a step "
+            "(batch.gpus x batch.clips_per_gpu): choose a divisor"
+        )
+    norm, clips = config.model.norm, batch.clips_per_gpu
+    together = repeats > 1 and norm.name in SYNCHRONISED
+    if together or (repeats > batch.gpus and norm.uses_batch_statistics(clips)):
+        log.warning(
+            f"data.repeats={repeats}: batch statistics of {norm.name} are taken over several clips "
+            "of the same video; repeats of at most batch.gpus, and no synchronised norm, avoid that"
         )

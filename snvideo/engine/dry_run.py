@@ -13,7 +13,13 @@ from typing import NamedTuple
 import torch
 
 from snvideo.data.index import ClipIndex
-from snvideo.engine.batch_plan import SYNCHRONISED, BatchPlan, check_mixing, plan_batch
+from snvideo.engine.batch_plan import (
+    SYNCHRONISED,
+    BatchPlan,
+    check_mixing,
+    check_repeats,
+    plan_batch,
+)
 from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.losses import check_labelled, check_labels
@@ -127,6 +133,7 @@ def estimate(config: RunConfig, world: World) -> DryRun:
     class_weights(optim.class_weights, train)  # is there one for each class?
     plan = plan_batch(config.batch, config.model.norm.name, world.size, world.rank, len(train))
     check_mixing(config, plan)
+    check_repeats(config, plan)
     steps_per_epoch = plan.steps(len(train))
     total_steps = optim.total_steps(steps_per_epoch)
     speed = choose(config.speed, world.device, total_steps)

@@ -18,7 +18,7 @@ from snvideo.data.dataset import Batch
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import CudaPrefetcher, train_loader
 from snvideo.data.quarantine import Quarantine
-from snvideo.engine.batch_plan import check_mixing, plan_batch
+from snvideo.engine.batch_plan import check_mixing, check_repeats, plan_batch
 from snvideo.engine.checkpoint import load_weights
 from snvideo.engine.config import RunConfig, rename_keys
 from snvideo.engine.distributed import World, parallelize
@@ -75,6 +75,7 @@ class Trainer:
         norm, videos = config.model.norm.name, len(self.train_index)
         self.plan = plan_batch(config.batch, norm, world.size, world.rank, videos)
         check_mixing(config, self.plan)
+        check_repeats(config, self.plan)
         self.steps_per_epoch = self.plan.steps(videos)
         self.total_steps = optim.total_steps(self.steps_per_epoch)
         self.speed = choose(config.speed, self.device, self.total_steps)
@@ -125,7 +126,9 @@ class Trainer:
         config, done = self.config, self.progress.step
         passes = self.plan.run(len(self.train_index), self.total_steps, done)
         batches = train_loader(
-            self.train_index, config.data, config.seed, passes, quarantine=self.quarantine
+            *(self.train_index, config.data, config.seed, passes),
+            quarantine=self.quarantine,
+            repeated_in=self.plan.total_batch,
         )
         return CudaPrefetcher(batches, self.device) if self.speed.prefetch else batches
 
