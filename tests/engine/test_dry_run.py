@@ -30,6 +30,7 @@ MILLIONS = {
     "i3d_r50_32x2": 28.04,
     "slow_r50_8x8": 32.45,
     "slowfast_r50_8x8": 34.57,
+    "i3d_r26_tiny": 1.25,
     "i3d_tiny": 0.6,
 }
 

@@ -6,7 +6,7 @@ import torch
 from snvideo.models import create_model, list_models
 from snvideo.models.depth import RESIDUAL_BLOCKS, layer_depths, layers_to_head
 
-BLOCKS = {"tiny": 4, "r50": 16, "r101": 33, "18": 8, "x3d": 26}
+BLOCKS = {"r26": 8, "tiny": 4, "r50": 16, "r101": 33, "18": 8, "x3d": 26}
 """Residual blocks on the way through a network: 3 + 4 + 6 + 3 of a ResNet-50."""
 
 
@@ -15,7 +15,7 @@ def test_layers_of_a_backbone(name):
     """The stem is first, the classifier last, and every residual block is a layer of its own."""
     with torch.device("meta"):
         model = create_model(name, 5, "bn")
-    (blocks,) = (count for part, count in BLOCKS.items() if part in name.split("_"))
+    blocks = next(count for part, count in BLOCKS.items() if part in name.split("_"))
     to_head = layers_to_head(model)
     parameters = dict(model.named_parameters())
     assert to_head.keys() == set(parameters.values())

@@ -29,7 +29,7 @@ def test_rates_rise_linearly_in_every_network(name):
     with torch.device("meta"):
         plain, model = (create_model(name, 5, "bn", drop_path=rate) for rate in (0.0, 0.3))
     assert not paths(plain)
-    (blocks,) = (count for part, count in BLOCKS.items() if part in name.split("_"))
+    blocks = next(count for part, count in BLOCKS.items() if part in name.split("_"))
     pathways = 2 if "slowfast" in name else 1
     rates = sorted(layer.p for layer in paths(model))
     assert rates == pytest.approx(np.repeat(np.linspace(0, 0.3, blocks)[1:], pathways))
