@@ -25,7 +25,15 @@ from snvideo.study.comparability import (
     config_text,
     statistics_text,
 )
-from snvideo.study.runs import StudyRun, computed, finished, read_runs, read_study
+from snvideo.study.config import StudyConfig
+from snvideo.study.runs import (
+    StudyRun,
+    computed,
+    finished,
+    read_runs,
+    read_study,
+    single_frame_accuracy,
+)
 from snvideo.study.summary import chance, comparison_csv, summary_tables
 
 if TYPE_CHECKING:
@@ -74,6 +82,7 @@ def write_report(folder: Path) -> Path:
         raise SnvideoError(
             f"no runs in {folder}: name the folder that 'snvideo compare' wrote to (its 'output')"
         )
+    study = read_study(folder)
     title = f"{folder.resolve().name}: norms compared"
     figures: list[SavedFigure] = []
     try:
@@ -83,9 +92,8 @@ def write_report(folder: Path) -> Path:
     else:
         from snvideo.report.figures import save_figures
 
-        figures = save_figures(runs, folder / "figures")
+        figures = save_figures(runs, folder / "figures", _single_frame(study, runs))
     write_atomic(folder / "comparison.csv", comparison_csv(runs))
-    study = read_study(folder)
     text = comparison_md(runs, title, figures, None if study is None else study.reference)
     write_atomic(folder / "comparison.md", text)
     made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
@@ -96,6 +104,17 @@ def write_report(folder: Path) -> Path:
     body += f"<p>Made by snvideo, {made}.</p>"
     write_atomic(folder / "report.html", _PAGE.format(title=escape(title), body=body))
     return folder / "report.html"
+
+
+def _single_frame(study: StudyConfig | None, runs: list[StudyRun]) -> float | None:
+    """The level of single frames; None without one, with a warning if it cannot be had."""
+    if study is None or study.single_frame is None:
+        return None
+    try:
+        return single_frame_accuracy(study.single_frame, runs)
+    except SnvideoError as error:  # which is no reason to end a study
+        log.warning("%s; the figure is drawn without it", error)
+        return None
 
 
 def comparison_md(

@@ -14,8 +14,8 @@ from snvideo.norm import NORMS
 
 # Okabe & Ito, "Color Universal Design", 2008: colours that a colour-blind reader can tell apart
 BLUE, ORANGE, VERMILLION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
-PALE, MUTED = "#BFDCEC", "#555555"
-_COLOURS = [VERMILLION, BLUE, GREEN, "#CC79A7", ORANGE, "#F0E442", "#56B4E9", "#000000"]
+PALE, MUTED, YELLOW = "#BFDCEC", "#555555", "#F0E442"
+_COLOURS = [VERMILLION, BLUE, GREEN, "#CC79A7", ORANGE, YELLOW, "#56B4E9", "#000000"]
 _COLOURS += ["#8C564B", "#9467BD", "#17BECF", "#BCBD22"]  # of norms that are added
 _MARKERS = "os^Dv*PXphd<"
 LINE_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -78,6 +78,7 @@ def looks_of(norms: Iterable[str]) -> dict[str, Look]:
     norms = list(norms)
     looks = {norm: Look(norm_colour(norm), norm_marker(norm)) for norm in norms if norm in NORMS}
     colours = [one for one in _COLOURS if one not in {look.color for look in looks.values()}]
+    colours.sort(key=lambda one: one == YELLOW)  # the palest last
     markers = [one for one in _MARKERS if one not in {look.marker for look in looks.values()}]
     for number, norm in enumerate(norm for norm in norms if norm not in NORMS):
         again, place = divmod(number, len(colours))

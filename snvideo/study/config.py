@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from snvideo.base_config import Section
+from snvideo.base_config import Section, UserPath
 from snvideo.engine.config import BatchConfig, RunConfig
 from snvideo.errors import SnvideoError
 from snvideo.models.config import NormConfig, WeightsConfig
@@ -49,6 +49,9 @@ class StudyConfig(Section):
     """Further grids: the study is the union of all, seed by seed."""
     reference: str | None = None
     """Norm or variant that the others are compared with; null: SN, or without it the first one."""
+    single_frame: UserPath | None = None
+    """A finished run with `data.clip.frames: 1` on the same index, outside the study's folder: its
+    video top-1 is a line in the figure, of what can be told without motion."""
     sources: dict[str, str] = Field(default_factory=dict)
     """`model.weights.source` of norms or variants that cannot start from the same weights as the
     others."""

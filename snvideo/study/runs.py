@@ -134,6 +134,21 @@ def read_study(folder: Path) -> StudyConfig | None:
         ) from None
 
 
+def single_frame_accuracy(folder: Path, runs: list[StudyRun]) -> float:
+    """Video top-1 of a run of single frames.
+
+    Raises SnvideoError if it is not finished, sees more than one frame or is of another index.
+    """
+    run = _read_run(folder)
+    if run is None or run.results is None:
+        raise SnvideoError(f"study.single_frame: {folder} is not a finished run")
+    if (frames := run.config.get("data.clip.frames")) != 1:
+        raise SnvideoError(f"study.single_frame: clips of {folder} have {frames} frames, not one")
+    if any(results.index_hash != run.results.index_hash for _, results in finished(runs)):
+        raise SnvideoError(f"study.single_frame: {folder} was tested on another index")
+    return run.results.accuracy
+
+
 def _at_every_split(runs: list[StudyRun], geometries: list[Geometry]) -> list[StudyRun]:
     """The runs, and those to which the split does not matter at each other split as well."""
     found = {(run.norm, run.geometry, run.seed): run for run in runs}

@@ -10,17 +10,19 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import yaml
 from matplotlib.image import imread
 
 from snvideo.errors import SnvideoError
 from snvideo.norm import NORMS
 from snvideo.report.answer import answer, limits
 from snvideo.report.figures import FIGURES, save_figures
+from snvideo.report.figures.accuracy import accuracy
 from snvideo.report.figures.importance import importance_by_geometry
 from snvideo.report.study_report import comparison_md, conditions, write_report
-from snvideo.report.style import norm_colour, norm_marker
+from snvideo.report.style import looks_of, norm_colour, norm_marker
 from snvideo.study.config import cells
-from snvideo.study.runs import norms_of, read_runs
+from snvideo.study.runs import STUDY_FILE, norms_of, read_runs, single_frame_accuracy
 from tests.study.fakes import run_config, study_config, write_begun, write_finished
 from tests.study.test_summary import three_seeds
 
@@ -122,6 +124,13 @@ def test_every_norm_has_a_look_of_its_own_and_an_unlisted_one_a_place(tmp_path: 
     runs = [replace(run, norm={"bn": "new"}.get(run.norm, run.norm)) for run in read_runs(tmp_path)]
     assert norms_of(runs) == ["sn", "new"]
     assert {figure.path.name for figure in save_figures(runs, tmp_path)} == ALL
+
+
+def test_variants_have_looks_of_their_own():
+    names = [*NORMS, *(f"variant{number}" for number in range(12))]
+    looks = looks_of(names)
+    assert list(looks) == names and len(set(looks.values())) == len(names)
+    assert all(looks[norm].color == norm_colour(norm) for norm in NORMS)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4])
@@ -306,3 +315,25 @@ def test_a_browser_shows_it_380_pixels_wide(study: Path, tmp_path: Path):
         assert images == len(ALL)
     browse(page, f"--screenshot={tmp_path / 'narrow.png'}", "--window-size=500,820")
     assert np.unique(imread(tmp_path / "narrow.png")).size > 20
+
+
+def test_single_frames_are_a_line_if_they_can_be_had(tmp_path: Path, caplog):
+    frames = {"index": "toy/index.csv", "clip": {"frames": 1}}
+    single = cells(run_config(tmp_path / "single", data=frames), study_config(norms=("bn",)))[0]
+    folder = tmp_path / "study"
+    config, study = run_config(folder), study_config(norms=("sn",), single_frame=single.folder)
+    (cell,) = cells(config, study)
+    write_finished(cell, 0.9)
+    (folder / STUDY_FILE).write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    runs = read_runs(folder)
+    with pytest.raises(SnvideoError, match="is not a finished run"):
+        single_frame_accuracy(single.folder, runs)
+    write_finished(single, 0.7, index_hash="b" * 64)
+    write_report(folder)
+    assert "tested on another index; the figure is drawn without it" in caplog.text
+    write_finished(single, 0.7)
+    assert single_frame_accuracy(single.folder, runs) == 0.7
+    with pytest.raises(SnvideoError, match="have 8 frames, not one"):
+        single_frame_accuracy(cell.folder, runs)
+    text = accuracy(runs, 0.7)[1]
+    assert "Chance: 25 %. Ceiling: 100 %. Single frames: 70 %." in text

@@ -47,13 +47,21 @@ class SavedFigure(NamedTuple):
     alt: str
 
 
-def save_figures(runs: list[StudyRun], folder: Path) -> list[SavedFigure]:
-    """Draw all figures that have data into a folder, and remove those that have none any more."""
+def save_figures(
+    runs: list[StudyRun], folder: Path, single_frame: float | None = None
+) -> list[SavedFigure]:
+    """Draw all figures that have data into a folder, and remove those that have none any more.
+
+    Args:
+        runs: of the study.
+        folder: to write to.
+        single_frame: accuracy of a network of single frames, a level to compare with.
+    """
     saved = []
     with styled():
         for name, (draw, caption) in FIGURES.items():
             path = folder / name
-            drawn = draw(runs)
+            drawn = accuracy(runs, single_frame) if draw is accuracy else draw(runs)
             if drawn is None:
                 path.unlink(missing_ok=True)
                 continue

@@ -18,8 +18,9 @@ from snvideo.study.runs import (
 from snvideo.study.summary import chance, splits_note
 
 
-def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
-    """Video top-1 against clips per GPU: one line a norm, intervals over seeds, chance."""
+def accuracy(runs: list[StudyRun], single_frame: float | None = None) -> tuple[Figure, str] | None:
+    """Video top-1 against clips per GPU: one line a norm, intervals over seeds; levels to compare
+    with are chance, the ceiling, and the accuracy of a network of single frames."""
     done = [run for run, _ in finished(runs)]
     if not done:
         return None
@@ -48,20 +49,25 @@ def accuracy(runs: list[StudyRun]) -> tuple[Figure, str] | None:
         )
         points = ", ".join(f"{i.percent()} % at {geometry}" for geometry, i in line.items())
         texts.append(f"{display_name(norm)}: {points}.")
-    level = 100 * min(chance(results) for _, results in finished(runs))
-    axes.axhline(level, color=MUTED, linestyle=(0, (2, 2)), linewidth=1)
+    levels = {"chance": min(chance(results) for _, results in finished(runs)), "ceiling": 1.0}
+    if single_frame is not None:
+        levels["single frames"] = single_frame
     axes.set_xscale("log", base=2)
     axes.set_xlim(min(places.values()) / 1.35, max(places.values()) * 1.35)
-    right = axes.get_xlim()[1]
-    axes.text(right, level + 1, f"chance {level:.3g} %", color=MUTED, fontsize=9, ha="right")
+    for name, level in levels.items():
+        axes.axhline(100 * level, color=MUTED, linestyle=(0, (2, 2)), linewidth=1)
+        place, text = axes.get_yaxis_transform(), f"{name}\n{100 * level:.3g} %"
+        axes.text(
+            *(1.005, 100 * level, text), transform=place, va="center", color=MUTED, fontsize=9
+        )
     axes.set_xticks(list(places.values()), [str(geometry) for geometry in places])
     axes.minorticks_off()
     xlabel = "batch geometry (gpus, clips per GPU); log scale in clips per GPU"
     axes.set(ylim=(0, 103), xlabel=xlabel, ylabel="video top-1 (%)")
     axes.set_title(_seeds([interval.n for interval in means.values()]), color=MUTED)
-    figure.legend(loc="outside lower left", ncols=8)
-    texts += [f"Chance: {level:.3g} %.", splits_note(runs)]
-    texts = [text for text in texts if text]
+    figure.legend(loc="outside lower left", ncols=6)
+    texts += [f"{name.capitalize()}: {100 * level:.3g} %." for name, level in levels.items()]
+    texts += filter(None, [splits_note(runs)])
     return figure, f"Line chart of video top-1 by batch geometry. {' '.join(texts)}"
 
 
