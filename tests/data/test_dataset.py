@@ -65,7 +65,7 @@ def test_flips_are_drawn_for_half_of_the_clips_and_can_be_switched_off(index, co
 def test_the_number_of_workers_changes_nothing(index, config, workers):
     def batches(count):
         changed = config.model_copy(update={"workers": count})
-        return list(loader.train_loader(index, changed, 3, BatchPlan(2, 4).run(len(index), 1)))
+        return list(loader.train_loader(index, changed, 3, BatchPlan(2, 4).run(len(index), 6)))
 
     alone, shared = batches(0), batches(workers)
     assert len(alone) == len(shared) == 12
@@ -76,8 +76,8 @@ def test_the_number_of_workers_changes_nothing(index, config, workers):
 
 def test_batches_go_on_in_mid_epoch(index, config):
     geometry = BatchPlan(2, 4)
-    whole = list(loader.train_loader(index, config, 0, geometry.run(len(index), 2)))
-    rest = list(loader.train_loader(index, config, 0, geometry.run(len(index), 2, done=7)))
+    whole = list(loader.train_loader(index, config, 0, geometry.run(len(index), 12)))
+    rest = list(loader.train_loader(index, config, 0, geometry.run(len(index), 12, done=7)))
     assert len(rest) == len(whole) - 14
     assert all(torch.equal(a.clips, b.clips) for a, b in zip(rest, whole[14:], strict=True))
 

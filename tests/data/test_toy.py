@@ -263,19 +263,18 @@ def test_motion_tells_the_class(easy):
     assert (hard.motion_class == hard.label).mean() > 0.8
 
 
-def test_looks_tell_the_class_of_half_of_the_videos_where_they_are_to(monkeypatch):
+def test_looks_tell_the_class_of_a_part_of_the_videos_where_they_are_to(monkeypatch):
     """The others are as they would be anyhow, to the bit."""
-    clips = [render_clip(7, "train", n, "cued") for n in range(128)]
+    clips = [render_clip(7, "train", n, "cued") for n in range(48)]
     monkeypatch.setitem(rendering._SCENES, "plain", rendering.find_scene("cued")._replace(cued=0))
-    plain = (render_clip(7, "train", n, "plain") for n in range(128))
-    cued = [
-        not np.array_equal(*(c.frames for c in pair)) for pair in zip(clips, plain, strict=True)
-    ]
-    assert 48 < sum(cued) < 80
-    looks = np.array([look(clip.frames[-1]) for clip in clips])
-    labels = np.array([clip.label for clip in clips])
-    assert centroid_accuracy(looks[cued, :3], labels[cued]) > 0.7  # by the mean colour
-    assert centroid_accuracy(looks[:, :3], labels) < 0.5
+    plain = [render_clip(7, "train", n, "plain").frames for n in range(12)]
+    same = [np.array_equal(clip.frames, other) for clip, other in zip(clips, plain, strict=False)]
+    looks = [rendering._class_looks(7, "train", n, 0.5) for n in range(48)]
+    cued = np.array([one is not None for one in looks])
+    assert same == [not one for one in cued[:12]] and 16 < cued.sum() < 32
+    colours = np.array([clip.frames[-1].mean((0, 1)) for clip in clips])
+    typical = np.array([one.level for one in looks if one is not None])
+    assert np.abs(colours[cued] - typical).mean() < 0.5 * np.abs(colours - colours.mean(0)).mean()
 
 
 def test_speeds_are_counted_in_seconds(easy):
