@@ -132,7 +132,10 @@ class DataConfig(Section):
     root: UserPath | None = None
     """Folder that the index's paths start from; null: the one stated beside the index."""
     train_split: str = "train"
+    val_split: str | None = None
+    """Split that training is validated on, which chooses `best.pt`; null: `test_split`."""
     test_split: str = "val"
+    """Split of the test at the end, and of later evaluations."""
     workers: int = Field(default=4, ge=0)
     """Processes that read videos; with 0 the main process does, which a broken video may hang."""
     start_method: Literal["fork", "spawn", "forkserver"] | None = None
@@ -158,3 +161,8 @@ class DataConfig(Section):
     0.45."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """As `mean`, or 0.225."""
+
+    @property
+    def validation_split(self) -> str:
+        """Split that training is validated on."""
+        return self.test_split if self.val_split is None else self.val_split

@@ -234,7 +234,7 @@ class StatisticsConfig(Section):
 
 
 class EarlyValidationConfig(Section):
-    """A first look at a part of the test split, long before an epoch is over."""
+    """A first look at a part of the validation split, long before an epoch is over."""
 
     step: PositiveInt
     """Optimizer steps after which to look."""
@@ -325,6 +325,9 @@ _FREE = (
 _OPEN = ("data.mean", "data.std")
 """Keys that a config may leave open, see `engine.setup.resolve_config`."""
 
+_VAL_SPLIT = "data.val_split"
+"""Compared by the split that it comes to: where it is null, it is `data.test_split`."""
+
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Dotted keys that decide results, and differ between two configs given as nested values."""
@@ -347,4 +350,10 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for key in one.keys() | two.keys()
         if one.get(key) != two.get(key)
         and not (key in _OPEN and None in (one.get(key), two.get(key)))
+        and not (key == _VAL_SPLIT and _validated_on(one) == _validated_on(two))
     )
+
+
+def _validated_on(flat: dict[str, Any]) -> Any:
+    split = flat.get(_VAL_SPLIT)
+    return flat.get("data.test_split") if split is None else split

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 
-from snvideo.data.index import ClipIndex
 from snvideo.engine.batch_plan import (
     SYNCHRONISED,
     BatchPlan,
@@ -22,7 +21,6 @@ from snvideo.engine.batch_plan import (
 )
 from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
-from snvideo.engine.losses import check_labelled, check_labels
 from snvideo.engine.optim import (
     class_weights,
     freeze,
@@ -32,7 +30,7 @@ from snvideo.engine.optim import (
     parameter_groups,
 )
 from snvideo.engine.performance import DTYPES, choose
-from snvideo.engine.precheck import SplitSummary, check_index, view_cost
+from snvideo.engine.precheck import SplitSummary, check_index, load_splits, view_cost
 from snvideo.engine.settings import settings_without_effect
 from snvideo.engine.setup import build_network, open_start, resolve_config, start_from
 from snvideo.engine.step_timer import waiting_share
@@ -64,7 +62,7 @@ class DryRun:
     plan: BatchPlan
     speed: SpeedConfig
     classes: int
-    splits: list[SplitSummary]  # training, then test
+    splits: list[SplitSummary]  # training, validation if it has its own, test
     cost: Cost  # of a training view, and of one pass
     test_multiply_adds: int  # of a test view
     steps_per_epoch: int
@@ -125,11 +123,8 @@ def dry_run(config: RunConfig, timed_steps: int = 3) -> DryRun:
 def estimate(config: RunConfig, world: World) -> DryRun:
     """The part of a dry run that computes nothing; raises as `dry_run`."""
     data, optim = config.data, config.optim
-    train = ClipIndex.load(data.index, data.train_split, data.root)
-    test = ClipIndex.load(data.index, data.test_split, data.root)
-    check_labels(config, train)
-    check_labelled(train, test)
-    splits = check_index(train, test, data.clip)
+    loaded = load_splits(config)
+    train, splits = loaded.train, check_index(loaded, data.clip)
     class_weights(optim.class_weights, train)  # is there one for each class?
     plan = plan_batch(config.batch, config.model.norm.name, world.size, world.rank, len(train))
     check_mixing(config, plan)

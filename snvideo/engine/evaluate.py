@@ -132,7 +132,9 @@ def evaluate_views(
     gathered = world.gather((parts, failed, not_finite))
     failed = [video for _, some, _ in gathered for video in some]
     read = {row for some, _, _ in gathered for part in some for row in part[0].tolist()}
-    _check_measured(len(read), failed, [name for *_, some in gathered for name in some])
+    _check_measured(
+        index.split, len(read), failed, [name for *_, some in gathered for name in some]
+    )
     if labelled and not labelled & read:
         name, reason = failed[0]
         raise SnvideoError(f"no video with a label could be read, as {name}: {reason}")
@@ -158,11 +160,13 @@ class NotFiniteError(SnvideoError):
     """An output of the network that is no number, so that no accuracy can be stated."""
 
 
-def _check_measured(videos: int, failed: list[tuple[str, str]], not_finite: list[str]) -> None:
+def _check_measured(
+    split: str, videos: int, failed: list[tuple[str, str]], not_finite: list[str]
+) -> None:
     """Raise SnvideoError if no video was read, or some outputs are no numbers."""
     if not videos:
         name, reason = failed[0] if failed else ("the split", "it is empty")
-        raise SnvideoError(f"no video of the test split could be read, as {name}: {reason}")
+        raise SnvideoError(f"no video of split {split!r} could be read, as {name}: {reason}")
     if not_finite:
         raise NotFiniteError(
             f"the network's output is not finite for {len(not_finite)} of {videos} videos, as "

@@ -214,19 +214,19 @@ class TrainingLoop:
         return progress.validated != progress.step and (self._at_whole_split() or first_look)
 
     def _at_whole_split(self) -> bool:
-        """True after a step at which to validate on the whole test split."""
+        """True after a step at which to validate on the whole validation split."""
         return _every(self.config.log.validate_epochs, self._finished_epoch())
 
     def _validate(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
         early = None if self._at_whole_split() else self.config.log.early_validation
-        rows = trainer.test_index.labelled
+        rows = trainer.val_index.labelled
         if early is not None:
             rows = rows[_spread(len(rows), early.videos)]
         found = None
         try:
             with self.preemption.interruptible():
-                found = trainer.test(1, 1, rows.tolist())  # centre clip, centre crop
+                found = trainer.validate(rows.tolist())
         except NotFiniteError as error:
             if self.world.is_main:
                 log.warning("validation at step %d: %s; training goes on", progress.step, error)
@@ -252,9 +252,12 @@ class TrainingLoop:
         shown = f"{ {'map': 'mAP', 'top1': 'top-1'}[name] } {100 * measured[name]:.1f} %"
         kind = "validate" if part is None else "early_validation"
         self.run_dir.log(kind, progress.step, epoch=epoch, **measured)
-        on = "" if part is None else f" on {part} videos"
+        split = self.config.data.val_split
+        on = [] if part is None else [f"{part} videos"]
+        on += [] if split is None else [f"split {split!r}"]
+        where = f" on {' of '.join(on)}" if on else ""
         log.info(
-            f"validation after epoch {epoch:.2f}{on}: loss {found.loss:.3f}  "
+            f"validation after epoch {epoch:.2f}{where}: loss {found.loss:.3f}  "
             f"{shown}{'  (the best so far)' if best else ''}"
         )
         if best:

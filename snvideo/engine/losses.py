@@ -38,17 +38,12 @@ def check_labels(config: RunConfig, index: ClipIndex) -> None:
         )
 
 
-def check_labelled(train: ClipIndex, test: ClipIndex | None = None) -> None:
-    """Raise SnvideoError if a training video has no label, or no test video has one."""
+def check_labelled(train: ClipIndex) -> None:
+    """Raise SnvideoError if a training video has no label."""
     if missing := len(train) - len(train.labelled):
         raise SnvideoError(
             f"{missing} of {len(train)} videos of split {train.split!r} have no label to train on: "
             "give their labels and build the index again, or set data.train_split"
-        )
-    if test is not None and not len(test.labelled):
-        raise SnvideoError(
-            f"no video of split {test.split!r} has a label, so that training cannot be validated: "
-            "set data.test_split to a split with labels; 'snvideo evaluate' then predicts this one"
         )
 
 

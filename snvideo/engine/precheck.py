@@ -9,6 +9,7 @@ from snvideo.data.config import ClipConfig
 from snvideo.data.index import ClipIndex
 from snvideo.data.sampling import is_short
 from snvideo.engine.config import RunConfig
+from snvideo.engine.losses import check_labelled, check_labels
 from snvideo.errors import SnvideoError
 from snvideo.models.cost import multiply_adds, without_memory
 
@@ -17,9 +18,51 @@ SHOWN = 5  # classes that a line names
 SAMPLE = 1000  # videos of each split, spread evenly, whose length is compared with a clip
 
 
+class Splits(NamedTuple):
+    """Videos that a run is trained on, validated on and tested on."""
+
+    train: ClipIndex
+    val: ClipIndex  # the same object as `test` if one split is both
+    test: ClipIndex
+
+    def by_use(self) -> dict[str, ClipIndex]:
+        """Each split once, by what it is for."""
+        own = {} if self.val is self.test else {"validation": self.val}
+        return {"training": self.train, **own, "test": self.test}
+
+
+def load_splits(config: RunConfig) -> Splits:
+    """The splits of a run.
+
+    Raises SnvideoError if one is missing or empty, or its labels are not what the run needs.
+    """
+    data = config.data
+    train, test = (
+        ClipIndex.load(data.index, split, data.root)
+        for split in (data.train_split, data.test_split)
+    )
+    own = data.validation_split != data.test_split
+    val = ClipIndex.load(data.index, data.validation_split, data.root) if own else test
+    check_labels(config, train)
+    check_labelled(train)
+    if not len(val.labelled):
+        raise SnvideoError(
+            f"no video of split {val.split!r} has a label, so that training cannot be validated: "
+            f"set data.{'val' if own else 'test'}_split to a split with labels; "
+            "'snvideo evaluate' then predicts this one"
+        )
+    if not len(test.labelled):
+        raise SnvideoError(
+            f"no video of split {test.split!r} has a label, so that the run cannot be tested: set "
+            "data.test_split to a split with labels; 'snvideo evaluate' then predicts this one"
+        )
+    return Splits(train, val, test)
+
+
 class SplitSummary(NamedTuple):
     """The usable videos of a split."""
 
+    use: str  # training, validation or test
     name: str
     videos: int
     short: float  # part of them that is shorter than a clip, whose last frame is then repeated
@@ -54,20 +97,21 @@ class SplitSummary(NamedTuple):
         ]
 
 
-def check_index(train: ClipIndex, test: ClipIndex, clip: ClipConfig) -> list[SplitSummary]:
-    """Summaries of the splits of a run, training first.
+def check_index(splits: Splits, clip: ClipConfig) -> list[SplitSummary]:
+    """Summaries of the splits of a run, each once: training, validation if it has its own, test.
 
     Raises SnvideoError if there is one class alone, or no video where the index says.
     """
-    if len(train.labels) < 2:
+    labels = splits.train.labels
+    if len(labels) < 2:
         raise SnvideoError(
-            f"the index has one class, {train.labels[0]!r}: there is nothing to tell apart; add "
+            f"the index has one class, {labels[0]!r}: there is nothing to tell apart; add "
             "videos of another one and build it again with 'snvideo index build'"
         )
-    return [_summarize(index, clip) for index in (train, test)]
+    return [_summarize(index, clip, use) for use, index in splits.by_use().items()]
 
 
-def _summarize(index: ClipIndex, clip: ClipConfig) -> SplitSummary:
+def _summarize(index: ClipIndex, clip: ClipConfig, use: str) -> SplitSummary:
     """Videos of a split, an estimate of the short ones if there are many; files must be there."""
     first = [index[row] for row in range(min(FILES, len(index)))]
     missing = [video for video in first if not video.path.is_file()]
@@ -83,7 +127,9 @@ def _summarize(index: ClipIndex, clip: ClipConfig) -> SplitSummary:
     empty = [name for name, count in zip(index.labels, counts, strict=True) if not count]
     names = [video.name for video in missing]
     unlabelled = len(index) - len(index.labelled)
-    return SplitSummary(index.split, len(index), short, names, len(counts), empty, unlabelled)
+    return SplitSummary(
+        *(use, index.split, len(index), short, names, len(counts), empty), unlabelled
+    )
 
 
 def view_cost(model: nn.Module, config: RunConfig) -> tuple[int, int]:

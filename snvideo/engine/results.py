@@ -105,6 +105,8 @@ class Results(BaseModel):
     skipped_steps: int = 0
     best_validation: dict[str, Any] | None = None
     """Step and clip top-1."""
+    validation_split: str | None = None
+    """`data.val_split`, on which that was measured; None: on the split of the test."""
     amp: str = "none"
     replaced_samples: int = 0
     quarantined_videos: int = 0

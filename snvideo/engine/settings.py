@@ -30,6 +30,7 @@ def settings_without_effect(
         _norm(config, steps),
         _optim(config, steps),
         _data(config, index),
+        _validation(config),
         _statistics(config.statistics),
         _log(config.log, -(-steps // plan.steps(len(index))), steps),
         _speed(config, device),
@@ -142,6 +143,12 @@ def _workers(data: DataConfig) -> Iterator[str]:
     for name in ("timeout", "start_method"):
         if _is_set(data, name):
             yield f"data.{name}={getattr(data, name)}: data.workers is 0"
+
+
+def _validation(config: RunConfig) -> Iterator[str]:
+    log, split = config.log, config.data.val_split
+    if split is not None and not log.validate_epochs and log.early_validation is None:
+        yield f"data.val_split={split}: log.validate_epochs is 0, so that nothing is validated"
 
 
 def _statistics(statistics: StatisticsConfig) -> Iterator[str]:

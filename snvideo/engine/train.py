@@ -14,7 +14,7 @@ from snvideo.engine.conv3d import conv3d_warning
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.loop import TrainingLoop
 from snvideo.engine.performance import DTYPES, precision
-from snvideo.engine.precheck import check_index, view_cost
+from snvideo.engine.precheck import SplitSummary, check_index, view_cost
 from snvideo.engine.preemption import Preemption, preemption
 from snvideo.engine.profiler import step_profiler
 from snvideo.engine.results import Results, read_results
@@ -111,7 +111,7 @@ def _trainer(config: RunConfig, world: World, run_dir: RunDir) -> tuple[Trainer,
 def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
     """Begin to write, if there is room for the checkpoints."""
     config, step = trainer.config, trainer.progress.step
-    splits = check_index(trainer.train_index, trainer.test_index, config.data.clip)
+    splits = check_index(trainer.splits, config.data.clip)
     flops, _ = view_cost(trainer.model, config)
     if step < trainer.total_steps:
         keep = config.log.keep_checkpoints
@@ -125,7 +125,7 @@ def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
         f"{count_parameters(trainer.model) / 1e6:.2f} M parameters, {flops / 1e9:.2f} GFLOPs a "
         f"view; {config.batch.gpus} gpus x {config.batch.clips_per_gpu} clips, processes: "
         f"{plan.processes} ({trainer.device}), passes a step: {plan.passes}; "
-        f"{len(trainer.train_index)} training and {len(trainer.test_index)} test videos of "
+        f"{_counted(splits)} videos of "
         f"{trainer.classes} classes; {trainer.total_steps} steps"
     )
     steps, device = trainer.total_steps, trainer.device
@@ -137,6 +137,12 @@ def _open(run_dir: RunDir, trainer: Trainer, metrics_size: int) -> None:
     log.info("speed: %s; %d threads; norm kernels: %s", trainer.speed, threads, kernels)
     if fault := conv3d_warning(DTYPES[precision(trainer.speed, device)], device):
         log.warning("%s", fault)
+
+
+def _counted(splits: list[SplitSummary]) -> str:
+    """Numbers of videos by their use, as in `48 training and 16 test`."""
+    *first, last = (f"{split.videos} {split.use}" for split in splits)
+    return f"{', '.join(first)} and {last}"
 
 
 def _test(loop: TrainingLoop, run_dir: RunDir, stop: Preemption) -> Results:
@@ -157,6 +163,7 @@ def _test(loop: TrainingLoop, run_dir: RunDir, stop: Preemption) -> Results:
         steps=progress.step,
         skipped_steps=progress.skipped,
         best_validation=best if progress.best_step else None,
+        **({} if (split := config.data.val_split) is None else {"validation_split": split}),
         amp=trainer.speed.amp,
         replaced_samples=progress.replaced,
         quarantined_videos=len(trainer.quarantine.closed),

@@ -25,7 +25,7 @@ from snvideo.engine.distributed import World, parallelize
 from snvideo.engine.dropout_masks import DropoutMasks
 from snvideo.engine.evaluate import Evaluation, evaluate_views, refresh_statistics
 from snvideo.engine.finite_check import FiniteCheck
-from snvideo.engine.losses import activation_of, check_labelled, check_labels, clip_losses, hits
+from snvideo.engine.losses import activation_of, clip_losses, hits
 from snvideo.engine.metrics import NOTHING, MetricSums, Progress, TrainMetrics
 from snvideo.engine.optim import EMA, build_optimizer, class_weights, freeze, optimizer_tensors
 from snvideo.engine.performance import (
@@ -35,6 +35,7 @@ from snvideo.engine.performance import (
     keep_freed_memory,
     memory_format,
 )
+from snvideo.engine.precheck import load_splits
 from snvideo.engine.setup import build_network, read_quarantine, resolve_config, start_from
 from snvideo.engine.step_timer import StepTimer
 from snvideo.errors import SnvideoError
@@ -66,11 +67,9 @@ class Trainer:
         config = resolve_config(config, source, world, stored)
         self.config, self.world = config, world
         self.device = world.device
-        data, optim = config.data, config.optim
-        self.train_index = ClipIndex.load(data.index, data.train_split, data.root)
-        self.test_index = ClipIndex.load(data.index, data.test_split, data.root)
-        check_labels(config, self.train_index)
-        check_labelled(self.train_index, self.test_index)
+        optim = config.optim
+        self.splits = load_splits(config)
+        self.train_index, self.val_index, self.test_index = self.splits
         self.classes = len(self.train_index.labels)
         norm, videos = config.model.norm.name, len(self.train_index)
         self.plan = plan_batch(config.batch, norm, world.size, world.rank, videos)
@@ -228,12 +227,20 @@ class Trainer:
                     )
             yield model
 
-    def test(self, clips: int, crops: int, rows: list[int] | None = None) -> Evaluation:
-        """Evaluate over clips x crops views of rows of the test split."""
+    def validate(self, rows: list[int]) -> Evaluation:
+        """Evaluate the centre clip and crop of rows of the validation split."""
+        return self._evaluate(self.val_index, 1, 1, rows)
+
+    def test(self, clips: int, crops: int) -> Evaluation:
+        """Evaluate over clips x crops views of the test split."""
+        return self._evaluate(self.test_index, clips, crops)
+
+    def _evaluate(
+        self, index: ClipIndex, clips: int, crops: int, rows: list[int] | None = None
+    ) -> Evaluation:
         with self.tested_network() as model, algorithms(self.speed, self.device):
             return evaluate_views(
-                *(model, self.test_index, self.config, self.world, clips, crops),
-                *(self.quarantine, rows),
+                *(model, index, self.config, self.world, clips, crops), *(self.quarantine, rows)
             )
 
     def state(self) -> dict[str, Any]:

@@ -65,10 +65,10 @@ def _network(found: DryRun) -> Rows:
 
 def _data(found: DryRun) -> Rows:
     yield "classes", f"{found.classes:,}"
-    for name, split in zip(("training", "test"), found.splits, strict=True):
+    for split in found.splits:
         sampled = "about " if split.videos > SAMPLE else ""
         short = f", {sampled}{100 * split.short:.1f} % shorter than a clip" if split.short else ""
-        yield f"{name} videos", f"{split.videos:,} of split {split.name!r}{short}"
+        yield f"{split.use} videos", f"{split.videos:,} of split {split.name!r}{short}"
         for line in split.empty_classes():
             yield "", line
 

@@ -233,7 +233,7 @@ def test_a_class_without_videos_has_no_accuracy(run, toy, tmp_path):
 
 
 def test_a_test_of_no_video_has_no_figures(run, toy, tmp_path):
-    with pytest.raises(SnvideoError, match="no video of the test split could be read, as"):
+    with pytest.raises(SnvideoError, match="no video of split 'val' could be read, as"):
         evaluate(load_config(run, (f"data.root={tmp_path}", "data.timeout=5")), run)
 
 

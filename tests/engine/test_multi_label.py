@@ -20,7 +20,7 @@ from snvideo.engine.accuracy import MultiLabelFigures
 from snvideo.engine.dry_run import dry_run
 from snvideo.engine.evaluate import evaluate
 from snvideo.engine.losses import clip_losses, hits
-from snvideo.engine.precheck import check_index
+from snvideo.engine.precheck import Splits, check_index
 from snvideo.engine.predict import predict
 from snvideo.engine.train import train
 from snvideo.errors import SnvideoError
@@ -84,7 +84,7 @@ def test_a_class_that_is_a_second_label_has_training_videos(several, tmp_path):
     kept = [line for line in lines if line.split(",")[place] not in ("5", "7")]
     path.write_text("\n".join([header, *kept]) + "\n")
     index = ClipIndex.load(path, "train")
-    (summary, _) = check_index(index, index, ClipConfig(frames=4, stride=4))
+    (summary, _) = check_index(Splits(index, index, index), ClipConfig(frames=4, stride=4))
     assert summary.empty == [index.labels[5]]  # 7 is beside 3
 
 

@@ -166,6 +166,7 @@ def said(index: ClipIndex, tmp_path: Path, *overrides: str) -> list[str]:
         (("statistics={kind: population, batches: 0}",), "statistics.kind=population"),
         (("log.early_validation={step: 200, videos: 1}",), "step 200 does not come before"),
         (("log.validate_epochs=11",), "log.validate_epochs=11: the run has 10 epochs"),
+        (("data.val_split=val", "log.validate_epochs=0"), "data.val_split=val: log.validate_"),
         (("log.checkpoint_epochs=11",), "log.checkpoint_epochs=11: the run has 10 epochs"),
         (("log={checkpoint_epochs: 0, checkpoint_minutes: null}",), "log.keep_checkpoints"),
         (("speed.prefetch=true",), "speed.prefetch: batches are copied to GPUs, not to cpu"),
@@ -187,6 +188,7 @@ def test_a_setting_without_effect_is_said(index, tmp_path, overrides, words):
         ("model.norm={name: brn, schedule: [10, 20, 30]}",),
         ("model.norm.start=batch", "optim.logit_lr=10"),
         ("data.train={mixup: 0.8, mix_probability: 0.5}", "log.validate_epochs=0"),
+        ("data.val_split=val", "log={validate_epochs: 0, early_validation: {step: 2, videos: 2}}"),
     ],
 )
 def test_nothing_is_said_of_settings_that_have_one(index, tmp_path, overrides):

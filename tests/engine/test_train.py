@@ -283,7 +283,7 @@ def test_validation_leaves_the_moving_averages(toy, tmp_path):
     trainer = Trainer(run_config(toy, tmp_path / "run", "model.norm.name=bn"), CPU)
     take_steps(trainer, 2)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    trainer.test(1, 1, [0, 1])
+    trainer.validate([0, 1])
     after = trainer.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     with trainer.tested_network() as model:
