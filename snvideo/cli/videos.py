@@ -65,6 +65,7 @@ def toy(
     out: Annotated[Path, typer.Argument(help="Folder to fill.")],
     train: Annotated[int, typer.Option(min=0, help="Number of training videos.")] = 1200,
     val: Annotated[int, typer.Option(min=0, help="Number of validation videos.")] = 240,
+    test: Annotated[int, typer.Option(min=0, help="Number of test videos.")] = 0,
     difficulty: Annotated[str, typer.Option(help="easy | medium | hard | cued")] = "easy",
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same videos.")] = 0,
     workers: Annotated[
@@ -83,10 +84,11 @@ def toy(
     begun = time.monotonic()
     with progress() as show:
         drawn = make_toy_kinetics(
-            out, train, val, difficulty, seed, workers, partial(show, "drawing")
+            out, train, val, difficulty, seed, workers, partial(show, "drawing"), test
         )
     megabytes = sum(file.stat().st_size for file in out.rglob("*.mp4")) / 1e6
+    splits = f"{train} train, {val} val and {test} test" if test else f"{train} train and {val} val"
     typer.echo(
-        f"{out}: {train} train and {val} val videos of {len(CLASSES)} classes, {megabytes:.0f} MB; "
-        f"drew {drawn} in {time.monotonic() - begun:.0f} s, kept {train + val - drawn}"
+        f"{out}: {splits} videos of {len(CLASSES)} classes, {megabytes:.0f} MB; "
+        f"drew {drawn} in {time.monotonic() - begun:.0f} s, kept {train + val + test - drawn}"
     )

@@ -5,8 +5,9 @@ import json
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from snvideo.atomic import write_atomic
@@ -107,11 +108,17 @@ def unique_files(videos: Iterable[Path]) -> list[Path]:
     return list(first.values())
 
 
-def claim_folder(out: Path, record: str, settings: dict[str, Any]) -> None:
+def claim_folder(
+    out: Path,
+    record: str,
+    settings: dict[str, Any],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Write settings into a new folder, or compare them with those that it was filled with.
 
-    They are `settings` in the JSON file `record` in it. It is a `SnvideoError` if they differ, or
-    the folder holds something else or cannot be written to.
+    They are `settings` in the JSON file `record` in it; those in `defaults` may be left out, on
+    both sides. It is a `SnvideoError` if they differ, or the folder holds something else or cannot
+    be written to.
     """
     path = out / record
     try:
@@ -126,10 +133,11 @@ def claim_folder(out: Path, record: str, settings: dict[str, Any]) -> None:
         raise SnvideoError(f"{path}: not written by this program: choose another") from None
     except OSError as error:
         raise SnvideoError(f"{out}: cannot be written: {error.strerror}") from None
-    for name, value in settings.items():
-        if found.get(name) != value:
+    for name in {**settings, **defaults}:
+        old, new = (one.get(name, defaults.get(name)) for one in (found, settings))
+        if old != new:
             raise SnvideoError(
-                f"{out}: was made with {name} {found.get(name)}, asked for {value}: "
+                f"{out}: was made with {name} {old}, asked for {new}: "
                 "choose another folder, or delete this one"
             )
 

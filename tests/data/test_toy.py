@@ -1,6 +1,7 @@
 """The toy set is laid out as Kinetics, repeats, and shows its classes by motion alone."""
 
 import csv
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import decord
 import numpy as np
 import pytest
 
+from snvideo.data.indexing.sources import read_kinetics
 from snvideo.data.toy import CLASSES, make_toy_kinetics, render_clip, rendering, toy_entry
 from snvideo.data.toy.rendering import DIFFICULTIES
 from snvideo.errors import SnvideoError
@@ -121,6 +123,34 @@ def test_an_interrupted_run_goes_on_where_it_stopped(small, tmp_path):
     assert seen == list(range(5, 25))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert videos(tmp_path) == videos(small)
+
+
+def test_a_test_split_is_drawn_where_it_is_asked_for(small, tmp_path):
+    assert make_toy_kinetics(tmp_path, 2, 2, seed=3, workers=0, test=3) == 7
+    assert [row["split"] for row in annotation(tmp_path / "test.csv")] == ["test"] * 3
+    drawn, before = videos(tmp_path), videos(small)
+    of_others = [name for name in drawn if not name.startswith("test/")]
+    assert len(drawn) == 7 and all(drawn[name] == before[name] for name in of_others)
+    assert len(set(drawn.values())) == 7
+    assert len({Path(name).name for name in drawn}) == 7
+    csvs = [tmp_path / f"{split}.csv" for split in ("train", "val", "test")]
+    listing = read_kinetics(csvs, tmp_path)
+    assert Counter(row.split for row in listing.rows) == {"train": 2, "val": 2, "test": 3}
+    assert make_toy_kinetics(tmp_path, 2, 2, seed=3, workers=0, test=3) == 0
+    for test in (0, 4):
+        with pytest.raises(SnvideoError, match=f"was made with test 3, asked for {test}"):
+            make_toy_kinetics(tmp_path, 2, 2, seed=3, workers=0, test=test)
+    with pytest.raises(SnvideoError, match="was made with test 0, asked for 8"):
+        make_toy_kinetics(small, train=16, val=8, seed=3, workers=0, test=8)
+    assert make_toy_kinetics(small, train=16, val=8, seed=3, workers=0, test=0) == 0
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_folders_of_older_versions_are_gone_on_with(tmp_path, nested):
+    """Also of the first ones, whose record holds nothing but the settings."""
+    facts = {"version": 1, "difficulty": "easy", "seed": 0, "train": 0, "val": 0}
+    (tmp_path / "toy.json").write_text(json.dumps({"settings": facts} if nested else facts))
+    assert make_toy_kinetics(tmp_path, 0, 0, workers=0) == 0
 
 
 def test_a_half_written_file_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):

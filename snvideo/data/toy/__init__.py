@@ -52,11 +52,13 @@ def make_toy_kinetics(
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    test: int = 0,
 ) -> int:
-    """Make a data set: `out/{train,val}/<class>/<id>_<start>_<end>.mp4`, `out/{train,val}.csv`.
+    """Make a data set: `out/<split>/<class>/<id>_<start>_<end>.mp4` and `out/<split>.csv`.
 
-    The CSVs are in Kinetics' own format and are written last. An interrupted run goes on where it
-    stopped when it is called again with the same settings.
+    Splits are `train` and `val`, and `test` if it is asked for. The CSVs are in Kinetics' own
+    format and are written last. An interrupted run goes on where it stopped when it is called again
+    with the same settings.
 
     Args:
         out: folder to fill; new, empty, or filled before with the same settings.
@@ -65,14 +67,15 @@ def make_toy_kinetics(
         seed: the same seed, the same videos.
         workers: processes; 0: this one; None: one a processor.
         progress: called with the number of videos done so far, kept ones included, and of all.
+        test: number of test videos.
 
     Returns:
         Number of videos that were not there already.
     """
     find_scene(difficulty)
-    wanted = {"train": train, "val": val}
+    wanted = {"train": train, "val": val, **({"test": test} if test else {})}
     settings = {"version": VERSION, "difficulty": difficulty, "seed": seed, **wanted}
-    claim_folder(out, "toy.json", settings)
+    claim_folder(out, "toy.json", settings, {"test": 0})
     plan = {split: [toy_entry(seed, split, i) for i in range(n)] for split, n in wanted.items()}
     jobs = [
         (split, number)
@@ -80,7 +83,7 @@ def make_toy_kinetics(
         for number, entry in enumerate(entries)
         if not (out / split / entry.path).exists()
     ]
-    total = train + val
+    total = sum(wanted.values())
     kept = total - len(jobs)
     report = progress or (lambda done, total: None)
     report(kept, total)

@@ -39,7 +39,7 @@ _MOTIONS: dict[str, tuple[float, float, float, float]] = {
     "shrinking": (0, 0, 0, -2 / math.log(2)),
 }
 CLASSES = tuple(_MOTIONS)
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")  # seeds have the place of a split: add others at the end
 _SPEEDS = (0.2, 0.4)
 _SECONDS = (2.0, 3.6)
 _RATES = (12, 15, 24, 25, 30)
@@ -133,7 +133,7 @@ def toy_entry(seed: int, split: str, number: int) -> ToyEntry:
 
 
 def render_clip(seed: int, split: str, number: int, difficulty: str = "easy") -> ToyClip:
-    """Render video `number` of a split, "train" or "val", a function of the arguments alone.
+    """Render video `number` of a split of `SPLITS`, a function of the arguments alone.
 
     The same number has the same label (`number % 8`), size, length and speed at every difficulty:
     "easy", a texture that fills the frame moves; "medium", large pieces of texture before a still
