@@ -1,4 +1,4 @@
-"""The report of a study: comparison.csv, comparison.md, figures and report.html."""
+"""The report of a study: comparison.csv, importance.csv, comparison.md, figures, report.html."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from snvideo.study.comparability import (
     statistics_text,
 )
 from snvideo.study.config import StudyConfig
+from snvideo.study.importance import IMPORTANCE_FILE, importance_csv
 from snvideo.study.runs import (
     StudyRun,
     computed,
@@ -68,7 +69,8 @@ img {{ display: block; width: 100%; }}
 
 
 def write_report(folder: Path) -> Path:
-    """Write comparison.csv, comparison.md, figures/*.png and report.html into a study's folder.
+    """Write comparison.csv, comparison.md, figures/*.png and report.html into a study's folder, and
+    importance.csv if a run has importance ratios.
 
     Returns:
         the path of report.html, which holds its figures and needs no other file.
@@ -94,6 +96,10 @@ def write_report(folder: Path) -> Path:
 
         figures = save_figures(runs, folder / "figures", _single_frame(study, runs))
     write_atomic(folder / "comparison.csv", comparison_csv(runs))
+    if (ratios := importance_csv(runs)) is not None:
+        write_atomic(folder / IMPORTANCE_FILE, ratios)
+    else:
+        (folder / IMPORTANCE_FILE).unlink(missing_ok=True)
     text = comparison_md(runs, title, figures, None if study is None else study.reference)
     write_atomic(folder / "comparison.md", text)
     made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"

@@ -64,6 +64,14 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+class Drawing(NamedTuple):
+    """A figure, its numbers in words for readers who do not see it, and an end of its caption."""
+
+    figure: Figure
+    alt: str
+    note: str = ""
+
+
 class Look(NamedTuple):
     """Appearance of a line, by the names of matplotlib's arguments."""
 

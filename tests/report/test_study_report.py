@@ -18,7 +18,6 @@ from snvideo.norm import NORMS
 from snvideo.report.answer import answer, limits
 from snvideo.report.figures import FIGURES, save_figures
 from snvideo.report.figures.accuracy import accuracy
-from snvideo.report.figures.importance import importance_by_geometry
 from snvideo.report.study_report import comparison_md, conditions, write_report
 from snvideo.report.style import looks_of, norm_colour, norm_marker
 from snvideo.study.config import cells
@@ -46,7 +45,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_written(study: Path):
     files = {path.name for path in study.iterdir() if path.is_file()}
-    assert files == {"comparison.csv", "comparison.md", "report.html"}
+    assert files == {"comparison.csv", "importance.csv", "comparison.md", "report.html"}
     assert _figures(study) == ALL
     for name in ALL:
         height, width = imread(study / "figures" / name).shape[:2]
@@ -108,9 +107,11 @@ def test_a_figure_that_no_longer_holds_is_removed(tmp_path: Path):
     cell = cells(run_config(tmp_path), study_config(norms=("sn",)))[0]
     write_finished(cell)
     write_report(tmp_path)
+    assert (tmp_path / "importance.csv").exists()
     write_finished(cell, importance=None)
     write_report(tmp_path)
     assert _figures(tmp_path) == ALL - IMPORTANCE
+    assert not (tmp_path / "importance.csv").exists()
 
 
 def test_every_norm_has_a_look_of_its_own_and_an_unlisted_one_a_place(tmp_path: Path):
@@ -131,25 +132,6 @@ def test_variants_have_looks_of_their_own():
     looks = looks_of(names)
     assert list(looks) == names and len(set(looks.values())) == len(names)
     assert all(looks[norm].color == norm_colour(norm) for norm in NORMS)
-
-
-@pytest.mark.parametrize("parts", [1, 2, 3, 4])
-def test_importance_is_drawn_of_any_number_of_parts(tmp_path: Path, parts: int):
-    cell = cells(run_config(tmp_path), study_config(norms=("sn",)))[0]
-    layer = {
-        "layer": "a",
-        "depth": 0.0,
-        "mean": [1 / parts] * parts,
-        "variance": [1 / parts] * parts,
-    }
-    names = ("instance", "group", "layer", "batch")
-    if parts == 4:
-        layer["parts"] = names
-    else:  # as in files of older versions
-        names = ("instance", "layer", "batch")[:parts]
-    write_finished(cell, importance=[layer])
-    _, text = importance_by_geometry(read_runs(tmp_path))
-    assert f"mean {' '.join(f'{name} {100 / parts:.0f} %' for name in names)}" in text
 
 
 def test_a_diverged_run_is_drawn(tmp_path: Path):
@@ -269,7 +251,7 @@ def test_every_figure_has_its_numbers_in_words(study: Path):
     for text, part in zip(
         texts[1:],
         (
-            "(16, 1): mean instance 75 % layer 25 %",
+            "SN at (16, 1), n = 2: mean instance 75.0 % (75.0 to 75.0), layer 25.0 %",
             "first and last of 5 layers",
             "BN at (2, 8), last loss 0.412, last validation top-1 64.0 %",
             "rising as growing 20 %",

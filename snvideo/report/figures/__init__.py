@@ -19,13 +19,15 @@ FIGURES = {  # name of the file: (drawing function, caption)
     ),
     "importance_by_geometry.png": (
         importance_by_geometry,
-        "Importance ratios that SN has learned, averaged over its layers (and seeds), for every "
-        "batch geometry; after the figure of the SN paper (arXiv 1806.10779).",
+        "Importance ratios that SN has learned, averaged over its layers, against clips per GPU: "
+        "mean over seeds, bars from the lowest to the highest seed. A part that SN does not mix is "
+        "not drawn, as that of the batch with one clip per GPU. "
+        "After the figure of the SN paper (arXiv 1806.10779).",
     ),
     "importance_by_depth.png": (
         importance_by_depth,
-        "Importance ratios that SN has learned in every layer, from the input to the output, "
-        "averaged over seeds.",
+        "Importance ratios that SN has learned in every layer, from the input to the output: "
+        "mean over seeds, bands from the lowest to the highest seed.",
     ),
     "curves.png": (
         curves,
@@ -65,6 +67,6 @@ def save_figures(
             if drawn is None:
                 path.unlink(missing_ok=True)
                 continue
-            write_atomic(path, png(drawn[0]))
-            saved.append(SavedFigure(path, caption, drawn[1]))
+            write_atomic(path, png(drawn.figure))
+            saved.append(SavedFigure(path, f"{caption} {drawn.note}".rstrip(), drawn.alt))
     return saved

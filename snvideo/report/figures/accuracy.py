@@ -2,9 +2,7 @@
 
 import math
 
-from matplotlib.figure import Figure
-
-from snvideo.report.style import MUTED, looks_of, new_figure
+from snvideo.report.style import MUTED, Drawing, looks_of, new_figure
 from snvideo.study.intervals import confidence_interval
 from snvideo.study.runs import (
     Geometry,
@@ -18,7 +16,7 @@ from snvideo.study.runs import (
 from snvideo.study.summary import chance, splits_note
 
 
-def accuracy(runs: list[StudyRun], single_frame: float | None = None) -> tuple[Figure, str] | None:
+def accuracy(runs: list[StudyRun], single_frame: float | None = None) -> Drawing | None:
     """Video top-1 against clips per GPU: one line a norm, intervals over seeds; levels to compare
     with are chance, the ceiling, and the accuracy of a network of single frames."""
     done = [run for run, _ in finished(runs)]
@@ -68,7 +66,7 @@ def accuracy(runs: list[StudyRun], single_frame: float | None = None) -> tuple[F
     figure.legend(loc="outside lower left", ncols=6)
     texts += [f"{name.capitalize()}: {100 * level:.3g} %." for name, level in levels.items()]
     texts += filter(None, [splits_note(runs)])
-    return figure, f"Line chart of video top-1 by batch geometry. {' '.join(texts)}"
+    return Drawing(figure, f"Line chart of video top-1 by batch geometry. {' '.join(texts)}")
 
 
 def _seeds(counts: list[int]) -> str:

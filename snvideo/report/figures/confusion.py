@@ -1,16 +1,15 @@
 """Figure of the confusion matrix."""
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from snvideo.report.style import new_figure
+from snvideo.report.style import Drawing, new_figure
 from snvideo.study.runs import StudyRun, display_name, finished
 
 _NAMED, _NUMBERED = 40, 12
 """More classes than this get no names on the axes; and no numbers in the cells."""
 
 
-def confusion(runs: list[StudyRun]) -> tuple[Figure, str] | None:
+def confusion(runs: list[StudyRun]) -> Drawing | None:
     """Confusion matrix of the best SN run, or of the best run if there is no SN."""
     done = finished(runs)
     if not done:
@@ -43,4 +42,4 @@ def confusion(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     pairs = [np.unravel_index(k, wrong.shape) for k in np.argsort(-wrong, axis=None)[:3]]
     mistakes = [f"{names[i]} as {names[j]} {wrong[i, j]:.0f} %" for i, j in pairs if wrong[i, j]]
     text = f" Most frequent mistakes: {', '.join(mistakes)}." if mistakes else ""
-    return figure, f"{title}, over {len(names)} classes.{text}"
+    return Drawing(figure, f"{title}, over {len(names)} classes.{text}")

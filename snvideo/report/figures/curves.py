@@ -5,10 +5,9 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from snvideo.report.style import LINE_STYLES, looks_of, new_figure
+from snvideo.report.style import LINE_STYLES, Drawing, looks_of, new_figure
 from snvideo.study.runs import (
     StudyRun,
     by_cell,
@@ -23,7 +22,7 @@ _POINTS = 80
 """Points along a curve at most: more would be noise that hides the other curves."""
 
 
-def curves(runs: list[StudyRun]) -> tuple[Figure, str] | None:
+def curves(runs: list[StudyRun]) -> Drawing | None:
     """Training loss and validation top-1: a colour a norm, a line style a geometry."""
     runs = computed(runs)
     metrics = {run.folder: read_metrics(run.folder) for run in runs}
@@ -64,7 +63,7 @@ def curves(runs: list[StudyRun]) -> tuple[Figure, str] | None:
     ]
     title = "norms; (gpus, clips per GPU)"
     figure.legend(handles=handles, loc="outside lower left", ncols=8, handlelength=3, title=title)
-    return figure, f"Curves of training loss and validation accuracy. {'; '.join(texts)}."
+    return Drawing(figure, f"Curves of training loss and validation accuracy. {'; '.join(texts)}.")
 
 
 def _binned(
