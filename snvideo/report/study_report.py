@@ -20,13 +20,13 @@ from snvideo.extras import MissingExtraError, require
 from snvideo.report.answer import answer, limits
 from snvideo.study.comparability import (
     averages_statistics,
-    comparison_warnings,
     config_differences,
     config_text,
     statistics_text,
 )
 from snvideo.study.config import StudyConfig
 from snvideo.study.importance import IMPORTANCE_FILE, importance_csv
+from snvideo.study.rates import at_own_rate, rate_tables, rate_warnings
 from snvideo.study.runs import (
     StudyRun,
     computed,
@@ -84,7 +84,8 @@ def write_report(folder: Path) -> Path:
         raise SnvideoError(
             f"no runs in {folder}: name the folder that 'snvideo compare' wrote to (its 'output')"
         )
-    study = read_study(folder)
+    every, study = runs, read_study(folder)
+    runs = at_own_rate(every, study)
     title = f"{folder.resolve().name}: norms compared"
     figures: list[SavedFigure] = []
     try:
@@ -95,12 +96,12 @@ def write_report(folder: Path) -> Path:
         from snvideo.report.figures import save_figures
 
         figures = save_figures(runs, folder / "figures", _single_frame(study, runs))
-    write_atomic(folder / "comparison.csv", comparison_csv(runs))
+    write_atomic(folder / "comparison.csv", comparison_csv(every))
     if (ratios := importance_csv(runs)) is not None:
         write_atomic(folder / IMPORTANCE_FILE, ratios)
     else:
         (folder / IMPORTANCE_FILE).unlink(missing_ok=True)
-    text = comparison_md(runs, title, figures, None if study is None else study.reference)
+    text = comparison_md(every, title, figures, study)
     write_atomic(folder / "comparison.md", text)
     made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
@@ -127,15 +128,16 @@ def comparison_md(
     runs: list[StudyRun],
     title: str,
     figures: Sequence[SavedFigure] = (),
-    reference: str | None = None,
+    study: StudyConfig | None = None,
 ) -> str:
     """The study as Markdown: answer, tables, conditions, warnings, figures, runs, environment."""
-    return "\n".join(_lines(runs, title, figures, reference))
+    return "\n".join(_lines(runs, title, figures, study))
 
 
 def _lines(
-    runs: list[StudyRun], title: str, figures: Sequence[SavedFigure], reference: str | None
+    every: list[StudyRun], title: str, figures: Sequence[SavedFigure], study: StudyConfig | None
 ) -> Iterator[str]:
+    runs, reference = at_own_rate(every, study), None if study is None else study.reference
     yield f"# {_escape(title)}\n"
     yield from (f"{_escape(sentence)}\n" for sentence in answer(runs, reference))
     yield from _list("Not shown, or to be read with care", limits(runs, reference))
@@ -144,16 +146,16 @@ def _lines(
         for path, caption, alt in figures
     }
     yield pictures.pop("accuracy.png", "")
-    for table in summary_tables(runs, reference):
+    for table in [*summary_tables(runs, reference), *rate_tables(every, study)]:
         yield f"## {_escape(table.title)}\n\n{table.note}\n"
         yield from _table(table.header, table.rows)
     yield from _list("Conditions", [f"{key}: {value}" for key, value in conditions(runs).items()])
-    yield from _list("Warnings", comparison_warnings(runs))
+    yield from _list("Warnings", rate_warnings(every, study))
     if pictures:
         yield "## Figures\n"
         yield from pictures.values()
     yield "## Runs\n\nWith every config key in which they differ.\n"
-    keys = list(config_differences(runs))
+    keys = list(config_differences(every))
     lines = [
         (
             run.name,
@@ -162,11 +164,11 @@ def _lines(
             f"{run.results.train_seconds:.0f} s" if run.results else "-",
             *(config_text(run.config, key) for key in keys),
         )
-        for run in computed(runs)
+        for run in computed(every)
     ]
     yield from _table(("run", "status", "video top-1", "training", *keys), lines)
     found: dict[str, dict[str, None]] = {}
-    for run in runs:
+    for run in every:
         for key, value in run.environment.items():
             found.setdefault(key, {})[str(value)] = None
     yield from _list("Environment", [f"{key}: {' / '.join(found[key])}" for key in found])

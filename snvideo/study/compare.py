@@ -1,6 +1,7 @@
 """Run a study: every cell of its grid that is not finished, one after the other."""
 
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from snvideo.engine.config import RunConfig
 from snvideo.engine.preemption import preemption
 from snvideo.engine.results import read_results
 from snvideo.engine.run_dir import PREEMPTED, RunDir, explained_writes
-from snvideo.errors import TEMPORARY_FAILURE, PreemptedError
+from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
 from snvideo.lock import InUseError, locked
 from snvideo.study.config import Cell, StudyConfig, cells
 from snvideo.study.runs import CELL_FILE, FAILURE_FILE, STUDY_FILE, StudyRun, read_runs
@@ -77,11 +78,15 @@ def run_study(
         PreemptedError: if a run or the study was asked to stop.
     """
     grid = cells(config, study)
+    _check_folder(config.output, bool(study.rates))
     for cell in grid:
         RunDir(cell.folder).check(cell.config)
     with explained_writes(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False)
+        # The config's own rate first: the report's main table is of that.
+        rates = sorted(study.rates, key=lambda rate: rate != config.optim.lr)
+        kept = study.model_copy(update={"rates": tuple(rates)})
+        text = yaml.safe_dump(kept.model_dump(mode="json"), sort_keys=False)
         write_atomic(config.output / STUDY_FILE, text)
     same = same_computations(grid)
     for cell in grid:
@@ -97,19 +102,30 @@ def run_study(
     return rows
 
 
+def _check_folder(folder: Path, rates: bool) -> None:
+    """Raise SnvideoError if a folder holds runs of a study with rates, and this has none, or the
+    other way: runs of both would count twice."""
+    runs = (path for path in folder.glob("*_seed*") if (path / "config.yaml").exists())
+    for run in runs:
+        if rates != bool(re.search(r"_lr[^_]+_seed\d+$", run.name)):
+            raise SnvideoError(
+                f"{run} is of a study with{'out' * rates} study.rates: choose another output"
+            )
+
+
 def _rows(grid: list[Cell], runs: list[StudyRun]) -> list[Row]:
     """The row of each cell: of the run in its folder, else of one of the same norm and place."""
     named: dict[str, Row] = {}
-    alike: dict[tuple[str, int, int, int], Row] = {}
+    alike: dict[tuple[str, int, int, float, int], Row] = {}
     for run, row in zip(runs, comparison_rows(runs), strict=True):
         if run.computed_at is None:
             named[run.name] = row
         settings = str(run.norm_config.effective())
-        alike[settings, run.gpus, run.clips_per_gpu, run.seed] = row
+        alike[settings, run.gpus, run.clips_per_gpu, run.lr, run.seed] = row
     found = []
     for cell in grid:
         settings = str(cell.config.model.norm.effective())
-        place = settings, cell.gpus, cell.clips_per_gpu, cell.seed
+        place = settings, cell.gpus, cell.clips_per_gpu, cell.lr, cell.seed
         found.append(named[cell.name] if cell.name in named else alike[place])
     return found
 
@@ -120,10 +136,10 @@ def same_computations(grid: list[Cell]) -> dict[str, Cell]:
     A norm that looks at each clip by itself, or at the whole batch, does not see how the total
     batch is split. What was begun at several splits is left as it is.
     """
-    groups: dict[tuple[str, int, int], list[Cell]] = defaultdict(list)
+    groups: dict[tuple[str, int, float, int], list[Cell]] = defaultdict(list)
     for cell in grid:
         if not depends_on_split(cell.config.model.norm, cell.config.data.train.mixes):
-            groups[cell.norm, cell.gpus * cell.clips_per_gpu, cell.seed].append(cell)
+            groups[cell.norm, cell.gpus * cell.clips_per_gpu, cell.lr, cell.seed].append(cell)
     same: dict[str, Cell] = {}
     for group in groups.values():
         begun = [

@@ -1,5 +1,6 @@
 """Configuration of a study, and the grid of runs that it stands for."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from snvideo.base_config import Section, UserPath
 from snvideo.engine.config import BatchConfig, RunConfig
@@ -47,6 +48,9 @@ class StudyConfig(Section):
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
     grids: tuple[GridConfig, ...] = ()
     """Further grids: the study is the union of all, seed by seed."""
+    rates: tuple[PositiveFloat, ...] = ()
+    """Learning rates that every run of the grid is done with, `optim.lr` among them, for a table of
+    each norm at the one that is best on `data.val_split`; empty: `optim.lr` alone."""
     reference: str | None = None
     """Norm or variant that the others are compared with; null: SN, or without it the first one."""
     single_frame: UserPath | None = None
@@ -125,8 +129,14 @@ class Cell:
         """The run directory."""
         return self.config.output
 
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return self.config.optim.lr
+
     def __str__(self) -> str:
-        return f"{self.norm} ({self.gpus}, {self.clips_per_gpu}) seed {self.seed}"
+        rate = f" lr {self.lr:g}" if f"_lr{self.lr:g}_" in self.name else ""
+        return f"{self.norm} ({self.gpus}, {self.clips_per_gpu}){rate} seed {self.seed}"
 
 
 def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
@@ -135,10 +145,12 @@ def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
     The order is seed by seed: a study that is cut short has whole comparisons for its first seeds.
     Raises SnvideoError if a grid names a run twice, or if two names stand for the same norm.
     """
+    _check_rates(config, study)
     norms = _distinct_norms(config.model.norm, study)
     grid: dict[str, Cell] = {}
-    for batch, norm, seed in _combinations(study):
-        name, model = _run_name(batch, norm, seed), config.model
+    combined = product(_combinations(study), study.rates or (None,))
+    for (batch, norm, seed), rate in combined:
+        name, model = _run_name(batch, norm, seed, rate), config.model
         if name in grid:  # of another grid
             continue
         changed: dict[str, Any] = {"norm": norms[norm]}
@@ -148,14 +160,40 @@ def cells(config: RunConfig, study: StudyConfig) -> list[Cell]:
             changed["weights"] = weights.model_copy(update={"source": source})
         model = model.model_copy(update=changed)
         changes = {"model": model, "batch": batch, "seed": seed, "output": config.output / name}
+        if rate is not None:
+            changes["optim"] = config.optim.model_copy(update={"lr": rate})
         own = config.model_copy(update=changes)
         grid[name] = Cell(name, norm, batch.gpus, batch.clips_per_gpu, seed, own)
     return list(grid.values())
 
 
-def _run_name(batch: BatchConfig, norm: str, seed: int) -> str:
+def _check_rates(config: RunConfig, study: StudyConfig) -> None:
+    """Raise SnvideoError for rates of which none can be chosen, or not without the test."""
+    if not study.rates:
+        return
+    data, optim = config.data, config.optim
+    rates = ", ".join(f"{rate:g}" for rate in study.rates)
+    if data.val_split is None or data.val_split in (data.test_split, data.train_split):
+        raise SnvideoError(
+            "study.rates: the best rate is chosen on a split that is neither trained nor tested "
+            f"on: set data.val_split (now {data.val_split or 'null'}, data.test_split="
+            f"{data.test_split}, data.train_split={data.train_split})"
+        )
+    if not config.log.validate_epochs or config.log.validate_epochs > (optim.epochs or math.inf):
+        raise SnvideoError(
+            "study.rates: runs are never validated, so that no rate can be chosen: set "
+            f"log.validate_epochs (now {config.log.validate_epochs})"
+        )
+    if len({f"{rate:g}" for rate in study.rates}) < len(study.rates):
+        raise SnvideoError(f"study.rates: {rates}: name every rate once, to six digits")
+    if optim.lr not in study.rates:
+        raise SnvideoError(f"study.rates: optim.lr={optim.lr:g} is none of {rates}: add it")
+
+
+def _run_name(batch: BatchConfig, norm: str, seed: int, rate: float | None = None) -> str:
     """The name of a run's folder; `snvideo.study.runs` reads it."""
-    return f"{norm}_{batch.gpus}x{batch.clips_per_gpu}_seed{seed}"
+    lr = "" if rate is None else f"_lr{rate:g}"
+    return f"{norm}_{batch.gpus}x{batch.clips_per_gpu}{lr}_seed{seed}"
 
 
 def _combinations(study: StudyConfig) -> Iterator[tuple[BatchConfig, str, int]]:

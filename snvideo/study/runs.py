@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from snvideo.engine.batch_plan import depends_on_split
-from snvideo.engine.config import flatten, read_stored
+from snvideo.engine.config import OptimConfig, flatten, read_stored
 from snvideo.engine.results import Results, read_results
 from snvideo.engine.run_dir import ENVIRONMENT, INPUTS
 from snvideo.errors import SnvideoError
@@ -27,7 +27,9 @@ FAILURE_FILE = "failure.txt"  # the status of a run that failed, as in the table
 
 Geometry = tuple[int, int]  # (gpus, clips per GPU)
 
-_RUN_NAME = re.compile(r"(?P<norm>.+)_(?P<gpus>\d+)x(?P<clips>\d+)_seed(?P<seed>\d+)")
+_RUN_NAME = re.compile(
+    r"(?P<norm>.+)_(?P<gpus>\d+)x(?P<clips>\d+)(?:_lr[\d.e+-]+)?_seed(?P<seed>\d+)"
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class StudyRun:
     def name(self) -> str:
         """The name of the folder."""
         return self.folder.name
+
+    @property
+    def lr(self) -> float:
+        """`optim.lr`."""
+        return float(self.config.get("optim.lr", OptimConfig().lr))
 
     @property
     def geometry(self) -> Geometry:
@@ -114,7 +121,7 @@ def read_runs(folder: Path) -> list[StudyRun]:
             (one.gpus, one.clips_per_gpu) for grid in study.all_grids() for one in grid.batches
         )
         runs = _at_every_split(runs, sorted({*asked, *geometries_of(runs)}))
-    return sorted(runs, key=lambda run: (run.clips_per_gpu, run.gpus, run.norm, run.seed))
+    return sorted(runs, key=lambda run: (*run.geometry[::-1], run.norm, run.lr, run.seed))
 
 
 def read_study(folder: Path) -> StudyConfig | None:
@@ -151,14 +158,14 @@ def single_frame_accuracy(folder: Path, runs: list[StudyRun]) -> float:
 
 def _at_every_split(runs: list[StudyRun], geometries: list[Geometry]) -> list[StudyRun]:
     """The runs, and those to which the split does not matter at each other split as well."""
-    found = {(run.norm, run.geometry, run.seed): run for run in runs}
+    found = {(run.norm, run.geometry, run.lr, run.seed): run for run in runs}
     for run in sorted(runs, key=lambda run: run.results is None):
         mixes = any(run.config.get(f"data.train.{key}") for key in ("mixup", "cutmix"))
         if depends_on_split(run.norm_config, mixes):
             continue
         for gpus, clips in geometries:
             if gpus * clips == run.gpus * run.clips_per_gpu:
-                place = (run.norm, (gpus, clips), run.seed)
+                place = (run.norm, (gpus, clips), run.lr, run.seed)
                 same = replace(run, gpus=gpus, clips_per_gpu=clips, computed_at=run.geometry)
                 found.setdefault(place, same)
     return list(found.values())

@@ -27,7 +27,7 @@ Row = dict[str, str | int | float | None]
 """A line of comparison.csv; accuracies are fractions, None where a run has no result."""
 
 COLUMNS = (
-    "norm", "gpus", "clips_per_gpu", "total_batch", "seed",
+    "norm", "gpus", "clips_per_gpu", "total_batch", "lr", "seed",
     "clip_top1", "clip_top5", "video_top1", "video_top5", "mean_average_precision", "train_seconds",
     "replaced_samples", "failed_videos", "statistics", "index_hash", "status", "run",
 )  # fmt: skip
@@ -38,7 +38,9 @@ def comparison_rows(runs: list[StudyRun]) -> list[Row]:
     rows = []
     for run in runs:
         row: Row = dict.fromkeys(COLUMNS)
-        row |= {name: getattr(run, name) for name in ("norm", "gpus", "clips_per_gpu", "seed")}
+        row |= {
+            name: getattr(run, name) for name in ("norm", "gpus", "clips_per_gpu", "lr", "seed")
+        }
         row |= {"total_batch": run.gpus * run.clips_per_gpu, "status": run.status, "run": run.name}
         if run.results is not None:
             same = (

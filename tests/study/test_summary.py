@@ -40,7 +40,7 @@ def test_csv_has_a_row_for_every_run(tmp_path: Path):
     write_begun(bn)
     text = comparison_csv(read_runs(tmp_path))
     assert text.splitlines()[0] == (
-        "norm,gpus,clips_per_gpu,total_batch,seed,clip_top1,clip_top5,video_top1,video_top5,"
+        "norm,gpus,clips_per_gpu,total_batch,lr,seed,clip_top1,clip_top5,video_top1,video_top5,"
         "mean_average_precision,train_seconds,replaced_samples,failed_videos,statistics,index_hash,status,run"
     )
     rows = {row["norm"]: row for row in csv.DictReader(io.StringIO(text))}
@@ -263,7 +263,8 @@ def test_another_reference_and_one_without_runs(tmp_path: Path):
     assert [row[1:3] for row in rows] == [("BN - SN", "-20.0 ± 2.5"), ("BN - GN", "-20.0 ± 2.5")]
     assert rows[0][-1] == "BN lower"
     assert difference_table(runs, "ln").rows == []
-    text = comparison_md(runs, "study", reference="ln")
+    study = study_config(norms=("ln", "sn"), reference="ln")
+    text = comparison_md(runs, "study", study=study)
     assert "no two norms to compare with LN: video top-1 of SN at (2, 8) 81.0" in text
 
 
