@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from snvideo.engine.batch_plan import depends_on_split
-from snvideo.engine.config import OptimConfig, flatten, read_stored
+from snvideo.engine.config import STORED, OptimConfig, RunConfig, flatten, read_stored
 from snvideo.engine.results import Results, read_results
 from snvideo.engine.run_dir import ENVIRONMENT, INPUTS
 from snvideo.errors import SnvideoError
@@ -178,7 +178,7 @@ def _read_run(folder: Path) -> StudyRun | None:
         return None
     try:
         stored = read_stored(file)
-        norm, config = NormConfig.model_validate(stored["model"]["norm"]), flatten(stored)
+        norm, config = NormConfig.model_validate(stored["model"]["norm"]), _complete(stored)
         seed = int(config["seed"])
         gpus, clips = int(config["batch.gpus"]), int(config["batch.clips_per_gpu"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -192,6 +192,16 @@ def _read_run(folder: Path) -> StudyRun | None:
     environment, place = flatten(environment), (gpus, clips, seed)
     name = _norm_name(folder.name, norm, place)
     return StudyRun(folder, name, *place, norm, config, environment, inputs, results, status)
+
+
+def _complete(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored config by dotted key; what was no setting yet when it was written has its default,
+    which is what it did."""
+    config = flatten(stored)
+    with suppress(ValueError):  # a folder of another kind, or of a version with other settings
+        complete = RunConfig.model_validate(stored, context=STORED).model_dump(mode="json")
+        config = flatten(complete) | config
+    return config
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def test_figures_know_variants(tmp_path: Path):
     for part in (
         "sn_depth: 50.0 % at (2, 8)",
         "gn8 at (2, 8), last loss",
-        "sn_depth (2, 8), first",
+        "sn_depth at (2, 8), n = 1, first",
     ):
         assert part in text
 
@@ -156,3 +156,23 @@ def test_a_study_file_that_cannot_be_read_is_one_line(tmp_path: Path):
         with pytest.raises(SnvideoError, match=r"study\.yaml: .*delete it") as caught:
             read_runs(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_runs_of_a_version_with_fewer_settings_are_comparable(tmp_path: Path):
+    """What was no setting yet did what its default does now."""
+    one, other, *_ = cells(run_config(tmp_path), variants_study())
+    write_finished(one, 0.5)
+    write_finished(other, 0.5)
+    file = one.folder / "config.yaml"
+    stored = yaml.safe_load(file.read_text())
+    for section, key in (
+        ("model", "zero_init_last"),
+        ("data", "repeats"),
+        ("optim", "layer_decay"),
+    ):
+        del stored[section][key]
+    file.write_text(yaml.safe_dump(stored))
+    assert comparison_warnings(read_runs(tmp_path)) == []
+    stored["data"]["repeats"] = 2
+    file.write_text(yaml.safe_dump(stored))
+    assert any("data.repeats (" in line for line in comparison_warnings(read_runs(tmp_path)))
