@@ -12,7 +12,6 @@ from timing import ratio, seconds, set_libraries_aside, take_turns
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from snvideo.data import sampling
 from snvideo.data.augmentation import train_input
 from snvideo.data.dataset import Batch
 from snvideo.engine.loop import TrainingLoop
@@ -20,6 +19,7 @@ from snvideo.engine.performance import algorithms, autocast, memory_format
 from snvideo.engine.preemption import Preemption
 from snvideo.engine.run_dir import RunDir
 from snvideo.engine.trainer import Trainer
+from snvideo.models.dropout import ClipDropout
 from snvideo.norm import one_update
 
 WHOLE, BARE, BARE_BYTES = "Trainer.step", "bare step", "bare step, from bytes"
@@ -77,10 +77,8 @@ def pieces(trainer: Trainer, batch: Batch, setting: Setting) -> dict[str, Callab
         trainer.timer.lap("update")
 
     def masks() -> None:
-        for number, layer in enumerate(trainer.dropouts):
-            layer.sample_masks(sampling.generator(0, sampling.DROPOUT, 0, number), len(losses)).to(
-                device
-            )
+        trainer.masks.draw(0)
+        trainer.masks.give(range(len(losses)))
 
     def switches() -> None:
         with algorithms(trainer.speed, device):
@@ -132,8 +130,9 @@ def overhead_rows(work: Work, norm: str, setting: Setting) -> list[Row]:
         step = bare_turn(trainer, inputs, there)
 
         def run() -> float:
-            for layer in trainer.dropouts:
-                layer.mask = None  # it draws by itself
+            for layer in trainer.model.modules():
+                if isinstance(layer, ClipDropout):
+                    layer.mask = None  # it draws by itself
             with algorithms(trainer.speed, device):
                 return several(step, setting)
 

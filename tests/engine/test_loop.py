@@ -161,7 +161,7 @@ def test_a_disk_that_fills_up_costs_checkpoints_and_nothing_else(
     from snvideo.engine import train as module
 
     monkeypatch.setattr(module, "check_disk_space", lambda *args: None)  # who could have known
-    monkeypatch.setattr(Trainer, "test", fill_the_disk(disk, Trainer.test))
+    monkeypatch.setattr(Trainer, "validate", fill_the_disk(disk, Trainer.validate))
     options = ("optim.epochs=4", "statistics.batches=0", "log.keep_checkpoints=1")
     whole = train(run_config(toy, tmp_path / "whole", *options))
     caplog.clear()
@@ -173,16 +173,16 @@ def test_a_disk_that_fills_up_costs_checkpoints_and_nothing_else(
         assert metrics(disk / "run", kind) == metrics(tmp_path / "whole", kind)
 
 
-def fill_the_disk(place: Path, test):
+def fill_the_disk(place: Path, validate):
     """After the first epoch somebody takes all the room that is left; later it is given back."""
     called = count(1)
 
-    def testing(trainer, *arguments):
+    def validating(trainer, rows):
         number = next(called) if trainer.config.output.is_relative_to(place) else 0
         if number == 1:
             fill(place)
         if number == 3:
             (place / "ballast").unlink()
-        return test(trainer, *arguments)
+        return validate(trainer, rows)
 
-    return testing
+    return validating
