@@ -148,6 +148,10 @@ class OptimConfig(Section):
         """Optimizer steps of the run."""
         return self.length * (steps_per_epoch if self.steps is None else 1)
 
+    def epoch_under_way(self, step: int, steps_per_epoch: int) -> int:
+        """Epoch, from 0, of the optimizer step that comes next, or the last when all are done."""
+        return min(step, self.total_steps(steps_per_epoch) - 1) // steps_per_epoch
+
     def total_warmup(self, steps_per_epoch: int) -> float:
         """Optimizer steps of the warm-up, not always whole."""
         return self.warmup * (steps_per_epoch if self.steps is None else 1)

@@ -308,9 +308,7 @@ def _average(
             f"statistics cannot be averaged: {error}. statistics.batches=0 takes the moving "
             "averages of the checkpoint, statistics.from=index the training split of data.index"
         ) from None
-    steps_per_epoch = plan.steps(len(index))
-    last = config.optim.total_steps(steps_per_epoch) - 1
-    epoch = min(step, last) // steps_per_epoch
+    epoch = config.optim.epoch_under_way(step, plan.steps(len(index)))
     refresh_statistics(model, index, config, plan, epoch, world, quarantine)
 
 

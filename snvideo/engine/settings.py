@@ -10,8 +10,7 @@ from snvideo.data.index import ClipIndex
 from snvideo.engine.batch_plan import BatchPlan
 from snvideo.engine.config import LogConfig, OptimConfig, RunConfig, StatisticsConfig
 from snvideo.engine.optim import ema_decay
-
-BRN_BEGINS = 5000  # optimizer step at which Batch Renormalization begins where nothing is stated
+from snvideo.norm.batch_renorm import SCHEDULE
 
 
 def settings_without_effect(
@@ -68,7 +67,7 @@ def _norm(config: RunConfig, steps: int) -> Iterator[str]:
         yield "model.zero_init_last=false: the scales are those of model.weights.source"
     if norm.start == "batch" and norm.drops_batch_part(clips):
         yield "model.norm.start=batch: one clip per GPU leaves out the batch part, start is equal"
-    begins = norm.schedule[0] if norm.schedule else BRN_BEGINS
+    begins = (norm.schedule or SCHEDULE)[0]
     if norm.name == "brn" and begins >= steps:
         yield (
             f"model.norm.name=brn: it is Batch Normalization for {begins} steps, the run has "

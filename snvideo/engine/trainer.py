@@ -214,8 +214,7 @@ class Trainer:
         """The network that is validated and tested, with batch averages for its statistics; at the
         end training's moving averages are back."""
         model, config = self.evaluated, self.config
-        # The clips of the epoch under way, or of the last one when the run is done.
-        epoch = min(self.progress.step, self.total_steps - 1) // self.steps_per_epoch
+        epoch = config.optim.epoch_under_way(self.progress.step, self.steps_per_epoch)
         with kept_statistics(tracking_layers(model)):
             if self.averages is not None:
                 model.load_state_dict(self.averages, strict=False)

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from snvideo.base_config import Section, UserPath, expand_user
 from snvideo.errors import SnvideoError
+from snvideo.norm.batch_renorm import D_MAX, R_MAX, SCHEDULE
 from snvideo.norm.factory import GROUPS, NormName
 from snvideo.norm.mixture import PAPER, PARTS, Part, Ratios, Start, mixture_spec, start_logits
 
@@ -21,8 +22,6 @@ _SETTINGS_OF: dict[str, tuple[str, ...]] = {
 
 PER_CLIP = frozenset({"gn", "in", "ln", "frozen_bn"})
 """Norms whose result for a clip does not depend on the others of its batch."""
-
-_BRN = {"r_max": 3.0, "d_max": 5.0, "schedule": (5_000, 25_000, 40_000)}
 
 
 class NormConfig(Section):
@@ -93,8 +92,8 @@ class NormConfig(Section):
             own = self.channels_per_group
             found |= {"channels_per_group": own} if own else {"groups": self.groups or GROUPS}
         elif self.name == "brn":
-            stated = self.model_dump(include=set(_BRN), exclude_none=True)
-            found |= _BRN | stated
+            found |= {"r_max": R_MAX, "d_max": D_MAX, "schedule": SCHEDULE}
+            found |= self.model_dump(include=set(_SETTINGS_OF["brn"]), exclude_none=True)
         return found
 
     def drops_batch_part(self, clips_per_gpu: int) -> bool:

@@ -12,6 +12,12 @@ from snvideo.norm.functional import normalize_batch
 from snvideo.norm.running import RunningStatistics
 from snvideo.norm.switch_norm import grouping_repr, trace_as_leaf, update_momentum
 
+R_MAX, D_MAX = 3.0, 5.0
+"""Bounds of the corrections at the end."""
+
+SCHEDULE = (5_000, 25_000, 40_000)
+"""Optimizer steps until which there is no correction, and at which d_max and r_max are reached."""
+
 
 class _Renorm(_BatchNorm):
     """Mixin that corrects a BatchNorm by its running statistics."""
@@ -23,9 +29,9 @@ class _Renorm(_BatchNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         *,
-        r_max: float = 3.0,
-        d_max: float = 5.0,
-        schedule: tuple[int, int, int] = (5_000, 25_000, 40_000),
+        r_max: float = R_MAX,
+        d_max: float = D_MAX,
+        schedule: tuple[int, int, int] = SCHEDULE,
         group_size: int | None = None,
         process_group: ProcessGroup | Literal["world"] | None = None,
         **kwargs: Any,

@@ -13,7 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from snvideo.norm import noise
 from snvideo.norm.factory import GROUPS
 from snvideo.norm.functional import instance_statistics
-from snvideo.norm.statistics import input_of, tracking_layers, without_labels
+from snvideo.norm.statistics import input_of, kept_modes, tracking_layers, without_labels
 from snvideo.norm.switch_norm import SwitchNorm
 from snvideo.norm.takeover import CHANNEL_NORMS
 
@@ -270,11 +270,13 @@ def _collect(
     ]
     try:
         with (
-            _training(model),
+            kept_modes(model),
             _kept_generators(),
             torch.no_grad(),
             torch.compiler.set_stance("force_eager"),  # compiled code skips hooks later than it
         ):
+            if not model.training:
+                model.train()
             for batch in batches:
                 inputs = without_labels(batch)
                 clips = _clips(inputs)
@@ -307,19 +309,6 @@ def _clips(inputs: Any) -> int:
         if isinstance(value, Tensor | list | tuple | dict):
             return _clips(value)
     raise ValueError(f"expected batches with a tensor (N, ...) in them (got {type(inputs)})")
-
-
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Training mode of a model that is not in it, for a while."""
-    modes = [(module, module.training) for module in model.modules()]
-    if not model.training:
-        model.train()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

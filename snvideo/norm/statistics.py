@@ -90,6 +90,17 @@ def kept_statistics(layers: list[TrackingLayer]) -> Iterator[None]:
             torch._foreach_copy_(buffers, kept)
 
 
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Restore the training or evaluation mode of every module at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def add_over_processes(sums: list[Tensor]) -> None:
     """Add up tensors over all processes, in place and in one message."""
     if sums and dist.is_available() and dist.is_initialized():
@@ -213,28 +224,26 @@ def average_statistics(
             if batch is not None:
                 sums[layer].add(batch)
 
-    modes = [(module, module.training) for module in model.modules()]
     hooks = [layer.register_forward_hook(collect, with_kwargs=True) for layer in layers]
     passed = 0
-    model.eval()
-    for layer in layers:
-        layer.train()
     try:
         storing = [layer for layer in layers if _has_own_forward(layer)]
         with (
+            kept_modes(model),
             kept_statistics(layers),
             momentum_one(storing),
             torch.no_grad(),
             torch.compiler.set_stance("force_eager"),  # compiled code skips hooks later than it
         ):
+            model.eval()
+            for layer in layers:
+                layer.train()
             for batch in batches:
                 model(without_labels(batch))
                 passed += 1
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes:
-            module.training = training
 
     count = torch.tensor([passed], dtype=torch.float64, device=layers[0].running_mean.device)
     add_over_processes([count, *(t for layer in layers for t in sums[layer].tensors())])

@@ -1,7 +1,6 @@
 """Run a study: every cell of its grid that is not finished, one after the other."""
 
 import logging
-import re
 import subprocess
 import sys
 import time
@@ -21,7 +20,14 @@ from snvideo.engine.run_dir import PREEMPTED, RunDir, explained_writes
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, SnvideoError
 from snvideo.lock import InUseError, locked
 from snvideo.study.config import Cell, StudyConfig, cells
-from snvideo.study.runs import CELL_FILE, FAILURE_FILE, STUDY_FILE, StudyRun, read_runs
+from snvideo.study.runs import (
+    CELL_FILE,
+    FAILURE_FILE,
+    RUN_NAME,
+    STUDY_FILE,
+    StudyRun,
+    read_runs,
+)
 from snvideo.study.summary import Row, comparison_rows
 
 log = logging.getLogger(__name__)
@@ -96,7 +102,7 @@ def run_study(
     with preemption() as stop, stop.interruptible():
         path = _run_all(runs, study.processes, lambda: report(config.output), launch)
     rows = _rows(grid, read_runs(config.output))
-    done = sum(read_results(cell.folder) is not None for cell in runs)
+    done = len({row["run"] for row in rows if row["status"] == "finished"})
     path = path or report(config.output)
     log.info("%d of %d runs finished; report: %s", done, len(runs), path)
     return rows
@@ -107,7 +113,8 @@ def _check_folder(folder: Path, rates: bool) -> None:
     other way: runs of both would count twice."""
     runs = (path for path in folder.glob("*_seed*") if (path / "config.yaml").exists())
     for run in runs:
-        if rates != bool(re.search(r"_lr[^_]+_seed\d+$", run.name)):
+        name = RUN_NAME.fullmatch(run.name)
+        if rates != (name is not None and name["lr"] is not None):
             raise SnvideoError(
                 f"{run} is of a study with{'out' * rates} study.rates: choose another output"
             )

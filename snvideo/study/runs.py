@@ -27,9 +27,10 @@ FAILURE_FILE = "failure.txt"  # the status of a run that failed, as in the table
 
 Geometry = tuple[int, int]  # (gpus, clips per GPU)
 
-_RUN_NAME = re.compile(
-    r"(?P<norm>.+)_(?P<gpus>\d+)x(?P<clips>\d+)(?:_lr[\d.e+-]+)?_seed(?P<seed>\d+)"
+RUN_NAME = re.compile(
+    r"(?P<norm>.+)_(?P<gpus>\d+)x(?P<clips>\d+)(?:_lr(?P<lr>[\d.e+-]+))?_seed(?P<seed>\d+)"
 )
+"""Name of the folder of a study's run, as in `sn_2x8_seed0`; with the rate in a study of rates."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _norm_name(folder: str, norm: NormConfig, place: tuple[int, int, int]) -> str:
     """Name of a norm or variant, which the folder of a study's run begins with; in any other folder
     it is the norm's."""
-    found = _RUN_NAME.fullmatch(folder)
+    found = RUN_NAME.fullmatch(folder)
     if found is None or tuple(int(found[key]) for key in ("gpus", "clips", "seed")) != place:
         return norm.name
     return norm.name if found["norm"] in NORMS else found["norm"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -28,6 +29,19 @@ from snvideo.engine.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 CPU = World(0, 1, torch.device("cpu"))
+
+
+def write_index(folder: Path, toy: Path, rows: list[dict[str, Any]]) -> Path:
+    """An index of rows of the toy data set, and the files that it leads to; returns its path."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "index.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
+    meta = json.loads((toy / "index.json").read_text())
+    root = (toy / meta["root"]).absolute()
+    (folder / "index.json").write_text(json.dumps({**meta, "root": str(root)}))
+    return folder / "index.csv"
 
 
 def run_config(toy: Path, output: Path, *overrides: str) -> RunConfig:

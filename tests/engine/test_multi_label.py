@@ -1,7 +1,6 @@
 """Videos of several labels: index, loss, average precision, predictions."""
 
 import csv
-import json
 import shutil
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from snvideo.engine.train import train
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import load_model
 
-from .runs import metrics, results, run_config
+from .runs import metrics, results, run_config, write_index
 
 SETS = {0: "0", 1: "1 3", 2: "2", 3: "3 0 7", 4: "4", 5: "5 2", 6: "6", 7: "7 6"}
 
@@ -39,14 +38,7 @@ def several(toy, tmp_path_factory) -> Path:
         rows = list(csv.DictReader(file))
     for row in rows:
         row["labels"] = SETS[int(row["label"])]
-    with (folder / "index.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0]])
-        writer.writeheader()
-        writer.writerows(rows)
-    meta = json.loads((toy / "index.json").read_text())
-    root = (toy / meta["root"]).absolute()
-    (folder / "index.json").write_text(json.dumps({**meta, "root": str(root)}))
-    return folder
+    return write_index(folder, toy, rows).parent
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from snvideo.engine.train import train
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from snvideo.report.preview import train_clips_png, views_png
-from tests.engine.runs import CPU, metrics, results, run_config, start
+from tests.engine.runs import CPU, metrics, results, run_config, start, write_index
 
 CENTRE = "data.test.clips=1"
 UNKNOWN = {"label": "-1", "label_name": "", "labels": ""}
@@ -40,14 +40,7 @@ def index_without(
         of_split = [row for row in rows if row["split"] == split]
         for row in of_split[:count]:
             row.update(UNKNOWN)
-    folder.mkdir(exist_ok=True)
-    with (folder / "index.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0]])
-        writer.writeheader()
-        writer.writerows(rows)
-    meta = json.loads((toy / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps({**meta, "root": str(toy)}))
-    return folder / "index.csv"
+    return write_index(folder, toy, rows)
 
 
 def begun(toy: Path, output: Path, *overrides: str) -> Path:

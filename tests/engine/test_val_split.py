@@ -1,7 +1,6 @@
 """A run is validated on one split and tested on another."""
 
 import csv
-import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from snvideo.engine.evaluate import evaluate
 from snvideo.engine.results import Results
 from snvideo.engine.train import train
 from snvideo.errors import SnvideoError
-from tests.engine.runs import last_weights, metrics, results, run_config
+from tests.engine.runs import last_weights, metrics, results, run_config, write_index
 from tests.engine.test_dry_run import printed
 
 OWN = ("data.val_split=val", "data.test_split=test")
@@ -33,13 +32,7 @@ def divided(toy, tmp_path_factory) -> Path:
     rows.append({**rows[-1], "split": "empty", "status": "broken"})
     rows.append({**rows[-1], "split": "unknown", "status": "ok", "label": "-1", "label_name": ""})
     folder = tmp_path_factory.mktemp("divided")
-    with (folder / "index.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0]])
-        writer.writeheader()
-        writer.writerows(rows)
-    meta = json.loads((toy / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps({**meta, "root": str(toy)}))
-    return folder
+    return write_index(folder, toy, rows).parent
 
 
 @pytest.fixture(scope="module")
