@@ -66,7 +66,7 @@ def toy(
     train: Annotated[int, typer.Option(min=0, help="Number of training videos.")] = 1200,
     val: Annotated[int, typer.Option(min=0, help="Number of validation videos.")] = 240,
     test: Annotated[int, typer.Option(min=0, help="Number of test videos.")] = 0,
-    difficulty: Annotated[str, typer.Option(help="easy | medium | hard | cued")] = "easy",
+    difficulty: Annotated[str, typer.Option(help="easy | medium | hard | mixed")] = "easy",
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same videos.")] = 0,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes; 0: this one. Default: one a processor.")

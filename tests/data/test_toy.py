@@ -295,8 +295,8 @@ def test_motion_tells_the_class(easy):
 
 def test_looks_tell_the_class_of_a_part_of_the_videos_where_they_are_to(monkeypatch):
     """The others are as they would be anyhow, to the bit."""
-    clips = [render_clip(7, "train", n, "cued") for n in range(48)]
-    monkeypatch.setitem(rendering._SCENES, "plain", rendering.find_scene("cued")._replace(cued=0))
+    clips = [render_clip(7, "train", n, "mixed") for n in range(48)]
+    monkeypatch.setitem(rendering._SCENES, "plain", rendering.find_scene("mixed")._replace(cued=0))
     plain = [render_clip(7, "train", n, "plain").frames for n in range(12)]
     same = [np.array_equal(clip.frames, other) for clip, other in zip(clips, plain, strict=False)]
     looks = [rendering._class_looks(7, "train", n, 0.5) for n in range(48)]

@@ -40,7 +40,6 @@ _MOTIONS: dict[str, tuple[float, float, float, float]] = {
 }
 CLASSES = tuple(_MOTIONS)
 SPLITS = ("train", "val", "test")  # seeds have the place of a split: add others at the end
-_SPEEDS = (0.2, 0.4)
 _SECONDS = (2.0, 3.6)
 _RATES = (12, 15, 24, 25, 30)
 _SHORT_SIDES = (76, 96)  # in pixels; decord 0.6.0 cannot batch frames 48 or 72 pixels wide
@@ -53,7 +52,9 @@ _WAVE = 0.32  # middle wavelength of the colours, in short sides
 class _Scene(NamedTuple):
     """Settings of a difficulty. Covers are shares of the frame, lengths are in short sides."""
 
-    cover: float = 1.0  # of the texture that moves by the class, before a still background
+    speeds: tuple[float, float] = (0.2, 0.4)  # slowest and fastest
+    # Smallest and largest cover of the texture that moves by the class, before a still background.
+    covers: tuple[float, float] = (1.0, 1.0)
     mask_wavelength: float | None = None  # the mask's pieces are about half as wide
     distractors: float = 0.0  # cover of a texture in front that sways
     shake: float = 0.0  # of the camera, standard deviation
@@ -63,9 +64,18 @@ class _Scene(NamedTuple):
 
 _SCENES = {
     "easy": _Scene(),
-    "medium": _Scene(cover=0.95, mask_wavelength=1.0, shake=0.003, noise=6.0),
-    "hard": _Scene(cover=0.3, mask_wavelength=0.6, distractors=0.1, shake=0.008, noise=10.0),
-    "cued": _Scene(cover=0.85, mask_wavelength=1.0, shake=0.004, noise=8.0, cued=0.5),
+    "medium": _Scene(covers=(0.95, 0.95), mask_wavelength=1.0, shake=0.003, noise=6.0),
+    "hard": _Scene(
+        covers=(0.3, 0.3), mask_wavelength=0.6, distractors=0.1, shake=0.008, noise=10.0
+    ),
+    "mixed": _Scene(
+        speeds=(0.02, 0.5),
+        covers=(0.5, 1.0),
+        mask_wavelength=1.0,
+        shake=0.004,
+        noise=8.0,
+        cued=0.5,
+    ),
 }
 DIFFICULTIES = tuple(_SCENES)
 
@@ -137,15 +147,16 @@ def render_clip(seed: int, split: str, number: int, difficulty: str = "easy") ->
 
     The same number has the same label (`number % 8`), size, length and speed at every difficulty:
     "easy", a texture that fills the frame moves; "medium", large pieces of texture before a still
-    one; "hard", small ones, among others that sway, with noise and shake; "cued", between
-    "medium" and "hard", but half of the videos look as is typical of their class.
+    one; "hard", small ones, among others that sway, with noise and shake; "mixed", from a fast
+    texture that fills the frame to a slow one in half of it, and half of the videos look as is
+    typical of their class.
     """
     scene = find_scene(difficulty)
     entry = toy_entry(seed, split, number)
     rng = np.random.default_rng([seed, SPLITS.index(split), number, 1])
     seconds = np.arange(entry.frames) / entry.fps
     *shift, turn, growth = _MOTIONS[CLASSES[entry.label]]
-    distance = rng.uniform(*_SPEEDS) * seconds
+    distance = rng.uniform(*scene.speeds) * seconds
     shake = scene.shake * _oscillation(rng, seconds, 1, 3)
     moving = _random_layer(
         rng,
@@ -155,8 +166,9 @@ def render_clip(seed: int, split: str, number: int, difficulty: str = "easy") ->
         octave=rng.uniform(0, 2) + distance * growth,
         looks=_class_looks(seed, split, number, scene.cued),
     )
-    layers = [(moving, scene.cover)]
-    if scene.cover < 1:
+    cover = _cover(seed, split, number, scene.covers)
+    layers = [(moving, cover)]
+    if cover < 1:
         layers.insert(0, (_random_layer(rng, None, shake), 1.0))
     if scene.distractors:
         sway = 0.06 * _oscillation(rng, seconds, 0.7, 1.5)
@@ -190,6 +202,11 @@ def _oscillation(
     hertz, phase = rng.uniform(low, high, (3, 2)), rng.uniform(0, 2 * np.pi, (3, 2))
     waves = np.sin(2 * np.pi * hertz * seconds[:, None, None] + phase)
     return waves.sum(1) * np.sqrt(2 / 3)
+
+
+def _cover(seed: int, split: str, number: int, covers: tuple[float, float]) -> float:
+    """Share of the frame that a video's moving texture covers."""
+    return np.random.default_rng([seed, SPLITS.index(split), number, 3]).uniform(*covers)
 
 
 def _class_looks(seed: int, split: str, number: int, share: float) -> _Looks | None:
