@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= runs/demo
-TOY ?= data/toy
+TOY ?= data/toy_mixed
 GPU_PYTHON ?= $(PYTHON)
 
 bin := $(VENV)/bin
@@ -17,11 +17,12 @@ $(installed): pyproject.toml setup.py $(wildcard snvideo/norm/kernels/cpp/*)
 	$(bin)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-# From nothing to a table: draw real videos, index them, train 3 norms at 2 batch sizes, report.
+# From nothing to a table: draw real videos, index and prepare them, train 3 norms at 2 batch sizes.
 demo: $(installed)
-	$(bin)/snvideo toy $(TOY) --difficulty medium --train 960 --val 160
-	$(bin)/snvideo index build kinetics $(TOY) --csv $(TOY)/train.csv --csv $(TOY)/val.csv --out $(TOY)/index.csv
-	$(bin)/snvideo compare toy/compare output=$(DEMO) data.index=$(TOY)/index.csv
+	$(bin)/snvideo toy $(TOY) --difficulty mixed --train 960 --val 240 --test 480
+	$(bin)/snvideo index build kinetics $(TOY) --csv $(TOY)/train.csv --csv $(TOY)/val.csv --csv $(TOY)/test.csv --out $(TOY)/index.csv
+	$(bin)/snvideo prepare $(TOY)/index.csv $(TOY)/prepared --short-side 54 --keyframes 1
+	$(bin)/snvideo compare toy/compare output=$(DEMO) data.index=$(TOY)/prepared/index.csv
 
 # Waiting threads that spin would starve the processes that some tests start.
 test: $(installed) lint
@@ -54,4 +55,4 @@ gpu:
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gpu.py
 
 clean:
-	rm -rf data/toy runs/demo build dist docs/reference
+	rm -rf data/toy_mixed runs/demo build dist docs/reference

@@ -131,8 +131,8 @@ def test_the_wheel_alone_does_the_main_job(wheel, tmp_path):
     def snvideo(*arguments: str) -> str:
         return run(python.with_name("snvideo"), *arguments)
 
-    snvideo("toy", "data/toy", "--train", "32", "--val", "16")
-    csvs = [word for name in ("train", "val") for word in ("--csv", f"data/toy/{name}.csv")]
+    snvideo("toy", "data/toy", "--train", "32", "--val", "16", "--test", "16")
+    csvs = [word for name in ("train", "val", "test") for word in ("--csv", f"data/toy/{name}.csv")]
     snvideo("index", "build", "kinetics", "data/toy", *csvs, "--out", "data/toy/index.csv")
     assert "toy/i3d_tiny" in snvideo("configs")
     snvideo("train", "toy/i3d_tiny", *SHORT)
