@@ -40,10 +40,16 @@ class Backbone(NamedTuple):
     """Height and width of a test view, pixels."""
 
 
-def x3d(classes: int, norm: NormLayer, dropout: float) -> nn.Module:
-    """X3D (Feichtenhofer, arXiv 2004.04730), in all views; arguments of `resnet`."""
+def x3d(classes: int, norm: NormLayer, dropout: float, depth_factor: float = 2.2) -> nn.Module:
+    """X3D (Feichtenhofer, arXiv 2004.04730), in all views.
+
+    Args:
+        classes, norm, dropout: as for `resnet`.
+        depth_factor: blocks of the stages, as multiples of 1, 2, 5 and 3, rounded up.
+    """
     net = create_x3d(
         model_num_class=classes,
+        depth_factor=depth_factor,
         dropout_rate=dropout,
         norm=norm,
         inner_act=nn.SiLU,  # x * sigmoid(x) in one operation; the builder's own takes two
@@ -94,6 +100,7 @@ BACKBONES: dict[str, Backbone] = {
     "x3d_xs": Backbone(x3d, 4, 12, 182),
     "x3d_s": Backbone(x3d, 13, 6, 182),
     "x3d_m": Backbone(x3d, 16, 5, 256),
+    "x3d_l": Backbone(partial(x3d, depth_factor=5.0), 16, 5, 356),
     # At 15 frames a second, with which torchvision tests them: every other one of most videos.
     "r3d_18": Backbone(partial(video_resnet, video.r3d_18), 16, 2, 112),
     "mc3_18": Backbone(partial(video_resnet, video.mc3_18), 16, 2, 112),

@@ -30,8 +30,14 @@ SIZES = {
     "r2plus1d_r50_16x4": (16, 28.11, 75.15),
 }
 
-X3D = {"x3d_xs": (160, 0.60), "x3d_s": (160, 1.96), "x3d_m": (224, 4.73)}
-"""Crops of training, and GFLOPs of those as PySlowFast's model zoo states them."""
+X3D = {
+    "x3d_xs": (160, 3.79, 0.60),
+    "x3d_s": (160, 3.79, 1.96),
+    "x3d_m": (224, 3.79, 4.73),
+    "x3d_l": (312, 6.15, 18.37),
+}
+"""Crops of training, millions of parameters as pytorchvideo's model zoo states them, and GFLOPs of
+those crops as PySlowFast's does."""
 
 TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
 TINY = tuple(name for name in BACKBONES if name.endswith("_tiny"))
@@ -60,6 +66,7 @@ PUBLISHED = {
     "x3d_xs": Published(hub.x3d_xs, softmax=True),
     "x3d_s": Published(hub.x3d_s, softmax=True),
     "x3d_m": Published(hub.x3d_m, softmax=True),
+    "x3d_l": Published(hub.x3d_l, softmax=True),
 }
 
 
@@ -79,9 +86,9 @@ def test_parameters_and_flops(name):
 
 @pytest.mark.parametrize("name", X3D)
 def test_parameters_and_flops_of_x3d(name):
-    crop, gflops = X3D[name]
+    crop, millions, gflops = X3D[name]
     model = on_meta(name)
-    assert count_parameters(model) / 1e6 == pytest.approx(3.79, abs=0.01)
+    assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
     found = multiply_adds(model, BACKBONES[name].frames, crop) / 1e9
     assert found == pytest.approx(gflops, abs=0.006)
 
