@@ -10,6 +10,7 @@ from torchvision.models import video
 from torchvision.models.video.resnet import BasicBlock, VideoResNet
 
 from snvideo.errors import SnvideoError
+from snvideo.models.csn import csn
 from snvideo.models.drop_path import add_drop_path
 from snvideo.models.dropout import ClipDropout, replace_dropout
 from snvideo.models.resnet import (
@@ -101,6 +102,10 @@ BACKBONES: dict[str, Backbone] = {
     "x3d_s": Backbone(x3d, 13, 6, 182),
     "x3d_m": Backbone(x3d, 16, 5, 256),
     "x3d_l": Backbone(partial(x3d, depth_factor=5.0), 16, 5, 356),
+    "ir_csn_r101_32x2": Backbone(partial(csn, 101), 32, 2, 256),
+    "ip_csn_r101_32x2": Backbone(partial(csn, 101, preserve_interactions=True), 32, 2, 256),
+    "ir_csn_r152_32x2": Backbone(partial(csn, 152), 32, 2, 256),
+    "ip_csn_r152_32x2": Backbone(partial(csn, 152, preserve_interactions=True), 32, 2, 256),
     # At 15 frames a second, with which torchvision tests them: every other one of most videos.
     "r3d_18": Backbone(partial(video_resnet, video.r3d_18), 16, 2, 112),
     "mc3_18": Backbone(partial(video_resnet, video.mc3_18), 16, 2, 112),
@@ -114,6 +119,10 @@ BACKBONES: dict[str, Backbone] = {
         partial(slowfast, TINY_DEPTH, 4, 5, width=TINY_WIDTH, beta=4), 16, 2, 48
     ),
     "r2plus1d_tiny": Backbone(partial(r2plus1d, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
+    "ir_csn_tiny": Backbone(partial(csn, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
+    "ip_csn_tiny": Backbone(
+        partial(csn, TINY_DEPTH, preserve_interactions=True, width=TINY_WIDTH), 8, 4, 48
+    ),
 }
 
 

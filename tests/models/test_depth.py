@@ -6,7 +6,7 @@ import torch
 from snvideo.models import create_model, list_models
 from snvideo.models.depth import RESIDUAL_BLOCKS, layer_depths, layers_to_head
 
-BLOCKS = {"r26": 8, "tiny": 4, "r50": 16, "r101": 33, "18": 8, "l": 55, "x3d": 26}
+BLOCKS = {"r26": 8, "tiny": 4, "r50": 16, "r101": 33, "r152": 50, "18": 8, "l": 55, "x3d": 26}
 """Residual blocks on the way through a network: 3 + 4 + 6 + 3 of a ResNet-50."""
 
 

@@ -39,6 +39,15 @@ X3D = {
 """Crops of training, millions of parameters as pytorchvideo's model zoo states them, and GFLOPs of
 those crops as PySlowFast's does."""
 
+CSN = {
+    "ir_csn_r101_32x2": (22.21, 73.8),
+    "ip_csn_r101_32x2": (24.60, 83.0),
+    "ir_csn_r152_32x2": (29.70, 96.7),
+    "ip_csn_r152_32x2": (33.02, 108.8),
+}
+"""Millions of parameters, of the first as pytorchvideo's model zoo states them, of the others those
+of the blocks added up; GFLOPs of a test view as Tran et al. state them (arXiv 1904.02811)."""
+
 TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
 TINY = tuple(name for name in BACKBONES if name.endswith("_tiny"))
 
@@ -63,6 +72,7 @@ PUBLISHED = {
     "slowfast_r50_8x8": Published(hub.slowfast_r50, alpha=4),
     "slowfast_r101_8x8": Published(hub.slowfast_r101, alpha=4),
     "r2plus1d_r50_16x4": Published(hub.r2plus1d_r50, softmax=True),
+    "ir_csn_r101_32x2": Published(hub.csn_r101),
     "x3d_xs": Published(hub.x3d_xs, softmax=True),
     "x3d_s": Published(hub.x3d_s, softmax=True),
     "x3d_m": Published(hub.x3d_m, softmax=True),
@@ -91,6 +101,15 @@ def test_parameters_and_flops_of_x3d(name):
     assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
     found = multiply_adds(model, BACKBONES[name].frames, crop) / 1e9
     assert found == pytest.approx(gflops, abs=0.006)
+
+
+@pytest.mark.parametrize("name", CSN)
+def test_parameters_and_flops_of_csn(name):
+    millions, gflops = CSN[name]
+    model, view = on_meta(name), BACKBONES[name]
+    assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
+    found = multiply_adds(model, view.frames, view.crop) / 1e9
+    assert found == pytest.approx(gflops, abs=0.1)
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -211,7 +230,14 @@ def test_options_reach_every_norm(name):
 
 SEVERAL_NORMS = [("i3d_tiny", norm) for norm in ("sn", "bn", "gn", "in", "ln")] + [
     (name, norm)
-    for name in ("slowfast_r50_8x8", "slowfast_tiny", "r2plus1d_tiny", "x3d_xs", "r2plus1d_18")
+    for name in (
+        "slowfast_r50_8x8",
+        "slowfast_tiny",
+        "r2plus1d_tiny",
+        "ip_csn_tiny",
+        "x3d_xs",
+        "r2plus1d_18",
+    )
     for norm in ("sn", "bn")
 ]
 
@@ -298,6 +324,7 @@ def test_time_is_halved_where_it_should_be():
         ("i3d_tiny", 8, 4),
         ("slow_tiny", 8, 8),
         ("r2plus1d_tiny", 8, 2),
+        ("ip_csn_tiny", 8, 1),
     ):
         model = on_meta(name).eval()
         last_stage = model.blocks[-2]

@@ -231,10 +231,44 @@ _MMACTION: _Rules = {
     r"backbone\.(slow_path\.|fast_path\.)?layer([1-4])\.(\d+)\.downsample\.(conv|bn)": (
         lambda m: f"{_pathway(m)}{_STAGE[m[2]]}.{m[3]}.shortcut.{_KIND[m[4]]}"
     ),
+    # The second convolution of CSN is a list: of the depthwise one, or of two.
+    r"backbone\.layer([1-4])\.(\d+)\.conv2\.([01])\.(conv|bn)": (
+        lambda m: f"{_STAGE[m[1]]}.{m[2]}.second.{m[3]}.{_KIND[m[4]]}"
+    ),
     r"backbone\.slow_path\.(?:conv1|layer(\d))_lateral\.(conv|bn)": (
         lambda m: f"fuse{int(m[1] or 0) + 1}.{_KIND[m[2]]}"
     ),
 }
+
+
+_SECOND = {
+    False: {"0.conv": "conv_b", "0.norm": "norm_b"},
+    True: {
+        "0.conv": "conv_b.pointwise",
+        "0.norm": "conv_b.norm",
+        "1.conv": "conv_b.depthwise",
+        "1.norm": "norm_b",
+    },
+}
+"""Layers of the second convolution of CSN, without and with one over all channels."""
+
+_CSN_EPS = 1e-3 - 1e-5
+"""By how much more mmaction2's CSNs add to variances than the norms here do."""
+
+
+def _mmaction_csn(source: WeightsSource) -> WeightsSource:
+    """CSN of mmaction2, with the normalization and the eps of its configs, Tran et al.'s own."""
+    preserves = any(".second.1." in name for name in source.tensors)
+    tensors = {}
+    for name, tensor in source.tensors.items():
+        place, second, layer = name.partition(".second.")
+        if second:
+            part, _, field = layer.rpartition(".")
+            name = f"{place}.{_SECOND[preserves].get(part, layer)}.{field}"
+        # In an evaluation this is the same as their eps.
+        tensors[name] = tensor + _CSN_EPS if name.endswith("running_var") else tensor
+    note = "its norms add 0.001 to variances, here 0.00001: the difference was added to them"
+    return source._replace(tensors=tensors, mean_std=TORCHVISION, notes=(note,), time_stride=1)
 
 
 def _mmaction(source: WeightsSource, contents: Contents) -> WeightsSource:
@@ -252,6 +286,9 @@ def _mmaction(source: WeightsSource, contents: Contents) -> WeightsSource:
             translated["head.weight"] = weight.roll(-len(last), 1)
     meta = contents.extra.get("meta") or {}
     names = (meta.get("dataset_meta") or {}).get("classes")
+    source = source._replace(classes=None if names is None else tuple(map(str, names)))
+    if any(".second." in name for name in translated):
+        return _mmaction_csn(source)
     stem = translated.get("stem.conv.weight")
     stride: int | None = None
     notes: tuple[str, ...] = ()
@@ -264,7 +301,6 @@ def _mmaction(source: WeightsSource, contents: Contents) -> WeightsSource:
     return source._replace(
         tensors=translated,
         time_stride=stride,
-        classes=None if names is None else tuple(map(str, names)),
         notes=notes,
         exact=not notes,
     )

@@ -85,7 +85,7 @@ def _timm(name: str, origin: str) -> WeightsSource:
 
 def _pytorchvideo(name: str, origin: str) -> WeightsSource:
     urls: dict[str, str] = {}
-    for family in ("resnet", "slowfast", "r2plus1d", "x3d"):
+    for family in ("resnet", "slowfast", "r2plus1d", "x3d", "csn"):
         urls |= importlib.import_module(f"pytorchvideo.models.hub.{family}").checkpoint_paths
     if name not in urls:
         raise SnvideoError(f"pytorchvideo's hub has no '{name}': it has {', '.join(sorted(urls))}")

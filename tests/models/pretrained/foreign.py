@@ -78,11 +78,24 @@ def pyslowfast(net: nn.Module) -> State:
     return state | of(net.blocks[-1].proj, "head.projection")
 
 
+def kernel_of(layer: nn.Module) -> nn.Conv3d:
+    """A convolution, or the depthwise one of ip-CSN's two."""
+    return layer if isinstance(layer, nn.Conv3d) else layer.depthwise
+
+
+def _channel_separated(layer: nn.Module, norm: nn.Module, name: str) -> State:
+    """The second convolution of CSN, a list of one or two."""
+    if layer is kernel_of(layer):
+        return of(layer, f"{name}.0.conv") | of(norm, f"{name}.0.bn")
+    first = of(layer.pointwise, f"{name}.0.conv") | of(layer.norm, f"{name}.0.bn")
+    return first | of(layer.depthwise, f"{name}.1.conv") | of(norm, f"{name}.1.bn")
+
+
 def mmaction(net: nn.Module, lateral_norm: bool = True, flat: bool = False) -> State:
     """A network of pytorchvideo's builders in the names of mmaction2.
 
     Args:
-        net: C2D, I3D, Slow or SlowFast.
+        net: C2D, I3D, Slow, SlowFast or CSN.
         lateral_norm: whether SlowFast's lateral convolutions have norms.
         flat: kernels without their time, as its C2D has them.
     """
@@ -97,6 +110,9 @@ def mmaction(net: nn.Module, lateral_norm: bool = True, flat: bool = False) -> S
             convs = (inside.conv_a, inside.conv_b, inside.conv_c)
             norms = (inside.norm_a, inside.norm_b, inside.norm_c)
             for position, (conv, norm) in enumerate(zip(convs, norms, strict=True), 1):
+                if position == 2 and kernel_of(conv).groups > 1:
+                    state |= _channel_separated(conv, norm, f"{place}.conv2")
+                    continue
                 state |= of(conv, f"{place}.conv{position}.conv")
                 state |= of(norm, f"{place}.conv{position}.bn")
             if block.branch1_conv is not None:

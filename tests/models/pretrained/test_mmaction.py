@@ -13,8 +13,9 @@ from pytorchvideo.models import hub
 from torch import Tensor, nn
 
 from snvideo.errors import SnvideoError
+from snvideo.models import create_model
 from snvideo.models.pretrained import open_weights
-from snvideo.models.pretrained.formats import IMAGENET
+from snvideo.models.pretrained.formats import IMAGENET, TORCHVISION
 from tests.models.pretrained import foreign
 from tests.models.pretrained.nets import CLASSES, blank, error, lively, source, take
 
@@ -78,6 +79,45 @@ def test_networks_in_its_names(theirs, name):
         ours.blocks[0].pool = POOLS[name]
     assert disagreement(ours, clip, logits) < 1e-5
     assert [" pool of mmaction2's " in line for line in report.notes] == [True] * (name in POOLS)
+
+
+@pytest.mark.parametrize("name", ["ir_csn_tiny", "ip_csn_tiny"])
+def test_channel_separated_networks(name):
+    """Their norms have an eps of their own, and their input the normalization of Tran et al."""
+    theirs = create_model(name, len(CLASSES), "bn")
+    for layer in theirs.modules():
+        if isinstance(layer, nn.BatchNorm3d):
+            layer.eps = 1e-3
+    clip = torch.randn(2, 3, 8, 48, 48)
+    lively(theirs, clip)
+    for layer in theirs.modules():
+        if isinstance(layer, nn.BatchNorm3d):
+            layer.running_var[::2] *= 1e-3  # channels for which eps counts
+    found = source(foreign.mmaction(theirs), meta={"dataset_meta": {"classes": list(CLASSES)}})
+    assert found.format == "mmaction2" and found.mean_std == TORCHVISION and found.exact
+    ours = blank(name)
+    report = take(ours, found, HERE)
+    assert report.notes == (
+        "its norms add 0.001 to variances, here 0.00001: the difference was added to them",
+    )
+    with torch.no_grad():
+        assert disagreement(ours, clip, theirs(clip)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "there, here, said",
+    [
+        ("ir_csn_tiny", "ip_csn_tiny", "12 missing"),
+        ("ip_csn_tiny", "ir_csn_tiny", "too many"),
+        ("ir_csn_tiny", "i3d_tiny", "of other shape"),
+    ],
+)
+def test_channel_separated_networks_of_another_kind_are_refused(there, here, said):
+    with torch.device("meta"):
+        state = foreign.mmaction(create_model(there, len(CLASSES), "bn"))
+    with pytest.raises(SnvideoError, match=said) as caught:
+        take(blank(here), source(state), HERE, head="new")
+    assert "\n" not in str(caught.value)
 
 
 def test_slowfast_without_lateral_norms_is_refused(theirs):
