@@ -16,6 +16,7 @@ from snvideo.extras import require
 from snvideo.models.pretrained.metadata import METADATA_KEY
 from snvideo.models.pretrained.model_card import model_card
 from snvideo.models.pretrained.native import LoadedModel, write_weights
+from snvideo.norm.inference import inference_copy
 
 TOLERANCE = 1e-4
 """Largest difference of a logit from the network's own, relative to the largest logit."""
@@ -69,7 +70,8 @@ def _example(loaded: LoadedModel) -> Tensor:
 
 def _trace(loaded: LoadedModel) -> torch.export.ExportedProgram:
     batch = {0: torch.export.Dim("clips")}
-    return torch.export.export(loaded.model, (_example(loaded),), dynamic_shapes=(batch,))
+    model = inference_copy(loaded.model)
+    return torch.export.export(model, (_example(loaded),), dynamic_shapes=(batch,))
 
 
 def _difference(loaded: LoadedModel, run: Callable[[Tensor], Tensor]) -> float:
