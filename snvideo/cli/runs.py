@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from snvideo.cli import timeline as timelines
 from snvideo.cli.options import ConfigFile, Overrides, Workers
 from snvideo.errors import SnvideoError
 
@@ -97,11 +98,17 @@ def predict(
         typer.Argument(metavar="VIDEO", help="Files, folders, quoted patterns: 'x/**/*.mp4'."),
     ],
     weights: Annotated[Path, typer.Option(help=Weights)],
-    clips: Annotated[int, typer.Option(min=1, help="Clips, spread evenly over a video.")] = 10,
-    crops: Annotated[int, typer.Option(min=1, max=3, help="Of each clip: 1 or 3.")] = 3,
+    clips: Annotated[
+        int | None, typer.Option(min=1, help="Clips, spread evenly: 10; of a window 1.")
+    ] = None,
+    crops: Annotated[
+        int | None, typer.Option(min=1, max=3, help="Of each clip, 1 or 3: 3; of a window 1.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes of an answer.")] = 5,
     workers: Workers = _WORKERS,
-    batch: Annotated[int, typer.Option(min=1, help="Views (clips x crops) in one pass.")] = 16,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Views in one pass: 16; of windows 1.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
     timeout: Annotated[
         float,
@@ -118,8 +125,53 @@ def predict(
         Path | None,
         typer.Option("--contact-sheets", "--strips", help="Folder for a PNG of each video."),
     ] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Seconds of a window: answers along long videos.")
+    ] = None,
+    step: Annotated[
+        float | None, typer.Option(help="Seconds from one window to the next: half of one.")
+    ] = None,
+    smooth: Annotated[
+        float | None, typer.Option(help="Seconds that windows are averaged over for events: 0.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least probability in an event: 0.5.")
+    ] = None,
+    events: Annotated[
+        Path | None, typer.Option(help="A .csv or .json for events: windows in a row.")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder for a PNG of each video's timeline.")
+    ] = None,
 ) -> None:
-    """Name the most probable classes of videos, averaged over clips and crops."""
+    """Name the most probable classes of videos, or of windows of time along them."""
+    of_windows = {
+        **{"--step": step, "--smooth": smooth, "--threshold": threshold},
+        **{"--events": events, "--pictures": pictures},
+    }
+    if window is None:
+        timelines.check_windowless(of_windows)
+    elif contact_sheets is not None:
+        raise SnvideoError("--contact-sheets are of whole videos: with --window use --pictures")
+    else:
+        timelines.predict_windows(
+            videos,
+            weights,
+            window,
+            step,
+            out=out,
+            events=events,
+            pictures=pictures,
+            smooth=smooth,
+            threshold=threshold,
+            clips=clips,
+            crops=crops,
+            top=top,
+            batch=batch,
+            device=device,
+            timeout=timeout,
+        )
+        return
     from snvideo.data.files import find_videos
     from snvideo.engine.predict import predict
     from snvideo.report import predictions as output
@@ -131,11 +183,11 @@ def predict(
     predictions = predict(
         found,
         weights,
-        clips=clips,
-        crops=crops,
+        clips=10 if clips is None else clips,
+        crops=3 if crops is None else crops,
         top=top,
         workers=workers,
-        batch=batch,
+        batch=16 if batch is None else batch,
         device=device,
         timeout=timeout,
         keep_frames=sheets is not None,

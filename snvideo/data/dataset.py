@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from snvideo.data import sampling
 from snvideo.data.augmentation import AugmentationParams, sample_augmentation
-from snvideo.data.config import DataConfig
+from snvideo.data.config import DataConfig, TestViewConfig
 from snvideo.data.decoding import DecodeError, decode_frames, warn_of_pyav
 from snvideo.data.index import ClipIndex, Video
 from snvideo.data.quarantine import Quarantine
@@ -112,6 +112,34 @@ def _resize(frames: np.ndarray, height: int, width: int) -> Tensor:
     dense = np.ascontiguousarray(frames)  # resized in half the time of a part of each row
     channels_first = torch.from_numpy(dense).permute(0, 3, 1, 2)
     return transforms.resize(channels_first, [height, width], antialias=True)
+
+
+class ViewCut(NamedTuple):
+    """The part of a frame that any test crop shows, and what it is resized to; crops lie in it in a
+    row."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    height: int  # after resizing
+    width: int
+    corners: list[tuple[int, int]]  # top and left of each crop, after resizing
+
+    @classmethod
+    def of(cls, height: int, width: int, view: TestViewConfig) -> ViewCut:
+        """The cut of upright frames of a size."""
+        crops = sampling.even_crops(height, width, view)
+        (top, left, side), (last_top, last_left, _) = crops[0], crops[-1]
+        scale = view.crop / side
+        height, width = (round((far + side) * scale) for far in (last_top - top, last_left - left))
+        corners = [(round((y - top) * scale), round((x - left) * scale)) for y, x, _ in crops]
+        return cls(top, last_top + side, left, last_left + side, height, width, corners)
+
+    def shown(self, frames: np.ndarray) -> Tensor:
+        """Cut and resize frames, uint8 (T, H, W, 3), to uint8 (T, 3, height, width)."""
+        part = frames[:, self.top : self.bottom, self.left : self.right]
+        return _resize(part, self.height, self.width)
 
 
 class VideoDataset(Dataset[Any], ABC):
@@ -277,28 +305,16 @@ class EvalDataset(VideoDataset):
         video = self.index[key.video]
         numbers = self.numbers(video)
         wanted, inverse = np.unique(numbers, return_inverse=True)
-        # All that any crop shows is cut out and resized once; the crops lie in a row.
-        view = self.view
-        crops = sampling.even_crops(video.height, video.width, view)
-        (top, left, side), (bottom, right, _) = crops[0], crops[-1]
-        scale = view.crop / side
-        height, width = (
-            round((end + side - begin) * scale) for begin, end in ((top, bottom), (left, right))
-        )
-        corners = [(round((y - top) * scale), round((x - left) * scale)) for y, x, _ in crops]
-
-        def shown(frame: np.ndarray) -> Tensor:
-            return _resize(frame[:, top : bottom + side, left : right + side], height, width)
-
+        view_cut = ViewCut.of(video.height, video.width, self.view)
         yield 0
         try:
-            frames = self.read(key, 0, video, wanted, shown)
+            frames = self.read(key, 0, video, wanted, view_cut.shown)
         except DecodeError as error:
             label = self.label(key.video)
             yield EvalSample(None, label, key.video, [(video.name, str(error))])
             return
         clips = torch.from_numpy(inverse.reshape(numbers.shape))
-        views = VideoViews(frames, clips, corners, view.crop)
+        views = VideoViews(frames, clips, view_cut.corners, self.view.crop)
         yield EvalSample(views, self.label(key.video), key.video, [])
 
     def numbers(self, video: Video) -> np.ndarray:

@@ -62,77 +62,92 @@ def print_predictions(
 
 def prediction_text(prediction: Prediction) -> Text:
     """A video's name, and a line with a bar for each class."""
-    text = Text(_line(str(prediction.video)), "bold")
+    text = Text(one_line(str(prediction.video)), "bold")
     if prediction.remark:
         text.append(f"  ({prediction.remark})", "not bold yellow")
     if not prediction.classes:
-        text.append(f"\n  {_line(prediction.reason)}", "not bold red")
+        text.append(f"\n  {one_line(prediction.reason)}", "not bold red")
     answers = zip(prediction.classes, prediction.probabilities, strict=True)
     for rank, (label, probability) in enumerate(answers):
         bar = "━" * round(20 * probability)
         style = "not bold dim" if rank else "not bold"
         text.append(f"\n  {100 * probability:5.1f} %  ", style)
         text.append(f"{bar:─<20}", "not bold blue")
-        text.append(f"  {_line(label)}", style)
+        text.append(f"  {one_line(label)}", style)
     return text.append("\n")
 
 
 def prediction_tsv(prediction: Prediction) -> list[str]:
     """Tab-separated lines: video, rank from 1, probability, class; or video and reason."""
-    name = _line(str(prediction.video))
+    name = one_line(str(prediction.video))
     if not prediction.classes:
-        return [f"{name}\tunreadable: {_line(prediction.reason)}"]
+        return [f"{name}\tunreadable: {one_line(prediction.reason)}"]
     answers = zip(prediction.classes, prediction.probabilities, strict=True)
     return [
-        f"{name}\t{rank}\t{probability:.4f}\t{_line(label)}"
+        f"{name}\t{rank}\t{probability:.4f}\t{one_line(label)}"
         for rank, (label, probability) in enumerate(answers, 1)
     ]
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """Text in one line, without unprintable characters."""
     return shorten(text, len(text) + 1)
 
 
-class ContactSheets:
-    """A directory of PNGs named after their videos: frames and prediction of each.
+class SheetFolder:
+    """A directory of PNGs named after their videos.
+
+    Args:
+        folder: made if it is missing.
+        what: is drawn, in the plural.
 
     Raises:
         SnvideoError: if the directory cannot be made, or, by `write`, a file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        require("report", "contact sheets")
+    def __init__(self, folder: Path, what: str) -> None:
+        require("report", what)
         self._folder = folder
         self._taken: Counter[str] = Counter()
-        with _explained(folder):
+        with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, video: str, content: bytes) -> None:
+        """Write the PNG of a video by its name, numbered if there was one of that name before."""
+        name = shorten(video, 50)  # at most 200 bytes in any script
+        self._taken[name] += 1
+        if (number := self._taken[name]) > 1:
+            name = f"{name} ({number})"
+        path = self._folder / f"{name}.png"
+        with explained(path):
+            write_atomic(path, content)
+
+
+class ContactSheets:
+    """Contact sheets in a directory: frames and prediction of each video; see `SheetFolder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = SheetFolder(folder, "contact sheets")
 
     def write(self, prediction: Prediction) -> None:
         """Write the contact sheet of a prediction that holds frames."""
         from snvideo.report.contact_sheet import prediction_sheet
 
-        name = shorten(prediction.video.name, 50)  # at most 200 bytes in any script
-        self._taken[name] += 1
-        if (number := self._taken[name]) > 1:
-            name = f"{name} ({number})"
         assert prediction.frames is not None
         video, classes, probabilities, *_ = prediction
         content = prediction_sheet(*prediction.frames, str(video), classes, probabilities)
-        path = self._folder / f"{name}.png"
-        with _explained(path):
-            write_atomic(path, content)
+        self._folder.write(video.name, content)
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, option: str = "out") -> None:
     """Check a file of results before the work, and make its folder.
 
     Raises:
         SnvideoError: if the suffix is unknown, or the folder cannot be made.
     """
     if path.suffix.lower() not in (".csv", ".json") or path.is_dir():
-        raise SnvideoError(f"out {path}: call it something.csv or something.json")
-    with _explained(f"out {path}"):
+        raise SnvideoError(f"{option} {path}: call it something.csv or something.json")
+    with explained(f"{option} {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -154,12 +169,12 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
         table.write(json.dumps(objects, indent=1) + "\n")  # ASCII: names may be no UTF-8
     else:
         csv.writer(table, lineterminator="\n").writerows(rows)
-    with _explained(f"out {path}"):
+    with explained(f"out {path}"):
         write_atomic(path, table.getvalue().encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
-def _explained(path: Path | str) -> Iterator[None]:
+def explained(path: Path | str) -> Iterator[None]:
     """Failures to write, in one line."""
     try:
         yield

@@ -87,10 +87,7 @@ def stages(path: Path, check: Check) -> Iterator[tuple[IndexRow, str]]:
     size = 0
     try:
         size = path.stat().st_size
-        if not path.is_file():
-            raise Unusable("not a regular file")
-        if size == 0:
-            raise Unusable("empty file")
+        check_file(path)
         found, untried = _read(path, check)
     except (FileNotFoundError, NotADirectoryError):
         yield IndexRow(status="missing", reason="no such file"), ""
@@ -115,6 +112,15 @@ def stages(path: Path, check: Check) -> Iterator[tuple[IndexRow, str]]:
         if _agrees(decoder, video, numbers, expected):
             found = found._replace(decoders=f"{found.decoders} {decoder}")
     yield found, ""
+
+
+def check_file(path: Path) -> None:
+    """Raises `Unusable` for what cannot be a video file, and `OSError` if it is not there."""
+    size = path.stat().st_size
+    if not path.is_file():
+        raise Unusable("not a regular file")
+    if size == 0:
+        raise Unusable("empty file")
 
 
 def _short(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Counts and times of a video stream's packets and frames."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -210,17 +210,28 @@ class StreamScan:
 
         It is the stated rate, which is exact, if time stamps agree; else theirs.
         """
-        tick = float(stream.time_base or 1)
         times = self._frame_times if len(self._frame_times) > 1 else self._packet_times
         # Some files state their clock's ticks (1000 a second) for a rate, others nothing.
         stated = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-        if len(times) < 2:
-            return next(iter(stated), 0.0), True
-        number, ticks = _usual_gaps(times)
-        # Off by 2 %, or by a single frame in short clips, is still the stated rate.
-        fitting = (rate for rate in stated if _agree(number, ticks * tick * rate, 0.02))
-        fps = next(fitting, number / (ticks * tick))
-        return fps, _agree(len(times) - 1, (max(times) - min(times)) * tick * fps, 0.1)
+        return frame_rate(times, float(stream.time_base or 1), stated)
+
+
+def frame_rate(times: Collection[int], tick: float, stated: Sequence[float]) -> tuple[float, bool]:
+    """Frames a second of frames at certain times, 0 if nothing tells; and false if these are
+    uneven.
+
+    Args:
+        times: of the frames, in ticks.
+        tick: seconds.
+        stated: rates that the file states, which are exact: the first that the times agree with.
+    """
+    if len(times) < 2:
+        return next(iter(stated), 0.0), True
+    number, ticks = _usual_gaps(times)
+    # Off by 2 %, or by a single frame in short clips, is still the stated rate.
+    fitting = (rate for rate in stated if _agree(number, ticks * tick * rate, 0.02))
+    fps = next(fitting, number / (ticks * tick))
+    return fps, _agree(len(times) - 1, (max(times) - min(times)) * tick * fps, 0.1)
 
 
 def _agree(number: int, expected: float, part: float) -> bool:

@@ -1,0 +1,52 @@
+"""Prediction of windows along videos: what `snvideo predict --window` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from snvideo.errors import SnvideoError
+
+
+def check_windowless(options: Mapping[str, Any]) -> None:
+    """Refuse options (name -> value, None: not given) that mean nothing without `--window`."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise SnvideoError(f"{given[0]} is about windows of time: add --window SECONDS")
+
+
+def predict_windows(
+    videos: Sequence[str],
+    weights: Path,
+    window: float,
+    step: float | None,
+    *,
+    out: Path | None,
+    events: Path | None,
+    pictures: Path | None,
+    smooth: float | None,
+    threshold: float | None,
+    **options: Any,
+) -> None:
+    """Print and write timelines; `options` are those of `TimelinePredictor`, but for None, which is
+    the default."""
+    from snvideo.data.files import find_videos
+    from snvideo.engine.timeline import TimelinePredictor
+    from snvideo.report.predictions import check_output
+    from snvideo.report.timeline import TimelineOutput, print_timelines
+
+    found = find_videos(videos)
+    for name, path in (("out", out), ("events", events)):
+        if path is not None:
+            check_output(path, name)
+    output = TimelineOutput(
+        out, events, pictures, smooth or 0.0, 0.5 if threshold is None else threshold
+    )
+    given = {name: value for name, value in options.items() if value is not None}
+    step = window / 2 if step is None else step
+    predictor = TimelinePredictor(weights, window, step, **given)
+    if not print_timelines(predictor, found, output):
+        raise typer.Exit(1)

@@ -1,0 +1,160 @@
+"""Prediction of windows of time along untrimmed videos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from av.error import FFmpegError
+from torch import Tensor
+
+from snvideo.data.dataset import VideoViews
+from snvideo.data.decoding import DecodeError
+from snvideo.data.decoding.pyav import Unusable
+from snvideo.data.decoding.sequential import SequentialDecoder
+from snvideo.data.indexing.probe import check_file
+from snvideo.data.window_views import WindowViews, read_windows
+from snvideo.data.windows import plan_windows
+from snvideo.engine.inference import NOT_FINITE, open_inference
+from snvideo.engine.losses import probabilities
+
+NO_FRAME = "no frame in this window"
+
+
+class WindowPrediction(NamedTuple):
+    """The most probable classes of a window of a video, or the reason why there are none."""
+
+    video: str  # as it was given
+    start: float = 0.0  # seconds from the first shown frame
+    end: float = 0.0  # the first moment behind it; of a video that cannot be read, 0
+    frames: int = 0  # shown in the window
+    classes: tuple[str, ...] = ()  # the most probable first
+    probabilities: tuple[float, ...] = ()  # of these, averaged over the views of the window
+    reason: str = ""  # why there is no answer
+    remark: str = ""  # an oddity, as `3 damaged packets or pictures`
+    scores: Tensor | None = None  # probabilities of all classes, float32 (classes,)
+
+
+class TimelinePredictor:
+    """A network that predicts windows of videos of any length, in memory that does not grow with
+    it.
+
+    Frames, views and probabilities of a window are those of a test of the video cut to it.
+
+    Args:
+        weights: a .safetensors file of snvideo, or the directory of a finished run.
+        window: seconds of a window.
+        step: seconds from one window's start to the next one's.
+        clips: spread evenly over each window.
+        crops: of each clip: 1 (centre) or 3 (along the long side).
+        top: classes of a prediction.
+        batch: views in one forward pass; with more than those of a window, windows wait for
+            one another.
+        device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
+        timeout: seconds that opening a file or reading a packet may take, at most 300.
+
+    Raises:
+        SnvideoError: if there are no such weights, no such device, `crops` is 2, or `window` or
+            `step` no positive number; by `predict` if the device has too little memory.
+    """
+
+    def __init__(
+        self,
+        weights: Path | str,
+        window: float,
+        step: float,
+        *,
+        clips: int = 1,
+        crops: int = 1,
+        top: int = 5,
+        batch: int = 1,
+        device: str = "auto",
+        timeout: float = 60.0,
+    ) -> None:
+        plan_windows(window, step)  # whose errors come before the weights are read
+        self.window, self.step, self.top = window, step, top
+        self._inference = open_inference(
+            weights,
+            clips=clips,
+            crops=crops,
+            workers=1,  # this process
+            batch=batch,
+            device=device,
+            timeout=timeout,
+        )
+        self._at_once = max(1, batch // (clips * crops))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of `WindowPrediction.scores`."""
+        return self._inference.network.classes
+
+    def predict(self, video: Path | str) -> Iterator[WindowPrediction]:
+        """Predict the windows of a video file in their order, as they are asked for.
+
+        A file that cannot be read is one prediction without times, with the reason.
+        """
+        name = str(video)
+        try:
+            check_file(Path(video))
+            # Absolute, as FFmpeg takes what stands before a colon for a protocol.
+            decoder = SequentialDecoder(str(Path(video).absolute()), self._inference.config.timeout)
+            for part in self._windows(decoder):
+                yield from self._answers(name, part)
+        except FileNotFoundError:
+            yield WindowPrediction(name, reason="no such file")
+        except (DecodeError, Unusable) as error:
+            yield WindowPrediction(name, reason=str(error))
+        except (FFmpegError, OSError) as error:
+            yield WindowPrediction(name, reason=error.strerror or str(error))
+
+    def _windows(self, decoder: SequentialDecoder) -> Iterator[list[WindowViews]]:
+        """Windows as many as go into one forward pass, and what is left of them at the end."""
+        config = self._inference.config
+        waiting: list[WindowViews] = []
+        for window in read_windows(decoder, self.window, self.step, config.clip, config.test):
+            waiting.append(window)
+            if len(waiting) == self._at_once:
+                yield waiting
+                waiting = []
+        if waiting:
+            yield waiting
+
+    def _answers(self, video: str, windows: list[WindowViews]) -> Iterator[WindowPrediction]:
+        read = [window.views for window in windows if window.views is not None]
+        scores = iter(self._scores(read) if read else ())
+        for span, frames, views, remark in windows:
+            found = WindowPrediction(video, float(span.start), float(span.end), frames)
+            found = found._replace(remark=remark)
+            if views is None:
+                yield found._replace(reason=NO_FRAME)
+                continue
+            own = next(scores)
+            if not own.isfinite().all():
+                yield found._replace(reason=NOT_FINITE)
+                continue
+            best = own.argsort(descending=True, stable=True)[: self.top]
+            yield found._replace(
+                classes=tuple(self.classes[place] for place in best.tolist()),
+                probabilities=tuple(own[best].tolist()),
+                scores=own,
+            )
+
+    def _scores(self, windows: list[VideoViews]) -> Tensor:
+        """Probabilities of windows, each averaged over its views, float32 (N, classes), on the
+        CPU."""
+        logits = self._inference.logits(join_views(windows))
+        scores = probabilities(logits, self._inference.network.metadata.activation)
+        return scores.unflatten(0, (len(windows), -1)).mean(1).cpu()
+
+
+def join_views(windows: Sequence[VideoViews]) -> VideoViews:
+    """Views of several windows of a video as those of one, the first window's first."""
+    first = windows[0]
+    ends = np.cumsum([len(one.frames) for one in windows]).tolist()
+    clips = [one.clips + end - len(one.frames) for one, end in zip(windows, ends, strict=True)]
+    frames = torch.cat([one.frames for one in windows])
+    return VideoViews(frames, torch.cat(clips), first.corners, first.side)
