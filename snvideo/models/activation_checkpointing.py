@@ -8,6 +8,7 @@ from torchvision.models.video.resnet import BasicBlock
 
 from snvideo.errors import SnvideoError
 from snvideo.models.drop_path import DropPath
+from snvideo.models.non_local import NonLocalResBlock
 
 
 def enable_activation_checkpointing(model: nn.Module) -> int:
@@ -59,11 +60,16 @@ class _CheckpointedResBlock(_Checkpointed, ResBlock):
     """A block of pytorchvideo's networks."""
 
 
+class _CheckpointedNonLocalResBlock(_Checkpointed, NonLocalResBlock):
+    """A block of pytorchvideo's networks with a non-local block behind it."""
+
+
 class _CheckpointedBasicBlock(_Checkpointed, BasicBlock):
     """A block of torchvision's video networks."""
 
 
 _CHECKPOINTED: dict[type, type] = {
     ResBlock: _CheckpointedResBlock,
+    NonLocalResBlock: _CheckpointedNonLocalResBlock,
     BasicBlock: _CheckpointedBasicBlock,
 }

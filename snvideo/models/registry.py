@@ -13,6 +13,7 @@ from snvideo.errors import SnvideoError
 from snvideo.models.csn import csn
 from snvideo.models.drop_path import add_drop_path
 from snvideo.models.dropout import ClipDropout, replace_dropout
+from snvideo.models.non_local import non_local_i3d
 from snvideo.models.resnet import (
     C2D,
     I3D,
@@ -24,6 +25,7 @@ from snvideo.models.resnet import (
     resnet,
 )
 from snvideo.models.slowfast import slowfast
+from snvideo.models.tsm import tsm
 from snvideo.norm import convert_norm, create_norm, standardize_weights, start_by_depth
 from snvideo.norm.factory import NormLayer
 
@@ -90,6 +92,8 @@ BACKBONES: dict[str, Backbone] = {
     "i3d_r50_32x2": Backbone(partial(resnet, I3D, 50, halve_stem=True), 32, 2, 256),
     "i3d_r101_8x8": Backbone(partial(resnet, I3D, 101), 8, 8, 256),
     "i3d_r101_32x2": Backbone(partial(resnet, I3D, 101, halve_stem=True), 32, 2, 256),
+    "i3d_nln_r50_8x8": Backbone(partial(non_local_i3d, 50), 8, 8, 256),
+    "i3d_nln_r50_32x2": Backbone(partial(non_local_i3d, 50, halve_stem=True), 32, 2, 256),
     "slow_r50_4x16": Backbone(partial(resnet, SLOW, 50), 4, 16, 256),
     "slow_r50_8x8": Backbone(partial(resnet, SLOW, 50), 8, 8, 256),
     "slow_r101_8x8": Backbone(partial(resnet, SLOW, 101), 8, 8, 256),
@@ -98,6 +102,7 @@ BACKBONES: dict[str, Backbone] = {
     "slowfast_r50_8x8": Backbone(partial(slowfast, 50, 4, 7), 32, 2, 256),
     "slowfast_r101_8x8": Backbone(partial(slowfast, 101, 4, 5), 32, 2, 256),
     "r2plus1d_r50_16x4": Backbone(partial(r2plus1d, 50), 16, 4, 256),
+    "tsm_r50_8x8": Backbone(partial(tsm, 50), 8, 8, 256),
     "x3d_xs": Backbone(x3d, 4, 12, 182),
     "x3d_s": Backbone(x3d, 13, 6, 182),
     "x3d_m": Backbone(x3d, 16, 5, 256),
@@ -114,11 +119,13 @@ BACKBONES: dict[str, Backbone] = {
     "c2d_tiny": Backbone(partial(resnet, C2D, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
     "i3d_tiny": Backbone(partial(resnet, I3D, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
     "i3d_r26_tiny": Backbone(partial(resnet, I3D, TINY_DEPTH_2, width=TINY_WIDTH), 8, 4, 48),
+    "i3d_nln_tiny": Backbone(partial(non_local_i3d, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
     "slow_tiny": Backbone(partial(resnet, SLOW, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
     "slowfast_tiny": Backbone(  # an eighth of the stem's channels would be two
         partial(slowfast, TINY_DEPTH, 4, 5, width=TINY_WIDTH, beta=4), 16, 2, 48
     ),
     "r2plus1d_tiny": Backbone(partial(r2plus1d, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
+    "tsm_tiny": Backbone(partial(tsm, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
     "ir_csn_tiny": Backbone(partial(csn, TINY_DEPTH, width=TINY_WIDTH), 8, 4, 48),
     "ip_csn_tiny": Backbone(
         partial(csn, TINY_DEPTH, preserve_interactions=True, width=TINY_WIDTH), 8, 4, 48

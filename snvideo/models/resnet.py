@@ -3,6 +3,7 @@
 The tiny networks have a quarter of the width and one block a stage, or two, for CPUs.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pytorchvideo.models import resnet as builder
@@ -57,6 +58,7 @@ def resnet(
     dropout: float,
     halve_stem: bool = False,
     width: int = 64,
+    bottleneck: Callable[..., nn.Module] = builder.create_bottleneck_block,
 ) -> nn.Module:
     """C2D, I3D or Slow.
 
@@ -69,6 +71,7 @@ def resnet(
         dropout: rate before the classifier.
         halve_stem: the stem's convolution halves time, and so does its pool.
         width: channels of the stem.
+        bottleneck: a builder of residual branches with the arguments of pytorchvideo's.
     """
     stem_time = 2 if halve_stem else 1
     tiny = depth == TINY_DEPTH
@@ -85,6 +88,7 @@ def resnet(
         stem_pool_stride=(stem_time, 2, 2),
         stage1_pool=nn.MaxPool3d if kernels.pooled else None,
         stage_conv_a_kernel_size=[[(frames, 1, 1) for frames in stage] for stage in stages],
+        bottleneck=bottleneck,
         # Adaptive: a fixed (T, 7, 7) pool fails on small crops and hides a wrong clip length.
         head_pool=nn.AdaptiveAvgPool3d,
     )

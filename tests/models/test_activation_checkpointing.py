@@ -19,6 +19,7 @@ from tests.models.test_registry import on_meta
 TINY = ("i3d_tiny", (4, 3, 4, 32, 32), 4)
 TWO_PATHWAYS = ("slowfast_tiny", (2, 3, 4, 32, 32), 8)
 DEPTHWISE = ("x3d_xs", (2, 3, 4, 32, 32), 26)
+NON_LOCAL = ("i3d_nln_tiny", (2, 3, 4, 32, 32), 4)
 OF_TORCHVISION = ("mc3_18", (2, 3, 4, 32, 32), 8)
 
 
@@ -40,6 +41,7 @@ def network(name: str, norm: str) -> nn.Module:
         ("gn", *TINY),
         ("sn", *TWO_PATHWAYS),
         ("sn", *DEPTHWISE),
+        ("bn", *NON_LOCAL),
         ("sn", *OF_TORCHVISION),
         ("bn", *OF_TORCHVISION),
     ],

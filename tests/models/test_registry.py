@@ -103,6 +103,23 @@ def test_parameters_and_flops_of_x3d(name):
     assert found == pytest.approx(gflops, abs=0.006)
 
 
+def test_parameters_and_flops_of_non_local_i3d():
+    """As mmaction2 states them (configs/recognition/i3d/metafile.yml). It pools behind phi and g,
+    which sees four times as much; PySlowFast, and what is here, before."""
+    model = on_meta("i3d_nln_r50_32x2")
+    assert count_parameters(model) / 1e6 == pytest.approx(35.4, abs=0.05)
+    pooled = 3 / 4 * 2 * (2 * 4 * 32 * 32 * 512 * 256 + 3 * 4 * 16 * 16 * 1024 * 512)
+    found = multiply_adds(model, 32, 256) + pooled
+    assert found / 1e9 == pytest.approx(59.3, rel=0.005)
+
+
+def test_parameters_and_flops_of_tsm():
+    """As the paper (24.3 M) and, of eight frames of 224 pixels, mmaction2 (32.88) state them."""
+    model = on_meta("tsm_r50_8x8")
+    assert count_parameters(model) / 1e6 == pytest.approx(24.33, abs=0.01)
+    assert multiply_adds(model, 8, 224) / 1e9 == pytest.approx(32.88, rel=0.01)
+
+
 @pytest.mark.parametrize("name", CSN)
 def test_parameters_and_flops_of_csn(name):
     millions, gflops = CSN[name]
@@ -325,6 +342,7 @@ def test_time_is_halved_where_it_should_be():
         ("slow_tiny", 8, 8),
         ("r2plus1d_tiny", 8, 2),
         ("ip_csn_tiny", 8, 1),
+        ("tsm_tiny", 8, 8),
     ):
         model = on_meta(name).eval()
         last_stage = model.blocks[-2]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, Field
@@ -44,6 +44,8 @@ class WeightsSource(NamedTuple):
     """Of a network for images, whose classes are not those of videos."""
     time_stride: int | None = None
     """Of the stem's convolution, where the format says; the tensors do not tell."""
+    shifted: bool | None = None
+    """Channels are shifted along time, as in TSM, where the format says; as above."""
     classes: tuple[str, ...] | None = None
     """Names in the order of the logits, where the file has them."""
     metadata: WeightsMetadata | None = None
@@ -100,7 +102,7 @@ def identify(contents: Contents, origin: str) -> WeightsSource:
     raise SnvideoError(
         f"{origin}: no known format has tensors such as {', '.join(list(contents.tensors)[:3])}; "
         "known are ResNets of torchvision, timm and SwitchNorm, torchvision's video networks, "
-        "pytorchvideo, PySlowFast, mmaction2, and files of snvideo"
+        "pytorchvideo, PySlowFast, mmaction2, TSM, and files of snvideo"
     )
 
 
@@ -177,6 +179,9 @@ _PYSLOWFAST: _Rules = {
     r"s([2-5])\.(pathway\d)_res(\d+)\.branch1(?:_(bn))?": (
         lambda m: f"{m[2]}.res{m[1]}.{m[3]}.shortcut.{_KIND[m[4] or 'conv']}"
     ),
+    r"s([2-5])\.(pathway\d)_nonlocal(\d+)\.(conv_\w+|norm)": (
+        lambda m: f"{m[2]}.res{m[1]}.{m[3]}.non_local.{m[4]}"
+    ),
     r"s([2-5])\.(pathway\d)_res(\d+)\.branch2\.([abc])(?:_(bn))?": (
         lambda m: f"{m[2]}.res{m[1]}.{m[3]}.{_KIND[m[5] or 'conv']}_{m[4]}"
     ),
@@ -191,6 +196,46 @@ class _PySlowFastData(BaseModel):
     bgr: bool = Field(False, alias="REVERSE_INPUT_CHANNEL")
 
 
+def _pyslowfast_config(contents: Contents) -> dict[str, Any]:
+    """Sections of the YAML config in a checkpoint; none where there is none that can be read."""
+    try:
+        config = yaml.safe_load(contents.extra["cfg"])
+    except (yaml.YAMLError, AttributeError, KeyError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+class _PySlowFastNonLocal(BaseModel):
+    """Section NONLOCAL of that config: settings of res2 to res5, for one pathway or two."""
+
+    instantiation: str = Field(alias="INSTANTIATION")
+    group: list[list[int]] = Field([[1]], alias="GROUP")
+    pool: list[list[list[int]]] = Field([[[1, 2, 2]]], alias="POOL")
+
+
+def _non_local_notes(source: WeightsSource, section: Any) -> tuple[str, ...]:
+    """Notes on non-local blocks, which have the same tensors whatever they compute.
+
+    Raises:
+        SnvideoError: if they compute what no network here does.
+    """
+    if not any(".non_local." in name for name in source.tensors):
+        return ()
+    try:
+        found = _PySlowFastNonLocal.model_validate(section)
+    except ValueError:
+        return ("the file does not say what its non-local blocks compute: see that it is softmax",)
+    pools = {tuple(pool) for stage in found.pool for pool in stage}
+    groups = {group for stage in found.group for group in stage}
+    if (found.instantiation, pools, groups) != ("softmax", {(1, 2, 2)}, {1}):
+        raise SnvideoError(
+            f"{source.origin} has non-local blocks of the kind {found.instantiation}, pools "
+            f"{sorted(pools)} and groups {sorted(groups)}: the networks here have softmax, pools "
+            "(1, 2, 2) and no groups"
+        )
+    return ()
+
+
 def _pyslowfast(source: WeightsSource, contents: Contents) -> WeightsSource:
     two = any("pathway1" in name for name in source.tensors)
     source, translated = _rename(source, _PYSLOWFAST), {}
@@ -198,20 +243,22 @@ def _pyslowfast(source: WeightsSource, contents: Contents) -> WeightsSource:
         for number, pathway in enumerate(("slow.", "fast.") if two else ("", "")):
             name = name.replace(f"pathway{number}.", pathway)
         translated[name] = tensor
+    config = _pyslowfast_config(contents)
     try:
-        data = _PySlowFastData.model_validate(yaml.safe_load(contents.extra["cfg"])["DATA"])
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):  # none that is read
+        data = _PySlowFastData.model_validate(config["DATA"])
+    except (KeyError, ValueError):
         data = _PySlowFastData.model_validate({})
-    notes: tuple[str, ...] = ()
+    notes = _non_local_notes(source, config.get("NONLOCAL"))
     if data.bgr:
         for name, tensor in translated.items():
             if name.endswith("stem.conv.weight") and tensor.dim() == 5:
                 translated[name] = tensor.flip(1)
-        notes = ("its input is BGR: the channels of the first convolution were turned round",)
+        notes += ("its input is BGR: the channels of the first convolution were turned round",)
     return source._replace(
         tensors=translated,
         mean_std=(data.mean, data.std),
         time_stride=1,  # of all its ResNets
+        shifted=False,
         notes=notes,
     )
 
@@ -225,7 +272,7 @@ _MMACTION: _Rules = {
     r"backbone\.(slow_path\.|fast_path\.)?conv1\.(conv|bn)": (
         lambda m: f"{_pathway(m)}stem.{_KIND[m[2]]}"
     ),
-    r"backbone\.(slow_path\.|fast_path\.)?layer([1-4])\.(\d+)\.conv([123])\.(conv|bn)": (
+    r"backbone\.(slow_path\.|fast_path\.)?layer([1-4])\.(\d+)\.conv([123])\.(conv|bn)(?:\.net)?": (
         lambda m: f"{_pathway(m)}{_STAGE[m[2]]}.{m[3]}.{_KIND[m[5]]}_{_LETTER[m[4]]}"
     ),
     r"backbone\.(slow_path\.|fast_path\.)?layer([1-4])\.(\d+)\.downsample\.(conv|bn)": (
@@ -272,7 +319,8 @@ def _mmaction_csn(source: WeightsSource) -> WeightsSource:
 
 
 def _mmaction(source: WeightsSource, contents: Contents) -> WeightsSource:
-    source = _rename(source, _MMACTION)
+    shifted = any(name.endswith(".conv1.conv.net.weight") for name in source.tensors)
+    source = _rename(source, _MMACTION)._replace(shifted=shifted)
     translated = source.tensors
     if "fuse1.conv.weight" in translated:
         if "fuse1.norm.weight" not in translated:
@@ -292,7 +340,9 @@ def _mmaction(source: WeightsSource, contents: Contents) -> WeightsSource:
     stem = translated.get("stem.conv.weight")
     stride: int | None = None
     notes: tuple[str, ...] = ()
-    if stem is not None and stem.dim() == 4:
+    if shifted:
+        stride = 1
+    elif stem is not None and stem.dim() == 4:
         notes = (f"the first pool of mmaction2's C2D is not padded, here it is: {_POOLS}",)
     elif stem is not None:
         stride = 2 if stem.shape[2:3] == (5,) else 1  # of all of its published ones
@@ -310,11 +360,24 @@ _POOLS = "logits differ until it is trained on"
 """Of networks whose pools are not those of the papers, which the backbones here have."""
 
 
+def _tsm(source: WeightsSource, contents: Contents) -> WeightsSource:
+    """TSM of its authors: a ResNet for images whose first convolutions are wrapped in shifts."""
+    tensors = {
+        name.removeprefix("base_model.")
+        .replace(".conv1.net.", ".conv1.")
+        .replace("new_fc", "fc"): t
+        for name, t in source.tensors.items()
+    }
+    source = _rename(source._replace(tensors=tensors), _IMAGE)
+    return source._replace(time_stride=1, shifted=True)
+
+
 _Translate = Callable[[WeightsSource, Contents], WeightsSource]
 _FORMATS: dict[str, tuple[str, tuple[RGB, RGB], _Translate]] = {
     "pytorchvideo": (r"^blocks\.\d+\.(multipathway_|res_blocks\.)", KINETICS, _pytorchvideo),
     "PySlowFast": (r"^s\d\.pathway\d_", KINETICS, _pyslowfast),
     "mmaction2": (r"^backbone\.(slow_path\.|fast_path\.)?conv1\.conv\.", IMAGENET, _mmaction),
+    "TSM": (r"^base_model\.layer1\.0\.conv1\.net\.", IMAGENET, _tsm),
     "ResNet for images of SwitchNorm": (
         r"^(sn1|layer\d\.\d+\.sn\d)\.",
         IMAGENET,

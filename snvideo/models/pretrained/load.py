@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snvideo.errors import SnvideoError
 from snvideo.models.config import WeightsConfig
+from snvideo.models.non_local import NonLocal
 from snvideo.models.pretrained.formats import WeightsSource, norm_kind
 from snvideo.models.pretrained.load_report import LoadReport, Status, TensorEntry
 from snvideo.models.pretrained.metadata import WeightsMetadata, layer_strides
@@ -20,6 +21,7 @@ from snvideo.models.pretrained.name_mapping import (
     read_classes,
 )
 from snvideo.models.pretrained.native import check_strides
+from snvideo.models.tsm import ShiftedBottleneck
 from snvideo.norm import SwitchNorm, create_norm, gain_changes
 from snvideo.norm.mixture import ONE_SAMPLE, PAPER
 
@@ -99,8 +101,8 @@ class _Loader:
         layers = canonical_layers(self.model)
         if "stem.conv" not in layers and "slow.stem.conv" not in layers:
             raise SnvideoError(
-                f"{self.origin} ({self.source.format}) can start C2D, I3D, Slow and SlowFast, not "
-                f"{self.name}"
+                f"{self.origin} ({self.source.format}) can start C2D, I3D, Slow, SlowFast, CSN and "
+                f"TSM, not {self.name}"
             )
         split = {name: name.rpartition(".") for name in self.source.tensors}
         return {
@@ -110,9 +112,15 @@ class _Loader:
 
     def load_layers(self) -> None:
         """Load all layers but the classifier, or raise a SnvideoError."""
+        added = self._added_layers()
         for name, module in self.model.named_modules():
             own = dict(module.named_parameters(recurse=False))
-            if name != self.head and own and norm_kind(module) is not None:
+            if module in added:
+                tensors = {
+                    field: t for field, t in module.state_dict().items() if field != _COUNTER
+                }
+                self._report(name, tensors, "reset", "non-local blocks start anew")
+            elif name != self.head and own and norm_kind(module) is not None:
                 self._load_norm(name, module)
             elif name != self.head:
                 for field, tensor in own.items():
@@ -133,6 +141,17 @@ class _Loader:
         self._check_strides()
         if self.norm_mismatch is not None:
             raise SnvideoError(f"{self.origin} {self.norm_mismatch}")
+
+    def _added_layers(self) -> set[nn.Module]:
+        """Layers of non-local blocks, if the source has none.
+
+        They are added to a network that was trained without, as in their paper, and pass their
+        input on until their last norm has learned otherwise.
+        """
+        if any(".non_local." in name for name in self.tensors):
+            return set()
+        blocks = (block for block in self.model.modules() if isinstance(block, NonLocal))
+        return {layer for block in blocks for layer in block.children()}
 
     def _load_weight(self, name: str, own: Tensor) -> None:
         """A kernel or a bias."""
@@ -201,6 +220,14 @@ class _Loader:
         source = self.source
         if source.metadata is not None:
             check_strides(self.model, source.metadata, source.origin)
+        shifted = any(isinstance(layer, ShiftedBottleneck) for layer in self.model.modules())
+        if source.shifted not in (None, shifted):
+            there, here = ("shifts" if one else "does not shift" for one in (not shifted, shifted))
+            raise SnvideoError(
+                f"{source.origin} ({source.format}) is of a network that {there} channels along "
+                f"time, {self.name} {here} them: its tensors fit, and mean nothing there; choose "
+                "the model.name that it was trained as"
+            )
         stem = canonical_layers(self.model).get("stem.conv")
         if source.time_stride is None or stem is None:
             return

@@ -4,6 +4,7 @@ Canonical names of the layers of a ResNet, into which every format is translated
 
     stem.conv  stem.norm  res2.0.conv_a  res2.0.norm_a ...  res5.2.norm_c  head
     res2.0.shortcut.conv  res2.0.shortcut.norm      the projection beside a stage's first block
+    res3.1.non_local.conv_theta  .conv_phi  .conv_g  .conv_out  .norm       of a non-local block
     res2.0.conv_b.pointwise  .norm  .depthwise      of ip-CSN, in place of res2.0.conv_b
 
 In a network of two pathways all but the head begin with `slow.` or `fast.`, and `fuse1` to `fuse4`
@@ -25,7 +26,7 @@ from snvideo.errors import SnvideoError
 _PATHWAYS = ("slow.", "fast.")
 _INSIDE = re.compile(
     r"res_blocks\.(\d+)\.(branch1_conv|branch1_norm|branch2\.(?:conv|norm)_[abc]"
-    r"|branch2\.conv_b\.(?:pointwise|norm|depthwise))"
+    r"|branch2\.conv_b\.(?:pointwise|norm|depthwise)|non_local\.\w+)"
 )
 _SPELLING = str.maketrans("_-", "  ", "\"'`’")  # noqa: RUF001
 """Ignored in class names: these for a space, those for nothing."""

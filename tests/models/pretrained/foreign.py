@@ -7,6 +7,7 @@ so nothing here shares a rule with the reader under test.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -72,6 +73,10 @@ def pyslowfast(net: nn.Module) -> State:
             state |= of(inside.conv_c, f"{name}.branch2.c") | of(
                 inside.norm_c, f"{name}.branch2.c_bn"
             )
+            for part in ("conv_theta", "conv_phi", "conv_g", "conv_out", "norm"):
+                if hasattr(block, "non_local"):
+                    layer = getattr(block.non_local, part)
+                    state |= of(layer, f"s{stage + 2}.pathway{pathway}_nonlocal{number}.{part}")
     for number, fusion in enumerate(_fusions(net)):
         state |= of(fusion.conv_fast_to_slow, f"s{number + 1}_fuse.conv_f2s")
         state |= of(fusion.norm, f"s{number + 1}_fuse.bn")
@@ -131,6 +136,32 @@ def mmaction(net: nn.Module, lateral_norm: bool = True, flat: bool = False) -> S
         slow = pathways[0][1][-1].res_blocks[-1].branch2.conv_c.out_channels
         weight = torch.cat([weight[:, slow:], weight[:, :slow]], dim=1)
     return state | {"cls_head.fc_cls.weight": weight, "cls_head.fc_cls.bias": head.bias.detach()}
+
+
+def shifted(state: State) -> State:
+    """Tensors of TSM in mmaction2's names: its first convolutions are wrapped, and for images."""
+    wrapped = re.compile(r"(layer\d\.\d+\.conv1\.conv)\.")
+    return {wrapped.sub(r"\1.net.", name): tensor for name, tensor in state.items()}
+
+
+def tsm(net: nn.Module) -> State:
+    """A network of pytorchvideo's builders in the names of the authors of TSM."""
+    names = {"conv": "conv", "norm": "bn"}
+    stem, *stages = _pathways(net)[0][0], *_pathways(net)[0][1]
+    state = of(stem.conv, "conv1") | of(stem.norm, "bn1")
+    for stage, number, block in _places(stages):
+        place = f"layer{stage + 1}.{number}"
+        for position, letter in enumerate("abc", 1):
+            for kind, short in names.items():
+                wrapped = ".net" if (kind, letter) == ("conv", "a") else ""
+                layer = getattr(block.branch2, f"{kind}_{letter}")
+                state |= of(layer, f"{place}.{short}{position}{wrapped}")
+        if block.branch1_conv is not None:
+            state |= of(block.branch1_conv, f"{place}.downsample.0")
+            state |= of(block.branch1_norm, f"{place}.downsample.1")
+    flat = {name: t.squeeze(2) if t.dim() == 5 else t for name, t in state.items()}
+    flat = {f"module.base_model.{name}": tensor for name, tensor in flat.items()}
+    return flat | of(net.blocks[-1].proj, "module.new_fc")
 
 
 def _switch_norm(norm: nn.Module, name: str) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -79,6 +80,40 @@ def test_networks_in_its_names(theirs, name):
         ours.blocks[0].pool = POOLS[name]
     assert disagreement(ours, clip, logits) < 1e-5
     assert [" pool of mmaction2's " in line for line in report.notes] == [True] * (name in POOLS)
+
+
+@pytest.mark.parametrize("authors", [False, True])
+def test_networks_that_shift_channels(authors):
+    """Those of mmaction2, and those of the authors of TSM."""
+    theirs, clip = create_model("tsm_tiny", len(CLASSES), "bn"), torch.randn(2, 3, 8, 48, 48)
+    lively(theirs, clip)
+    state = foreign.shifted(foreign.mmaction(theirs, flat=True))
+    found = source(
+        foreign.tsm(theirs) if authors else state,
+        meta={"dataset_meta": {"classes": list(CLASSES)}},
+    )
+    assert found.format == ("TSM" if authors else "mmaction2")
+    assert found.mean_std == IMAGENET and found.exact and not found.notes and not found.images
+    ours = blank("tsm_tiny")
+    report = take(ours, found._replace(classes=CLASSES), HERE)
+    assert report.count("inflated") == 17 and report.count("reset") == 0
+    with torch.no_grad():
+        assert disagreement(ours, clip, theirs(clip)) < 1e-5
+
+
+@pytest.mark.parametrize("write", [foreign.pyslowfast, partial(foreign.mmaction, flat=True)])
+def test_shifted_channels_are_not_guessed(write):
+    """Networks that shift channels and those that do not have the same tensors."""
+    with torch.device("meta"):
+        plain = source(write(create_model("tsm_tiny", len(CLASSES), "bn")))
+        shifted = source(foreign.tsm(create_model("tsm_tiny", len(CLASSES), "bn")))
+    with pytest.raises(SnvideoError, match="does not shift channels along time, this network shif"):
+        take(blank("tsm_tiny"), plain, HERE, head="new")
+    assert shifted.shifted and plain.shifted is False
+    with pytest.raises(
+        SnvideoError, match="that shifts channels along time, this network does not"
+    ):
+        take(blank("c2d_tiny"), shifted, HERE, head="new")
 
 
 @pytest.mark.parametrize("name", ["ir_csn_tiny", "ip_csn_tiny"])

@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.models import video
 
 from snvideo.errors import SnvideoError
+from snvideo.models import create_model
 from snvideo.models.pretrained import open_weights
 from snvideo.models.pretrained.formats import KINETICS, identify
 from snvideo.models.pretrained.reader import Contents
@@ -126,6 +127,55 @@ def test_a_network_that_keeps_all_frames_is_not_one_that_halves_them(theirs, wri
     with pytest.raises(SnvideoError, match="stride 1 in time, this network has 2"):
         take(ours, source(write(theirs("i3d_r50").net)), head="new")
     assert all(t.isnan().all() for t in ours.parameters())
+
+
+NON_LOCAL = {"INSTANTIATION": "softmax", "GROUP": [[1]] * 4, "POOL": [[[1, 2, 2]]] * 4}
+
+
+def test_non_local_blocks_of_pyslowfast(names):
+    theirs, clip = create_model("i3d_nln_tiny", len(CLASSES), "bn"), torch.randn(2, 3, 8, 64, 64)
+    lively(theirs, clip)
+    cfg = yaml.safe_dump({"NONLOCAL": NON_LOCAL})
+    found = source(foreign.pyslowfast(theirs), cfg=cfg)
+    ours = blank("i3d_nln_tiny")
+    report = take(ours, found, HERE, classes=names)
+    assert {entry.status for entry in report.entries} == {"loaded"} and not report.notes
+    with torch.no_grad():
+        assert disagreement(ours, clip, theirs(clip)) < 1e-5
+    (note,) = source(foreign.pyslowfast(theirs)).notes
+    assert note.startswith("the file does not say what its non-local blocks compute")
+    with pytest.raises(SnvideoError, match="too many"):
+        take(blank("i3d_tiny"), found, HERE, head="new")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"INSTANTIATION": "dot_product"},
+        {"POOL": [[[2, 2, 2]]] * 4},
+        {"GROUP": [[1], [4], [4], [1]]},
+    ],
+)
+def test_non_local_blocks_that_compute_something_else_are_refused(other):
+    with torch.device("meta"):
+        state = foreign.pyslowfast(create_model("i3d_nln_tiny", len(CLASSES), "bn"))
+    with pytest.raises(SnvideoError, match=r"has non-local blocks of the kind [^\n]*$"):
+        source(state, cfg=yaml.safe_dump({"NONLOCAL": NON_LOCAL | other}))
+
+
+@pytest.mark.parametrize("norm, norms", [("bn", "keep"), ("sn", "new")])
+def test_non_local_blocks_are_added_to_a_network_without(norm, norms):
+    """They begin as the identity, so the network begins as the one that it starts from."""
+    theirs, clip = create_model("i3d_tiny", len(CLASSES), "bn"), torch.randn(2, 3, 8, 64, 64)
+    lively(theirs, clip)
+    ours = create_model("i3d_nln_tiny", len(CLASSES), norm).eval()
+    found = source(theirs.state_dict())._replace(classes=CLASSES)
+    report = take(ours, found, norms=norms)
+    new = [entry.name for entry in report.entries if "non-local" in entry.why]
+    assert len(new) == 2 * (4 * 2 + {"bn": 4, "sn": 6}[norm])
+    if norms == "keep":
+        with torch.no_grad():
+            assert error(ours(clip), theirs(clip)) < 1e-5
 
 
 def test_a_bare_state_dict_may_have_any_strides_and_says_so(theirs):

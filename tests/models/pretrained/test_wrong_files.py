@@ -102,7 +102,9 @@ def test_image_networks_start_networks_of_bottlenecks_alone():
     with torch.device("meta"):
         net = create_model("x3d_xs", len(CLASSES))
     image = {"layer1.0.conv1.weight": torch.zeros(1), "conv1.weight": torch.zeros(1)}
-    with pytest.raises(SnvideoError, match="can start C2D, I3D, Slow and SlowFast, not this"):
+    with pytest.raises(
+        SnvideoError, match="can start C2D, I3D, Slow, SlowFast, CSN and TSM, not this"
+    ):
         take(net, source(image))
 
 
