@@ -1,7 +1,7 @@
 """Base of every configuration section; each package declares its own beside what it configures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -22,3 +22,12 @@ def expand_user(path: str | Path) -> Path:
 
 UserPath = Annotated[Path, AfterValidator(expand_user)]
 """A path in a config."""
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested sections under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = isinstance(value, dict)
+        flat |= flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat

@@ -6,9 +6,12 @@ from snvideo.errors import SnvideoError
 
 PACKAGES = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
+    "mlflow": ("mlflow",),
     "report": ("matplotlib", "PIL"),
     "tensorboard": ("tensorboard",),
     "timm": ("timm",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
 }
 """Extra -> what it lets import."""
 

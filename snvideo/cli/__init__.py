@@ -48,8 +48,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _COMMANDS: list[Callable[..., None]] = [
-    *(runs.train, runs.evaluate, runs.compare, runs.report, runs.predict, runs.export),
-    *(runs.clips, runs.models, videos.prepare, videos.toy),
+    *(runs.train, runs.evaluate, runs.compare, runs.report, runs.track),
+    *(runs.predict, runs.export, runs.clips, runs.models, videos.prepare, videos.toy),
 ]
 for command in _COMMANDS:
     app.command()(command)

@@ -92,6 +92,25 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a study.")]) -
     typer.echo(f"report: {write_report(folder)}")
 
 
+def track(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    to: Annotated[
+        list[str] | None,
+        typer.Option(help="wandb, mlflow or trackio; by default those of the run's config."),
+    ] = None,
+) -> None:
+    """Send to trackers what they have not got of a run: its metrics, config and results."""
+    from snvideo.engine.run_dir import RunDir
+    from snvideo.engine.tracking import track_run
+
+    run_dir = RunDir(run)
+    if (config := run_dir.stored_config()) is None:
+        raise SnvideoError(f"{run} is not the folder of a run: it has no config.yaml")
+    with run_dir.locked():
+        for tracker, lines in track_run(run, to or config.log.trackers):
+            typer.echo(f"{tracker}: {lines} lines of metrics sent")
+
+
 def predict(
     videos: Annotated[
         list[str],

@@ -13,10 +13,11 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
-from snvideo.base_config import Section, UserPath
+from snvideo.base_config import Section, UserPath, flatten
 from snvideo.data.config import DataConfig
 from snvideo.models.config import ModelConfig
 
@@ -246,10 +247,17 @@ class EarlyValidationConfig(Section):
     """Spread evenly over the split."""
 
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
 class LogConfig(Section):
-    """Log lines, validations and checkpoints of a run."""
+    """Log lines, trackers, validations and checkpoints of a run."""
 
     every_steps: PositiveInt = 10
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """What gets metrics, config and results, beside the run's own files."""
+    project: Annotated[str, Field(min_length=1)] = "snvideo"
+    """Project of W&B and trackio, experiment of MLflow."""
     validate_epochs: NonNegativeInt = 1
     """Validate after every so many epochs; 0: only test at the end."""
     early_validation: EarlyValidationConfig | None = None
@@ -258,6 +266,14 @@ class LogConfig(Section):
     checkpoint_minutes: PositiveFloat | None = 30
     """And when so much time has passed since the last one; null: by epochs alone."""
     keep_checkpoints: PositiveInt = 2
+
+    @field_validator("trackers")
+    @classmethod
+    def _each_tracker_once(cls, trackers: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
+        # Two would send the same lines to one run of the tracker.
+        if len(set(trackers)) < len(trackers):
+            raise ValueError(f"a tracker stands there twice: {', '.join(trackers)}")
+        return trackers
 
 
 class RunConfig(Section):
@@ -309,15 +325,6 @@ def read_stored(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError("it does not hold keys and values")
     return rename_keys(values)
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested sections under dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        inner = isinstance(value, dict)
-        flat |= flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-    return flat
 
 
 _FREE = (

@@ -34,6 +34,7 @@ from snvideo.engine.precheck import SplitSummary, check_index, load_splits, view
 from snvideo.engine.settings import settings_without_effect
 from snvideo.engine.setup import build_network, open_start, resolve_config, start_from
 from snvideo.engine.step_timer import waiting_share
+from snvideo.engine.trackers import check_trackers
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import SnvideoError
 from snvideo.models.activation_checkpointing import enable_activation_checkpointing
@@ -123,6 +124,7 @@ def dry_run(config: RunConfig, timed_steps: int = 3) -> DryRun:
 def estimate(config: RunConfig, world: World) -> DryRun:
     """The part of a dry run that computes nothing; raises as `dry_run`."""
     data, optim = config.data, config.optim
+    check_trackers(config.log.trackers)
     loaded = load_splits(config)
     train, splits = loaded.train, check_index(loaded, data.clip)
     class_weights(optim.class_weights, train)  # is there one for each class?

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from snvideo.engine.trackers import figures
 from snvideo.extras import MissingExtraError, require
 
 if TYPE_CHECKING:
@@ -82,17 +84,23 @@ class TensorBoardLog:
 
         self._writer = SummaryWriter(str(path), purge_step=purge_step)
 
-    def add(self, step: int, values: dict[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add values by name."""
         for name, value in values.items():
             self._call("add_scalar", name, value, step)
+
+    def config(self, text: str) -> None:
+        """Add the config of a run, which is shown as it is."""
+        self._call("add_text", "config", f"```yaml\n{text}\n```")
 
     def flush(self) -> None:
         """Write everything added so far."""
         self._call("flush")
 
-    def close(self) -> None:
-        """Flush and close the file."""
+    def finish(self, results: Mapping[str, Any] | None) -> None:
+        """Add the content of results.json, if there is one, and close the file."""
+        if results is not None:
+            self.log(int(results.get("steps", 0)), figures(results))
         self._call("close")
 
     def _call(self, method: str, *arguments: object) -> None:

@@ -21,18 +21,20 @@ import yaml
 from pydantic import ValidationError
 
 from snvideo.atomic import atomic_path, write_atomic
+from snvideo.base_config import flatten
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.config import (
     STORED,
     RunConfig,
     differences,
-    flatten,
     free_differences,
     read_stored,
 )
 from snvideo.engine.content import INDEX, content_hashes, index_content
 from snvideo.engine.metrics_log import MetricsFile, TensorBoardLog
 from snvideo.engine.results import read_results
+from snvideo.engine.tracker_process import TrackerProcess, end_trackers, start_trackers
+from snvideo.engine.tracking import forget_sent
 from snvideo.errors import SnvideoError
 from snvideo.lock import locked
 from snvideo.models.pretrained import WEIGHTS_FILE
@@ -86,7 +88,9 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self._logs: tuple[MetricsFile, TensorBoardLog] | None = None
+        self._metrics: MetricsFile | None = None
+        self._tensorboard: TensorBoardLog | None = None
+        self._trackers: list[TrackerProcess] = []
 
     def check(self, config: RunConfig) -> list[str]:
         """Changes from the stored config that decide no result, as in `data.workers: 4 -> 2`.
@@ -195,33 +199,46 @@ class RunDir:
         session |= {key: now[key] for key in ("threads", "processes")}
         session["torch"] = now["packages"]["torch"]
         now["sessions"] = [*sessions(self.path), session]
-        self.write("config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        config_text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        self.write("config.yaml", config_text)
         self.write(ENVIRONMENT, json.dumps(now, indent=2))
         if not step:
             self.write(INPUTS, json.dumps(content_hashes(config), indent=2))
-        tensorboard = self.path / "tensorboard"
+        tensorboard, trackers = self.path / "tensorboard", config.log.trackers
         if not step:
             shutil.rmtree(tensorboard, ignore_errors=True)
         with explained_writes(self.path):
-            # TensorBoard hides older files' values of `purge_step` and later. Those of this step,
-            # from before the checkpoint, stay; a validation may be repeated and is shown twice.
-            board = TensorBoardLog(tensorboard, purge_step=step + 1 if step else None)
-            self._logs = MetricsFile(self.path / "metrics.jsonl", mark), board
+            if not step:
+                forget_sent(self.path)
+            self._metrics = MetricsFile(self.path / "metrics.jsonl", mark)
+            if "tensorboard" in trackers:
+                # TensorBoard hides older files' values of `purge_step` and later. Those of this
+                # step, from before the checkpoint, stay; a validation may be repeated and is shown
+                # twice.
+                self._tensorboard = TensorBoardLog(tensorboard, step + 1 if step else None)
+        if self._tensorboard is not None and not step:
+            self._tensorboard.config(config_text)
+        self._trackers = start_trackers(trackers, self.path)
 
     def log(self, kind: str, step: int, **values: float) -> None:
-        """Add one line of metrics, and the same to TensorBoard; a full disk is no error."""
-        self._opened()[0].add(json.dumps({"kind": kind, "step": step, **values}))
+        """Add one line of metrics, which trackers get, too; a full disk is no error."""
+        assert self._metrics is not None, "the run directory is not open for writing"
+        self._metrics.add(json.dumps({"kind": kind, "step": step, **values}))
         self.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
+        for tracker in self._trackers:
+            tracker.check()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Add values to TensorBoard alone, each under its own name."""
-        self._opened()[1].add(step, values)
+        if self._tensorboard is not None:
+            self._tensorboard.log(step, values)
 
     def mark(self) -> int:
         """Put all metrics on the disk, or raise OSError; returns their size in bytes."""
-        metrics, tensorboard = self._opened()
-        tensorboard.flush()
-        return metrics.sync()
+        assert self._metrics is not None, "the run directory is not open for writing"
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
+        return self._metrics.sync()
 
     def clear_preempted(self) -> None:
         """Remove the file of `mark_preempted`."""
@@ -251,13 +268,13 @@ class RunDir:
             yield path
 
     def close(self) -> None:
-        """Flush and close logs."""
-        for file in self._logs or ():
-            file.close()
-
-    def _opened(self) -> tuple[MetricsFile, TensorBoardLog]:
-        assert self._logs is not None, "the run directory is not open for writing"
-        return self._logs
+        """Flush and close logs, and let trackers send the rest."""
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._tensorboard is not None:
+            results = read_results(self.path)
+            self._tensorboard.finish(None if results is None else results.stored())
+        end_trackers(self._trackers)
 
 
 @contextmanager

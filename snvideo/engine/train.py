@@ -21,6 +21,7 @@ from snvideo.engine.results import Results, read_results
 from snvideo.engine.run_dir import RunDir, sessions
 from snvideo.engine.settings import settings_without_effect
 from snvideo.engine.setup import open_start
+from snvideo.engine.trackers import check_trackers
 from snvideo.engine.trainer import Trainer
 from snvideo.errors import PreemptedError
 from snvideo.models.cost import count_parameters
@@ -78,6 +79,7 @@ def _finished(run_dir: RunDir, config: RunConfig, held: ExitStack) -> Results | 
     run_dir.check(config)
     results = read_results(run_dir.path)
     if results is None:
+        check_trackers(config.log.trackers)
         held.enter_context(run_dir.locked())
         results = read_results(run_dir.path)  # of a process that has just given it back
     if results is None:

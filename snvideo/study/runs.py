@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from snvideo.base_config import flatten
 from snvideo.engine.batch_plan import depends_on_split
-from snvideo.engine.config import STORED, OptimConfig, RunConfig, flatten, read_stored
+from snvideo.engine.config import STORED, OptimConfig, RunConfig, read_stored
 from snvideo.engine.results import Results, read_results
 from snvideo.engine.run_dir import ENVIRONMENT, INPUTS
 from snvideo.errors import SnvideoError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from snvideo.engine.config import flatten
+from snvideo.base_config import flatten
 from snvideo.errors import SnvideoError
 from snvideo.models.config import NormConfig
 from snvideo.study.config import StudyConfig, cells
