@@ -6,6 +6,7 @@ from snvideo.errors import SnvideoError
 
 PACKAGES = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
+    "hub": ("huggingface_hub",),
     "mlflow": ("mlflow",),
     "report": ("matplotlib", "PIL"),
     "tensorboard": ("tensorboard",),

@@ -49,7 +49,7 @@ app = typer.Typer(
 )
 _COMMANDS: list[Callable[..., None]] = [
     *(runs.train, runs.evaluate, runs.compare, runs.report, runs.track),
-    *(runs.predict, runs.export, runs.clips, runs.models, videos.prepare, videos.toy),
+    *(runs.predict, runs.export, runs.push, runs.clips, runs.models, videos.prepare, videos.toy),
 ]
 for command in _COMMANDS:
     app.command()(command)

@@ -10,7 +10,7 @@ from snvideo.cli import timeline as timelines
 from snvideo.cli.options import ConfigFile, Overrides, Workers
 from snvideo.errors import SnvideoError
 
-Weights = "A run's folder, or weights of snvideo: .safetensors, a checkpoint."
+Weights = "A run's folder; a .safetensors or checkpoint of snvideo; or hf:USER/NAME[@REVISION]."
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -230,6 +230,22 @@ def export(
 
     difference = export_model(load_model(model), out)
     typer.echo(out if difference is None else f"{out}: logits agree to {difference:.1e}")
+
+
+def push(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    repo: Annotated[str, typer.Argument(help="USER/NAME; it is made if it is not there.")],
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public", help="Of a new repository; else as your account makes them."
+        ),
+    ] = None,
+) -> None:
+    """Publish a run on the Hugging Face Hub: weights, model card, config, preprocessing."""
+    from snvideo.engine.push import push
+
+    typer.echo(push(run, repo, private))
 
 
 def clips(

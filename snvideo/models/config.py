@@ -138,7 +138,8 @@ class WeightsConfig(Section):
     """Weights that training starts from."""
 
     source: Annotated[str, AfterValidator(_expand_source)]
-    """A file, or a library's own download: `torchvision:NAME`, `timm:NAME`, `pytorchvideo:NAME`."""
+    """A file, a library's own download, `torchvision:NAME`, `timm:NAME` or `pytorchvideo:NAME`, or
+    what `snvideo push` has published: `hf:USER/NAME`, `hf:USER/NAME@REVISION`."""
     inflate: Literal["repeat", "centre"] = "repeat"
     """Inflation of 2D kernels to 3D: repeated over time and divided, or in the middle frame."""
     norms: Literal["keep", "new"] = "keep"

@@ -12,6 +12,8 @@ from torch.hub import load_state_dict_from_url
 from snvideo.errors import SnvideoError
 from snvideo.extras import require
 from snvideo.models.pretrained.formats import WeightsSource, identify
+from snvideo.models.pretrained.hugging_face import download
+from snvideo.models.pretrained.native import WEIGHTS_FILE
 from snvideo.models.pretrained.reader import Contents, read_weights, validate_state_dict
 
 
@@ -20,8 +22,8 @@ def open_weights(source: str) -> WeightsSource:
 
     Args:
         source: a file; or what a library downloads, as `torchvision:r3d_18`,
-            `torchvision:resnet50:DEFAULT`, `timm:resnet50.a1_in1k`, `pytorchvideo:i3d_r50`. No code
-            of a hub is run.
+            `torchvision:resnet50:DEFAULT`, `timm:resnet50.a1_in1k`, `pytorchvideo:i3d_r50`; or what
+            `snvideo push` has published, `hf:USER/NAME@REVISION`. No code of a hub is run.
 
     Raises:
         SnvideoError: if they cannot be read or downloaded, or are of no known format.
@@ -94,8 +96,13 @@ def _pytorchvideo(name: str, origin: str) -> WeightsSource:
     return identify(Contents(tensors, {}, None, "model_state"), origin)
 
 
+def _hugging_face(name: str, origin: str) -> WeightsSource:
+    return identify(read_weights(download(origin, WEIGHTS_FILE)), origin)
+
+
 _LIBRARIES: dict[str, Callable[[str, str], WeightsSource]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "pytorchvideo": _pytorchvideo,
+    "hf": _hugging_face,
 }

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from snvideo.atomic import write_atomic
 from snvideo.errors import SnvideoError
+from snvideo.models.pretrained.hugging_face import download, names_repository
 from snvideo.models.pretrained.metadata import METADATA_KEY, WeightsMetadata, layer_strides
 from snvideo.models.pretrained.reader import Contents, read_weights, validate_state_dict
 from snvideo.models.registry import create_model
@@ -136,7 +137,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     """Load a trained network with its classes and preprocessing.
 
     Args:
-        path: a .safetensors file or a checkpoint of snvideo, or the directory of a finished run.
+        path: a .safetensors file or a checkpoint of snvideo, the directory of a finished run, or
+            `hf:USER/NAME` or `hf:USER/NAME@REVISION`, what `snvideo push` has published.
         device: of the network.
 
     Raises:
@@ -151,7 +153,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         >>> loaded.classes[0]
         'growing'
     """
-    path = Path(path)
+    path = download(str(path), WEIGHTS_FILE) if names_repository(path) else Path(path)
     if path.is_dir():
         path = path / WEIGHTS_FILE
         if not path.exists():

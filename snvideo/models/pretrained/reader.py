@@ -49,7 +49,7 @@ def read_weights(path: Path) -> Contents:
     except OSError as error:
         hint = ": name a file of weights in it" if path.is_dir() else ""
         if ":" in str(path):
-            hint = "; downloads begin with torchvision:, timm: or pytorchvideo:"
+            hint = "; downloads begin with torchvision:, timm:, pytorchvideo: or hf:"
         raise SnvideoError(f"cannot read weights {path}: {error.strerror}{hint}") from None
     if all(chr(byte).isprintable() or chr(byte).isspace() for byte in head):
         raise SnvideoError(f"{path} is a text file: expected weights (.safetensors, .pth, .pyth)")
