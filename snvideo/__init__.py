@@ -13,8 +13,9 @@ True
 
 A config is trained with `train(config)` and a run evaluated with `evaluate(config, run)`; both
 return `Results`. `load_model(run)` gives the trained network with its classes and preprocessing,
-and `predict(videos, run)` the most probable classes of any video files. `snvideo.data` has the
-index, decoding and datasets, `snvideo.norm` the normalization layers.
+`predict(videos, run)` the most probable classes of any video files, and
+`write_features(FeatureExtractor(run), videos, folder)` what a layer gives for them. `snvideo.data`
+has the index, decoding and datasets, `snvideo.norm` the normalization layers.
 """
 
 from importlib import import_module
@@ -23,18 +24,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snvideo.config import load_config
     from snvideo.engine.evaluate import evaluate
+    from snvideo.engine.feature_files import load_features, write_features
+    from snvideo.engine.features import FeatureExtractor
     from snvideo.engine.predict import predict
     from snvideo.engine.train import train
     from snvideo.models import create_model, list_models
     from snvideo.models.pretrained import load_model
 
-__all__ = ["__version__", "create_model", "evaluate", "list_models"]
-__all__ += ["load_config", "load_model", "predict", "train"]
+__all__ = ["FeatureExtractor", "__version__", "create_model", "evaluate", "list_models"]
+__all__ += ["load_config", "load_features", "load_model", "predict", "train", "write_features"]
 __version__ = "0.1.0"
 
 _MODULES = {
     **dict.fromkeys(("create_model", "list_models"), "models"),
     **{"load_config": "config", "load_model": "models.pretrained"},
+    **{"FeatureExtractor": "engine.features"},
+    **dict.fromkeys(("load_features", "write_features"), "engine.feature_files"),
     **{name: f"engine.{name}" for name in ("evaluate", "predict", "train")},
 }
 

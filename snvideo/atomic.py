@@ -2,12 +2,17 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 _numbers = count()
+
+
+_TEMPORARY = re.compile(r"\..{0,40}\.\d+-\d+(\.[^.]+)?", re.DOTALL)
+"""Names of temporary files."""
 
 
 @contextmanager
@@ -31,6 +36,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # which would hide the first error
             temporary.unlink(missing_ok=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """True for the temporary file of `atomic_path`, which a process that was killed leaves."""
+    return bool(_TEMPORARY.fullmatch(path.name))
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

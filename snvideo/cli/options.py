@@ -1,5 +1,6 @@
 """Arguments and options that several commands have."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,6 +8,19 @@ import typer
 ConfigFile = Annotated[str, typer.Argument(help="A YAML file, or a name: see `snvideo configs`.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Changes to the config: key.sub=value ...")
+]
+WEIGHTS = "A run's folder; a .safetensors or checkpoint of snvideo; or hf:USER/NAME[@REVISION]."
+Weights = Annotated[Path, typer.Option(help=WEIGHTS)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")]
+Silence = Annotated[
+    float,
+    typer.Option(
+        "--timeout",
+        "--limit",
+        min=1,
+        max=300,
+        help="Seconds without a frame before a video is given up.",
+    ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that read or write videos.")]
 Timeout = Annotated[

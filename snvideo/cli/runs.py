@@ -7,10 +7,17 @@ from typing import Annotated
 import typer
 
 from snvideo.cli import timeline as timelines
-from snvideo.cli.options import ConfigFile, Overrides, Workers
+from snvideo.cli.options import (
+    WEIGHTS,
+    ConfigFile,
+    Device,
+    Overrides,
+    Silence,
+    Weights,
+    Workers,
+)
 from snvideo.errors import SnvideoError
 
-Weights = "A run's folder; a .safetensors or checkpoint of snvideo; or hf:USER/NAME[@REVISION]."
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
@@ -116,7 +123,7 @@ def predict(
         list[str],
         typer.Argument(metavar="VIDEO", help="Files, folders, quoted patterns: 'x/**/*.mp4'."),
     ],
-    weights: Annotated[Path, typer.Option(help=Weights)],
+    weights: Weights,
     clips: Annotated[
         int | None, typer.Option(min=1, help="Clips, spread evenly: 10; of a window 1.")
     ] = None,
@@ -128,17 +135,8 @@ def predict(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Views in one pass: 16; of windows 1.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")] = "auto",
-    timeout: Annotated[
-        float,
-        typer.Option(
-            "--timeout",
-            "--limit",
-            min=1,
-            max=300,
-            help="Seconds without a frame before a video is given up.",
-        ),
-    ] = 60.0,
+    device: Device = "auto",
+    timeout: Silence = 60.0,
     out: Annotated[Path | None, typer.Option(help="A .csv or .json to write, too.")] = None,
     contact_sheets: Annotated[
         Path | None,
@@ -219,7 +217,7 @@ def predict(
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help=Weights)],
+    model: Annotated[Path, typer.Argument(help=WEIGHTS)],
     out: Annotated[
         Path, typer.Argument(help="To write: .onnx, .pt2 (torch.export) or .safetensors.")
     ],

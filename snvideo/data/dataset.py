@@ -303,7 +303,7 @@ class EvalDataset(VideoDataset):
 
     def steps(self, key: SampleKey) -> Iterator[Any]:
         video = self.index[key.video]
-        numbers = self.numbers(video)
+        numbers = self.key_numbers(key)
         wanted, inverse = np.unique(numbers, return_inverse=True)
         view_cut = ViewCut.of(video.height, video.width, self.view)
         yield 0
@@ -317,12 +317,20 @@ class EvalDataset(VideoDataset):
         views = VideoViews(frames, clips, view_cut.corners, self.view.crop)
         yield EvalSample(views, self.label(key.video), key.video, [])
 
+    def key_numbers(self, key: SampleKey) -> np.ndarray:
+        """Frames of the clips of a sample, int64 (clips, T)."""
+        return self.numbers(self.index[key.video])
+
     def numbers(self, video: Video) -> np.ndarray:
         """Frames of all clips of a video, int64 (clips, T)."""
         clip = self.config.clip
-        latest = sampling.last_start(clip, video.fps, video.frames)
-        starts = sampling.even_starts(self.view.clips, latest)
+        starts = self.starts(video)
         return np.stack([sampling.clip_frames(clip, video.fps, video.frames, s) for s in starts])
+
+    def starts(self, video: Video) -> np.ndarray:
+        """Starts of all clips of a video, in frames (clips,)."""
+        latest = sampling.last_start(self.config.clip, video.fps, video.frames)
+        return sampling.even_starts(self.view.clips, latest)
 
     @staticmethod
     def collate(samples: list[EvalSample]) -> EvalBatch:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from snvideo.atomic import write_atomic
+from snvideo.atomic import is_unfinished, write_atomic
 from snvideo.errors import SnvideoError
 from snvideo.text import shorten, shorten_list
 
@@ -144,5 +144,6 @@ def claim_folder(
 
 def remove_unfinished(out: Path) -> None:
     """Remove what processes that were killed had begun to write with `snvideo.atomic`."""
-    for left in out.rglob(".*.mp4"):
-        left.unlink(missing_ok=True)
+    for left in out.rglob(".*"):
+        if is_unfinished(left):
+            left.unlink(missing_ok=True)

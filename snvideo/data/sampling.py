@@ -102,6 +102,21 @@ def even_starts(clips: int, latest: float) -> np.ndarray:
     return np.linspace(0, latest, clips) if clips > 1 else np.array([latest / 2])
 
 
+def consecutive_starts(clip: ClipConfig, fps: float, frames: int) -> np.ndarray:
+    """Starts of clips one behind the other over a whole video, in frames, float64 (clips,).
+
+    A clip takes `clip.frames` steps, and the next one begins at the step after its last frame.
+    Frames that are left at the end, too few for a whole clip, are in a last clip that ends with the
+    video's last frame and overlaps the one before it. A video of no more than that has one, from 0.
+    """
+    length = clip.frames * frame_step(clip, fps)
+    whole = max(1, int(frames / length + 1e-6))  # a rate of 29.97 is no exact number
+    starts = length * np.arange(whole)
+    if frames - whole * length >= 1 - 1e-6:
+        starts = np.append(starts, last_start(clip, fps, frames))
+    return starts
+
+
 class Crop(NamedTuple):
     """A square of a frame in its own pixels, to be resized to the view's size."""
 

@@ -26,7 +26,7 @@ def content_hashes(config: RunConfig) -> dict[str, str]:
     else:
         found = _hashed("data.quarantine", quarantine, _quarantine_hash)
     if weights is not None:
-        found |= _hashed("model.weights.source", Path(weights.source), _file_hash)
+        found |= _hashed("model.weights.source", Path(weights.source), file_hash)
         if weights.classes is not None:
             found |= _hashed("model.weights.classes", weights.classes, _classes_hash)
     return found
@@ -64,7 +64,8 @@ def _quarantine_hash(path: Path) -> str:
     return _digest("\n".join(names).encode("utf-8", "surrogateescape"))
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """Hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

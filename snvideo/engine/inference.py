@@ -142,7 +142,7 @@ def _probe(files: Sequence[Path], workers: int, timeout: float) -> ProbedFiles:
     for name, probe in zip(given, probes, strict=True):
         if probe.status == "ok":
             remarks[name] = probe.reason
-            rows.append(probe._replace(path=name, split="predict"))
+            rows.append(probe._replace(path=name, split="predict", label=-1))
         else:
             failed[name] = probe.reason
     index = ClipIndex(rows, "predict", labels=[""], root=Path("/"))

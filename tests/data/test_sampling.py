@@ -107,3 +107,14 @@ def test_tiny_videos_have_crops_too():
     view = TrainViewConfig(short_side=(256, 320), crop=224)
     crop = sampling.random_crop(np.random.default_rng(0), 2, 1, view)
     assert crop.side == 1
+
+
+def test_every_frame_is_in_reach_of_a_consecutive_clip():
+    clip = ClipConfig(frames=4, stride=3, target_fps=10)
+    cases = {(25.0, 1): 1, (25.0, 29): 1, (25.0, 30): 1, (25.0, 31): 2, (29.97, 900): 25}
+    for (fps, frames), clips in {**cases, (30.0, 36): 1, (5.0, 17): 3}.items():
+        length = clip.frames * sampling.frame_step(clip, fps)
+        starts = sampling.consecutive_starts(clip, fps, frames)
+        assert starts[0] == 0 and np.all(np.diff(starts) <= length + 1e-9)
+        assert starts[-1] + length > frames - 1
+        assert len(starts) == clips

@@ -23,14 +23,7 @@ from snvideo.engine.distributed import World
 from snvideo.engine.evaluate import evaluate_views
 from snvideo.engine.predict import Prediction, predict
 from snvideo.errors import SnvideoError
-from snvideo.models.pretrained import (
-    Preprocessing,
-    WeightsMetadata,
-    layer_strides,
-    load_model,
-    write_weights,
-)
-from snvideo.models.registry import create_model
+from snvideo.models.pretrained import load_model, write_weights
 from snvideo.report.predictions import (
     ContactSheets,
     check_output,
@@ -41,28 +34,15 @@ from snvideo.report.predictions import (
 from tests.data.faults import sabotage
 from tests.data.videos import write_video
 from tests.engine.runs import run_config
+from tests.engine.weights import CLASSES, random_weights
 
-CLASSES = tuple(f"class {number}" for number in range(8))
 QUICK = {"clips": 2, "crops": 1, "workers": 1}
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     """Random weights that tell videos apart, of a network that sees 4 frames at 10 a second."""
-    torch.manual_seed(0)
-    model = create_model("i3d_tiny", len(CLASSES), "sn")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1 and name.endswith("weight"):
-                parameter.fill_(1.0)  # else every residual branch is zero
-        list(model.parameters())[-2].mul_(30)
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    looks = {"mean": (0.4, 0.45, 0.5), "std": (0.2, 0.225, 0.25), "target_fps": 10}
-    seen = Preprocessing(**looks, frames=4, stride=3, short_side=36, crop=32)
-    about = {"architecture": "i3d_tiny", "strides": layer_strides(model), "norm": "sn"}
-    metadata = WeightsMetadata(**about, statistics="moving", classes=CLASSES, preprocessing=seen)
-    write_weights(path, model, metadata)
-    return path
+    return random_weights(tmp_path_factory.mktemp("weights") / "model.safetensors")
 
 
 def videos_of(toy: Path) -> list[Path]:

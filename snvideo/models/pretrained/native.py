@@ -133,6 +133,21 @@ def evaluated_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return {**weights, **averages["tensors"]}
 
 
+def weights_file(path: Path | str) -> Path:
+    """The file of weights: a path itself, the one in the directory of a finished run, or of a
+    repository, downloaded.
+
+    Raises:
+        SnvideoError: if the run is not finished, or nothing can be downloaded.
+    """
+    path = download(str(path), WEIGHTS_FILE) if names_repository(path) else Path(path)
+    if path.is_dir():
+        path = path / WEIGHTS_FILE
+        if not path.exists():
+            raise SnvideoError(f"{path.parent} has no {WEIGHTS_FILE}: finish the run first")
+    return path
+
+
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
     """Load a trained network with its classes and preprocessing.
 
@@ -153,11 +168,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         >>> loaded.classes[0]
         'growing'
     """
-    path = download(str(path), WEIGHTS_FILE) if names_repository(path) else Path(path)
-    if path.is_dir():
-        path = path / WEIGHTS_FILE
-        if not path.exists():
-            raise SnvideoError(f"{path.parent} has no {WEIGHTS_FILE}: finish the run first")
+    path = weights_file(path)
     own = read_own(read_weights(path), path)
     if own is None:
         raise SnvideoError(
