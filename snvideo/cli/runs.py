@@ -157,6 +157,9 @@ def predict(
     events: Annotated[
         Path | None, typer.Option(help="A .csv or .json for events: windows in a row.")
     ] = None,
+    delay: Annotated[
+        float | None, typer.Option(help="Seconds of a stream that may wait before frames drop: 2.")
+    ] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder for a PNG of each video's timeline.")
     ] = None,
@@ -164,7 +167,7 @@ def predict(
     """Name the most probable classes of videos, or of windows of time along them."""
     of_windows = {
         **{"--step": step, "--smooth": smooth, "--threshold": threshold},
-        **{"--events": events, "--pictures": pictures},
+        **{"--events": events, "--pictures": pictures, "--delay": delay},
     }
     if window is None:
         timelines.check_windowless(of_windows)
@@ -187,6 +190,7 @@ def predict(
             batch=batch,
             device=device,
             timeout=timeout,
+            delay=delay,
         )
         return
     from snvideo.data.files import find_videos

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from snvideo.errors import SnvideoError
+
+if TYPE_CHECKING:
+    from snvideo.engine.timeline import TimelinePredictor
 
 
 def check_windowless(options: Mapping[str, Any]) -> None:
@@ -33,12 +39,16 @@ def predict_windows(
 ) -> None:
     """Print and write timelines; `options` are those of `TimelinePredictor`, but for None, which is
     the default."""
+    from snvideo.data.decoding.live import is_stream
     from snvideo.data.files import find_videos
     from snvideo.engine.timeline import TimelinePredictor
     from snvideo.report.predictions import check_output
     from snvideo.report.timeline import TimelineOutput, print_timelines
 
-    found = find_videos(videos)
+    streams = [video for video in videos if is_stream(video)]
+    if streams and len(videos) > 1:
+        raise SnvideoError(f"{len(videos)} videos with a stream: it may never end, give it alone")
+    found = streams or find_videos(videos)
     for name, path in (("out", out), ("events", events)):
         if path is not None:
             check_output(path, name)
@@ -48,5 +58,14 @@ def predict_windows(
     given = {name: value for name, value in options.items() if value is not None}
     step = window / 2 if step is None else step
     predictor = TimelinePredictor(weights, window, step, **given)
+    if streams:
+        signal.signal(signal.SIGINT, partial(_stop, predictor))
     if not print_timelines(predictor, found, output):
         raise typer.Exit(1)
+
+
+def _stop(predictor: TimelinePredictor, number: int, frame: FrameType | None) -> None:
+    """End a stream at the first Ctrl-C, so that what there is of it is written."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not predictor.stop():
+        signal.default_int_handler(number, frame)

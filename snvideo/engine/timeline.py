@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from snvideo.data.dataset import VideoViews
 from snvideo.data.decoding import DecodeError
+from snvideo.data.decoding.live import LiveDecoder, is_stream
 from snvideo.data.decoding.pyav import Unusable
 from snvideo.data.decoding.sequential import SequentialDecoder
 from snvideo.data.indexing.probe import check_file
@@ -20,8 +22,12 @@ from snvideo.data.window_views import WindowViews, read_windows
 from snvideo.data.windows import plan_windows
 from snvideo.engine.inference import NOT_FINITE, open_inference
 from snvideo.engine.losses import probabilities
+from snvideo.errors import SnvideoError
 
 NO_FRAME = "no frame in this window"
+
+_DELAY = 2.0
+"""Seconds of a stream whose frames may wait."""
 
 
 class WindowPrediction(NamedTuple):
@@ -55,10 +61,12 @@ class TimelinePredictor:
             one another.
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
         timeout: seconds that opening a file or reading a packet may take, at most 300.
+        delay: seconds of a stream whose frames may wait, above 0, before new ones are dropped and
+            counted; None: 2, and of the standard input all, so that its writer waits.
 
     Raises:
-        SnvideoError: if there are no such weights, no such device, `crops` is 2, or `window` or
-            `step` no positive number; by `predict` if the device has too little memory.
+        SnvideoError: if there are no such weights, no such device, `crops` is 2, or `window`,
+            `step` or `delay` no positive number; by `predict` if the device has too little memory.
     """
 
     def __init__(
@@ -73,8 +81,13 @@ class TimelinePredictor:
         batch: int = 1,
         device: str = "auto",
         timeout: float = 60.0,
+        delay: float | None = None,
     ) -> None:
         plan_windows(window, step)  # whose errors come before the weights are read
+        if delay is not None and not 0 < delay < float("inf"):
+            raise SnvideoError(f"delay is {delay:g} seconds: expected above 0")
+        self._delay = delay
+        self._live: LiveDecoder | None = None  # of the stream that is being predicted
         self.window, self.step, self.top = window, step, top
         self._inference = open_inference(
             weights,
@@ -93,16 +106,16 @@ class TimelinePredictor:
         return self._inference.network.classes
 
     def predict(self, video: Path | str) -> Iterator[WindowPrediction]:
-        """Predict the windows of a video file in their order, as they are asked for.
+        """Predict the windows of a video in their order, as they are asked for.
 
-        A file that cannot be read is one prediction without times, with the reason.
+        One that cannot be read is one prediction without times, with the reason.
+
+        Args:
+            video: a file, or a stream as of `is_stream`, whose end may never come.
         """
-        name = str(video)
+        name = without_password(str(video))
         try:
-            check_file(Path(video))
-            # Absolute, as FFmpeg takes what stands before a colon for a protocol.
-            decoder = SequentialDecoder(str(Path(video).absolute()), self._inference.config.timeout)
-            for part in self._windows(decoder):
+            for part in self._windows(self._open(str(video))):
                 yield from self._answers(name, part)
         except FileNotFoundError:
             yield WindowPrediction(name, reason="no such file")
@@ -110,6 +123,27 @@ class TimelinePredictor:
             yield WindowPrediction(name, reason=str(error))
         except (FFmpegError, OSError) as error:
             yield WindowPrediction(name, reason=error.strerror or str(error))
+        finally:
+            self._live = None
+
+    def stop(self) -> bool:
+        """End the stream that is being predicted, whose last windows are still to come; false if
+        there is none."""
+        if self._live is None:
+            return False
+        self._live.stop()
+        return True
+
+    def _open(self, video: str) -> SequentialDecoder:
+        timeout = self._inference.config.timeout
+        if not is_stream(video):
+            check_file(Path(video))
+            # Absolute, as FFmpeg takes what stands before a colon for a protocol.
+            return SequentialDecoder(str(Path(video).absolute()), timeout)
+        if video == "-" and self._delay is None:
+            return SequentialDecoder(video, timeout)
+        self._live = LiveDecoder(video, timeout, self._delay or _DELAY)
+        return self._live
 
     def _windows(self, decoder: SequentialDecoder) -> Iterator[list[WindowViews]]:
         """Windows as many as go into one forward pass, and what is left of them at the end."""
@@ -149,6 +183,11 @@ class TimelinePredictor:
         logits = self._inference.logits(join_views(windows))
         scores = probabilities(logits, self._inference.network.metadata.activation)
         return scores.unflatten(0, (len(windows), -1)).mean(1).cpu()
+
+
+def without_password(source: str) -> str:
+    """An address without the user and password in it, for results that others read."""
+    return re.sub(r"(?<=://)[^/@]*@", "", source)
 
 
 def join_views(windows: Sequence[VideoViews]) -> VideoViews:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 
 from snvideo.cli import app
 from snvideo.data.toy import render_clip
-from snvideo.engine import inference
+from snvideo.engine import inference, timeline
 from snvideo.engine.predict import predict
 from snvideo.engine.timeline import TimelinePredictor
 from snvideo.errors import SnvideoError
@@ -199,8 +201,54 @@ def test_weights_that_give_no_numbers_are_no_answers(three, monkeypatch):
         (["--window", 2, "--events", "e.txt"], "events e.txt: call it something.csv"),
         (["--window", 2, "--contact-sheets", "x"], "with --window use --pictures"),
         (["--window", 2, "--crops", 2], "crops is 2"),
+        (["--window", 2, "--delay", 0], "delay is 0 seconds"),
+        (["--window", 2, "-"], "2 videos with a stream"),
     ],
 )
 def test_wrong_options_are_one_line(three, weights, arguments, message):
     with pytest.raises(SnvideoError, match=message):
         run(three, "--weights", weights, *arguments)
+
+
+def test_a_stream_is_predicted_as_its_file_and_its_password_is_kept(three, colours, monkeypatch):
+    expected = list(TimelinePredictor("any", 2, 1).predict(three))
+    live = TimelinePredictor("any", 2, 1, delay=60.0)
+    opened = timeline.LiveDecoder
+    monkeypatch.setattr(timeline, "LiveDecoder", lambda source, *more: opened(str(three), *more))
+    found = list(live.predict("rtsp://me:secret@host/door"))
+    assert {window.video for window in found} == {"rtsp://host/door"}
+    assert [window[1:-1] for window in found] == [window[1:-1] for window in expected]
+    assert not TimelinePredictor("any", 2, 1).stop()
+
+
+def test_a_stream_that_cannot_be_opened_is_a_reason(colours):
+    for source in ("rtsp://127.0.0.1:9/none", "nonsense://x", "/dev/null"):
+        (found,) = TimelinePredictor("any", 2, 1, timeout=5).predict(source)
+        assert found.reason and "127.0.0.1" not in found.reason and not found.classes
+
+
+@pytest.mark.process
+def test_the_standard_input_is_read_to_its_end(three, weights, tmp_path):
+    """At its reader's pace: nothing is dropped."""
+    stream = tmp_path / "three.ts"
+    with av.open(str(three)) as source, av.open(str(stream), "w") as out:
+        copied = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copied
+                out.mux(packet)
+    command = [sys.executable, "-m", "snvideo", "predict", "-", "--weights", str(weights)]
+    with subprocess.Popen(["cat", str(stream)], stdout=subprocess.PIPE) as writer:
+        done = subprocess.run(
+            [*command, "--window", "2", "--step", "2", "--top", "1"],
+            stdin=writer.stdout,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[:3] for line in lines] == [
+        ["-", f"{n:.3f}", f"{n + 2:.3f}"] for n in range(0, 12, 2)
+    ]
+    assert "dropped" not in done.stdout + done.stderr

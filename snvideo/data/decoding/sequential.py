@@ -24,6 +24,8 @@ DAMAGED = "damaged packets or pictures"
 UNTIMED = "frames without a time of their own"
 JUMPS = "jumps of the time stamps"
 
+_CAMERA = "v4l2"
+"""FFmpeg's name of Video4Linux, which does not find it by the name of a device."""
 _BACK = 1
 """Seconds that a frame may be earlier than the one before, without the clock having been set."""
 _AHEAD = 24 * 3600
@@ -78,7 +80,8 @@ class SequentialDecoder:
     packets, where it ends, this one goes on.
 
     Args:
-        source: path of a file.
+        source: path of a file, address of a stream, `/dev/video0` and the like for a camera, or
+            `-` for the standard input.
         timeout: seconds that opening it or reading a packet may take.
 
     Raises:
@@ -88,12 +91,17 @@ class SequentialDecoder:
     def __init__(self, source: str, timeout: float) -> None:
         try:
             self._container: InputContainer = av.open(
-                source, metadata_errors="ignore", timeout=timeout
+                "pipe:0" if source == "-" else source,
+                format=_CAMERA if source.startswith("/dev/video") else None,
+                metadata_errors="ignore",
+                timeout=timeout,
             )
         except InvalidDataError:
             raise DecodeError("no video header: not a video, or cut off before it") from None
         except (FFmpegError, OSError) as error:
             raise DecodeError(error.strerror or str(error)) from None
+        except ValueError as error:  # no such format in this FFmpeg
+            raise DecodeError(str(error)) from None
         try:
             self._stream = main_stream(self._container)
         except Unusable as error:
