@@ -1,8 +1,14 @@
 """Published results: numbers and tables of pages are those of the committed raw files."""
 
+import csv
+import json
 import re
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
+from statistics import mean, median
+
+from scipy.stats import spearmanr
 
 from snvideo.study.comparability import comparison_warnings
 from snvideo.study.runs import StudyRun, read_runs
@@ -52,3 +58,65 @@ def test_numbers_of_the_page_are_those_of_the_study():
 def test_tables_of_the_page_are_those_of_the_study():
     rows = [line for line in stated().splitlines() if re.match(r"\| \(\d", line)]
     assert rows and [row for row in rows if row not in lines()] == []
+
+
+def words() -> str:
+    """The page on one line."""
+    return " ".join(PAGE.read_text(encoding="utf-8").split())
+
+
+def accuracies(norm: str) -> dict[int, float]:
+    """Mean video top-1 by clips a group."""
+    found = defaultdict(list)
+    for run in runs():
+        if run.norm == norm and run.results is not None:
+            found[run.geometry[1]].append(run.results.video_top1)
+    return {clips: mean(values) for clips, values in found.items()}
+
+
+def last_training(norm: str, geometry: str) -> str:
+    """Lowest and highest top-1 of the last epoch, as the page says it."""
+    found = []
+    for path in STUDY.glob(f"{norm}_{geometry}_seed*/metrics.jsonl"):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        found.append([one["top1"] for one in records if one["kind"] == "train"][-1])
+    return f"{100 * min(found):.0f} to {100 * max(found):.0f} %"
+
+
+def test_training_accuracies_of_the_page():
+    bn, alone, two = (
+        last_training(*run) for run in (("bn", "16x1"), ("in", "16x1"), ("bn", "8x2"))
+    )
+    said = words()
+    assert f"names {bn} of the clips, about as IN does ({alone})" in said
+    assert f"training itself comes less far ({two})" in said
+
+
+def test_importance_ratios_of_the_page():
+    shares = defaultdict(list)
+    with (STUDY / "importance.csv").open() as file:
+        for row in csv.DictReader(file):
+            where = row["norm"], row["depth"], row["statistic"], row["part"]
+            if where == ("sn", "1.0", "mean", "batch"):
+                shares[row["clips_per_gpu"]].append(100 * float(row["ratio"]))
+    two, sixteen = (f"{mean(shares[clips]):.0f} %" for clips in ("2", "16"))
+    assert f"grow, from {two} with two clips to {sixteen} with sixteen" in words()
+
+
+def test_noise_of_the_page():
+    layers = json.loads((STUDY / "noise.json").read_text())["batch_norm"]
+    sizes = (1, 2, 4, 8, 16)
+    noise = [median(layer["noise_by_size"][str(size)] for layer in layers) for size in sizes]
+    one, two, four, eight, sixteen = (f"{value:.2f}" for value in noise)
+    assert f"{one} with one clip, {two} with two, {four} with four" in words()
+    assert f"{eight} with eight and {sixteen} with sixteen" in words()
+    (gn,) = set(accuracies("gn8").values())  # one computation, at every split
+    lost = [gn - accuracies("bn")[size] for size in sizes]
+    assert f"loses against GN is {spearmanr(noise, lost).statistic:.2f}" in words()
+
+
+def test_numbers_of_the_readme_are_those_of_the_study():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Install")[0]
+    known = {number.lstrip("+-") for line in lines() for number in DECIMAL.findall(line)}
+    found = DECIMAL.findall(readme)
+    assert found and [number for number in found if number.lstrip("+-") not in known] == []
