@@ -113,7 +113,7 @@ def test_configs_are_listed_and_copied(tmp_path, monkeypatch):
     assert names == config_names()
     assert "toy/i3d_tiny           " in listed.output and "A narrow I3D on toy" in listed.output
     copied = CliRunner().invoke(app, ["configs", "copy", "toy/compare", "mine.yaml"])
-    assert copied.exit_code == 0 and "base: toy/i3d_tiny" in (tmp_path / "mine.yaml").read_text()
+    assert copied.exit_code == 0 and "base: toy/study" in (tmp_path / "mine.yaml").read_text()
 
 
 def test_index_file_is_short_for_index_report(toy):
