@@ -142,6 +142,9 @@ def predict(
         Path | None,
         typer.Option("--contact-sheets", "--strips", help="Folder for a PNG of each video."),
     ] = None,
+    explain: Annotated[
+        Path | None, typer.Option(help="Folder for Grad-CAM of each video: a PNG and an MP4.")
+    ] = None,
     window: Annotated[
         float | None, typer.Option(help="Seconds of a window: answers along long videos.")
     ] = None,
@@ -171,8 +174,9 @@ def predict(
     }
     if window is None:
         timelines.check_windowless(of_windows)
-    elif contact_sheets is not None:
-        raise SnvideoError("--contact-sheets are of whole videos: with --window use --pictures")
+    elif contact_sheets is not None or explain is not None:
+        option = "--explain is" if contact_sheets is None else "--contact-sheets are"
+        raise SnvideoError(f"{option} of whole videos: with --window use --pictures")
     else:
         timelines.predict_windows(
             videos,
@@ -200,7 +204,11 @@ def predict(
     found = find_videos(videos)
     if out is not None:
         output.check_output(out)
-    sheets = None if contact_sheets is None else output.ContactSheets(contact_sheets)
+    writers: list[output.Pictures] = []
+    if contact_sheets is not None:
+        writers.append(output.ContactSheets(contact_sheets))
+    if explain is not None:
+        writers.append(output.Explanations(explain))
     predictions = predict(
         found,
         weights,
@@ -211,9 +219,10 @@ def predict(
         batch=16 if batch is None else batch,
         device=device,
         timeout=timeout,
-        keep_frames=sheets is not None,
+        keep_frames=contact_sheets is not None,
+        explained=explain is not None,
     )
-    printed = output.print_predictions(predictions, len(found), sheets)
+    printed = output.print_predictions(predictions, len(found), writers)
     if out is not None:
         output.write_predictions(out, printed)
     if not all(prediction.classes for prediction in printed):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snvideo.data.dataset import EvalDataset
 from snvideo.data.loader import test_loader
+from snvideo.engine.explanation import Explanation, explain_prediction
 from snvideo.engine.inference import NOT_FINITE, Inference, ProbedFiles, open_inference, probe_files
 from snvideo.engine.losses import probabilities
 
@@ -31,6 +32,7 @@ class Prediction(NamedTuple):
     reason: str = ""  # why the video could not be read
     remark: str = ""  # an oddity of one that was read, as `fewer frames than its header states`
     frames: Frames | None = None  # if they were asked for and the video could be read
+    explanation: Explanation | None = None  # as the frames
 
 
 def predict(
@@ -45,6 +47,7 @@ def predict(
     device: str = "auto",
     timeout: float = 60.0,
     keep_frames: bool = False,
+    explained: bool = False,
 ) -> Iterator[Prediction]:
     """Predict videos one after another, in their order, each file once, as they are asked for.
 
@@ -62,6 +65,7 @@ def predict(
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
         timeout: seconds without a packet or frame before a video is given up, at most 300.
         keep_frames: return frames of each video, for a contact sheet.
+        explained: return Grad-CAM of the most probable class, in the view that speaks most for it.
 
     Raises:
         SnvideoError: if there are no such weights, no such device or too little memory on it, or
@@ -76,7 +80,7 @@ def predict(
         device=device,
         timeout=timeout,
     )
-    predictor = _Predictor(inference, top, keep_frames)
+    predictor = _Predictor(inference, top, keep_frames, explained)
     return chain.from_iterable(map(predictor.predict, probe_files(videos, workers, timeout)))
 
 
@@ -87,6 +91,7 @@ class _Predictor:
     inference: Inference
     top: int
     keep_frames: bool
+    explained: bool
 
     def predict(self, files: ProbedFiles) -> Iterator[Prediction]:
         """Predict videos in their order, each as soon as it and those before it are read."""
@@ -118,10 +123,15 @@ class _Predictor:
                     seconds = np.unique(dataset.numbers(video)) / video.fps
                     frames = Frames(views.frames, seconds.tolist())
                 activation = inference.network.metadata.activation
-                scores = probabilities(inference.logits(views), activation).mean(0).cpu()
+                by_view = probabilities(inference.logits(views), activation).cpu()
+                scores = by_view.mean(0)
                 if not scores.isfinite().all():
                     yield Prediction(given[video.name], reason=NOT_FINITE)
                     continue
+                explanation = None
+                if self.explained:
+                    times = (dataset.numbers(video) / video.fps).tolist()
+                    explanation = explain_prediction(inference, views, by_view, times)
                 best = scores.argsort(descending=True, stable=True)[: self.top]
                 yield Prediction(
                     given[video.name],
@@ -129,4 +139,5 @@ class _Predictor:
                     tuple(scores[best].tolist()),
                     remark=files.remarks[video.name],
                     frames=frames,
+                    explanation=explanation,
                 )

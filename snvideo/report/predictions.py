@@ -8,9 +8,10 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.text import Text
@@ -26,15 +27,15 @@ COLUMNS = ("video", "rank", "class", "probability", "reason", "remark")
 
 
 def print_predictions(
-    predictions: Iterable[Prediction], total: int, sheets: ContactSheets | None = None
+    predictions: Iterable[Prediction], total: int, pictures: Sequence[Pictures] = ()
 ) -> list[Prediction]:
-    """Print predictions as they come, `total` of them, and write their contact sheets.
+    """Print predictions as they come, `total` of them, and write their pictures.
 
     They go to the standard output: a table on a terminal, else lines of tab-separated values. A
     progress bar and a last line with their number go to the standard error.
 
     Returns:
-        all of them, without their frames.
+        all of them, without their frames and explanations.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names are of any script, terminals are not
@@ -45,9 +46,10 @@ def print_predictions(
     with progress(console, transient=True, disable=hidden) as update:
         update("predicting", 0, total)
         for prediction in predictions:
-            if sheets is not None and prediction.frames is not None:
-                sheets.write(prediction)
-            printed.append(prediction._replace(frames=None))  # which would fill the memory
+            for one in pictures if prediction.classes else ():
+                one.write(prediction)
+            # Without what would fill the memory.
+            printed.append(prediction._replace(frames=None, explanation=None))
             if on_terminal:
                 console.print(prediction_text(prediction), soft_wrap=True)
             else:
@@ -95,7 +97,7 @@ def one_line(text: str) -> str:
 
 
 class SheetFolder:
-    """A directory of PNGs named after their videos.
+    """A directory of pictures named after their videos.
 
     Args:
         folder: made if it is missing.
@@ -112,15 +114,25 @@ class SheetFolder:
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, video: str, content: bytes) -> None:
-        """Write the PNG of a video by its name, numbered if there was one of that name before."""
+    def write(self, video: str, png: bytes, mp4: bytes | None = None) -> None:
+        """Write the PNG of a video by its name, numbered if there was one of that name before, and
+        an MP4 beside it."""
         name = shorten(video, 50)  # at most 200 bytes in any script
         self._taken[name] += 1
         if (number := self._taken[name]) > 1:
             name = f"{name} ({number})"
-        path = self._folder / f"{name}.png"
-        with explained(path):
-            write_atomic(path, content)
+        for suffix, content in (("png", png), ("mp4", mp4)):
+            path = self._folder / f"{name}.{suffix}"
+            if content is not None:
+                with explained(path):
+                    write_atomic(path, content)
+
+
+class Pictures(Protocol):
+    """Pictures of predictions in a directory."""
+
+    def write(self, prediction: Prediction) -> None:
+        """Write those of one prediction, which has classes."""
 
 
 class ContactSheets:
@@ -137,6 +149,22 @@ class ContactSheets:
         video, classes, probabilities, *_ = prediction
         content = prediction_sheet(*prediction.frames, str(video), classes, probabilities)
         self._folder.write(video.name, content)
+
+
+class Explanations:
+    """Grad-CAM of each video in a directory, as a strip and as an MP4; see `SheetFolder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = SheetFolder(folder, "explanations")
+
+    def write(self, prediction: Prediction) -> None:
+        """Write the pictures of a prediction that holds an explanation."""
+        from snvideo.report.explanation import explanation_strip, explanation_video
+
+        assert prediction.explanation is not None
+        strip = explanation_strip(prediction.explanation, str(prediction.video))
+        video = explanation_video(prediction.explanation)
+        self._folder.write(prediction.video.name, strip, video)
 
 
 def check_output(path: Path, option: str = "out") -> None:
@@ -158,7 +186,7 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
         SnvideoError: if it cannot be written.
     """
     rows, objects = [COLUMNS], []
-    for video, classes, probabilities, reason, remark, _ in predictions:
+    for video, classes, probabilities, reason, remark, *_ in predictions:
         top = list(zip(classes, probabilities, strict=True))
         best = [{"class": label, "probability": round(value, 6)} for label, value in top]
         objects.append({"video": str(video), "top": best, "reason": reason, "remark": remark})
