@@ -139,7 +139,7 @@ def test_the_wheel_alone_does_the_main_job(wheel, tmp_path):
     assert "toy/i3d_tiny" in snvideo("configs")
     snvideo("train", "toy/i3d_tiny", *SHORT)
     study = ("study.norms=[sn,gn]", "study.batches=[{gpus: 2, clips_per_gpu: 8}]")
-    snvideo("compare", "toy/compare", *SHORT, *study)
+    snvideo("compare", "toy/compare", "data.index=data/toy/index.csv", *SHORT, *study)
     assert (empty / "runs/demo/report.html").exists()
     snvideo("evaluate", "runs/toy", "data.test.clips=2")
     assert "video_top1" in json.loads((empty / "runs/toy/evaluation.json").read_text())
