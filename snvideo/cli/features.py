@@ -1,15 +1,12 @@
 """Command on what layers of a network give for videos: features."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from snvideo.cli.options import Device, Silence, Weights, Workers
+from snvideo.cli.options import INFERENCE_WORKERS, Device, Silence, Weights, Workers
 from snvideo.errors import SnvideoError
-
-_WORKERS = min(4, os.cpu_count() or 1)
 
 
 def features(
@@ -37,7 +34,7 @@ def features(
     npy: Annotated[
         bool, typer.Option("--npy", help="Write all rows to features.npy, too.")
     ] = False,
-    workers: Workers = _WORKERS,
+    workers: Workers = INFERENCE_WORKERS,
     batch: Annotated[int, typer.Option(min=1, help="Views (clips x crops) in one pass.")] = 16,
     device: Device = "auto",
     timeout: Silence = 60.0,

@@ -1,5 +1,6 @@
 """Arguments and options that several commands have."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,8 @@ Silence = Annotated[
         help="Seconds without a frame before a video is given up.",
     ),
 ]
+INFERENCE_WORKERS = min(4, os.cpu_count() or 1)
+"""Workers of inference on files, if none are named."""
 Workers = Annotated[int, typer.Option(min=1, help="Processes that read or write videos.")]
 Timeout = Annotated[
     float,

@@ -1,6 +1,5 @@
 """Commands on networks and runs: train, evaluate, compare, report, predict, export."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from snvideo.cli import timeline as timelines
 from snvideo.cli.options import (
+    INFERENCE_WORKERS,
     WEIGHTS,
     ConfigFile,
     Device,
@@ -17,8 +17,6 @@ from snvideo.cli.options import (
     Workers,
 )
 from snvideo.errors import SnvideoError
-
-_WORKERS = min(4, os.cpu_count() or 1)
 
 
 def train(
@@ -131,7 +129,7 @@ def predict(
         int | None, typer.Option(min=1, max=3, help="Of each clip, 1 or 3: 3; of a window 1.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes of an answer.")] = 5,
-    workers: Workers = _WORKERS,
+    workers: Workers = INFERENCE_WORKERS,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Views in one pass: 16; of windows 1.")
     ] = None,

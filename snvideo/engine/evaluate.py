@@ -174,6 +174,11 @@ def _check_measured(
         )
 
 
+def view_input(views: Tensor, data: DataConfig, speed: SpeedConfig) -> Tensor:
+    """Test views, uint8 (N, T, 3, H, W), as a network's input, float32 (N, 3, T, H, W)."""
+    return to_input(views, data.mean or MEAN, data.std or STD, memory_format(speed))
+
+
 def view_logits(
     model: nn.Module,
     views: Tensor,
@@ -191,8 +196,7 @@ def view_logits(
         batch: views in one forward pass.
         device: of both.
     """
-    mean, std, layout = data.mean or MEAN, data.std or STD, memory_format(speed)
-    inputs = (to_input(part, mean, std, layout) for part in views.split(batch))
+    inputs = (view_input(part, data, speed) for part in views.split(batch))
     with autocast(speed, device):
         return torch.cat([model(clips) for clips in inputs]).float()
 

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from snvideo.data.dataset import VideoViews
+from snvideo.engine.evaluate import view_input
 from snvideo.engine.inference import Inference
 from snvideo.models.grad_cam import grad_cam
 
@@ -37,9 +37,12 @@ def explain_prediction(
     """
     label = int(scores.mean(0).argmax())
     view = int(scores[:, label].argmax())
-    frames = views.expand(torch.device("cpu"))[view]
-    heat = grad_cam(inference.network.model, inference.normalized(frames[None]), label).cpu()
-    times = seconds[view // len(views.corners)]
+    clip, crop = divmod(view, len(views.corners))
+    shown = views._replace(clips=views.clips[[clip]], corners=[views.corners[crop]])
+    frames = shown.expand(inference.device)
+    network = inference.network
+    heat = grad_cam(network.model, view_input(frames, inference.config, inference.speed), label)
+    probability = float(scores[view, label])
     return Explanation(
-        inference.network.classes[label], float(scores[view, label]), frames, times, heat
+        network.classes[label], probability, frames[0].cpu(), seconds[clip], heat.cpu()
     )

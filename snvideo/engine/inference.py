@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from snvideo.data.augmentation import to_input
-from snvideo.data.config import MEAN, STD, ClipConfig, DataConfig, TestViewConfig
+from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig
 from snvideo.data.dataset import VideoViews
 from snvideo.data.files import unique_files
 from snvideo.data.index import ClipIndex
@@ -35,11 +34,6 @@ class Inference:
     speed: SpeedConfig
     batch: int  # views in one forward pass
     device: torch.device
-
-    def normalized(self, views: Tensor) -> Tensor:
-        """Views, uint8 (N, T, 3, H, W), as the network's input, float32 (N, 3, T, H, W)."""
-        mean, std = self.config.mean or MEAN, self.config.std or STD
-        return to_input(views.to(self.device), mean, std, memory_format(self.speed))
 
     @torch.inference_mode()
     def logits(self, video: VideoViews) -> Tensor:

@@ -3,6 +3,7 @@
 import sys
 
 from snvideo.engine.feature_files import TABLE, FeatureSummary
+from snvideo.report.predictions import one_line
 from snvideo.text import shorten
 
 
@@ -13,7 +14,7 @@ def print_features(summary: FeatureSummary) -> None:
     line to the standard error.
     """
     for video, reason in summary.failures.items():
-        print(f"{shorten(video, len(video) + 1)}\tunreadable: {shorten(reason, 1000)}")
+        print(f"{one_line(video)}\tunreadable: {shorten(reason, 1000)}")
     number, rows, lost = summary.videos, summary.rows, len(summary.failures)
     kept = f", {summary.kept} done before" if summary.kept else ""
     unread = f", {lost} could not be read" if lost else ""

@@ -71,12 +71,16 @@ def prediction_text(prediction: Prediction) -> Text:
         text.append(f"\n  {one_line(prediction.reason)}", "not bold red")
     answers = zip(prediction.classes, prediction.probabilities, strict=True)
     for rank, (label, probability) in enumerate(answers):
-        bar = "━" * round(20 * probability)
         style = "not bold dim" if rank else "not bold"
         text.append(f"\n  {100 * probability:5.1f} %  ", style)
-        text.append(f"{bar:─<20}", "not bold blue")
+        text.append(probability_bar(probability), "not bold blue")
         text.append(f"  {one_line(label)}", style)
     return text.append("\n")
+
+
+def probability_bar(probability: float) -> str:
+    """A bar of 20 characters for a probability."""
+    return f"{'━' * round(20 * probability):─<20}"
 
 
 def prediction_tsv(prediction: Prediction) -> list[str]:

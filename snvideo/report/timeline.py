@@ -17,7 +17,7 @@ from rich.text import Text
 from snvideo.atomic import atomic_path
 from snvideo.engine.events import Event, find_events, smooth_windows
 from snvideo.engine.timeline import TimelinePredictor, WindowPrediction
-from snvideo.report.predictions import SheetFolder, explained, one_line
+from snvideo.report.predictions import SheetFolder, explained, one_line, probability_bar
 
 WINDOW_COLUMNS = (
     *("video", "start", "end", "frames"),
@@ -166,8 +166,7 @@ def window_text(window: WindowPrediction) -> Text:
         text.append(one_line(window.reason), "red")
     else:
         probability = window.probabilities[0]
-        bar = "━" * round(20 * probability)
-        text.append(f"{100 * probability:5.1f} %  ").append(f"{bar:─<20}", "blue")
+        text.append(f"{100 * probability:5.1f} %  ").append(probability_bar(probability), "blue")
         text.append(f"  {one_line(window.classes[0])}")
     if window.remark:
         text.append(f"  ({one_line(window.remark)})", "yellow")
