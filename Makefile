@@ -22,7 +22,7 @@ demo: $(installed)
 	$(bin)/snvideo toy $(TOY) --difficulty mixed --train 960 --val 240 --test 480
 	$(bin)/snvideo index build kinetics $(TOY) --csv $(TOY)/train.csv --csv $(TOY)/val.csv --csv $(TOY)/test.csv --out $(TOY)/index.csv
 	$(bin)/snvideo prepare $(TOY)/index.csv $(TOY)/prepared --short-side 54 --keyframes 1
-	$(bin)/snvideo compare toy/compare output=$(DEMO) data.index=$(TOY)/prepared/index.csv
+	$(bin)/snvideo compare toy/compare output=$(DEMO) data.index=$(TOY)/prepared/index.csv data.workers=0 --parallel 2
 
 # Waiting threads that spin would starve the processes that some tests start.
 test: $(installed) lint

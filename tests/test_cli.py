@@ -76,8 +76,9 @@ def test_train_evaluate_compare_and_report(snvideo, toy, tmp_path):
     values = yaml.safe_load((tmp_path / "study.yaml").read_text())
     values["study"] = {"norms": ["sn", "gn"], "batches": [{"gpus": 2, "clips_per_gpu": 4}]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-    code, printed = snvideo("compare", str(tmp_path / "study.yaml"))
+    code, printed = snvideo("compare", str(tmp_path / "study.yaml"), "--parallel", "2")
     assert code == 0, printed
+    assert "2 of 2 runs finished" in (tmp_path / "study/compare_2.log").read_text()
     table = (tmp_path / "study/comparison.csv").read_text().splitlines()
     assert len(table) == 3 and table[0].startswith("norm,gpus,clips_per_gpu")
     assert (tmp_path / "study/report.html").stat().st_size > 10_000

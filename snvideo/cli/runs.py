@@ -79,13 +79,23 @@ def evaluate(
     evaluate(load_config(run, overrides or ()), run, checkpoint)
 
 
-def compare(config: ConfigFile, overrides: Overrides = None) -> None:
+def compare(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    parallel: Annotated[
+        int, typer.Option(min=1, help="Runs at once, which share cores and GPUs.")
+    ] = 1,
+) -> None:
     """Run norms x batch geometries x seeds and put them side by side. Repeats nothing finished."""
     from snvideo.config import load_study
     from snvideo.report.study_report import write_report
     from snvideo.study.compare import run_study
+    from snvideo.study.parallel import parallel_calls
 
-    rows = run_study(*load_study(config, overrides or ()), write_report)
+    run, study = load_study(config, overrides or ())
+    call = ["compare", config, *(overrides or ())]
+    with parallel_calls(call, parallel, study.processes, run.output):
+        rows = run_study(run, study, write_report)
     if any(row["status"] != "finished" for row in rows):
         raise typer.Exit(1)
 
