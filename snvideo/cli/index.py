@@ -1,7 +1,8 @@
-"""Commands on clip indexes: build one, report what one holds."""
+"""Commands on clip indexes: build one, report what one holds, compare two."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,7 +27,7 @@ class _Index(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(help="Build a clip index, or report what one holds.", cls=_Index)
+app = typer.Typer(help="Build a clip index, report what one holds, or compare two.", cls=_Index)
 build_app = typer.Typer(
     help="Build a clip index from Kinetics annotations, class folders, or lists of paths and "
     "labels. Interrupted, the same command goes on where it stopped.",
@@ -141,6 +142,46 @@ def report_index(
 
         write_atomic(out, index_png(found))
         typer.echo(out)
+
+
+@app.command("manifest")
+def write_index_manifest(
+    index: Annotated[Path, typer.Argument(help="An index, a .csv.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The manifest to write, a .csv.")],
+) -> None:
+    """Write the names, sizes and frame counts of a copy of a data set, for others to compare."""
+    from snvideo.data.indexing.manifest import manifest_entries, write_manifest
+
+    entries = manifest_entries(index)
+    write_manifest(entries, out)
+    usable = sum(entry.status == "ok" for entry in entries)
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    typer.echo(f"{out}: {usable:,} usable of {len(entries):,} videos; SHA-256 {digest}")
+
+
+@app.command("compare")
+def compare_indexes(
+    first: Annotated[Path, typer.Argument(help="An index or a manifest.", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="Another one.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="List of all that differs to write, a .csv.")
+    ] = None,
+) -> None:
+    """Compare two copies of a data set video by video; the exit code is 1 if they differ."""
+    from snvideo.data.indexing.manifest import compare_copies, read_entries, write_differences
+    from snvideo.report.console import console
+    from snvideo.report.index_report import copy_tables
+
+    compared = compare_copies(read_entries(first), read_entries(second))
+    for table in copy_tables(compared):
+        console().print(table)
+    if out is not None:
+        write_differences(compared, out)
+        typer.echo(out)
+    differ = sum(map(len, compared.differences.values()))
+    typer.echo(f"{compared.same.total():,} usable videos are the same, {differ:,} videos differ")
+    if not compared.equal:
+        raise typer.Exit(1)
 
 
 def _names(labels: Path | None) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Tables of an index's summary."""
+"""Tables of an index's summary, and of two copies of a data set."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,6 +8,7 @@ from rich.table import Table
 
 from snvideo.data.index import STATUSES
 from snvideo.data.indexing.build import BuildSummary
+from snvideo.data.indexing.manifest import DIFFERENCES, CopyComparison
 from snvideo.data.indexing.summary import IndexSummary
 from snvideo.report.console import new_table
 from snvideo.text import shorten
@@ -49,6 +50,22 @@ def index_tables(summary: IndexSummary, few: int = 10, most: int = 8) -> list[Ta
         new_table(
             "", "most common", rows=_kind_rows(summary), title="Usable videos: kinds", text=2
         ),
+    ]
+    return [table for table in tables if table.row_count]
+
+
+def copy_tables(compared: CopyComparison, most: int = 2) -> list[Table]:
+    """Tables of what two copies have alike, and of what they differ in with `most` examples."""
+    same = [(split, f"{number:,}") for split, number in sorted(compared.same.items())]
+    found = ((one, compared.differences.get(one, [])) for one in DIFFERENCES)
+    rows = [
+        (difference, _listed([shorten(name, 28) for _, name in videos], most), f"{len(videos):,}")
+        for difference, videos in found
+        if videos
+    ]
+    tables = [
+        new_table("split", "videos", rows=same, title="The same in both"),
+        new_table("difference", "as in", "videos", rows=rows, title="Not the same", text=2),
     ]
     return [table for table in tables if table.row_count]
 
