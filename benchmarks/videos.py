@@ -14,7 +14,7 @@ from snvideo.data.config import ClipConfig
 from snvideo.data.files import scan_videos
 from snvideo.data.index import ClipIndex, IndexRow, read_rows
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import Listing
+from snvideo.data.indexing.listing import Listing
 from snvideo.data.preparing.prepare import prepare_videos
 from snvideo.data.toy import make_toy_kinetics
 from snvideo.errors import SnvideoError

@@ -14,7 +14,7 @@ from snvideo.cli.options import Timeout, Workers
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
-    from snvideo.data.indexing.sources import Listing
+    from snvideo.data.indexing.listing import Listing
 
 
 class _Index(TyperGroup):

@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from snvideo.atomic import is_unfinished, write_atomic
+from snvideo.data.source import Source
+from snvideo.data.tar import COMPRESSED, is_tar, member_headers
 from snvideo.errors import SnvideoError
 from snvideo.text import shorten, shorten_list
 
@@ -22,20 +24,23 @@ EXTENSIONS = (
     ".mts", ".m2ts", ".ogv", ".gif", ".vob", ".asf", ".divx", ".f4v", ".mxf", ".dv", ".3g2", ".qt",
 )
 # fmt: on
+NO_PLACES = "compressed, so that members cannot be reached: unpack it, or gunzip it to a plain .tar"
 
 
 def scan_videos(folder: Path) -> list[str]:
     """Find all video files below a folder, by extension: POSIX paths relative to it, sorted.
 
-    Links are followed, but each folder is searched once, under its own path if that is inside.
-    Hidden files and folders are not looked at, other files are counted in the log. Folders that
-    cannot be read are named there. No video is a `SnvideoError`.
+    Those in plain tar files are among them, as `clips.tar/a.mp4`. Links are followed, but each
+    folder is searched once, under its own path if that is inside. Hidden files and folders are not
+    looked at, other files are counted in the log. Folders that cannot be read are named there, and
+    tar files that are compressed. No video is a `SnvideoError`.
     """
     found: list[str] = []
     others: Counter[str] = Counter()
     seen: set[str] = set()
     again: list[str] = []
     unreadable: list[str] = []
+    compressed: list[str] = []
 
     def fail(error: OSError) -> None:
         if error.filename == str(folder):
@@ -55,8 +60,13 @@ def scan_videos(folder: Path) -> list[str]:
             links += (link for link in map(Path(here).joinpath, folders) if link.is_symlink())
             inside = Path(here).relative_to(folder)
             for name in (name for name in names if name[0] != "."):
+                path = (inside / name).as_posix()
                 if name.lower().endswith(EXTENSIONS):
-                    found.append((inside / name).as_posix())
+                    found.append(path)
+                elif is_tar(name):
+                    found += (f"{path}/{member}" for member in member_videos(Path(here, name)))
+                elif name.lower().endswith(COMPRESSED):
+                    compressed.append(path)
                 else:
                     others[Path(name).suffix.lower() or "no ending"] += 1
     left = ", ".join(f"{number} {ending}" for ending, number in others.most_common(10))
@@ -64,6 +74,11 @@ def scan_videos(folder: Path) -> list[str]:
         log.warning("videos %s: folders left out: %s", folder, shorten_list(unreadable))
     if again:
         log.warning("videos %s: links to folders taken already: %s", folder, shorten_list(again))
+    if compressed:
+        problem = f"{shorten_list(compressed)}: {NO_PLACES}"
+        if not found:
+            raise SnvideoError(f"videos {folder}: {problem}")
+        log.warning("videos %s: left out: %s", folder, problem)
     if not found:
         problem = f"no video file in it{f', but {left}' if left else ''}"
         raise SnvideoError(f"videos {folder}: {problem}: give the folder of the videos")
@@ -72,13 +87,19 @@ def scan_videos(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def member_videos(tar: Path) -> list[str]:
+    """Names of the video files in a tar file, by extension, without hidden ones, sorted."""
+    names = (name for name in member_headers(tar) if name.lower().endswith(EXTENSIONS))
+    return sorted(name for name in names if "." not in {part[0] for part in name.split("/")})
+
+
 def find_videos(arguments: Sequence[str]) -> list[Path]:
     """Find the files that arguments name, in their order, each file once.
 
-    Arguments are files, which are taken whatever they are called and whatever is in them; folders,
-    of which all video files below are taken, by extension and sorted; or patterns (`*`, `?`,
-    `[...]`, and `**` for any folders), of which all files are taken, sorted. It is a `SnvideoError`
-    if one stands for no file.
+    Arguments are files, which are taken whatever they are called and whatever is in them; folders
+    and tar files, of which all video files below are taken, by extension and sorted; members of tar
+    files, as `clips.tar/a.mp4`; or patterns (`*`, `?`, `[...]`, and `**` for any folders), of which
+    all files are taken, sorted. It is a `SnvideoError` if one stands for no file.
     """
     found: list[Path] = []
     for argument in arguments:
@@ -86,11 +107,15 @@ def find_videos(arguments: Sequence[str]) -> list[Path]:
         if os.path.isdir(argument):  # noqa: PTH112 - which takes any name, however long
             inside = [Path(argument, name) for name in scan_videos(Path(argument))]
         elif os.path.lexists(argument):  # a dangling link is named, with its reason, like a file
+            found += _opened(Path(argument))
+            continue
+        elif Source.of(argument).offset is not None:
             found.append(Path(argument))
             continue
         elif glob.has_magic(argument):
             paths = (Path(path) for path in sorted(glob.glob(argument, recursive=True)))  # noqa: PTH207
-            inside = [path for path in paths if not path.is_dir()]
+            files = (path for path in paths if not path.is_dir())
+            inside = [video for path in files for video in _opened(path)]
             if not inside:
                 raise SnvideoError(f"no file matches '{named}': quote it, and use ** for folders")
         else:
@@ -98,6 +123,15 @@ def find_videos(arguments: Sequence[str]) -> list[Path]:
         log.info("%s: %d video%s", named, len(inside), "s" * (len(inside) != 1))
         found += inside
     return unique_files(found)
+
+
+def _opened(path: Path) -> list[Path]:
+    """A file; in the place of a tar file its videos."""
+    if not is_tar(path.name) or not path.is_file():
+        return [path]
+    if names := member_videos(path):
+        return [path / name for name in names]
+    raise SnvideoError(f"videos {path}: no video file in it")
 
 
 def unique_files(videos: Iterable[Path]) -> list[Path]:

@@ -19,14 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from snvideo.data.index_meta import CODING, is_proven, read_meta
 from snvideo.data.memory_file import SharedArray
+from snvideo.data.source import Source
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
-"""Of an index. Before 2 nobody had tried `seekable`, nor what `decoders` rests on: both are read as
-if nothing were known."""
 STATUSES = ("ok", "missing", "broken")
 DECODERS = ("pyav", "decord", "torchcodec")
 
@@ -72,6 +71,9 @@ class IndexRow(NamedTuple):
     labels: str = ""
     """In an index of several labels a video: all label ids, with a space between, of which `label`
     is the first; else empty."""
+    offset: int | None = None
+    """Of a member of a tar file, whose name ends the path of that file: byte where its header
+    begins."""
 
     @property
     def label_ids(self) -> list[int]:
@@ -80,10 +82,11 @@ class IndexRow(NamedTuple):
 
 
 COLUMNS = IndexRow._fields
-_OPTIONAL = {"labels"}  # columns that older indexes have not
+_OPTIONAL = {"labels", "offset"}  # columns that older indexes have not
 _PARSE: dict[str, Any] = {
-    name: (lambda text: float(text) if text else None) if kind == float | None else kind
-    for name, kind in IndexRow.__annotations__.items()
+    **IndexRow.__annotations__,
+    **dict.fromkeys(("start", "end"), lambda text: float(text) if text else None),
+    "offset": lambda text: int(text) if text else None,
 }
 _FORMER: dict[str, tuple[str, Any]] = {
     # Degrees to turn pictures counter-clockwise.
@@ -96,7 +99,7 @@ _FORMER: dict[str, tuple[str, Any]] = {
 class Video(NamedTuple):
     """A video that can be decoded; see `IndexRow` for what is not explained."""
 
-    path: Path  # absolute
+    path: Path  # absolute; of a member of a tar file through that
     label: int  # the first one, or -1
     first_frame: int
     frames: int
@@ -107,17 +110,25 @@ class Video(NamedTuple):
     seekable: bool
     decoders: str
     name: str  # the path as the index has it
+    bytes: int = 0
+    offset: int | None = None
 
     @classmethod
     def of(cls, row: IndexRow, path: Path) -> "Video":
         """Video of a row, and where its file is."""
-        fields = {name: getattr(row, name) for name in cls._fields[1:-1]}
+        fields = {name: getattr(row, name) for name in cls._fields if name not in ("path", "name")}
         return cls(path=path, name=row.path, **fields)
+
+    @property
+    def source(self) -> Source:
+        """Place that it is read from."""
+        return Source(self.path, self.offset, self.bytes)
 
 
 _TABLE = np.dtype(
     [(name, np.int32) for name in ("label", "first_frame", "frames", "width", "height")]
     + [("orientation", np.uint8), ("fps", np.float32), ("seekable", np.bool_)]
+    + [("bytes", np.int64), ("offset", np.int64)]  # -1: none
     + [("decoders", np.uint8)]  # a bit for each of `DECODERS`
 )
 
@@ -135,7 +146,6 @@ def _names(bits: int) -> str:
 LEAST_FPS = 1e-3
 _LEAST = {"first_frame": 0, "frames": 1, "fps": LEAST_FPS, "width": 1, "height": 1, "seconds": 0}
 """Least values of a usable video that make sense."""
-_CODING = ("utf-8", "surrogateescape")  # file names are bytes; some are not UTF-8
 _CHUNK = 1 << 14  # rows that are Python objects at one time
 
 
@@ -166,17 +176,22 @@ class ClipIndex:
         """True if videos of any split may have several labels."""
         digest = hashlib.sha256(json.dumps(labels).encode())
         usable = (row for row in rows if row.status == "ok")
-        numbers = attrgetter(*(_TABLE.names or ())[:-1])
+        numbers = attrgetter(*(_TABLE.names or ())[:-2])
         while chunk := list(islice(usable, _CHUNK)):
             decisive = (
                 f"{r.path}\0{r.labels or r.label}\0{r.split}\0{r.first_frame}\0{r.frames}\0"
                 for r in chunk
             )
-            digest.update("".join(decisive).encode(*_CODING))
+            digest.update("".join(decisive).encode(*CODING))
             self.multi_label |= any(row.labels for row in chunk)
             chunk = [row for row in chunk if row.split == split]
-            self._table.append([(*numbers(row), _bits(row.decoders)) for row in chunk])
-            paths = [row.path.encode(*_CODING) for row in chunk]
+            self._table.append(
+                [
+                    (*numbers(row), -1 if row.offset is None else row.offset, _bits(row.decoders))
+                    for row in chunk
+                ]
+            )
+            paths = [row.path.encode(*CODING) for row in chunk]
             ends = np.cumsum([end, *map(len, paths)])
             end = ends[-1]
             self._ends.append(ends[1:])
@@ -209,7 +224,7 @@ class ClipIndex:
             raise SnvideoError(
                 f"index {path}: no video folder at {root}: set data.root to where the videos are"
             )
-        if not _is_proven(path):
+        if not is_proven(path):
             log.warning(
                 "index %s: from an older version, so videos are decoded from their start: build "
                 "it again with 'snvideo index build', which is faster to read from",
@@ -263,9 +278,10 @@ class ClipIndex:
         number = range(len(self))[number]  # negative numbers and IndexError as usual
         start, stop = self._ends.values[number : number + 2]
         stored = self._paths.values[start:stop].tobytes()
-        name = stored.decode(*_CODING)
+        name = stored.decode(*CODING)
         values = dict(zip(_TABLE.names or (), self._table.values[number].item(), strict=True))
         values["decoders"] = _names(values["decoders"])
+        values["offset"] = None if values["offset"] < 0 else values["offset"]
         # The system's own text for these bytes, which is another one where it does not use UTF-8.
         return Video(path=self.root / os.fsdecode(stored), name=name, **values)
 
@@ -274,10 +290,10 @@ def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
     """Read all rows of an index one by one, whatever their split and status; a `SnvideoError` if
     the CSV file is missing, a row is malformed, or a label is not below `classes`. Rows of an older
     `VERSION` are not seekable, and PyAV's."""
-    proven = _is_proven(path)
+    proven = is_proven(path)
     where = f"index {path} line 1"
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors=_CODING[1]) as file:
+        with path.open(newline="", encoding="utf-8-sig", errors=CODING[1]) as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             known = {name: (name, parse) for name, parse in _PARSE.items()}
@@ -295,7 +311,8 @@ def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
                     try:
                         values[field] = parse(cells[place])
                     except ValueError:
-                        kind = "a whole number" if parse is int else "a number"
+                        whole = parse is int or name == "offset"
+                        kind = "a whole number" if whole else "a number"
                         raise ValueError(f"{name} is {cells[place]!r}, expected {kind}") from None
                 row = IndexRow(**values)
                 if row.status == "ok" and 0 <= row.fps < LEAST_FPS:  # older versions wrote such
@@ -329,6 +346,8 @@ def row_problem(row: IndexRow, classes: int | None = None) -> str:
         return f"decoders is {row.decoders!r}, expected some of {' '.join(DECODERS)}"
     if row.orientation not in range(1, 9):
         return f"orientation is {row.orientation}, expected 1 to 8"
+    if row.offset is not None and row.offset < 0:
+        return f"offset is {row.offset}, expected a place in a tar file, or nothing"
     for name, least in _LEAST.items():
         if not least <= (value := getattr(row, name)) < 2**31:
             return f"{name} of a usable video is {value}, expected at least {least}"
@@ -342,45 +361,3 @@ def _are_labels(ids: list[str], first: int, classes: int | None) -> bool:
     numbers = [int(text) for text in ids]
     known = classes is None or max(numbers) < classes
     return known and numbers[0] == first and len(set(numbers)) == len(numbers)
-
-
-def read_meta(path: Path) -> tuple[str, list[str]]:
-    """Root as stated, and label names, from the JSON file beside an index's CSV file."""
-    beside = path.with_suffix(".json")
-    for file in (path, beside):
-        if not file.is_file():
-            # A run may be begun in another folder than its paths are relative to.
-            seen = (
-                "" if file.is_absolute() else f" (or start elsewhere, it is seen from {Path.cwd()})"
-            )
-            raise SnvideoError(f"no index at {file}: build it with 'snvideo index build'{seen}")
-    try:
-        meta = json.loads(beside.read_text(encoding="utf-8"))
-        root, labels = meta["root"], meta["labels"]
-        if not isinstance(root, str) or not all(isinstance(name, str) for name in labels):
-            raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise SnvideoError(
-            f'index {beside}: expected {{"root": folder, "labels": [names], ...}}: '
-            "build it again with 'snvideo index build'"
-        ) from None
-    return root, [_as_text(name) for name in labels]
-
-
-def _as_text(name: str) -> str:
-    """A label that may have been the name of a folder in bytes, to a system without UTF-8."""
-    try:
-        content = name.encode(*_CODING)
-    except UnicodeEncodeError:  # half a character of UTF-16
-        content = name.encode("utf-8", "backslashreplace")
-    return content.decode("utf-8", "backslashreplace")
-
-
-def _is_proven(path: Path) -> bool:
-    """True if an index is of this version, or not yet finished, with no JSON file beside it."""
-    try:
-        return int(json.loads(path.with_suffix(".json").read_bytes())["version"]) >= VERSION
-    except OSError:
-        return True
-    except (ValueError, KeyError, TypeError):  # `read_meta` tells what is wrong with it
-        return False

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from snvideo.data.index import ClipIndex, read_meta, read_rows
+from snvideo.data.index import ClipIndex, read_rows
+from snvideo.data.index_meta import read_meta
 from snvideo.data.quarantine import Quarantine
 from snvideo.engine.config import RunConfig
 from snvideo.errors import SnvideoError

@@ -24,6 +24,7 @@ from torch import Tensor
 from snvideo.atomic import atomic_path, write_atomic
 from snvideo.data.files import claim_folder, unique_files
 from snvideo.data.index import ClipIndex
+from snvideo.data.source import Source
 from snvideo.engine.features import FeatureExtractor, FeatureRow, VideoFeatures
 from snvideo.errors import SnvideoError
 from snvideo.lock import locked_output
@@ -158,19 +159,18 @@ def _sources(videos: Iterable[Path | str] | Path | str | ClipIndex) -> dict[str,
         found: dict[str, _Source] = {}
         for row in range(len(videos)):
             video, labels = videos[row], tuple(videos.labels_of(row).tolist())
-            source = _Source(video.name, video.path, _state(video.path), labels, row)
+            source = _Source(video.name, video.path, _state(video.source), labels, row)
             found.setdefault(str(video.path), source)
         return found
     paths = unique_files(map(Path, [videos] if isinstance(videos, Path | str) else videos))
     return {str(path.absolute()): _Source(str(path), path, _state(path)) for path in paths}
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(video: Source | Path) -> tuple[int, int]:
     try:
-        found = path.stat()
-    except (OSError, ValueError):  # it will not be read either
+        return Source.of(video).state()
+    except (OSError, ValueError, SnvideoError):  # it will not be read either
         return -1, -1
-    return found.st_size, found.st_mtime_ns
 
 
 def _extract(

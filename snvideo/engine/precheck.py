@@ -114,7 +114,7 @@ def check_index(splits: Splits, clip: ClipConfig) -> list[SplitSummary]:
 def _summarize(index: ClipIndex, clip: ClipConfig, use: str) -> SplitSummary:
     """Videos of a split, an estimate of the short ones if there are many; files must be there."""
     first = [index[row] for row in range(min(FILES, len(index)))]
-    missing = [video for video in first if not video.path.is_file()]
+    missing = [video for video in first if not video.source.is_there()]
     if len(missing) == len(first):
         raise SnvideoError(
             f"split {index.split!r}: none of its first {len(first)} videos is there, as "

@@ -15,9 +15,9 @@ from torch import Tensor
 from snvideo.data.dataset import VideoViews
 from snvideo.data.decoding import DecodeError
 from snvideo.data.decoding.live import LiveDecoder, is_stream
-from snvideo.data.decoding.pyav import Unusable
 from snvideo.data.decoding.sequential import SequentialDecoder
 from snvideo.data.indexing.probe import check_file
+from snvideo.data.source import Source, Unusable
 from snvideo.data.window_views import WindowViews, read_windows
 from snvideo.data.windows import plan_windows
 from snvideo.engine.inference import NOT_FINITE, open_inference
@@ -137,9 +137,10 @@ class TimelinePredictor:
     def _open(self, video: str) -> SequentialDecoder:
         timeout = self._inference.config.timeout
         if not is_stream(video):
-            check_file(Path(video))
             # Absolute, as FFmpeg takes what stands before a colon for a protocol.
-            return SequentialDecoder(str(Path(video).absolute()), timeout)
+            source = Source.of(Path(video).absolute())
+            check_file(source)
+            return SequentialDecoder(source.address(), timeout)
         if video == "-" and self._delay is None:
             return SequentialDecoder(video, timeout)
         self._live = LiveDecoder(video, timeout, self._delay or _DELAY)

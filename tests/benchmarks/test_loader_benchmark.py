@@ -14,7 +14,7 @@ from snvideo.data.dataset import EvalDataset, SampleKey
 from snvideo.data.decoding import missing
 from snvideo.data.index import DECODERS, ClipIndex, IndexRow
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import Listing
+from snvideo.data.indexing.listing import Listing
 from snvideo.data.sampling import TRAIN
 from snvideo.data.toy import make_toy_kinetics
 from tests.data.videos import frame_number, write_video

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snvideo.data.index import COLUMNS, VERSION, ClipIndex, IndexRow, Video, read_rows
+from snvideo.data.index import COLUMNS, ClipIndex, IndexRow, Video, read_rows
+from snvideo.data.index_meta import VERSION
 from snvideo.data.indexing.summary import summarize_index
 from snvideo.errors import SnvideoError
 
@@ -48,7 +49,7 @@ def test_usable_videos_of_a_split_in_order(tmp_path: Path) -> None:
     assert len(index) == 3
     assert [video.name for video in index] == ["a.mp4", "b, c.avi", "dé.mp4"]
     assert index[0] == Video(
-        tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 1, True, "pyav decord", "a.mp4"
+        tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 1, True, "pyav decord", "a.mp4", 3000
     )
     assert (index[1].decoders, index[1].orientation) == ("pyav", 6)
     assert index[-1] == index[2]
@@ -141,7 +142,7 @@ def test_bad_tables(tmp_path: Path) -> None:
     ):
         ClipIndex.load(path, "train")
     path.write_text(text + "a.mp4,0\n")
-    with pytest.raises(SnvideoError, match="line 8: it has 2 values, expected 19"):
+    with pytest.raises(SnvideoError, match="line 8: it has 2 values, expected 20"):
         ClipIndex.load(path, "train")
 
 

@@ -14,7 +14,8 @@ import torch
 from snvideo.data import sampling
 from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.dataset import Batch, SampleKey, TrainDataset
-from snvideo.data.index import COLUMNS, VERSION, ClipIndex, IndexRow
+from snvideo.data.index import COLUMNS, ClipIndex, IndexRow
+from snvideo.data.index_meta import VERSION
 from snvideo.data.indexing.probe import probe_all
 from snvideo.data.loader import train_loader
 from snvideo.data.quarantine import Quarantine

@@ -16,6 +16,7 @@ from snvideo.data.decoding.decord import decode_decord, missing_decord
 from snvideo.data.decoding.pyav import decode_pyav
 from snvideo.data.decoding.torchcodec import decode_torchcodec, missing_torchcodec
 from snvideo.data.index import Video
+from snvideo.data.source import Unusable
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ def decode_frames(
     """Decode frames of a video as they are shown.
 
     Args:
-        video: a row of an index, or a file, which is probed first to number its frames.
+        video: a row of an index; or a file or member of a tar file (`clips.tar/a.mp4`), which is
+            probed first to number its frames.
             Frame 0 is the first *shown* frame, whatever hidden frames the file begins with.
         numbers: of the frames, from 0, in any order; repeats are decoded once.
         decoder: `pyav`; or `decord` or `torchcodec`, used where it is installed and the index
@@ -95,6 +97,8 @@ def decode_frames(
         decoded, counted = decode(video, wanted, transform or (lambda frame: frame))
     except DecodeError:
         raise
+    except Unusable as error:
+        raise DecodeError(str(error)) from error
     except Exception as error:  # all raise kinds of their own, and others besides
         # Without time and place in decord's or torchcodec's source, and decord's stack trace.
         place = r"^(\[[0-9:]+\] \S+: |\w+, \S+\.cpp:\d+, )"

@@ -32,7 +32,7 @@ def decode_decord(
     import decord
 
     # One reader per clip (memory grows with readers that are kept) and one thread.
-    reader = decord.VideoReader(str(video.path), ctx=decord.cpu(0), num_threads=1)
+    reader = decord.VideoReader(video.source.address(), ctx=decord.cpu(0), num_threads=1)
     numbers = wanted + video.first_frame
     inside = numbers[: np.searchsorted(numbers, len(reader))]  # beyond, it may never return
     frames = (reader[number].asnumpy() for number in watched(inside.tolist()))

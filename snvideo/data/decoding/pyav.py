@@ -19,6 +19,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from snvideo.data.decoding.orientation import stored_size, upright
+from snvideo.data.source import Source, Unusable
 from snvideo.data.watchdog import watched
 
 if TYPE_CHECKING:
@@ -27,17 +28,13 @@ if TYPE_CHECKING:
     from snvideo.data.index import Video
 
 
-class Unusable(Exception):
-    """A file that gives no video; the message is the reason, in a few words and without paths."""
-
-
 class NotAsIndexed(Exception):
     """A file whose packets or frames are not what `seekable` promises."""
 
 
-def open_video(path: Path) -> InputContainer:
-    """Open a file with PyAV, even if its titles are in another encoding than UTF-8."""
-    return av.open(str(path), metadata_errors="ignore")
+def open_video(video: Source | Path) -> InputContainer:
+    """Open a video with PyAV, even if its titles are in another encoding than UTF-8."""
+    return av.open(Source.of(video).address(), metadata_errors="ignore")
 
 
 def main_stream(container: InputContainer) -> VideoStream:
@@ -113,7 +110,7 @@ def decode_pyav(
             return [transform(picture) for picture in from_key_frames(video, wanted)], 0
     frames: list[np.ndarray] = []
     counted = 0
-    with open_video(video.path) as container:
+    with open_video(video.source) as container:
         shown = watched(container.decode(main_stream(container)))
         # Frames are counted, not found by their times: those of AVI files are not monotonic.
         for counted, frame in enumerate(islice(shown, int(wanted[-1]) + 1), 1):
@@ -125,7 +122,7 @@ def decode_pyav(
 def ordered_frames(video: Video, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Times and frames, which are as `from_key_frames` gives them, by decoding from the start;
     `NotAsIndexed` if one is damaged, or times do not ascend, so that they tell no frame."""
-    with open_video(video.path) as container:
+    with open_video(video.source) as container:
         shown = watched(container.decode(main_stream(container)))
         in_order = _ascending(islice(shown, int(wanted[-1]) + 1))
         for number, frame in enumerate(in_order):
@@ -145,7 +142,7 @@ def _ascending(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
 def from_key_frames(video: Video, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """Frames found by their packets' times; `NotAsIndexed` where that shows to fail."""
     first, latest = 0, None  # number of the group's first shown frame; latest time before it
-    with open_video(video.path) as container:
+    with open_video(video.source) as container:
         stream = main_stream(container)
         table = _packet_table(container, stream, video)
         groups = _groups(container, stream)

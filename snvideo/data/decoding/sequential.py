@@ -16,8 +16,9 @@ from av.video.frame import VideoFrame
 
 from snvideo.data.decoding import DecodeError
 from snvideo.data.decoding.orientation import orientation, stored_size
-from snvideo.data.decoding.pyav import Unusable, main_stream, shown_picture
+from snvideo.data.decoding.pyav import main_stream, shown_picture
 from snvideo.data.index import IndexRow, Video
+from snvideo.data.source import Unusable
 from snvideo.data.watchdog import report_progress
 
 DAMAGED = "damaged packets or pictures"
@@ -80,7 +81,7 @@ class SequentialDecoder:
     packets, where it ends, this one goes on.
 
     Args:
-        source: path of a file, address of a stream, `/dev/video0` and the like for a camera, or
+        source: address of a `Source` or a stream, `/dev/video0` and the like for a camera, or
             `-` for the standard input.
         timeout: seconds that opening it or reading a packet may take.
 

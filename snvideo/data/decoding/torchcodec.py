@@ -45,7 +45,7 @@ def decode_torchcodec(
     # One reader per clip and one thread, whatever device is torch's default. `exact` reads all
     # packets first: numbers that are reckoned from the frame rate may be wrong.
     reader = VideoDecoder(
-        str(video.path),
+        video.source.address(),
         dimension_order="NHWC",
         num_ffmpeg_threads=1,
         device="cpu",

@@ -14,9 +14,11 @@ from typing import Any
 
 from snvideo.atomic import write_atomic
 from snvideo.data.decoding import missing
-from snvideo.data.index import COLUMNS, DECODERS, STATUSES, VERSION, IndexRow, read_rows
+from snvideo.data.index import COLUMNS, DECODERS, STATUSES, IndexRow, read_rows
+from snvideo.data.index_meta import VERSION
+from snvideo.data.indexing.listing import UNLABELLED, Listing
 from snvideo.data.indexing.probe import Check, probe_all
-from snvideo.data.indexing.sources import UNLABELLED, Listing
+from snvideo.data.source import Source
 from snvideo.errors import SnvideoError
 from snvideo.lock import locked_output
 
@@ -111,10 +113,10 @@ def _build(
         done = _resume(part)
         left = listing.rows[done:]
         report(done)
-        paths = (videos / path for row in left for path in listing.files(row))
+        places = (Source.of(videos / path) for row in left for path in listing.files(row))
         with (
             part.open("a", newline="", encoding="utf-8", errors="surrogateescape") as table,
-            closing(probe_all(paths, check, workers, timeout)) as probes,
+            closing(probe_all(places, check, workers, timeout)) as probes,
         ):
             writer = csv.writer(table, lineterminator="\n")
             if not table.tell():

@@ -17,11 +17,12 @@ from av.video.stream import VideoStream
 
 from snvideo.data.decoding import DECODE, missing
 from snvideo.data.decoding.orientation import stored_size
-from snvideo.data.decoding.pyav import Unusable, main_stream, open_video
+from snvideo.data.decoding.pyav import main_stream, open_video
 from snvideo.data.index import DECODERS, LEAST_FPS, IndexRow, Video, row_problem
 from snvideo.data.indexing.bitstream import may_have_fields
 from snvideo.data.indexing.scan import StreamScan
 from snvideo.data.indexing.trial import FRAMES, seeks_right
+from snvideo.data.source import Source, Unusable
 from snvideo.data.workers import WorkerPool, discard_output
 
 Check = Literal["header", "packets", "decode"]
@@ -39,19 +40,19 @@ _USUAL_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _USUAL_CODECS = ("h264", "hevc", "vp9")  # not VP8, which has packets that show nothing
 
 
-def probe(path: Path, check: Check) -> IndexRow:
-    """Probe one video file with a check of `stages`; bad files raise nothing.
+def probe(video: Source | Path, check: Check) -> IndexRow:
+    """Probe one video with a check of `stages`; bad ones raise nothing.
 
     The decode check may crash or hang in native code: run it through `probe_all`.
     """
-    *_, (found, _) = stages(path, check)
+    *_, (found, _) = stages(video, check)
     return found
 
 
 def probe_all(
-    paths: Iterable[Path], check: Check, workers: int, timeout: float = 120.0
+    videos: Iterable[Source | Path], check: Check, workers: int, timeout: float = 120.0
 ) -> Generator[IndexRow, None, None]:
-    """Probe files by a check of `stages` in so many processes, results in the order of the paths.
+    """Probe videos by a check of `stages` in so many processes, results in their order.
 
     A file that gives no packet and no frame for `timeout` seconds is broken; one that PyAV had read
     before another decoder died is usable, by those that were tried before.
@@ -62,7 +63,7 @@ def probe_all(
     with closing(
         WorkerPool(function, workers, timeout, window=window, initializer=discard_output)
     ) as pool:
-        for found, failure in pool.run(paths):
+        for found, failure in pool.run(videos):
             if failure is not None:
                 failure = failure.partition(":")[0]  # so that like cases have one reason
                 row, decoder = found or (IndexRow(status="broken"), "decoder")
@@ -70,8 +71,8 @@ def probe_all(
             yield found[0]
 
 
-def stages(path: Path, check: Check) -> Iterator[tuple[IndexRow, str]]:
-    """Probe a file in steps, each result better than the one before, and with it the decoder that
+def stages(video: Source | Path, check: Check) -> Iterator[tuple[IndexRow, str]]:
+    """Probe a video in steps, each result better than the one before, and with it the decoder that
     is tried next, which may not survive it.
 
     - `header`: counts packets by the table in an MP4 file's header, as far as the file is long
@@ -86,38 +87,39 @@ def stages(path: Path, check: Check) -> Iterator[tuple[IndexRow, str]]:
     """
     size = 0
     try:
-        size = path.stat().st_size
-        check_file(path)
-        found, untried = _read(path, check)
+        source = Source.of(video)
+        size = source.size()
+        check_file(source)
+        found, untried = _read(source, check)
     except (FileNotFoundError, NotADirectoryError):
         yield IndexRow(status="missing", reason="no such file"), ""
         return
     except Exception as error:  # whatever one file does, the others go on
         yield IndexRow(bytes=size, status="broken", reason=_short(error)), ""
         return
-    found = found._replace(bytes=size)
+    found = found._replace(bytes=size, offset=source.offset)
     if problem := row_problem(found):
         yield IndexRow(bytes=size, status="broken", reason=problem), ""
         return
-    video = Video.of(found, path)
+    indexed = Video.of(found, source.path)
     untried = tuple(decoder for decoder in untried if not missing(decoder))
-    last = video.frames - 1
+    last = indexed.frames - 1
     # Without the check `decode` those near the start, which cost little.
     end = last if check == "decode" else min(16, last)
     numbers = np.unique(np.linspace(0, end, _PLACES).round().astype(np.int64))
     yield found, "pyav"
-    expected = DECODE["pyav"](video, numbers, np.asarray)[0] if untried else []
+    expected = DECODE["pyav"](indexed, numbers, np.asarray)[0] if untried else []
     for decoder in untried:
         yield found, decoder
-        if _agrees(decoder, video, numbers, expected):
+        if _agrees(decoder, indexed, numbers, expected):
             found = found._replace(decoders=f"{found.decoders} {decoder}")
     yield found, ""
 
 
-def check_file(path: Path) -> None:
+def check_file(source: Source) -> None:
     """Raises `Unusable` for what cannot be a video file, and `OSError` if it is not there."""
-    size = path.stat().st_size
-    if not path.is_file():
+    size = source.size()
+    if source.offset is None and not source.path.is_file():
         raise Unusable("not a regular file")
     if size == 0:
         raise Unusable("empty file")
@@ -132,10 +134,10 @@ def _short(error: Exception) -> str:
     return f"unexpected {type(error).__name__}"
 
 
-def _read(path: Path, check: Check) -> tuple[IndexRow, tuple[str, ...]]:
+def _read(source: Source, check: Check) -> tuple[IndexRow, tuple[str, ...]]:
     """Probe with PyAV alone; and decoders whose frames are to be compared with PyAV's."""
     try:
-        container = open_video(path)
+        container = open_video(source)
     except InvalidDataError:
         raise Unusable("no video header: not a video, or cut off before it") from None
     with container:
@@ -147,11 +149,11 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, tuple[str, ...]]:
         )
         if check == "header":
             plain = usual and not may_have_fields(stream.codec_context)
-            if plain and scan.scan_table(container, stream, path.stat().st_size):
+            if plain and scan.scan_table(container, stream, source.size()):
                 found = _probe_of(scan, container, stream)
-                if seeks_right(Video.of(found, path), scan.starts(), FRAMES):
+                if seeks_right(_video(found, source), scan.starts(), FRAMES):
                     return found._replace(seekable=1), ()
-            return _read(path, "packets")
+            return _read(source, "packets")
         scan.scan(container, stream)
         found = _probe_of(scan, container, stream)
         seekable = scan.is_seekable(stream) and (
@@ -159,7 +161,7 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, tuple[str, ...]]:
         )
         if seekable:
             limit = found.frames if scan.every_frame else FRAMES
-            seekable = seeks_right(Video.of(found, path), scan.starts(), limit, scan.times())
+            seekable = seeks_right(_video(found, source), scan.starts(), limit, scan.times())
         # decord seeks to the key packet before the one asked for and counts on from that packet's
         # place in the file, which goes wrong where hidden packets are dropped on decoding.
         sound = seekable and not scan.dropped and scan.table_agrees(container, stream)
@@ -168,7 +170,12 @@ def _read(path: Path, check: Check) -> tuple[IndexRow, tuple[str, ...]]:
             return found._replace(seekable=int(seekable)), untried
         if sound:
             return found._replace(seekable=1), ("decord",)
-    return _read(path, "decode")[0], ()
+    return _read(source, "decode")[0], ()
+
+
+def _video(found: IndexRow, source: Source) -> Video:
+    """A video whose place is not in its row yet."""
+    return Video.of(found._replace(offset=source.offset, bytes=source.bytes), source.path)
 
 
 def _probe_of(scan: StreamScan, container: InputContainer, stream: VideoStream) -> IndexRow:

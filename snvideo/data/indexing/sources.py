@@ -9,49 +9,34 @@ import io
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from snvideo.data.files import EXTENSIONS, scan_videos
 from snvideo.data.index import IndexRow
+from snvideo.data.indexing.listing import (
+    LABELLED,
+    SPLITS,
+    UNLABELLED,
+    Listing,
+    as_in_folders,
+    is_replacement,
+    join_rows,
+    label_ids,
+    note_repeats,
+    read_text,
+    split_name,
+    with_labels,
+)
+from snvideo.data.tar import split_member
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
 
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "validate", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Usual names of splits -> the names that an index has."""
-
-LABELLED = ("train", "val")
-"""Splits whose videos have a label; in any other, as `test`, they may do without."""
-
-UNLABELLED = "without a label"
-"""Remark on such a video; in `Listing.skipped` it counts those of `LABELLED` splits."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Videos and labels that a source lists."""
-
-    rows: list[IndexRow]  # columns up to `end`, and remarks in `reason`
-    labels: list[str]  # names in the order of their ids
-    source: str  # description of the source
-    skipped: dict[str, int] = field(default_factory=dict)  # why there is no row -> entries
-    namesakes: dict[str, list[str]] = field(default_factory=dict)
-    """Path of a row -> further files of its clip; the best of all is taken."""
-
-    def files(self, row: IndexRow) -> list[str]:
-        """All files of a row's clip, likeliest first."""
-        return [row.path, *self.namesakes.get(row.path, ())]
-
 
 def read_labels(path: Path) -> list[str]:
     """Label names from a file with one name a line, in the order of their ids."""
-    names = [line.strip() for line in _read_text(path).rstrip().splitlines()] or [""]
+    names = [line.strip() for line in read_text(path).rstrip().splitlines()] or [""]
     for number, name in enumerate(names, 1):
         if not name or name in names[: number - 1]:
             problem = f"{name!r} comes twice" if name else "empty"
@@ -97,7 +82,7 @@ def read_kinetics(
                 raise SnvideoError(
                     f"{where}: times {row['time_start']!r} to {row['time_end']!r}: expected seconds"
                 ) from None
-            label, split = (row.get("label") or "").strip(), _split_name(row["split"])
+            label, split = (row.get("label") or "").strip(), split_name(row["split"])
             if not label and split in LABELLED:
                 skipped[UNLABELLED] += 1
                 continue
@@ -109,10 +94,10 @@ def read_kinetics(
             if others:
                 namesakes[path] = others
             found.append((several, IndexRow(path, split=split, start=start, end=end)))
-    names, ids = _label_ids(places, labels)
-    labelled = (_labelled(video, [ids[label] for label in several]) for several, video in found)
-    rows = _note_repeats(
-        _joined(labelled) if multi_label else labelled,
+    names, ids = label_ids(places, labels)
+    labelled = (with_labels(video, [ids[label] for label in several]) for several, video in found)
+    rows = note_repeats(
+        join_rows(labelled) if multi_label else labelled,
         skipped,
         key=lambda path: PurePosixPath(path).stem,
     )
@@ -130,7 +115,7 @@ def read_kinetics(
 def _annotations(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows of an annotation file with their split, each with its place for error messages."""
     # Strict: else an open quote swallows rows up to the next one, or the end, without a word.
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     words = re.split("[^a-z]+", path.stem.lower())  # as in kinetics400_val.csv
     split = next((word for word in words if word in SPLITS), path.stem)
     where = f"annotations {path} line 1"
@@ -162,9 +147,9 @@ def _clip_paths(
     found = files.get(stem, []) + files.get(f"{video}_{start}_{end}", [])
 
     def fit(path: str) -> tuple[bool, bool, bool]:
-        folders = {_as_in_folders(folder) for folder in PurePosixPath(path).parts[:-1]}
-        replaces = any(map(_is_replacement, folders))
-        return replaces, split in map(SPLITS.get, folders), _as_in_folders(label) in folders
+        folders = {as_in_folders(folder) for folder in PurePosixPath(path).parts[:-1]}
+        replaces = any(map(is_replacement, folders))
+        return replaces, split in map(SPLITS.get, folders), as_in_folders(label) in folders
 
     found = sorted(dict.fromkeys(found or files.get(video, [])), key=fit, reverse=True)
     return found or [f"{stem}.mp4"]
@@ -178,9 +163,11 @@ def read_class_folders(
 ) -> Listing:
     """List class folders: `videos/<split>/<class>/...` or `videos/<class>/...`.
 
-    Files that lie in no class folder have no label, and are skipped in the splits train and val. A
-    folder `replacement` beside splits, as Kinetics-400 is downloaded, holds better files of
-    videos in them. Labels that are spelled alike, as with `_` for spaces, are one.
+    A tar file in them is as its content in its place. One that is called after a split, or has
+    clips in no folder, is also a folder of its name: `train.tar`, `archery.tar`. Files that lie in
+    no class folder have no label, and are skipped in the splits train and val. A folder
+    `replacement` beside splits, as Kinetics-400 is downloaded, holds better files of videos in
+    them. Labels that are spelled alike, as with `_` for spaces, are one.
 
     Args:
         videos: its subfolders are splits if all are called train, val, test or the like (those
@@ -190,10 +177,12 @@ def read_class_folders(
             each path, so that new files move no others.
         labels: names in the order of their ids; by default all class folders, sorted.
     """
-    paths = [PurePosixPath(path) for path in scan_videos(videos)]
-    tops = {path.parts[0] for path in paths if len(path.parts) > 1}
+    names_found = scan_videos(videos)
+    flat = {tar for tar, name in map(split_member, names_found) if name and "/" not in name}
+    found = [(_in_folders(path, flat), path) for path in names_found]
+    tops = {at.parts[0] for at, _ in found if len(at.parts) > 1}
     splits = {top for top in tops if top.lower() in SPLITS}
-    better = {top for top in tops if splits and _is_replacement(top)}
+    better = {top for top in tops if splits and is_replacement(top)}
     tops -= better
     if splits and splits != tops:
         raise SnvideoError(
@@ -205,43 +194,53 @@ def read_class_folders(
             f"videos {videos}: it has the splits {', '.join(sorted(splits))}: drop the fraction"
         )
     replacements: defaultdict[str, list[str]] = defaultdict(list)
-    for path in (path for path in paths if path.parts[0] in better):
-        replacements[path.stem].append(str(path))
-    paths = [path for path in paths if path.parts[0] not in better]
+    for at, path in found:
+        if at.parts[0] in better:
+            replacements[at.stem].append(path)
+    found = [(at, path) for at, path in found if at.parts[0] not in better]
     depth = 1 if splits else 0
 
-    def split_of(path: PurePosixPath) -> str:
+    def split_of(at: PurePosixPath) -> str:
         if splits:
-            return SPLITS[path.parts[0].lower()]
-        digest = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).digest()
+            return SPLITS[at.parts[0].lower()]
+        digest = hashlib.sha256(str(at).encode("utf-8", "surrogateescape")).digest()
         fraction = int.from_bytes(digest[:8], "big") / 2**64
-        return "val" if fraction < val_fraction and in_class(path) else _split_name(split)
+        return "val" if fraction < val_fraction and in_class(at) else split_name(split)
 
-    def in_class(path: PurePosixPath) -> bool:
-        return len(path.parts) > depth + 1
+    def in_class(at: PurePosixPath) -> bool:
+        return len(at.parts) > depth + 1
 
-    def is_listed(path: PurePosixPath) -> bool:
-        return in_class(path) or (len(path.parts) > depth and split_of(path) not in LABELLED)
+    def is_listed(at: PurePosixPath) -> bool:
+        return in_class(at) or (len(at.parts) > depth and split_of(at) not in LABELLED)
 
-    listed = [path for path in paths if is_listed(path)]
-    inside = [path for path in paths if in_class(path)]
-    endings = Counter(path.with_suffix("") for path in listed)
-    names, ids = _label_ids(
-        {path.parts[depth]: f"videos {videos / path}" for path in inside}, labels
-    )
+    listed = [(at, path) for at, path in found if is_listed(at)]
+    endings = Counter(PurePosixPath(path).with_suffix("") for _, path in listed)
+    places = Counter(at for at, _ in listed)
+    named = {at.parts[depth]: f"videos {videos / path}" for at, path in found if in_class(at)}
+    names, ids = label_ids(named, labels)
     rows = []
     namesakes: dict[str, list[str]] = {}
-    for path in listed:
-        label = ids[path.parts[depth]] if in_class(path) else -1
-        remark = "also with another ending" if endings[path.with_suffix("")] > 1 else ""
-        first, *others = [*replacements.pop(path.stem, []), str(path)]
+    for at, path in listed:
+        label = ids[at.parts[depth]] if in_class(at) else -1
+        several = endings[PurePosixPath(path).with_suffix("")] > 1
+        remarks = ["also with another ending"] * several
+        remarks += ["also in another tar file or beside it"] * (places[at] > 1)
+        first, *others = [*replacements.pop(at.stem, []), path]
         if others:
             namesakes[first] = others
-        rows.append(IndexRow(first, label, split=split_of(path), reason=remark))
-    skipped = Counter({"files outside class folders": len(paths) - len(listed)})
+        rows.append(IndexRow(first, label, split=split_of(at), reason="; ".join(remarks)))
+    skipped = Counter({"files outside class folders": len(found) - len(listed)})
     skipped["further files of clips"] = sum(map(len, namesakes.values()))
     skipped["replacements of no video"] = sum(map(len, replacements.values()))
     return Listing(rows, names, "class folders", dict(+skipped), namesakes)
+
+
+def _in_folders(path: str, flat: Collection[str]) -> PurePosixPath:
+    """A path without its tar file, or with a folder in the place of one that counts as such."""
+    tar, name = split_member(path)
+    at = PurePosixPath(tar)
+    counts = tar in flat or at.stem.lower() in SPLITS
+    return (at.with_suffix("") if counts else at.parent) / name if name else at
 
 
 def read_lists(
@@ -268,7 +267,7 @@ def read_lists(
     skipped = Counter[str]()
     found: list[IndexRow] = []
     root = videos.absolute()
-    for split, file in ((_split_name(name), file) for name, file in files.items()):
+    for split, file in ((split_name(name), file) for name, file in files.items()):
         for where, path, several in _listed(file, pattern, split in LABELLED):
             if (label := max(several, default=-1)) < 0 and split in LABELLED:
                 skipped[UNLABELLED] += 1
@@ -280,12 +279,12 @@ def read_lists(
                 )
             path = path.relative_to(root) if path.is_relative_to(root) else path
             several = several if label >= 0 else []  # test lists whose labels are secret
-            found.append(_labelled(IndexRow(path.as_posix(), split=split), several))
+            found.append(with_labels(IndexRow(path.as_posix(), split=split), several))
     if labels is None:
         most = max((label for row in found for label in row.label_ids), default=-1)
         labels = [str(label) for label in range(most + 1)]
     source = f"lists {' '.join(file.name for file in files.values())}"
-    rows = _note_repeats(_joined(found) if multi_label else found, skipped)
+    rows = note_repeats(join_rows(found) if multi_label else found, skipped)
     return Listing(rows, list(labels), source, dict(skipped))
 
 
@@ -293,7 +292,7 @@ def _listed(
     file: Path, pattern: re.Pattern[str], labelled: bool
 ) -> Iterator[tuple[str, Path, list[int]]]:
     """Lines of a list: place for error messages, path and label ids, none in one of paths alone."""
-    lines = [(n, line) for n, line in enumerate(_read_text(file).split("\n"), 1) if line.strip()]
+    lines = [(n, line) for n, line in enumerate(read_text(file).split("\n"), 1) if line.strip()]
     matches = [pattern.fullmatch(line) for _, line in lines]
     paths = [_unquoted(line.strip().rstrip(", \t")) for _, line in lines]
     # A line without a label among others that have one is an oversight.
@@ -308,92 +307,8 @@ def _listed(
             raise SnvideoError(f"{where}: {line.strip()[:80]!r}: expected path and label id")
 
 
-def _labelled(row: IndexRow, labels: Sequence[int]) -> IndexRow:
-    """A row with labels, each once."""
-    ids = list(dict.fromkeys(labels))
-    several = " ".join(map(str, ids)) if len(ids) > 1 else ""
-    return row._replace(label=ids[0] if ids else -1, labels=several)
-
-
-def _joined(rows: Iterable[IndexRow]) -> list[IndexRow]:
-    """Rows of videos that may have several labels, those of one video and split in one."""
-    first: dict[tuple[str, str], IndexRow] = {}
-    for row in rows:
-        same = first.setdefault((row.path, row.split), row)
-        joined = _labelled(same, [*same.label_ids, *row.label_ids])
-        all_labels = " ".join(map(str, joined.label_ids))  # also of a single one
-        first[row.path, row.split] = joined._replace(labels=all_labels)
-    return list(first.values())
-
-
 def _unquoted(text: str) -> str:
     """A path as it was before it was put into quotation marks, if it was."""
     if len(text) > 2 and text[0] == text[-1] in ("'", '"'):
         return text[1:-1].replace(2 * text[0], text[0])
     return text
-
-
-def _label_ids(
-    found: Mapping[str, str], labels: Sequence[str] | None
-) -> tuple[list[str], dict[str, int]]:
-    """Label names, and the id of each that is `found`, which says where, for an error message.
-
-    Of names that are spelled alike, the first counts, unless a label file tells them apart.
-    """
-    if labels is None:
-        first: dict[str, str] = {}
-        for name in sorted(found):
-            if (other := first.setdefault(_as_in_folders(name), name)) != name:
-                log.warning(
-                    "labels %r and %r are taken for one: --labels keeps them apart", other, name
-                )
-        labels = list(first.values())
-    names = list(labels)
-    ids = {_as_in_folders(name): number for number, name in enumerate(names)}
-    ids |= {name: number for number, name in enumerate(names)}
-    for name, where in found.items():
-        number = ids.setdefault(name, ids.get(_as_in_folders(name), -1))
-        if number < 0:
-            raise SnvideoError(
-                f"{where}: label {name!r} is not one of the {len(names)} in the label file"
-            )
-    return names, ids
-
-
-def _note_repeats(
-    rows: Iterable[IndexRow], skipped: Counter[str], key: Callable[[str], str] = str
-) -> list[IndexRow]:
-    """Drop and count repeated rows; note other labels and splits of a video, whose `key` is one."""
-    first: dict[str, IndexRow] = {}
-    kept: list[IndexRow] = []
-    for row in sorted(rows, key=lambda row: not row.label_ids):  # a repeat without loses no label
-        other = first.setdefault(key(row.path), row)
-        remarks = [f"also in {other.split}"] * (other.split != row.split)
-        known = other.label_ids and row.label_ids
-        remarks += ["also has another label"] * bool(known and other.label_ids != row.label_ids)
-        if other is not row and not remarks:
-            skipped["repeated rows"] += 1
-        else:
-            kept.append(row._replace(reason="; ".join(remarks)))
-    return kept
-
-
-def _as_in_folders(name: str) -> str:
-    """A label as it may be spelled in a folder name."""
-    return name.replace("_", " ").strip().casefold()
-
-
-def _is_replacement(folder: str) -> bool:
-    """True for folders as `replacement` and `replacement_for_corrupted_k400`."""
-    return folder.lower().startswith("replacement")
-
-
-def _split_name(name: str) -> str:
-    return SPLITS.get(name.strip().lower(), name.strip())
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise SnvideoError(f"cannot read {path}: {error.strerror}") from None

@@ -10,8 +10,9 @@ import numpy as np
 
 from snvideo.data.config import ClipConfig
 from snvideo.data.decoding.orientation import ORIENTATIONS
-from snvideo.data.index import STATUSES, read_meta, read_rows
-from snvideo.data.indexing.sources import SPLITS
+from snvideo.data.index import STATUSES, read_rows
+from snvideo.data.index_meta import read_meta
+from snvideo.data.indexing.listing import SPLITS
 from snvideo.data.sampling import is_short
 from snvideo.errors import SnvideoError
 

@@ -97,9 +97,8 @@ def compare_pair(
     within = min(old.frames, new.frames, WITHIN)
     # At random: every k-th frame would be key frames, which look best, too often or never.
     chosen = sampling.generator(0, 0).choice(within, min(FRAMES, within), replace=False)
-    frames = zip(
-        scaled_frames(old.path, old.orientation, short_side), shown_frames(new.path), strict=False
-    )
+    before = scaled_frames(old.source, old.orientation, short_side)
+    frames = zip(before, shown_frames(new.source), strict=False)
     wanted = (both for number, both in enumerate(islice(frames, within)) if number in chosen)
     quality = np.array([frame_quality(*both) for both in wanted])
     times = np.empty((1 + CLIPS, 2))

@@ -15,10 +15,12 @@ from typing import Any
 
 from snvideo.atomic import write_atomic
 from snvideo.data.files import claim_folder, remove_unfinished
-from snvideo.data.index import IndexRow, read_meta, read_rows
+from snvideo.data.index import IndexRow, read_rows
+from snvideo.data.index_meta import read_meta
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import Listing
+from snvideo.data.indexing.listing import Listing
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeState, reencode
+from snvideo.data.source import Source
 from snvideo.data.workers import WorkerPool, discard_output
 from snvideo.errors import SnvideoError
 from snvideo.lock import locked_output
@@ -87,7 +89,8 @@ def _prepare(
     for row in read_rows(index):
         if row.status == "ok":
             name = names[row.path]
-            jobs[name] = EncodeJob(root / row.path, out / name, row.orientation, row.fps)
+            source = Source(root / row.path, row.offset, row.bytes)
+            jobs[name] = EncodeJob(source, out / name, row.orientation, row.fps)
     waiting = {name: job for name, job in jobs.items() if not _is_done(job)}
     kept = len(jobs) - len(waiting)
     report("encode", kept, len(jobs))
@@ -168,7 +171,7 @@ def _is_done(job: EncodeJob) -> bool:
     except OSError:
         return False
     with suppress(OSError):  # the source is gone
-        return job.source.stat().st_mtime_ns <= made
+        return job.source.state()[1] <= made
     return True
 
 

@@ -19,7 +19,8 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from snvideo.atomic import atomic_path
 from snvideo.data.decoding.orientation import upright
-from snvideo.data.decoding.pyav import Unusable, main_stream, open_video
+from snvideo.data.decoding.pyav import main_stream, open_video
+from snvideo.data.source import Source, Unusable
 from snvideo.data.watchdog import watched
 
 # Errors that every other video would meet, too.
@@ -40,7 +41,7 @@ class EncoderSettings(NamedTuple):
 class EncodeJob(NamedTuple):
     """A video to re-encode."""
 
-    source: Path
+    source: Source
     output: Path
     orientation: int  # of the source's frames, as in an index
     fps: float
@@ -53,23 +54,23 @@ class EncodeState(NamedTuple):
     reason: str = ""
 
 
-def shown_frames(path: Path) -> Iterator[VideoFrame]:
+def shown_frames(video: Source | Path) -> Iterator[VideoFrame]:
     """Frames of a video as `data.decoding` numbers them, as many as can be decoded."""
-    with open_video(path) as container:
+    with open_video(video) as container:
         try:
             yield from watched(container.decode(main_stream(container)))
         except (FFmpegError, OSError):
             return  # damaged from here on: the index counts no further either
 
 
-def scaled_frames(path: Path, orientation: int, short_side: int) -> Iterator[VideoFrame]:
+def scaled_frames(video: Source | Path, orientation: int, short_side: int) -> Iterator[VideoFrame]:
     """Shown frames of a video, upright, scaled, in 8-bit 4:2:0 of limited range.
 
     Colours keep their matrix, and the frames say which it is, so that they decode as before. All
     get the size of the first.
     """
     reformatter, size = VideoReformatter(), None
-    for frame in shown_frames(path):
+    for frame in shown_frames(video):
         size = size or scaled_size(frame.width, frame.height, short_side)
         scaled = reformatter.reformat(
             frame,

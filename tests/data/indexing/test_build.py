@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from snvideo.data.index import VERSION, ClipIndex, read_rows
+from snvideo.data.index import ClipIndex, read_rows
+from snvideo.data.index_meta import VERSION
 from snvideo.data.indexing import build, probe
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import read_class_folders, read_kinetics, read_lists
@@ -66,7 +67,7 @@ def test_index_of_what_is_there(videos: Path, tmp_path: Path) -> None:
     meta = json.loads(out.with_suffix(".json").read_text())
     assert (meta["root"], meta["labels"], meta["check"]) == ("videos", ["hug", "kick"], "packets")
     assert meta["version"] == VERSION
-    assert out.read_text().splitlines()[-1].endswith(",pyav,broken,empty file,")
+    assert out.read_text().splitlines()[-1].endswith(",pyav,broken,empty file,,")
 
     outside = tmp_path / "index.csv"  # the root is elsewhere, and stated whole
     build_index(read_class_folders(videos), videos, outside, workers=1)

@@ -4,13 +4,8 @@ from pathlib import Path
 import pytest
 
 from snvideo.data.files import scan_videos
-from snvideo.data.indexing.sources import (
-    Listing,
-    read_class_folders,
-    read_kinetics,
-    read_labels,
-    read_lists,
-)
+from snvideo.data.indexing.listing import Listing
+from snvideo.data.indexing.sources import read_class_folders, read_kinetics, read_labels, read_lists
 from snvideo.errors import SnvideoError
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"

@@ -10,7 +10,8 @@ import pytest
 
 from snvideo.data.decoding import decode_frames, missing
 from snvideo.data.decoding.torchcodec import missing_torchcodec
-from snvideo.data.index import COLUMNS, VERSION, ClipIndex, Video
+from snvideo.data.index import COLUMNS, ClipIndex, Video
+from snvideo.data.index_meta import VERSION
 from snvideo.data.indexing.probe import probe, probe_all
 from tests.data.videos import write_video
 

@@ -8,13 +8,8 @@ import pytest
 from snvideo.data.index import ClipIndex, read_rows
 from snvideo.data.indexing import build
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import (
-    UNLABELLED,
-    Listing,
-    read_class_folders,
-    read_kinetics,
-    read_lists,
-)
+from snvideo.data.indexing.listing import UNLABELLED, Listing
+from snvideo.data.indexing.sources import read_class_folders, read_kinetics, read_lists
 from snvideo.data.indexing.summary import summarize_index
 from snvideo.errors import SnvideoError
 from snvideo.report.index_report import index_tables

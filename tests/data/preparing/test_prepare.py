@@ -17,7 +17,8 @@ import pytest
 from snvideo.data.decoding import decode_frames
 from snvideo.data.index import ClipIndex, IndexRow, Video, read_rows
 from snvideo.data.indexing.build import build_index
-from snvideo.data.indexing.sources import Listing, read_class_folders
+from snvideo.data.indexing.listing import Listing
+from snvideo.data.indexing.sources import read_class_folders
 from snvideo.data.preparing.comparison import FRAMES, compare_pair, frame_quality, sample_pairs
 from snvideo.data.preparing.prepare import output_names, prepare_videos
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, reencode
