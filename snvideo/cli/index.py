@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from snvideo.cli.options import Timeout, Workers
+from snvideo.cli.options import Merge, PartOf, Timeout, Workers
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
@@ -66,12 +66,14 @@ def kinetics(
     check: Check = "packets",
     workers: Workers = _WORKERS,
     timeout: Timeout = 120.0,
+    part: PartOf = None,
+    merge: Merge = False,
 ) -> None:
     """Kinetics 400, 600 or 700: annotation CSVs and a folder of clips, flat or in folders."""
     from snvideo.data.indexing import sources
 
     listing = sources.read_kinetics(csv, videos, _names(labels), multi_label)
-    _build(listing, videos, out, check, workers, timeout)
+    _build(listing, videos, out, check, workers, timeout, part, merge)
 
 
 @build_app.command()
@@ -86,12 +88,14 @@ def folders(
     check: Check = "packets",
     workers: Workers = _WORKERS,
     timeout: Timeout = 120.0,
+    part: PartOf = None,
+    merge: Merge = False,
 ) -> None:
     """Class folders: VIDEOS/<split>/<class>/* or VIDEOS/<class>/*."""
     from snvideo.data.indexing import sources
 
     listing = sources.read_class_folders(videos, split, val_fraction, _names(labels))
-    _build(listing, videos, out, check, workers, timeout)
+    _build(listing, videos, out, check, workers, timeout, part, merge)
 
 
 @build_app.command("list")
@@ -106,6 +110,8 @@ def lists(
     check: Check = "packets",
     workers: Workers = _WORKERS,
     timeout: Timeout = 120.0,
+    part: PartOf = None,
+    merge: Merge = False,
 ) -> None:
     """Lists of PySlowFast and mmaction2: a path and a label id a line, space or comma between."""
     from snvideo.data.indexing import sources
@@ -115,7 +121,7 @@ def lists(
     if not files:
         raise SnvideoError("no list given: add --train FILE, --val FILE or --test FILE")
     listing = sources.read_lists(files, videos, _names(labels), multi_label)
-    _build(listing, videos, out, check, workers, timeout)
+    _build(listing, videos, out, check, workers, timeout, part, merge)
 
 
 @app.command("report")
@@ -191,25 +197,40 @@ def _names(labels: Path | None) -> list[str] | None:
 
 
 def _build(
-    listing: Listing, videos: Path, out: Path, check: Check, workers: int, timeout: float
+    listing: Listing,
+    videos: Path,
+    out: Path,
+    check: Check,
+    workers: int,
+    timeout: float,
+    part_text: str | None,
+    merge: bool,
 ) -> None:
     from snvideo.data.indexing.build import build_index
+    from snvideo.data.indexing.merge import merge_parts
+    from snvideo.data.indexing.parts import Part, take_part
     from snvideo.report.console import console, progress
     from snvideo.report.index_report import build_tables
 
-    total = len(listing.rows)
-    with progress() as show:
-        summary = build_index(
-            listing,
-            videos,
-            out,
-            check=check,
-            workers=min(workers, total or 1),
-            timeout=timeout,
-            progress=lambda done: show(check, done, total),
-        )
+    part = None if part_text is None else Part.parse(part_text)
+    total = len(take_part(listing, part).rows)
+    if merge:
+        summary = merge_parts(listing, videos, out, check)
+    else:
+        with progress() as show:
+            summary = build_index(
+                listing,
+                videos,
+                out,
+                check=check,
+                part=part,
+                workers=min(workers, total or 1),
+                timeout=timeout,
+                progress=lambda done: show(check, done, total),
+            )
     for table in build_tables(summary):
         console().print(table)
     lost = summary.total("missing") + summary.total("broken")
     warning = f"; warning: {lost} missing or broken, left out of training" if lost else ""
-    typer.echo(f"{out}: {summary.total('ok')} videos in {len(listing.labels)} classes{warning}")
+    written = part.path(out) if part else out
+    typer.echo(f"{written}: {summary.total('ok')} videos in {len(listing.labels)} classes{warning}")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from snvideo.errors import SnvideoError
+
 ConfigFile = Annotated[str, typer.Argument(help="A YAML file, or a name: see `snvideo configs`.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Changes to the config: key.sub=value ...")
@@ -30,5 +32,33 @@ Timeout = Annotated[
     float,
     typer.Option(
         "--timeout", "--limit", min=1, help="Seconds without progress before a video is given up."
+    ),
+]
+
+
+def _check_part(context: typer.Context, value: str | bool | None) -> str | bool | None:
+    """Refuse a bad part, or one with `--merge`, before anything is read."""
+    if value and (context.params.get("part") or context.params.get("merge")):
+        raise SnvideoError("--part and --merge: give one of them, --merge once all parts are there")
+    if isinstance(value, str):
+        from snvideo.data.indexing.parts import Part
+
+        Part.parse(value)
+    return value
+
+
+PartOf = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="I/N",
+        callback=_check_part,
+        help="Do part I of N alone, from 1/N to N/N, say on N machines.",
+    ),
+]
+Merge = Annotated[
+    bool,
+    typer.Option(
+        "--merge", callback=_check_part, help="Put all parts of --part together; no other work."
     ),
 ]

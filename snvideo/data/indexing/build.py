@@ -1,12 +1,13 @@
 """Building of a clip index: a source's listing joined with probes of its files."""
 
 import csv
-import hashlib
+import functools
 import json
 import logging
+import mmap
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,13 @@ from snvideo.data.decoding import missing
 from snvideo.data.index import COLUMNS, DECODERS, STATUSES, IndexRow, read_rows
 from snvideo.data.index_meta import VERSION
 from snvideo.data.indexing.listing import UNLABELLED, Listing
+from snvideo.data.indexing.parts import (
+    Part,
+    is_finished,
+    listing_digest,
+    part_facts,
+    take_part,
+)
 from snvideo.data.indexing.probe import Check, probe_all
 from snvideo.data.source import Source
 from snvideo.errors import SnvideoError
@@ -58,6 +66,7 @@ def build_index(
     out: Path,
     *,
     check: Check = "packets",
+    part: Part | None = None,
     workers: int = 1,
     timeout: float = 120.0,
     progress: Callable[[int], None] | None = None,
@@ -72,6 +81,9 @@ def build_index(
         videos: folder that its paths start from. Stored relative to the index if it lies inside
             the index's folder, so that both can move together.
         out: the CSV file; its folder is made if need be.
+        part: the part of the rows that is built, as an index of its own beside `out`
+            (`part.path(out)`), which `snvideo.data.indexing.merge` puts together with the others.
+            One that is finished is left as it is. None: all.
         check, workers, timeout: as for `snvideo.data.indexing.probe.probe_all`.
         progress: called with the number of videos done, at the start and after each one.
 
@@ -86,66 +98,85 @@ def build_index(
     """
     if out.suffix != ".csv":
         raise SnvideoError(f"index {out}: call it something.csv")
-    with locked_output(out, f"index {out}"):
-        return _build(listing, videos, out, check, workers, timeout, progress)
-
-
-def _build(
-    listing: Listing,
-    videos: Path,
-    out: Path,
-    check: Check,
-    workers: int,
-    timeout: float,
-    progress: Callable[[int], None] | None,
-) -> BuildSummary:
-    for decoder in DECODERS if check == "decode" else ():
-        if reason := missing(decoder):
-            log.info("no file can be trusted to %s: %s", decoder, reason)
     if not listing.labels:
         raise SnvideoError(
             f"videos {videos}: no label is known: give the label names, in the order of their ids, "
             "with --labels"
         )
-    part, done = _partial_path(out, listing, videos, check), 0
     report = progress or (lambda number: None)
-    try:
-        done = _resume(part)
-        left = listing.rows[done:]
-        report(done)
-        places = (Source.of(videos / path) for row in left for path in listing.files(row))
-        with (
-            part.open("a", newline="", encoding="utf-8", errors="surrogateescape") as table,
-            closing(probe_all(places, check, workers, timeout)) as probes,
-        ):
-            writer = csv.writer(table, lineterminator="\n")
-            if not table.tell():
-                writer.writerow(COLUMNS)
-            for row in left:
-                found = _best([next(probes)._replace(path=path) for path in listing.files(row)])
-                listed = {name: getattr(row, name) for name in _LISTED if name != "path"}
-                listed["label_name"] = ";".join(listing.labels[k] for k in row.label_ids)
-                remarks = f"{row.reason}; {found.reason}; {_untrimmed(row, found)}".split("; ")
-                remarks += [UNLABELLED] * (found.status == "ok" and not row.label_ids)
-                listed["reason"] = "; ".join(dict.fromkeys(filter(None, remarks)))
-                writer.writerow(found._replace(**listed))
-                table.flush()
-                done += 1
-                report(done)
-        summary = BuildSummary.of(read_rows(part), listing.skipped)
-        if not summary.total("ok"):
-            raise SnvideoError(_why_useless(summary, videos))
-        root, folder = (Path(os.path.normpath(path.absolute())) for path in (videos, out.parent))
-        root = root.relative_to(folder) if root.is_relative_to(folder) else root
-        facts: dict[str, Any] = {"root": root.as_posix(), "labels": listing.labels}
-        facts |= {"version": VERSION, "source": listing.source, "check": check}
-        facts |= {"counts": summary.counts, "skipped": summary.skipped}
-        part.replace(out)
-        write_atomic(out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
-    finally:
-        if done == len(listing.rows):
-            part.unlink(missing_ok=True)
+    facts = index_facts(listing, videos, out, check)
+    if part is not None:
+        facts |= part_facts(listing, videos, check, part)
+        listing, out = take_part(listing, part), part.path(out)
+    for decoder in DECODERS if check == "decode" else ():
+        if reason := missing(decoder):
+            log.info("no file can be trusted to %s: %s", decoder, reason)
+    with locked_output(out, f"index {out}"):
+        if part is not None and is_finished(out, facts):
+            log.info("index %s: found finished: delete it to have it built again", out)
+            report(len(listing.rows))
+            return BuildSummary.of(read_rows(out), listing.skipped)
+        digest = listing_digest(listing, videos, check, remarks=True)
+        partial = out.with_name(f".{out.name}.{digest[:12]}.part")
+        probe = functools.partial(probe_all, check=check, workers=workers, timeout=timeout)
+        _write_rows(listing, videos, partial, probe, report)
+        try:
+            summary = BuildSummary.of(read_rows(partial), listing.skipped)
+            if part is None:
+                check_usable(summary, videos)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
+        write_facts(out, facts, summary)
     return summary
+
+
+def index_facts(listing: Listing, videos: Path, out: Path, check: Check) -> dict[str, Any]:
+    """Facts for the JSON file beside an index, all but the counts of its rows."""
+    root, folder = (Path(os.path.normpath(path.absolute())) for path in (videos, out.parent))
+    root = root.relative_to(folder) if root.is_relative_to(folder) else root
+    facts: dict[str, Any] = {"root": root.as_posix(), "labels": listing.labels}
+    facts |= {"version": VERSION, "source": listing.source, "check": check}
+    return facts | {"skipped": listing.skipped}
+
+
+def write_facts(out: Path, facts: dict[str, Any], summary: BuildSummary) -> None:
+    """Write the JSON file beside an index, which is finished with it."""
+    content = json.dumps(facts | {"counts": summary.counts}, indent=1) + "\n"
+    write_atomic(out.with_suffix(".json"), content)
+
+
+def _write_rows(
+    listing: Listing,
+    videos: Path,
+    partial: Path,
+    probe: Callable[[Iterable[Source]], Generator[IndexRow, None, None]],
+    report: Callable[[int], None],
+) -> None:
+    """Write the rows of an index, or what is left of them, as the probes of their files come."""
+    done = _resume(partial)
+    left = listing.rows[done:]
+    report(done)
+    folder = videos.absolute()
+    places = (Source.of(folder / path) for row in left for path in listing.files(row))
+    with (
+        partial.open("a", newline="", encoding="utf-8", errors="surrogateescape") as table,
+        closing(probe(places)) as probes,
+    ):
+        writer = csv.writer(table, lineterminator="\n")
+        if not table.tell():
+            writer.writerow(COLUMNS)
+        for row in left:
+            found = _best([next(probes)._replace(path=path) for path in listing.files(row)])
+            listed = {name: getattr(row, name) for name in _LISTED if name != "path"}
+            listed["label_name"] = ";".join(listing.labels[k] for k in row.label_ids)
+            remarks = f"{row.reason}; {found.reason}; {_untrimmed(row, found)}".split("; ")
+            remarks += [UNLABELLED] * (found.status == "ok" and not row.label_ids)
+            listed["reason"] = "; ".join(dict.fromkeys(filter(None, remarks)))
+            writer.writerow(found._replace(**listed))
+            table.flush()
+            done += 1
+            report(done)
 
 
 def _best(files: Sequence[IndexRow]) -> IndexRow:
@@ -173,31 +204,26 @@ def _untrimmed(row: IndexRow, found: IndexRow) -> str:
     return "longer than from start to end: not trimmed?"
 
 
-def _partial_path(out: Path, listing: Listing, videos: Path, check: Check) -> Path:
-    """Path of an unfinished index, which depends on its rows and check."""
-    what = repr(
-        (VERSION, videos.absolute(), check, listing.labels, listing.rows, listing.namesakes)
-    )
-    digest = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
-    return out.with_name(f".{out.name}.{digest[:12]}.part")
-
-
-def _resume(part: Path) -> int:
+def _resume(partial: Path) -> int:
     """Number of whole rows that an interrupted build has left."""
-    if not part.exists():
+    if not partial.exists() or not partial.stat().st_size:
         return 0
-    with part.open("r+b") as file:  # the last row may have been cut off
-        text = file.read()
-        file.truncate(text.rfind(b"\n") + 1)
-    return sum(1 for _ in read_rows(part)) if b"\n" in text else 0
+    with partial.open("r+b") as file:  # the last row may have been cut off
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            end = text.rfind(b"\n") + 1
+        file.truncate(end)
+    return sum(1 for _ in read_rows(partial)) if end else 0
 
 
-def _why_useless(summary: BuildSummary, videos: Path) -> str:
+def check_usable(summary: BuildSummary, videos: Path) -> None:
+    """Raises `SnvideoError` if no video is usable, with the commonest reasons."""
+    if summary.total("ok"):
+        return
     reasons = [
         (f"{st}: {why}", n) for st, some in summary.reasons.items() for why, n in some.items()
     ]
     found = [f"{number} {why}" for why, number in (*reasons, *summary.skipped.items())]
-    return (
+    raise SnvideoError(
         f"videos {videos}: none is usable ({'; '.join(found[:4]) or 'none is listed'}): "
         "no index was written: check the folder and what lists its videos"
     )
