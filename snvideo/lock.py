@@ -4,6 +4,7 @@
 # often no other. Its time is refreshed as long as its holder lives, for other hosts to see.
 
 import json
+import logging
 import os
 import socket
 import tempfile
@@ -16,9 +17,12 @@ from typing import NamedTuple
 
 from snvideo.errors import SnvideoError
 
+log = logging.getLogger(__name__)
+
 STALE = 180.0
 """Seconds without a sign of life after which a lock of another host is taken over."""
 _BEAT = 20.0  # seconds from one sign of life to the next
+_POLL = 1.0  # seconds from one look for a sign of life to the next
 
 
 class InUseError(SnvideoError):
@@ -41,6 +45,9 @@ class Holder(NamedTuple):
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file during the block; one that was left behind is taken over.
+
+    Whether a holder on another host lives is seen by its next sign of life, within 20 seconds. One
+    that gives none for `STALE` is gone, as after the loss of a node: it is waited for.
 
     Args:
         path: the lock file; its folder must be there.
@@ -83,8 +90,8 @@ def _acquire(path: Path, what: str, mine: Holder) -> None:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             holder = _read(path)
-            if _is_held(path, holder):
-                who = holder or "a process that has not said its name yet"
+            if _is_held(path, holder, what):
+                who = _read(path) or holder or "a process that has not said its name yet"
                 raise InUseError(
                     f"{what}: in use by {who}: wait for it, or stop it (if it is gone, delete "
                     f"{path})"
@@ -100,17 +107,34 @@ def _acquire(path: Path, what: str, mine: Holder) -> None:
         return
 
 
-def _is_held(path: Path, holder: Holder | None) -> bool:
-    """True if a lock's holder lives, or may live on another host."""
+def _is_held(path: Path, holder: Holder | None, what: str) -> bool:
+    """True if a lock's holder lives: on another host, if it gives a sign of life."""
     here = _this_process()
     if holder is not None and (holder.host, holder.system) == (here.host, here.system):
         return holder.started == _start_of(holder.process)
+    told = False
     try:
-        # By the clock of the file system: those of hosts may differ by minutes.
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".") as now:
-            return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime < STALE
+        seen = path.stat().st_mtime
+        while (left := STALE - _age(path)) > 0:
+            if _read(path) != holder or path.stat().st_mtime != seen:
+                return True
+            if not told and holder is not None:
+                log.warning(
+                    "%s: held by %s, which may be gone: waiting at most %.0f s for a sign of life",
+                    *(what, holder, left),
+                )
+                told = True
+            time.sleep(_POLL)
     except FileNotFoundError:  # given back just now
-        return False
+        pass
+    return False
+
+
+def _age(path: Path) -> float:
+    """Seconds since a lock's last sign of life, by the clock of the file system: those of hosts may
+    differ by minutes."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".") as now:
+        return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
 
 
 def _take_away(path: Path, holder: Holder | None) -> None:

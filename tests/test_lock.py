@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from snvideo import lock
 from snvideo.errors import SnvideoError
-from snvideo.lock import locked
+from snvideo.lock import InUseError, locked
 
 OTHER = {"system": "elsewhere", "process": 7, "started": "5", "since": "2026-01-02 03:04:05"}
 HOLD = """
@@ -68,16 +69,59 @@ def test_number_of_a_dead_process_may_be_used_again(path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("content", [json.dumps({"host": "node7", **OTHER}), "", "{"])
-def test_lock_of_another_host_is_taken_over_when_it_is_old(path: Path, content: str) -> None:
+NODE7 = json.dumps({"host": "node7", **OTHER})
+
+
+@pytest.mark.parametrize("content", [NODE7, "", "{"])
+def test_holder_on_another_host_is_told_by_its_sign_of_life(path, monkeypatch, content):
+    monkeypatch.setattr(lock, "_POLL", 0.01)
     path.write_text(content)
+    alive = threading.Timer(0.2, lambda: os.utime(path, (1e9, time.time() + 1)))
+    alive.start()
     who = "process 7 on node7 since 2026-01-02 03:04:05" if "node7" in content else "has not said"
-    with pytest.raises(SnvideoError, match=who), locked(path, "it"):
+    with pytest.raises(InUseError, match=who), locked(path, "it"):
         pass
+    alive.join()
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("content", [NODE7, "", "{"])
+def test_lock_of_another_host_is_taken_over_without_a_sign_of_life(
+    path, monkeypatch, caplog, content
+):
+    monkeypatch.setattr(lock, "_POLL", 0.01)
+    monkeypatch.setattr(lock, "STALE", 0.5)
+    path.write_text(content)
+    begun = time.monotonic()
+    with locked(path, "run x"):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+    assert 0.4 < time.monotonic() - begun < 10
+    told = [message for message in caplog.messages if "run x: held by process 7" in message]
+    assert len(told) == ("node7" in content)
+
+
+def test_old_lock_of_another_host_is_taken_over_at_once(path):
+    path.write_text(NODE7)
     old = time.time() - lock.STALE - 1
     os.utime(path, (old, old))
     with locked(path, "it"):
         assert path.stat().st_mtime > old + lock.STALE
+
+
+def test_lock_that_is_given_back_meanwhile_is_had(path, monkeypatch):
+    monkeypatch.setattr(lock, "_POLL", 0.01)
+    path.write_text(NODE7)
+    threading.Timer(0.2, path.unlink).start()
+    with locked(path, "it"):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+
+
+def test_lock_that_is_only_just_made_names_its_holder(path, monkeypatch):
+    monkeypatch.setattr(lock, "_POLL", 0.01)
+    path.write_text("")
+    threading.Timer(0.2, lambda: path.write_text(NODE7)).start()
+    with pytest.raises(InUseError, match="process 7 on node7"), locked(path, "it"):
+        pass
 
 
 def test_holder_shows_that_it_lives(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,8 @@ def train(config: RunConfig, profile: bool = False) -> Results:
     """
     with ExitStack() as held, init_world() as world, preemption() as stop:
         run_dir = RunDir(config.output)
-        finished = world.on_main(lambda: _finished(run_dir, config, held))
+        with stop.interruptible():  # for the lock may be waited for
+            finished = world.on_main(lambda: _finished(run_dir, config, held))
         if finished is not None:
             log.info("%s is finished already", config.output)
             return finished

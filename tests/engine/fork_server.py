@@ -89,6 +89,12 @@ def torchrun(*arguments: str) -> None:
     launcher.main(sys.argv[1:])
 
 
+def torchrun_of_nodes(*arguments: str) -> None:
+    """The same as one agent of several."""
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    torchrun(*arguments)
+
+
 def slow_command(seconds: float, begun: str, ranks: list[int], *arguments: str) -> None:
     """The command, with a decoder that takes seconds for each test video on these ranks, and makes
     the file `begun` first."""

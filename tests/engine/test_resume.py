@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -516,6 +517,55 @@ def test_a_lost_process_is_started_again(videos, tmp_path, whole_on_two, rng):
     job.done()
     log = job.log.read_text()
     assert "exitcode: -9) local_rank: " in log and f"(pid: {victim})" in log
+    assert_ended_alike(run, whole_on_two)
+
+
+# On two nodes, which are two agents on this machine ---------------------------------------------
+
+
+@pytest.fixture
+def node(videos, tmp_path) -> Callable[[str], Job]:
+    """A function that starts one of two agents of a run, of one process each."""
+    run = tmp_path / "run"
+    run_config(videos, run, *OPTIONS, "model.norm.name=bn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def agent(name: str) -> Job:
+        call = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=run"]
+        call += [f"--rdzv-endpoint={endpoint}", "--max-restarts=3", "--local-addr=127.0.0.1"]
+        call += [f"--rdzv-conf=is_host={int(name == 'first')},join_timeout=60,read_timeout=20"]
+        call += ["-m", "snvideo", "train", f"{run}.yaml"]
+        return start("torchrun_of_nodes", *call, log=tmp_path / f"{name}.log")
+
+    return agent
+
+
+@pytest.mark.process
+def test_a_lost_node_is_replaced(node, tmp_path, whole_on_two, rng):
+    """Agent and process are killed, the other agent waits for a new one, and both go on."""
+    run = tmp_path / "run"
+    first, second = node("first"), node("second")
+    wanted = rng.randrange(1, 12)
+    until(lambda: lines_in(run) >= wanted, first)
+    second.kill()
+    node("third").done()
+    first.done()
+    assert_ended_alike(run, whole_on_two)
+
+
+@pytest.mark.process
+def test_without_the_first_node_the_run_ends_and_goes_on_later(node, tmp_path, whole_on_two, rng):
+    """The first agent keeps the store by which all find one another."""
+    run = tmp_path / "run"
+    first, second = node("first"), node("second")
+    wanted = rng.randrange(1, 12)
+    until(lambda: lines_in(run) >= wanted, first)
+    first.kill()
+    assert second.wait(timeout=120) != [0]
+    for job in [node("first"), node("second")]:
+        job.done()
     assert_ended_alike(run, whole_on_two)
 
 
