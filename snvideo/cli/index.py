@@ -53,7 +53,7 @@ Check = Annotated[
         "also decode every frame and compare decoders; slow, and finds damage inside files."
     ),
 ]
-_WORKERS = os.cpu_count() or 1
+WORKERS = os.cpu_count() or 1
 
 
 @build_app.command()
@@ -64,7 +64,7 @@ def kinetics(
     labels: Labels = None,
     multi_label: MultiLabel = False,
     check: Check = "packets",
-    workers: Workers = _WORKERS,
+    workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
     part: PartOf = None,
     merge: Merge = False,
@@ -73,7 +73,7 @@ def kinetics(
     from snvideo.data.indexing import sources
 
     listing = sources.read_kinetics(csv, videos, _names(labels), multi_label)
-    _build(listing, videos, out, check, workers, timeout, part, merge)
+    write_listing(listing, videos, out, check, workers, timeout, part, merge)
 
 
 @build_app.command()
@@ -86,7 +86,7 @@ def folders(
     ] = 0.0,
     labels: Labels = None,
     check: Check = "packets",
-    workers: Workers = _WORKERS,
+    workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
     part: PartOf = None,
     merge: Merge = False,
@@ -95,7 +95,7 @@ def folders(
     from snvideo.data.indexing import sources
 
     listing = sources.read_class_folders(videos, split, val_fraction, _names(labels))
-    _build(listing, videos, out, check, workers, timeout, part, merge)
+    write_listing(listing, videos, out, check, workers, timeout, part, merge)
 
 
 @build_app.command("list")
@@ -108,7 +108,7 @@ def lists(
     labels: Labels = None,
     multi_label: MultiLabel = False,
     check: Check = "packets",
-    workers: Workers = _WORKERS,
+    workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
     part: PartOf = None,
     merge: Merge = False,
@@ -121,7 +121,7 @@ def lists(
     if not files:
         raise SnvideoError("no list given: add --train FILE, --val FILE or --test FILE")
     listing = sources.read_lists(files, videos, _names(labels), multi_label)
-    _build(listing, videos, out, check, workers, timeout, part, merge)
+    write_listing(listing, videos, out, check, workers, timeout, part, merge)
 
 
 @app.command("report")
@@ -196,16 +196,17 @@ def _names(labels: Path | None) -> list[str] | None:
     return None if labels is None else read_labels(labels)
 
 
-def _build(
+def write_listing(
     listing: Listing,
     videos: Path,
     out: Path,
     check: Check,
     workers: int,
     timeout: float,
-    part_text: str | None,
-    merge: bool,
+    part_text: str | None = None,
+    merge: bool = False,
 ) -> None:
+    """Build an index, or a part of one, with a progress bar, and print what it has."""
     from snvideo.data.indexing.build import build_index
     from snvideo.data.indexing.merge import merge_parts
     from snvideo.data.indexing.parts import Part, take_part

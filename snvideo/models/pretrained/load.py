@@ -70,6 +70,14 @@ def load_weights_into(
     return LoadReport(source.origin, source.format, source.sha256, entries, notes, new_classes)
 
 
+def check_layers(model: nn.Module, source: WeightsSource, name: str) -> None:
+    """Check that weights have all layers of a network but norms and classifier, and no others.
+
+    Raises SnvideoError if they do not; nothing is loaded, so the network may lie on "meta".
+    """
+    _Loader(model, source, WeightsConfig(source=source.origin, norms="new"), name).load_layers()
+
+
 def _gain_note(model: nn.Module, source: WeightsSource, config: WeightsConfig) -> list[str]:
     """Distance of Switchable Normalization from the Batch Normalization that it started from."""
     if source.norm != "bn" or config.norms == "new":
