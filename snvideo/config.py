@@ -99,14 +99,30 @@ def _load(path: str | Path, overrides: Sequence[str]) -> tuple[RunConfig, StudyC
         values = rename_keys(_read(run / "config.yaml", [])) | {"output": run}
     for override in overrides:
         values = _override(values, override)
+    return check_values(values, str(path), begun)
+
+
+def check_values(
+    values: dict[str, Any], where: str, begun: bool = False
+) -> tuple[RunConfig, StudyConfig | None]:
+    """Check nested values as those of a config file.
+
+    Args:
+        values: sections and keys; changed by nothing.
+        where: the file, for messages.
+        begun: they are those of a run that was begun, which are read as they are.
+
+    Raises:
+        SnvideoError: as `load_config`.
+    """
+    context = STORED if begun else None
     try:
-        context = STORED if begun else None
         file = _File.model_validate(values, context=context)
     except ValidationError as error:
         # What another error leaves without a default is no second one.
         found = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
         problems = [_explain(problem) for problem in found]
-        raise SnvideoError(f"{path}: {'; '.join(problems)}") from None
+        raise SnvideoError(f"{where}: {'; '.join(problems)}") from None
     own = {name: getattr(file, name) for name in RunConfig.model_fields}
     return RunConfig.model_validate(own, context=context), file.study
 

@@ -7,6 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from snvideo.cli import app
+from snvideo.errors import SnvideoError
 from snvideo.shipped_configs import config_names
 from tests.engine.runs import run_config, start
 
@@ -104,6 +105,22 @@ def test_help_names_the_commands():
     done = CliRunner().invoke(app, ["--help"])
     commands = ("train", "evaluate", "compare", "report", "predict", "export", "models", "index")
     assert done.exit_code == 0 and all(name in done.stdout for name in commands)
+
+
+def test_a_config_of_pyslowfast_is_translated(tmp_path):
+    theirs, out = tmp_path / "I3D.yaml", tmp_path / "i3d.yaml"
+    theirs.write_text(
+        "MODEL: {ARCH: i3d, NUM_CLASSES: 400}\nDATA: {INPUT_CHANNEL_NUM: [3]}\n"
+        "NUM_GPUS: 8\nSOLVER: {COSINE_END_LR: 1e-5}\n"
+    )
+    command = ["configs", "translate", str(theirs)]
+    shown = CliRunner().invoke(app, command)
+    written = CliRunner().invoke(app, [*command, "--out", str(out)])
+    assert shown.output == out.read_text()
+    assert "different here: SOLVER.COSINE_END_LR: 1e-05" in written.output
+    assert "i3d_r50_8x8, 8 x 8 clips; 3 keys translated, 1 different here, 1 left" in written.output
+    again = CliRunner().invoke(app, [*command, "--out", str(out)])
+    assert isinstance(again.exception, SnvideoError) and "exists" in str(again.exception)
 
 
 def test_configs_are_listed_and_copied(tmp_path, monkeypatch):

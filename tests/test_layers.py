@@ -16,6 +16,7 @@ BELOW = {  # package -> what it may import of snvideo, beside the modules that a
     "engine": {"engine", "models", "data", "norm"},
     "study": {"study", "engine", "models", "data", "norm"},
     "report": {"report", "study", "engine", "models", "data", "norm"},
+    "translation": {"translation", "config", "engine", "models"},
 }
 FOR_ALL = {"atomic", "base_config", "errors", "extras", "lock", "text"}
 PLOTTING = {"matplotlib", "rich"}
