@@ -70,18 +70,38 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked_output(out: Path, what: str) -> Iterator[None]:
-    """Hold the lock of an output file, hidden beside it, in a folder that is made if need be.
+def locked_output(out: Path, what: str, lock: Path | None = None) -> Iterator[None]:
+    """Hold the lock of an output file, or the one that is given, in a folder that is made if need
+    be.
 
     Raises:
         SnvideoError: as `locked`; if the lock, or what the block writes, cannot be written.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(out.with_name(f".{out.name}.lock"), what):
+        with locked(lock or lock_path(out), what):
             yield
     except OSError as error:
         raise SnvideoError(f"{what}: cannot be written: {error.strerror}") from None
+
+
+def lock_path(out: Path) -> Path:
+    """Path of the lock of an output file or folder, hidden beside it."""
+    return out.with_name(f".{out.name}.lock")
+
+
+def check_unlocked(path: Path, what: str) -> None:
+    """Raises `InUseError` if a process holds a lock file, which need not be there."""
+    holder = _read(path)
+    if path.exists() and _is_held(path, holder, what):
+        raise _in_use(path, what, _read(path) or holder)
+
+
+def _in_use(path: Path, what: str, holder: Holder | None) -> InUseError:
+    who = holder or "a process that has not said its name yet"
+    return InUseError(
+        f"{what}: in use by {who}: wait for it, or stop it (if it is gone, delete {path})"
+    )
 
 
 def _acquire(path: Path, what: str, mine: Holder) -> None:
@@ -91,11 +111,7 @@ def _acquire(path: Path, what: str, mine: Holder) -> None:
         except FileExistsError:
             holder = _read(path)
             if _is_held(path, holder, what):
-                who = _read(path) or holder or "a process that has not said its name yet"
-                raise InUseError(
-                    f"{what}: in use by {who}: wait for it, or stop it (if it is gone, delete "
-                    f"{path})"
-                ) from None
+                raise _in_use(path, what, _read(path) or holder) from None
             _take_away(path, holder)
             continue
         try:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from snvideo.cli.options import Timeout, Workers
+from snvideo.cli.options import Merge, PartOf, Timeout, Workers
 
 Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"]
 _WORKERS = os.cpu_count() or 1
@@ -27,6 +27,8 @@ def prepare(
     sample: Annotated[
         int, typer.Option(min=0, help="Videos to compare with their sources; 0: none.")
     ] = 50,
+    part: PartOf = None,
+    merge: Merge = False,
 ) -> None:
     """Re-encode the videos of INDEX into OUT for training; called again, go on where it stopped.
 
@@ -35,6 +37,7 @@ def prepare(
     from dataclasses import asdict
     from itertools import count
 
+    from snvideo.data.indexing.parts import Part
     from snvideo.data.preparing import comparison
     from snvideo.data.preparing import prepare as preparing
     from snvideo.data.preparing.reencode import EncoderSettings
@@ -44,10 +47,20 @@ def prepare(
     begun = time.monotonic()
     settings = EncoderSettings(short_side, keyframes, crf, preset)
     with progress() as show:
-        prepared = preparing.prepare_videos(
-            index, out, settings, workers=workers, timeout=timeout, progress=show
-        )
-        chosen = comparison.sample_pairs(prepared, index, sample)
+        if merge:
+            prepared = preparing.merge_prepared(index, out, settings)
+        else:
+            prepared = preparing.prepare_videos(
+                index,
+                out,
+                settings,
+                part=None if part is None else Part.parse(part),
+                workers=workers,
+                timeout=timeout,
+                progress=show,
+            )
+        # Quality is that of all parts, and measured when they are put together.
+        chosen = [] if part else comparison.sample_pairs(prepared, index, sample)
         done = count(1)
         compared = comparison.compare_videos(
             chosen,
@@ -57,7 +70,8 @@ def prepare(
             timeout=timeout,
             progress=lambda: show("compare", next(done), len(chosen)),
         )
-    preparing.write_record(prepared, None if compared is None else asdict(compared))
+    if part is None:
+        preparing.write_record(prepared, None if compared is None else asdict(compared))
     print_preparation(prepared, compared, time.monotonic() - begun)
 
 

@@ -147,20 +147,25 @@ def claim_folder(
     record: str,
     settings: dict[str, Any],
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    shared: bool = False,
 ) -> None:
     """Write settings into a new folder, or compare them with those that it was filled with.
 
     They are `settings` in the JSON file `record` in it; those in `defaults` may be left out, on
     both sides. It is a `SnvideoError` if they differ, or the folder holds something else or cannot
-    be written to.
+    be written to. Where it is `shared`, other processes may fill it now, and files that were begun
+    stay; else these are removed.
     """
     path = out / record
     try:
-        if not path.exists():
-            if out.exists() and any(out.iterdir()):
+        files = out.iterdir() if out.exists() else ()
+        names = {file.name for file in files if not is_unfinished(file)}
+        if record not in names and not path.exists():  # which another process may write just now
+            if names:
                 raise SnvideoError(f"{out}: holds other files: give a new or an empty folder")
             write_atomic(path, json.dumps({"settings": settings}, indent=1) + "\n")
-        remove_unfinished(out)
+        if not shared:
+            remove_unfinished(out)
         facts = json.loads(path.read_text(encoding="utf-8"))
         found = facts.get("settings", facts)  # older toy sets hold nothing else
     except (ValueError, AttributeError):

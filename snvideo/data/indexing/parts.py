@@ -42,7 +42,7 @@ class Part(NamedTuple):
         return f"{self.number}/{self.parts}"
 
     def path(self, out: Path) -> Path:
-        """Path of this part of a file or folder, beside it."""
+        """Path of this part of a file, beside it."""
         return out.with_name(f"{out.stem}.{self.number}-of-{self.parts}{out.suffix}")
 
 

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from snvideo.data import sampling
 from snvideo.data.config import ClipConfig, TrainViewConfig
 from snvideo.data.decoding import decode_frames
-from snvideo.data.index import IndexRow, Video
+from snvideo.data.index import IndexRow, Video, read_rows
 from snvideo.data.preparing.prepare import PrepareSummary, row_pairs
 from snvideo.data.preparing.reencode import scaled_frames, shown_frames
 from snvideo.data.workers import WorkerPool, discard_output
@@ -44,7 +44,11 @@ def sample_pairs(
     prepared: PrepareSummary, index: Path, number: int
 ) -> list[tuple[IndexRow, IndexRow]]:
     """Choose old and new rows of prepared videos, spread evenly over the index."""
-    both = [pair for pair in row_pairs(index, prepared.index) if pair[1].status == "ok"]
+    both = [
+        pair
+        for pair in row_pairs(read_rows(index), read_rows(prepared.index))
+        if pair[1].status == "ok"
+    ]
     chosen = np.linspace(0, len(both) - 1, min(number, len(both))).round().astype(int)
     return [both[place] for place in chosen]
 

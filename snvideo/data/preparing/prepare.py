@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -19,13 +19,17 @@ from snvideo.data.index import IndexRow, read_rows
 from snvideo.data.index_meta import read_meta
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.listing import Listing
+from snvideo.data.indexing.merge import merge_parts
+from snvideo.data.indexing.parts import Part, part_numbers, parts_beside, take_part
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeState, reencode
 from snvideo.data.source import Source
 from snvideo.data.workers import WorkerPool, discard_output
 from snvideo.errors import SnvideoError
-from snvideo.lock import locked_output
+from snvideo.lock import check_unlocked, lock_path, locked_output
 
 RECORD = "prepare.json"  # file in the folder of the outputs with settings and results
+INDEX = "index.csv"  # file there with the rows of the new files
+_NOT_PREPARED = "not prepared: "  # before the reason, in an index
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def prepare_videos(
     out: Path,
     settings: EncoderSettings | None = None,
     *,
+    part: Part | None = None,
     workers: int = 1,
     timeout: float = 120.0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -59,6 +64,8 @@ def prepare_videos(
     Args:
         index: the CSV file.
         out: folder to fill; new, empty, or filled before with the same settings.
+        part: the part of the videos that is prepared, with an index of its own in `out`, for
+            `merge_prepared`. None: all.
         workers: processes, each for one video at a time.
         timeout: seconds without progress after which a video is given up.
         progress: called with the step (`encode`, then `index`), and videos that are done, of all.
@@ -67,33 +74,96 @@ def prepare_videos(
         SnvideoError: if the index cannot be read, `out` holds something else, nothing can be
             written there, or no video is usable afterwards.
     """
-    root = video_root(index)
-    with locked_output(out, str(out)):
-        settings = settings or EncoderSettings()
-        return _prepare(index, root, out, settings, workers, timeout, progress)
-
-
-def _prepare(
-    index: Path,
-    root: Path,
-    out: Path,
-    settings: EncoderSettings,
-    workers: int,
-    timeout: float,
-    progress: Callable[[str, int, int], None] | None,
-) -> PrepareSummary:
     report = progress or (lambda step, done, total: None)
-    claim_folder(out, RECORD, {"root": str(root), **settings._asdict()})
-    names = output_names((row.path for row in read_rows(index)), root)
-    jobs = {}
-    for row in read_rows(index):
+    settings = settings or EncoderSettings()
+    new = out / INDEX
+    with _preparing(index, out, settings, part) as names:
+        for old in parts_beside(new) if part is None else [part]:  # of what is done anew here
+            old.path(new).with_suffix(".json").unlink(missing_ok=True)
+            old.path(new).unlink(missing_ok=True)
+        try:
+            jobs = _jobs(index, out, names, part)
+            kept, reasons = _encode(jobs, settings, workers, timeout, partial(report, "encode"))
+        finally:
+            if part is None:
+                remove_unfinished(out)
+        listing = _listing(index, names, reasons)
+        rows = len(take_part(listing, part).rows)
+        build_index(
+            listing,
+            out,
+            new,
+            part=part,
+            workers=workers,
+            timeout=timeout,
+            progress=lambda done: report("index", done, rows),
+        )
+        return _summarize(index, part.path(new) if part else new, names, kept, part)
+
+
+def merge_prepared(
+    index: Path, out: Path, settings: EncoderSettings | None = None
+) -> PrepareSummary:
+    """Write the index of the new files from those of all parts, which are removed.
+
+    Args:
+        index, out, settings: as for `prepare_videos`.
+
+    Raises:
+        SnvideoError: naming the parts that are not finished, or belong to another run.
+    """
+    new = out / INDEX
+    with _preparing(index, out, settings or EncoderSettings(), None) as names:
+        merge_parts(_listing(index, names, {}), out, new)
+        return _summarize(index, new, names, None, None)
+
+
+@contextmanager
+def _preparing(
+    index: Path, out: Path, settings: EncoderSettings, part: Part | None
+) -> Iterator[dict[str, str]]:
+    """Hold the folder of the outputs, or the right to do one part of it; yields `output_names`."""
+    root = video_root(index)
+    lock = lock_path(out)
+    with locked_output(out, f"{out}, part {part}" if part else str(out), part and part.path(lock)):
+        for other in [lock] if part else [busy.path(lock) for busy in parts_beside(lock)]:
+            check_unlocked(other, str(out))
+        claims = {"root": str(root), **settings._asdict()}
+        claim_folder(out, RECORD, claims, shared=part is not None)
+        yield output_names((row.path for row in read_rows(index)), root)
+
+
+def _jobs(index: Path, out: Path, names: dict[str, str], part: Part | None) -> dict[str, EncodeJob]:
+    """Work on each new file of a part, by its name."""
+    root, jobs = video_root(index), {}
+    for row in _rows(index, names, part):
         if row.status == "ok":
             name = names[row.path]
             source = Source(root / row.path, row.offset, row.bytes)
             jobs[name] = EncodeJob(source, out / name, row.orientation, row.fps)
+    return jobs
+
+
+def _rows(index: Path, names: dict[str, str], part: Part | None) -> Iterator[IndexRow]:
+    """Rows of the old index whose new files belong to a part."""
+    if part is None:
+        return read_rows(index)
+    numbers = part_numbers((names[row.path] for row in read_rows(index)), part.parts)
+    both = zip(read_rows(index), numbers, strict=True)
+    return (row for row, number in both if number == part.number)
+
+
+def _encode(
+    jobs: dict[str, EncodeJob],
+    settings: EncoderSettings,
+    workers: int,
+    timeout: float,
+    report: Callable[[int, int], None],
+) -> tuple[int, dict[str, str]]:
+    """Re-encode what is not done; number of new files that were, and why others are not there."""
     waiting = {name: job for name, job in jobs.items() if not _is_done(job)}
     kept = len(jobs) - len(waiting)
-    report("encode", kept, len(jobs))
+    report(kept, len(jobs))
     reasons: dict[str, str] = {}
     pool = WorkerPool(
         partial(reencode, settings=settings),
@@ -103,32 +173,22 @@ def _prepare(
         window=100 * workers,
         initializer=discard_output,
     )
-    try:
-        with closing(pool):
-            outcomes = zip(waiting.items(), pool.run(waiting.values()), strict=True)
-            for done, ((name, job), (state, failure)) in enumerate(outcomes, kept + 1):
-                if failure is not None:
-                    state = EncodeState("failed", failure)
-                if state.state == "unwritable":
-                    raise SnvideoError(
-                        f"{job.output}: cannot be written: {state.reason}: "
-                        "mend that, and call again to go on"
-                    )
-                if state.state != "done":
-                    reasons[name] = state.reason
-                    with suppress(OSError):  # of an earlier call, from an older source
-                        job.output.unlink()
-                report("encode", done, len(jobs))
-    finally:
-        remove_unfinished(out)
-    listing = _listing(index, names, reasons)
-    new, rows = out / "index.csv", len(listing.rows)
-
-    def show(done: int) -> None:
-        report("index", done, rows)
-
-    build_index(listing, out, new, workers=workers, timeout=timeout, progress=show)
-    return _summarize(index, new, names, kept, reasons)
+    with closing(pool):
+        outcomes = zip(waiting.items(), pool.run(waiting.values()), strict=True)
+        for done, ((name, job), (state, failure)) in enumerate(outcomes, kept + 1):
+            if failure is not None:
+                state = EncodeState("failed", failure)
+            if state.state == "unwritable":
+                raise SnvideoError(
+                    f"{job.output}: cannot be written: {state.reason}: "
+                    "mend that, and call again to go on"
+                )
+            if state.state != "done":
+                reasons[name] = state.reason
+                with suppress(OSError):  # of an earlier call, from an older source
+                    job.output.unlink()
+            report(done, len(jobs))
+    return kept, reasons
 
 
 def video_root(index: Path) -> Path:
@@ -182,34 +242,45 @@ def _listing(index: Path, names: dict[str, str], reasons: dict[str, str]) -> Lis
         if row.status != "ok":
             return f"source {row.status}: {row.reason}"
         failure = reasons.get(names[row.path])
-        return f"not prepared: {failure}" if failure else row.reason
+        return f"{_NOT_PREPARED}{failure}" if failure else row.reason
 
     rows = [row._replace(path=names[row.path], reason=note(row)) for row in read_rows(index)]
     return Listing(rows, read_meta(index)[1], f"prepared from {index}")
 
 
 def _summarize(
-    index: Path, new: Path, names: dict[str, str], kept: int, reasons: dict[str, str]
+    index: Path, new: Path, names: dict[str, str], kept: int | None, part: Part | None
 ) -> PrepareSummary:
+    """Summary of a part, or of all; `kept` is None if everything was done by earlier calls."""
     failures: dict[str, str] = {}
     other_frames: dict[str, tuple[int, int]] = {}
     videos, before, after, seconds = 0, 0, 0, 0.0
-    for old_row, new_row in row_pairs(index, new):
+    for old_row, new_row in row_pairs(_rows(index, names, part), read_rows(new)):
         videos += 1
         if new_row.status != "ok":
-            failures[old_row.path] = reasons.get(names[old_row.path], new_row.reason)
+            failures[old_row.path] = _failure(new_row)
             continue
         before, after = before + old_row.bytes, after + new_row.bytes
         seconds += new_row.seconds
         if old_row.frames != new_row.frames:
             other_frames[old_row.path] = (old_row.frames, new_row.frames)
+    kept = videos - len(failures) if kept is None else kept
     return PrepareSummary(new, videos, kept, failures, other_frames, before, after, seconds)
 
 
-def row_pairs(index: Path, new: Path) -> Iterator[tuple[IndexRow, IndexRow]]:
+def _failure(row: IndexRow) -> str:
+    """Reason why there is no new file, or why it is of no use."""
+    if not row.reason.startswith(_NOT_PREPARED):
+        return row.reason
+    return row.reason.removeprefix(_NOT_PREPARED).rpartition("; ")[0]  # the last is the probe's
+
+
+def row_pairs(
+    old_rows: Iterable[IndexRow], new_rows: Iterable[IndexRow]
+) -> Iterator[tuple[IndexRow, IndexRow]]:
     """Pairs of old and new row of every video that is usable in the old index, once each."""
     seen: set[str] = set()
-    for old_row, new_row in zip(read_rows(index), read_rows(new), strict=True):
+    for old_row, new_row in zip(old_rows, new_rows, strict=True):
         if old_row.status == "ok" and new_row.path not in seen:
             seen.add(new_row.path)
             yield old_row, new_row
