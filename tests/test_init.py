@@ -83,6 +83,14 @@ def test_nothing_is_overwritten_and_an_index_is_gone_on_with(videos, init, tmp_p
     assert code == 2 and "runs/my_videos exists" in lines[-1]
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(videos, init, tmp_path):
+    assert init(videos, "--out", tmp_path)[0] == 0
+    (tmp_path / "file").touch()
+    for argument in (videos, tmp_path / "my_videos.csv"):
+        code, lines = init(argument, "--out", tmp_path / "file" / "out")
+        assert code == 2 and "cannot" in lines[-1] and "Traceback" not in " ".join(lines)
+
+
 def test_weights_are_looked_at_before_the_videos(videos, init, tmp_path):
     code, lines = init(videos, "--out", tmp_path, "--weights", tmp_path / "none.pyth")
     assert code == 2 and "none.pyth" in lines[-1]

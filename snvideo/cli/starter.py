@@ -54,6 +54,9 @@ def init(
         _write_index(videos, index, val_fraction, workers, timeout)
     try:
         _write_config(index, config, run, source)
+    except OSError as error:
+        why = f"cannot write {config}: {error.strerror}: name another folder with --out"
+        raise SnvideoError(why) from None
     except SnvideoError as error:
         again = "" if indexed else f" (the index is written: 'snvideo init {index}' goes on)"
         raise SnvideoError(f"{error}{again}") from None

@@ -11,7 +11,7 @@ import yaml
 
 from snvideo.data.config import DataConfig
 from snvideo.data.indexing.summary import IndexSummary
-from snvideo.engine.config import BatchConfig, RunConfig
+from snvideo.engine.config import BatchConfig, OptimConfig, RunConfig
 from snvideo.engine.distributed import World
 from snvideo.engine.dry_run import estimate
 from snvideo.engine.starter_choices import (
@@ -91,7 +91,8 @@ def starter_config(
         ),
         *_views(summary, network.value, source),
     ]
-    fit = _clips_that_fit(network.value, data, min(2, videos), world)
+    loss = list(_loss(summary))
+    fit = _clips_that_fit(network.value, [*data, *loss], min(2, videos), world)
     batch = choose_batch(videos, fit, devices)
     if source is not None and source.metadata is not None and not source.metadata.use_batch:
         gpus, clips, _, processes = batch.value
@@ -101,7 +102,9 @@ def starter_config(
         Setting("output", str(output), "folder of the run"),
         *_model(summary, network, batch.value.clips_per_gpu, source),
         *data,
-        *_training(videos, batch, gpu, network.value, source),
+        *_batch(batch),
+        *loss,
+        *_schedule(videos, batch.value, gpu, network.value, source),
     ]
     begin = f"{videos:,} training videos of {len(summary.labels):,} classes"
     on = f"{devices} GPU{'s' * (devices > 1)}" if gpu else "a CPU"
@@ -165,8 +168,9 @@ def _views(summary: IndexSummary, name: str, source: WeightsSource | None) -> It
     clip, why = choose_clip(name, numbers["fps"], numbers["frames"], trained)
     crops, of_crops = choose_crops(name, summary.sizes, trained)
     clips = 5 if is_tiny(name) else 10
-    counts = summary.counts["train"][:, 0]
-    yield Setting("data.sampling", *choose_sampling(summary.labels, counts))
+    if not _has_several(summary):
+        counts = summary.counts["train"][:, 0]
+        yield Setting("data.sampling", *choose_sampling(summary.labels, counts))
     yield Setting("data.clip", clip.model_dump(), why)
     yield Setting(
         "data.train.short_side", list(crops.short_side), "a random size, then a random crop"
@@ -181,12 +185,14 @@ def _views(summary: IndexSummary, name: str, source: WeightsSource | None) -> It
     yield Setting("data.test.crops", 3, "of each clip: both ends and the centre of the long side")
 
 
-def _clips_that_fit(name: str, data: list[Setting], clips: int, world: World) -> int | None:
+def _clips_that_fit(name: str, settings: list[Setting], clips: int, world: World) -> int | None:
     """Clips whose training pass fits into memory, by an estimate for a few; None if unknown."""
+    values = _nested(settings)
     probe = RunConfig(
         output=Path(),
         model=ModelConfig(name=name, norm=NormConfig(name="bn")),
-        data=DataConfig.model_validate(_nested(data)["data"]),
+        data=DataConfig.model_validate(values["data"]),
+        optim=OptimConfig.model_validate(values.get("optim", {})),
         batch=BatchConfig(gpus=1, clips_per_gpu=clips),
     )
     found = estimate(probe, world)
@@ -216,19 +222,38 @@ def _model(
         yield Setting("model.weights.head", "match", "the weights know all of these classes")
 
 
-def _training(
-    videos: int, batch: Choice, gpu: bool, name: str, source: WeightsSource | None
-) -> Iterator[Setting]:
-    """BatchGeometry, schedule, log."""
+def _has_several(summary: IndexSummary) -> bool:
+    """True if videos have several labels."""
+    counts = summary.counts.items()
+    return any(videos[:, 0].sum() > summary.videos[split][0] for split, videos in counts)
+
+
+def _loss(summary: IndexSummary) -> Iterator[Setting]:
+    """The loss of videos with several labels; nothing where they have one."""
+    if _has_several(summary):
+        yield Setting("optim.loss", "bce", "videos have several labels")
+        sampling, why = choose_sampling(summary.labels, summary.counts["train"][:, 0])
+        if sampling == "balanced":
+            yield Setting("optim.class_weights", "balanced", why)
+
+
+def _batch(batch: Choice) -> Iterator[Setting]:
+    """Batch geometry."""
     gpus, clips, together, _ = batch.value
-    steps = max(1, videos // (gpus * clips))
-    epochs, why = choose_epochs(steps, gpu, source is not None)
-    every = max(1, epochs // 5)
     yield Setting("batch.gpus", gpus, f"groups of a step: {batch.why}")
     yield Setting(
         "batch.clips_per_gpu", clips, "clips of a group, over which batch statistics are taken"
     )
     yield Setting("batch.gpus_per_pass", together, "groups that memory has room for in one pass")
+
+
+def _schedule(
+    videos: int, batch: BatchGeometry, gpu: bool, name: str, source: WeightsSource | None
+) -> Iterator[Setting]:
+    """Learning rate, length, log, and the views of a pass of the test."""
+    steps = max(1, videos // (batch.gpus * batch.clips_per_gpu))
+    epochs, why = choose_epochs(steps, gpu, source is not None)
+    every = max(1, epochs // 5)
     if source is None:
         rate = 0.2 if is_tiny(name) else 0.1
         yield Setting("optim.lr", rate, "at 64 clips a step, and in proportion at fewer")

@@ -1,5 +1,6 @@
 """First configs: what is chosen for which videos and machines, and that it can be run."""
 
+import csv
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -198,6 +199,20 @@ def test_an_index_without_the_splits_is_one_line(tmp_path, splits, message) -> N
     index = write_index(tmp_path / "data", splits, classes=4)
     with pytest.raises(SnvideoError, match=message):
         starter_config(summarize_index(index), tmp_path / "run", CPU)
+
+
+def test_videos_of_several_labels_have_their_loss(tmp_path: Path) -> None:
+    index = write_index(tmp_path / "data", {"train": 40, "val": 8}, classes=4)
+    with index.open() as file:
+        rows = list(csv.DictReader(file))
+    with index.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows({**r, "labels": f"{r['label']} {(int(r['label']) + 1) % 4}"} for r in rows)
+    starter = starter_config(summarize_index(index), tmp_path / "run", CPU)
+    checked(starter, tmp_path)
+    values = yaml.safe_load(starter.text)
+    assert values["optim"]["loss"] == "bce" and "sampling" not in values["data"]
 
 
 def test_long_videos_are_said(tmp_path: Path) -> None:
