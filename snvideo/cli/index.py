@@ -53,6 +53,16 @@ Check = Annotated[
         "also decode every frame and compare decoders; slow, and finds damage inside files."
     ),
 ]
+ValFraction = Annotated[
+    float, typer.Option(min=0, max=0.9, help="Part of each class's videos to move to split val.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Keeps videos together that are cut from one: a column of annotations, as youtube_id, "
+        "or a pattern in paths, as 'v_.+_g[0-9]+'. Warns of those in several splits."
+    ),
+]
 WORKERS = os.cpu_count() or 1
 
 
@@ -63,6 +73,8 @@ def kinetics(
     out: Out,
     labels: Labels = None,
     multi_label: MultiLabel = False,
+    val_fraction: ValFraction = 0.0,
+    group_by: GroupBy = None,
     check: Check = "packets",
     workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
@@ -72,7 +84,8 @@ def kinetics(
     """Kinetics 400, 600 or 700: annotation CSVs and a folder of clips, flat or in folders."""
     from snvideo.data.indexing import sources
 
-    listing = sources.read_kinetics(csv, videos, _names(labels), multi_label)
+    listing = sources.read_kinetics(csv, videos, _names(labels), multi_label, group_by)
+    listing = _split(listing, val_fraction, group_by)
     write_listing(listing, videos, out, check, workers, timeout, part, merge)
 
 
@@ -81,9 +94,8 @@ def folders(
     videos: Videos,
     out: Out,
     split: Annotated[str, typer.Option(help="Split of folders that name none.")] = "train",
-    val_fraction: Annotated[
-        float, typer.Option(min=0, max=1, help="Part of these videos that becomes split val.")
-    ] = 0.0,
+    val_fraction: ValFraction = 0.0,
+    group_by: GroupBy = None,
     labels: Labels = None,
     check: Check = "packets",
     workers: Workers = WORKERS,
@@ -94,7 +106,8 @@ def folders(
     """Class folders: VIDEOS/<split>/<class>/* or VIDEOS/<class>/*."""
     from snvideo.data.indexing import sources
 
-    listing = sources.read_class_folders(videos, split, val_fraction, _names(labels))
+    listing = sources.read_class_folders(videos, split, _names(labels))
+    listing = _split(listing, val_fraction, group_by)
     write_listing(listing, videos, out, check, workers, timeout, part, merge)
 
 
@@ -107,6 +120,8 @@ def lists(
     test: Annotated[Path | None, typer.Option(help="List of the split test.")] = None,
     labels: Labels = None,
     multi_label: MultiLabel = False,
+    val_fraction: ValFraction = 0.0,
+    group_by: GroupBy = None,
     check: Check = "packets",
     workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
@@ -121,6 +136,7 @@ def lists(
     if not files:
         raise SnvideoError("no list given: add --train FILE, --val FILE or --test FILE")
     listing = sources.read_lists(files, videos, _names(labels), multi_label)
+    listing = _split(listing, val_fraction, group_by)
     write_listing(listing, videos, out, check, workers, timeout, part, merge)
 
 
@@ -188,6 +204,16 @@ def compare_indexes(
     typer.echo(f"{compared.same.total():,} usable videos are the same, {differ:,} videos differ")
     if not compared.equal:
         raise typer.Exit(1)
+
+
+def _split(listing: Listing, val_fraction: float, group_by: str | None) -> Listing:
+    from snvideo.data.indexing.hold_out import hold_out, warn_of_leaks
+
+    if val_fraction:
+        listing = hold_out(listing, val_fraction, group_by)
+    if group_by is not None:
+        warn_of_leaks(listing, group_by)
+    return listing
 
 
 def _names(labels: Path | None) -> list[str] | None:

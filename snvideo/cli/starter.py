@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snvideo.cli.index import WORKERS, write_listing
+from snvideo.cli.index import WORKERS, GroupBy, write_listing
 from snvideo.cli.options import Timeout, Workers
 from snvideo.errors import SnvideoError
 
@@ -27,6 +27,7 @@ def init(
     val_fraction: Annotated[
         float, typer.Option(min=0.01, max=0.9, help="For validation, where no split val is there.")
     ] = 0.2,
+    group_by: GroupBy = None,
     workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
 ) -> None:
@@ -51,7 +52,7 @@ def init(
             raise SnvideoError(f"{path} exists: name another folder with --out, or delete it")
     source = None if weights is None else open_weights(weights)  # before the work of indexing
     if not indexed:
-        _write_index(videos, index, val_fraction, workers, timeout)
+        _write_index(videos, index, val_fraction, group_by, workers, timeout)
     try:
         _write_config(index, config, run, source)
     except OSError as error:
@@ -63,10 +64,15 @@ def init(
 
 
 def _write_index(
-    videos: Path, index: Path, val_fraction: float, workers: int, timeout: float
+    videos: Path,
+    index: Path,
+    val_fraction: float,
+    group_by: str | None,
+    workers: int,
+    timeout: float,
 ) -> None:
     """Recognise what a folder holds, and index it."""
-    from snvideo.data.indexing.hold_out import hold_out
+    from snvideo.data.indexing.hold_out import hold_out, warn_of_leaks
     from snvideo.data.indexing.recognize import recognize
 
     found = recognize(videos)
@@ -74,12 +80,19 @@ def _write_index(
     typer.echo(f"{videos}: {found.kind}, splits {', '.join(sorted(splits))}")
     listing = found.listing
     if "train" in splits and "val" not in splits:
-        listing = hold_out(listing, val_fraction)
+        listing = hold_out(listing, val_fraction, group_by)
         held = sum(row.split == "val" for row in listing.rows)
+        related = (
+            "; where several are cut from one recording, --group-by keeps them together"
+            if group_by is None
+            else f", those together that are alike by {group_by!r}"
+        )
         found.remarks.append(
             f"no split val: {held} of the training videos, {100 * val_fraction:g} % of each class, "
-            "are val now; where several videos are cut from one recording, name the splits yourself"
+            f"are val now{related}"
         )
+    if group_by is not None:
+        warn_of_leaks(listing, group_by)
     for remark in found.remarks:
         typer.echo(f"- {remark}")
     write_listing(listing, videos, index, "packets", workers, timeout)

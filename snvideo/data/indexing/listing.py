@@ -35,6 +35,8 @@ class Listing:
     skipped: dict[str, int] = field(default_factory=dict)  # why there is no row -> entries
     namesakes: dict[str, list[str]] = field(default_factory=dict)
     """Path of a row -> further files of its clip; the best of all is taken."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Path of a row -> what annotations have in a column that names related videos."""
 
     def files(self, row: IndexRow) -> list[str]:
         """All files of a row's clip, likeliest first."""

@@ -4,7 +4,6 @@ What cannot be read or makes no sense is a `SnvideoError` that names the file an
 """
 
 import csv
-import hashlib
 import io
 import logging
 import re
@@ -51,6 +50,7 @@ def read_kinetics(
     videos: Path,
     labels: Sequence[str] | None = None,
     multi_label: bool = False,
+    group_column: str | None = None,
 ) -> Listing:
     """List Kinetics 400, 600 or 700: annotation files and a folder of clips.
 
@@ -65,6 +65,7 @@ def read_kinetics(
         videos: folder with the clips.
         labels: names in the order of their ids; by default all names found, sorted.
         multi_label: a clip may have several labels, with `;` or `|` between, or several rows.
+        group_column: becomes `Listing.groups`, if there is such a column.
     """
     files: defaultdict[str, list[str]] = defaultdict(list)
     for path in scan_videos(videos):
@@ -73,6 +74,7 @@ def read_kinetics(
     places: dict[str, str] = {}
     skipped = Counter[str]()
     namesakes: dict[str, list[str]] = {}
+    groups: dict[str, str] = {}
     for file in csvs:
         for where, row in _annotations(file):
             try:
@@ -93,6 +95,8 @@ def read_kinetics(
             path, *others = _clip_paths(files, row["youtube_id"].strip(), *times, split, label)
             if others:
                 namesakes[path] = others
+            if group_column in row:
+                groups[path] = row[group_column]
             found.append((several, IndexRow(path, split=split, start=start, end=end)))
     names, ids = label_ids(places, labels)
     labelled = (with_labels(video, [ids[label] for label in several]) for several, video in found)
@@ -109,7 +113,7 @@ def read_kinetics(
         path not in known for paths in files.values() for path in paths
     )
     source = f"kinetics {' '.join(file.name for file in csvs)}"
-    return Listing(rows, names, source, dict(+skipped), namesakes)
+    return Listing(rows, names, source, dict(+skipped), namesakes, groups)
 
 
 def _annotations(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -158,7 +162,6 @@ def _clip_paths(
 def read_class_folders(
     videos: Path,
     split: str = "train",
-    val_fraction: float = 0.0,
     labels: Sequence[str] | None = None,
 ) -> Listing:
     """List class folders: `videos/<split>/<class>/...` or `videos/<class>/...`.
@@ -173,8 +176,6 @@ def read_class_folders(
         videos: its subfolders are splits if all are called train, val, test or the like (those
             without a video do not count); else they are classes.
         split: of class folders without split folders.
-        val_fraction: part (0 to 1) of these that becomes the split `val` instead, by a hash of
-            each path, so that new files move no others.
         labels: names in the order of their ids; by default all class folders, sorted.
     """
     names_found = scan_videos(videos)
@@ -189,10 +190,6 @@ def read_class_folders(
             f"videos {videos}: folders {', '.join(sorted(splits))} look like splits, but "
             f"{sorted(tops - splits)[0]} like a class: keep either splits or classes there"
         )
-    if splits and val_fraction:
-        raise SnvideoError(
-            f"videos {videos}: it has the splits {', '.join(sorted(splits))}: drop the fraction"
-        )
     replacements: defaultdict[str, list[str]] = defaultdict(list)
     for at, path in found:
         if at.parts[0] in better:
@@ -201,11 +198,7 @@ def read_class_folders(
     depth = 1 if splits else 0
 
     def split_of(at: PurePosixPath) -> str:
-        if splits:
-            return SPLITS[at.parts[0].lower()]
-        digest = hashlib.sha256(str(at).encode("utf-8", "surrogateescape")).digest()
-        fraction = int.from_bytes(digest[:8], "big") / 2**64
-        return "val" if fraction < val_fraction and in_class(at) else split_name(split)
+        return SPLITS[at.parts[0].lower()] if splits else split_name(split)
 
     def in_class(at: PurePosixPath) -> bool:
         return len(at.parts) > depth + 1

@@ -1,14 +1,10 @@
 """Folders as people have them, and what is taken for their classes and splits."""
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from snvideo.data.index import IndexRow
-from snvideo.data.indexing.hold_out import hold_out
 from snvideo.data.indexing.recognize import recognize
-from snvideo.data.indexing.sources import Listing
 from snvideo.errors import SnvideoError
 from tests.data.indexing.test_sources import HEADER, touch, write
 
@@ -137,20 +133,3 @@ def test_a_line_that_is_wrong_is_said_and_not_the_list_passed_over(tmp_path, lin
     write(videos / "train.txt", "\n".join(lines))
     with pytest.raises(SnvideoError, match=f"train.txt line {number}: .*path and label id"):
         recognize(videos)
-
-
-def test_each_class_gives_a_part_for_validation() -> None:
-    counts = {0: 10, 1: 4, 2: 2, 3: 1}
-    rows = [
-        IndexRow(f"{label}/{number}.mp4", label, split="train")
-        for label, count in counts.items()
-        for number in range(count)
-    ]
-    test = IndexRow("0/t.mp4", 0, split="test")
-    listing = hold_out(Listing([*rows, test], ["a", "b", "c", "d"], "class folders"), 0.2)
-    held = Counter(row.label for row in listing.rows if row.split == "val")
-    assert held == {0: 2, 1: 1, 2: 1}
-    assert listing.rows[-1] == test
-    assert [row.path for row in listing.rows[:-1]] == [row.path for row in rows]
-    mirrored = hold_out(Listing([test, *rows[::-1]], ["a", "b", "c", "d"], "class folders"), 0.2)
-    assert set(mirrored.rows) == set(listing.rows)  # whatever their order
