@@ -24,7 +24,7 @@ def features(
         str | None, typer.Option(help="A module's name; by default the classifier's input.")
     ] = None,
     per: Annotated[
-        Literal["clip", "video", "window"],
+        Literal["clip", "video", "snippet"],
         typer.Option(
             help="A row for each view; their mean; or a row for each clip of a whole video."
         ),

@@ -23,14 +23,14 @@ from snvideo.errors import SnvideoError
 from snvideo.models.features import PooledLayer
 from snvideo.models.pretrained.native import weights_file
 
-Per = Literal["clip", "video", "window"]
+Per = Literal["clip", "video", "snippet"]
 SHORT = "shorter than a clip: its last frame is repeated"
 
 
 class FeatureRow(NamedTuple):
     """The part of a video that a row of features is of."""
 
-    clip: int | None  # number of the clip, or of the window; None: the mean of all
+    clip: int | None  # number of the clip, or of the snippet; None: the mean of all
     crop: int | None  # number of the crop; None: the mean of all
     start: float  # seconds, of the first frame that was seen
     end: float  # seconds, of the last one
@@ -66,9 +66,9 @@ class FeatureExtractor:
         layer: a name of the network's `named_modules()`, see `snvideo.models.features.PooledLayer`;
             None: the input of the classifier.
         per: `clip`: a row for each view, first the crops of the first clip; `video`: one row, the
-            mean of all views; `window`: a row for each clip of `sampling.consecutive_starts`, the
+            mean of all views; `snippet`: a row for each clip of `sampling.consecutive_starts`, the
             mean of its crops.
-        clips: spread evenly over each video; without effect on windows.
+        clips: spread evenly over each video; without effect on snippets.
         crops: of each clip: 1 (centre) or 3 (along the long side).
         workers: processes that read videos, at least 1.
         batch: views in one forward pass.
@@ -120,7 +120,7 @@ class FeatureExtractor:
         SHA-256 of their file."""
         inference = self._inference
         view = inference.config.test
-        number = {} if self.per == "window" else {"clips": view.clips}
+        number = {} if self.per == "snippet" else {"clips": view.clips}
         return {
             "weights": file_hash(self._weights)[:16],
             "layer": self._layer.name,
@@ -172,7 +172,7 @@ class FeatureExtractor:
         inference = self._inference
         workers = min(inference.config.workers, len(rows))
         config = inference.config.model_copy(update={"workers": workers})
-        read = self._read_windows if self.per == "window" else self._read_clips
+        read = self._read_snippets if self.per == "snippet" else self._read_clips
         for row, values, numbers, reason in read(index, rows, config):
             video, labels = index[row], tuple(index.labels_of(row).tolist())
             if values is None or numbers is None:
@@ -201,7 +201,7 @@ class FeatureExtractor:
                     values = values.mean(0, keepdim=True)
                 yield _Read(row, values, dataset.numbers(index[row]))
 
-    def _read_windows(
+    def _read_snippets(
         self, index: ClipIndex, rows: Sequence[int], config: DataConfig
     ) -> Iterator[_Read]:
         """Features of clips one behind the other over each video."""
@@ -235,7 +235,7 @@ class FeatureExtractor:
         """Rows of a video whose clips show frames at these times (clips, T)."""
         if self.per == "video":
             return (FeatureRow(None, None, float(seconds.min()), float(seconds.max())),)
-        crops = [None] if self.per == "window" else range(self._inference.config.test.crops)
+        crops = [None] if self.per == "snippet" else range(self._inference.config.test.crops)
         return tuple(
             FeatureRow(clip, crop, float(times[0]), float(times[-1]))
             for clip, times in enumerate(seconds)

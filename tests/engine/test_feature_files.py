@@ -112,7 +112,7 @@ def test_other_settings_are_refused_by_name(tmp_path, videos, weights, extractor
     for change, message in (
         ({"layer": "blocks.1"}, "layer input of blocks.6.proj, asked for blocks.1"),
         ({"per": "video"}, "per clip, asked for video"),
-        ({"per": "window"}, "per clip, asked for window"),
+        ({"per": "snippet"}, "per clip, asked for snippet"),
         ({"clips": 3}, "clips 2, asked for 3"),
         ({"crops": 3}, "crops 1, asked for 3"),
     ):

@@ -95,8 +95,8 @@ def test_a_video_is_the_mean_of_its_views_and_labels_are_those_of_an_index(video
         assert whole[2:] == (one.rows[0].start, one.rows[-1].end)
 
 
-def test_windows_cover_a_video_and_do_not_depend_on_how_it_is_read(videos, weights, monkeypatch):
-    extractor = FeatureExtractor(weights, per="window", workers=1)
+def test_snippets_cover_a_video_and_do_not_depend_on_how_it_is_read(videos, weights, monkeypatch):
+    extractor = FeatureExtractor(weights, per="snippet", workers=1)
     whole = list(extractor.extract(videos))
     starts = [[round(25 * row.start) for row in one.rows] for one in whole]
     assert starts == [[0], [0, 30], [0, 30, 60, 77]]  # the last clip ends with the video
@@ -108,14 +108,14 @@ def test_windows_cover_a_video_and_do_not_depend_on_how_it_is_read(videos, weigh
         assert one.rows == other.rows
         assert (one.values - other.values).abs().max() < 1e-5 * one.values.abs().max()
 
-    # The first window is the first of clips spread evenly, by its crops' mean.
+    # The first snippet is the first of clips spread evenly, by its crops' mean.
     spread = FeatureExtractor(weights, clips=2, workers=1)
     (found,) = spread.extract(videos[2])
     expected = found.values[:3].mean(0)
     assert (whole[2].values[0] - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("per", ["clip", "window"])
+@pytest.mark.parametrize("per", ["clip", "snippet"])
 def test_odd_files_cost_themselves_alone(tmp_path, videos, weights, per):
     content = videos[2].read_bytes()
     damaged = bytearray(content)
@@ -158,7 +158,7 @@ def test_what_is_no_number_is_no_feature(tmp_path, videos, weights):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"per": "frame"}, "per is 'frame': expected one of clip, video, window"),
+        ({"per": "frame"}, "per is 'frame': expected one of clip, video, snippet"),
         ({"layer": "block.0"}, "no layer 'block.0'; near it: blocks.0"),
         ({"crops": 2}, "crops is 2"),
         ({"workers": 0}, "workers is 0"),
