@@ -49,6 +49,7 @@ def test_the_printed_commands_lead_to_a_trained_network_and_a_look_at_it(videos,
     config = load_config(train[1])
     assert config.output == tmp_path / "runs" / "my_videos"
     assert not config.data.train.flip  # of a turn to the left
+    assert any("flip is false: a mirror image would be of another class: turn" in x for x in lines)
     assert config.data.clip.stride == 3  # 7 x 3 frames of 25
     assert any("no split val: 2 of the training videos, 20 % of each class" in x for x in lines)
     splits = [row.split for row in read_rows(config.data.index)]

@@ -144,7 +144,7 @@ def _splits(summary: IndexSummary) -> Iterator[Setting]:
 def _remarks(
     summary: IndexSummary, videos: int, gpu: bool, source: WeightsSource | None
 ) -> Iterator[str]:
-    """Lines on what the videos are too few or too long for."""
+    """Lines on what a user has to know or to decide."""
     if source is None and videos < FEW:
         small = "" if gpu else ", x3d_s being the quickest on a CPU"
         yield (
@@ -152,6 +152,11 @@ def _remarks(
             "trained on Kinetics, by --weights pytorchvideo:x3d_s or pytorchvideo:i3d_r50 (a "
             f"download{small}) or a file of yours"
         )
+    flip, sampling = choose_flip(summary.labels), _sampling(summary)
+    if not flip.value or all(name.isdigit() for name in summary.labels):
+        yield f"data.train.flip is {str(flip.value).lower()}: {flip.why}"
+    if sampling.value == "balanced":
+        yield sampling.why
     median = float(np.median(summary.numbers["seconds"]))
     if median > LONG:
         yield (
@@ -169,8 +174,7 @@ def _views(summary: IndexSummary, name: str, source: WeightsSource | None) -> It
     crops, of_crops = choose_crops(name, summary.sizes, trained)
     clips = 5 if is_tiny(name) else 10
     if not _has_several(summary):
-        counts = summary.counts["train"][:, 0]
-        yield Setting("data.sampling", *choose_sampling(summary.labels, counts))
+        yield Setting("data.sampling", *_sampling(summary))
     yield Setting("data.clip", clip.model_dump(), why)
     yield Setting(
         "data.train.short_side", list(crops.short_side), "a random size, then a random crop"
@@ -222,6 +226,10 @@ def _model(
         yield Setting("model.weights.head", "match", "the weights know all of these classes")
 
 
+def _sampling(summary: IndexSummary) -> Choice:
+    return choose_sampling(summary.labels, summary.counts["train"][:, 0])
+
+
 def _has_several(summary: IndexSummary) -> bool:
     """True if videos have several labels."""
     counts = summary.counts.items()
@@ -232,7 +240,7 @@ def _loss(summary: IndexSummary) -> Iterator[Setting]:
     """The loss of videos with several labels; nothing where they have one."""
     if _has_several(summary):
         yield Setting("optim.loss", "bce", "videos have several labels")
-        sampling, why = choose_sampling(summary.labels, summary.counts["train"][:, 0])
+        sampling, why = _sampling(summary)
         if sampling == "balanced":
             yield Setting("optim.class_weights", "balanced", why)
 
