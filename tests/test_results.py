@@ -11,7 +11,7 @@ from statistics import mean, median
 from scipy.stats import spearmanr
 
 from snvideo.study.comparability import comparison_warnings
-from snvideo.study.runs import StudyRun, read_runs
+from snvideo.study.runs import StudyRun, read_runs, single_frame_accuracy
 from snvideo.study.summary import comparison_csv, summary_tables
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +113,12 @@ def test_noise_of_the_page():
     (gn,) = set(accuracies("gn8").values())  # one computation, at every split
     lost = [gn - accuracies("bn")[size] for size in sizes]
     assert f"loses against GN is {spearmanr(noise, lost).statistic:.2f}" in words()
+
+
+def test_accuracy_of_single_frames_is_that_of_the_page_and_the_figure():
+    found = 100 * single_frame_accuracy(ROOT / "docs/results/single_frame", runs())
+    assert f"tells {found:.1f} % of the videos" in words()
+    assert f"ingle frames: {found:.1f} %" in (STUDY / "comparison.md").read_text(encoding="utf-8")
 
 
 def test_numbers_of_the_readme_are_those_of_the_study():
