@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from snvideo.cli.options import INFERENCE_WORKERS, Device, Silence, Weights, Workers
+from snvideo.cli.options import INFERENCE_WORKERS, Device, Fps, Silence, Weights, Workers
+from snvideo.data.image_sequences import FPS
 from snvideo.errors import SnvideoError
 
 
@@ -38,6 +39,7 @@ def features(
     batch: Annotated[int, typer.Option(min=1, help="Views (clips x crops) in one pass.")] = 16,
     device: Device = "auto",
     timeout: Silence = 60.0,
+    fps: Fps = FPS,
 ) -> None:
     """Write what a layer gives for videos, averaged over space and time, to a folder.
 
@@ -63,6 +65,7 @@ def features(
         batch=batch,
         device=device,
         timeout=timeout,
+        fps=fps,
     )
     with progress() as show:
         summary = write_features(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from snvideo.cli.options import Merge, PartOf, Timeout, Workers
+from snvideo.cli.options import Fps, Merge, PartOf, Timeout, Workers
+from snvideo.data.image_sequences import FPS
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def kinetics(
     check: Check = "packets",
     workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
+    fps: Fps = FPS,
     part: PartOf = None,
     merge: Merge = False,
 ) -> None:
@@ -86,7 +88,7 @@ def kinetics(
 
     listing = sources.read_kinetics(csv, videos, _names(labels), multi_label, group_by)
     listing = _split(listing, val_fraction, group_by)
-    write_listing(listing, videos, out, check, workers, timeout, part, merge)
+    write_listing(listing.at_rate(fps), videos, out, check, workers, timeout, part, merge)
 
 
 @build_app.command()
@@ -100,6 +102,7 @@ def folders(
     check: Check = "packets",
     workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
+    fps: Fps = FPS,
     part: PartOf = None,
     merge: Merge = False,
 ) -> None:
@@ -108,7 +111,7 @@ def folders(
 
     listing = sources.read_class_folders(videos, split, _names(labels))
     listing = _split(listing, val_fraction, group_by)
-    write_listing(listing, videos, out, check, workers, timeout, part, merge)
+    write_listing(listing.at_rate(fps), videos, out, check, workers, timeout, part, merge)
 
 
 @build_app.command("list")
@@ -125,6 +128,7 @@ def lists(
     check: Check = "packets",
     workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
+    fps: Fps = FPS,
     part: PartOf = None,
     merge: Merge = False,
 ) -> None:
@@ -137,7 +141,7 @@ def lists(
         raise SnvideoError("no list given: add --train FILE, --val FILE or --test FILE")
     listing = sources.read_lists(files, videos, _names(labels), multi_label)
     listing = _split(listing, val_fraction, group_by)
-    write_listing(listing, videos, out, check, workers, timeout, part, merge)
+    write_listing(listing.at_rate(fps), videos, out, check, workers, timeout, part, merge)
 
 
 @app.command("report")

@@ -27,6 +27,9 @@ Silence = Annotated[
 ]
 INFERENCE_WORKERS = min(4, os.cpu_count() or 1)
 """Workers of inference on files, if none are named."""
+Fps = Annotated[
+    float, typer.Option(min=0.01, help="Frames a second of folders of images, which state none.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that read or write videos.")]
 Timeout = Annotated[
     float,

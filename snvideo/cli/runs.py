@@ -11,11 +11,13 @@ from snvideo.cli.options import (
     WEIGHTS,
     ConfigFile,
     Device,
+    Fps,
     Overrides,
     Silence,
     Weights,
     Workers,
 )
+from snvideo.data.image_sequences import FPS
 from snvideo.errors import SnvideoError
 
 
@@ -145,6 +147,7 @@ def predict(
     ] = None,
     device: Device = "auto",
     timeout: Silence = 60.0,
+    fps: Fps = FPS,
     out: Annotated[Path | None, typer.Option(help="A .csv or .json to write, too.")] = None,
     contact_sheets: Annotated[
         Path | None,
@@ -227,6 +230,7 @@ def predict(
         batch=16 if batch is None else batch,
         device=device,
         timeout=timeout,
+        fps=fps,
         keep_frames=contact_sheets is not None,
         explained=explain is not None,
     )

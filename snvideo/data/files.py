@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from snvideo.atomic import is_unfinished, write_atomic
+from snvideo.data.image_sequences import find_sequence, is_sequence, list_images
 from snvideo.data.source import Source
 from snvideo.data.tar import COMPRESSED, is_tar, member_headers
 from snvideo.errors import SnvideoError
@@ -30,13 +31,15 @@ NO_PLACES = "compressed, so that members cannot be reached: unpack it, or gunzip
 def scan_videos(folder: Path) -> list[str]:
     """Find all video files below a folder, by extension: POSIX paths relative to it, sorted.
 
-    Those in plain tar files are among them, as `clips.tar/a.mp4`. Links are followed, but each
-    folder is searched once, under its own path if that is inside. Hidden files and folders are not
-    looked at, other files are counted in the log. Folders that cannot be read are named there, and
-    tar files that are compressed. No video is a `SnvideoError`.
+    Those in plain tar files are among them, as `clips.tar/a.mp4`, and folders of numbered images
+    without a video, as `v/img_*.jpg`. Links are followed, but each folder is searched once, under
+    its own path if that is inside. Hidden files and folders are not looked at, other files are
+    counted in the log. Folders that cannot be read are named there, and tar files that are
+    compressed. No video is a `SnvideoError`.
     """
     found: list[str] = []
     others: Counter[str] = Counter()
+    images: Counter[str] = Counter()
     seen: set[str] = set()
     again: list[str] = []
     unreadable: list[str] = []
@@ -59,7 +62,14 @@ def scan_videos(folder: Path) -> list[str]:
             folders[:] = sorted(name for name in folders if name[0] != ".")
             links += (link for link in map(Path(here).joinpath, folders) if link.is_symlink())
             inside = Path(here).relative_to(folder)
-            for name in (name for name in names if name[0] != "."):
+            names = [name for name in names if name[0] != "."]
+            if not any(name.lower().endswith((*EXTENSIONS, ".tar")) for name in names):
+                sequence, more = find_sequence(names)
+                if sequence:
+                    found.append((inside / sequence).as_posix())
+                    images.update(more)
+                    continue
+            for name in names:
                 path = (inside / name).as_posix()
                 if name.lower().endswith(EXTENSIONS):
                     found.append(path)
@@ -84,6 +94,9 @@ def scan_videos(folder: Path) -> list[str]:
         raise SnvideoError(f"videos {folder}: {problem}: give the folder of the videos")
     if left:
         log.info("videos %s: not taken for videos by their endings: %s", folder, left)
+    if images:
+        named = ", ".join(f"{number} {pattern}" for pattern, number in images.most_common(10))
+        log.warning("videos %s: images beside those of videos, left out: %s", folder, named)
     return sorted(found)
 
 
@@ -98,8 +111,9 @@ def find_videos(arguments: Sequence[str]) -> list[Path]:
 
     Arguments are files, which are taken whatever they are called and whatever is in them; folders
     and tar files, of which all video files below are taken, by extension and sorted; members of tar
-    files, as `clips.tar/a.mp4`; or patterns (`*`, `?`, `[...]`, and `**` for any folders), of which
-    all files are taken, sorted. It is a `SnvideoError` if one stands for no file.
+    files, as `clips.tar/a.mp4`; image sequences, as `v/img_*.jpg`; or patterns (`*`, `?`, `[...]`,
+    and `**` for any folders), of which all files are taken, sorted. It is a `SnvideoError` if one
+    stands for no file.
     """
     found: list[Path] = []
     for argument in arguments:
@@ -112,6 +126,8 @@ def find_videos(arguments: Sequence[str]) -> list[Path]:
         elif Source.of(argument).offset is not None:
             found.append(Path(argument))
             continue
+        elif sequences := _sequences(argument):
+            inside = sequences
         elif glob.has_magic(argument):
             paths = (Path(path) for path in sorted(glob.glob(argument, recursive=True)))  # noqa: PTH207
             files = (path for path in paths if not path.is_dir())
@@ -132,6 +148,16 @@ def _opened(path: Path) -> list[Path]:
     if names := member_videos(path):
         return [path / name for name in names]
     raise SnvideoError(f"videos {path}: no video file in it")
+
+
+def _sequences(argument: str) -> list[Path]:
+    """Image sequences that an argument names; its folder may be a pattern, too."""
+    place = Path(argument)
+    if not is_sequence(place.name):
+        return []
+    folders = glob.glob(str(place.parent), recursive=True)  # noqa: PTH207
+    found = (Path(folder, place.name) for folder in sorted(folders) if Path(folder).is_dir())
+    return [sequence for sequence in found if list_images(sequence)]
 
 
 def unique_files(videos: Iterable[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Places that videos are read from: files, and members of tar files."""
+"""Places that videos are read from: files, members of tar files, image sequences."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from snvideo.data.image_sequences import FPS, is_sequence, list_images
 from snvideo.data.tar import TarMember, member_headers, read_member, split_member
 
 
@@ -16,13 +17,20 @@ class Unusable(Exception):
 class Source(NamedTuple):
     """Place of a video."""
 
-    path: Path  # a member's: that of its tar file, then its name
+    path: Path
+    """A member's is that of its tar file, then its name; an image sequence's a pattern."""
     offset: int | None = None
     """Byte of the tar file where the header of a member begins; None: the video is a file."""
     bytes: int = 0  # of a member, as it was indexed; 0: whatever it has now
+    fps: float = FPS  # frames a second of an image sequence, which states none
+
+    @property
+    def is_sequence(self) -> bool:
+        """True if the video is an image sequence, which no decoder of videos opens."""
+        return is_sequence(self.path.name)
 
     @classmethod
-    def of(cls, video: Source | Path | str) -> Source:
+    def of(cls, video: Source | Path | str, fps: float = FPS) -> Source:
         """Source of a path; the place of a member is looked up in its tar file.
 
         Raises SnvideoError if what is called a tar file is none.
@@ -32,9 +40,10 @@ class Source(NamedTuple):
         path = Path(video)
         tar, name = split_member(path.as_posix())
         try:
-            return cls(path, member_headers(Path(tar)).get(name) if name else None)
+            offset = member_headers(Path(tar)).get(name) if name else None
         except OSError:  # whoever opens it says so
-            return cls(path)
+            offset = None
+        return cls(path, offset, fps=fps)
 
     def address(self) -> str:
         """Path or URL under which FFmpeg, and all decoders that are built on it, open the video.
@@ -43,6 +52,8 @@ class Source(NamedTuple):
             OSError: if it is not there.
             Unusable: if its tar file is not the one that was indexed.
         """
+        if self.is_sequence:
+            raise Unusable("an image sequence, which has no times: not for windows")
         if self.offset is None:
             return str(self.path)
         tar, member = self._member(self.offset)
@@ -52,6 +63,8 @@ class Source(NamedTuple):
 
     def size(self) -> int:
         """Bytes of the video; errors as of `address`."""
+        if self.is_sequence:
+            return sum(image.bytes for image in list_images(self.path))
         if self.offset is None:
             return self.path.stat().st_size
         return self._member(self.offset)[1].bytes
@@ -69,13 +82,17 @@ class Source(NamedTuple):
     def is_there(self) -> bool:
         """True if the video can be opened, whatever is in it."""
         try:
-            return (self.offset is not None and self.size() >= 0) or self.path.is_file()
+            plain = self.offset is None and not self.is_sequence
+            return self.path.is_file() if plain else self.size() > 0
         except (OSError, Unusable):
             return False
 
     def state(self) -> tuple[int, int]:
-        """Bytes of the file, or tar file, and time of its last change in ns; OSError if it is not
-        there."""
+        """Bytes of the file, tar file or images, and time of the last change in ns; OSError if it
+        is not there."""
+        if self.is_sequence:
+            images = list_images(self.path)
+            return sum(one.bytes for one in images), max((one.changed for one in images), default=0)
         path = self.path if self.offset is None else Path(split_member(self.path.as_posix())[0])
         found = path.stat()
         return found.st_size, found.st_mtime_ns

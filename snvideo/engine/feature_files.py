@@ -23,6 +23,7 @@ from torch import Tensor
 
 from snvideo.atomic import atomic_path, write_atomic
 from snvideo.data.files import claim_folder, unique_files
+from snvideo.data.image_sequences import FPS
 from snvideo.data.index import ClipIndex
 from snvideo.data.source import Source
 from snvideo.engine.features import FeatureExtractor, FeatureRow, VideoFeatures
@@ -99,7 +100,7 @@ def write_features(
     out = Path(out)
     show = progress or (lambda done, total: None)
     with locked_output(out, f"features {out}"):
-        claim_folder(out, RECORD, extractor.settings)
+        claim_folder(out, RECORD, extractor.settings, {"fps": FPS})
         sources, parts = _sources(videos), _Parts(out)
         waiting = {key: one for key, one in sources.items() if not parts.has(key, one.state)}
         kept, failures = len(sources) - len(waiting), dict[str, str]()

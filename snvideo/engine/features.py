@@ -14,6 +14,7 @@ from snvideo.data import sampling
 from snvideo.data.config import DataConfig
 from snvideo.data.consecutive import ConsecutiveClips, consecutive_loader
 from snvideo.data.dataset import EvalDataset, VideoViews
+from snvideo.data.image_sequences import FPS
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_loader
 from snvideo.engine.content import file_hash
@@ -74,6 +75,7 @@ class FeatureExtractor:
         batch: views in one forward pass.
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
         timeout: seconds without a packet or frame before a video is given up, at most 300.
+        fps: frames a second of image sequences; without effect on the videos of an index.
 
     Raises:
         SnvideoError: if there are no such weights, no such layer or device, or `crops` is 2.
@@ -98,10 +100,11 @@ class FeatureExtractor:
         batch: int = 16,
         device: str = "auto",
         timeout: float = 60.0,
+        fps: float = FPS,
     ) -> None:
         if per not in get_args(Per):
             raise SnvideoError(f"per is '{per}': expected one of {', '.join(get_args(Per))}")
-        self.per = per
+        self.per, self._fps = per, fps
         self._weights = weights_file(weights)
         self._inference = open_inference(
             self._weights,
@@ -115,7 +118,7 @@ class FeatureExtractor:
         self._layer = PooledLayer(self._inference.network.model, layer)
 
     @property
-    def settings(self) -> dict[str, str | int]:
+    def settings(self) -> dict[str, str | float]:
         """Settings that decide the features; of the weights, the beginning of the
         SHA-256 of their file."""
         inference = self._inference
@@ -128,6 +131,7 @@ class FeatureExtractor:
             **number,
             "crops": view.crops,
             "precision": precision(inference.speed, inference.device),
+            "fps": self._fps,
         }
 
     def extract(
@@ -155,7 +159,7 @@ class FeatureExtractor:
             yield from self._extract(videos, list(first.values()))
             return
         config = self._inference.config
-        for files in probe_files(videos, config.workers, config.timeout):
+        for files in probe_files(videos, config.workers, config.timeout, self._fps):
             for name, reason in files.failed.items():
                 yield VideoFeatures(files.given[name], reason=reason)
             for found in self._extract(files.index, range(len(files.index))):

@@ -13,6 +13,7 @@ from snvideo.data.dataset import VideoViews
 from snvideo.data.files import unique_files
 from snvideo.data.index import ClipIndex
 from snvideo.data.indexing.probe import probe_all
+from snvideo.data.source import Source
 from snvideo.engine.config import SpeedConfig
 from snvideo.engine.evaluate import view_logits
 from snvideo.engine.performance import algorithms, choose, memory_format
@@ -121,7 +122,7 @@ class ProbedFiles:
 
 
 def probe_files(
-    videos: Iterable[Path | str] | Path | str, workers: int, timeout: float
+    videos: Iterable[Path | str] | Path | str, workers: int, timeout: float, fps: float
 ) -> Iterator[ProbedFiles]:
     """Probe video files, each once, some hundred at a time as they are asked for.
 
@@ -129,16 +130,18 @@ def probe_files(
         videos: files, or one, of whatever kind.
         workers: processes that probe.
         timeout: seconds without a packet or frame after which a file is of no use.
+        fps: frames a second of image sequences.
     """
     files = unique_files(map(Path, [videos] if isinstance(videos, Path | str) else videos))
     for at in range(0, len(files), _PROBED_AT_ONCE):
-        yield _probe(files[at : at + _PROBED_AT_ONCE], workers, timeout)
+        yield _probe(files[at : at + _PROBED_AT_ONCE], workers, timeout, fps)
 
 
-def _probe(files: Sequence[Path], workers: int, timeout: float) -> ProbedFiles:
+def _probe(files: Sequence[Path], workers: int, timeout: float, fps: float) -> ProbedFiles:
     given = {str(video.absolute()): video for video in files}
     remarks, failed, rows = {}, {}, []
-    probes = probe_all(map(Path, given), "packets", min(workers, len(given)), timeout)
+    sources = (Source.of(name, fps) for name in given)
+    probes = probe_all(sources, "packets", min(workers, len(given)), timeout)
     for name, probe in zip(given, probes, strict=True):
         if probe.status == "ok":
             remarks[name] = probe.reason

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from snvideo.data.dataset import EvalDataset
+from snvideo.data.image_sequences import FPS
 from snvideo.data.loader import test_loader
 from snvideo.engine.explanation import Explanation, explain_prediction
 from snvideo.engine.inference import NOT_FINITE, Inference, ProbedFiles, open_inference, probe_files
@@ -46,6 +47,7 @@ def predict(
     batch: int = 16,
     device: str = "auto",
     timeout: float = 60.0,
+    fps: float = FPS,
     keep_frames: bool = False,
     explained: bool = False,
 ) -> Iterator[Prediction]:
@@ -55,7 +57,7 @@ def predict(
     and read by processes of their own: whatever is wrong with one costs that one alone.
 
     Args:
-        videos: files, or one, of whatever kind.
+        videos: files, or one, of whatever kind, members of tar files, image sequences.
         weights: a .safetensors file of snvideo, or the directory of a finished run.
         clips: spread evenly over each video.
         crops: of each clip: 1 (centre) or 3 (along the long side).
@@ -64,6 +66,7 @@ def predict(
         batch: views in one forward pass.
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`.
         timeout: seconds without a packet or frame before a video is given up, at most 300.
+        fps: frames a second of image sequences.
         keep_frames: return frames of each video, for a contact sheet.
         explained: return Grad-CAM of the most probable class, in the view that speaks most for it.
 
@@ -81,7 +84,7 @@ def predict(
         timeout=timeout,
     )
     predictor = _Predictor(inference, top, keep_frames, explained)
-    return chain.from_iterable(map(predictor.predict, probe_files(videos, workers, timeout)))
+    return chain.from_iterable(map(predictor.predict, probe_files(videos, workers, timeout, fps)))
 
 
 @dataclass

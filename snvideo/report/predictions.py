@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from snvideo.atomic import write_atomic
+from snvideo.data.image_sequences import without_pattern
 from snvideo.engine.predict import Prediction
 from snvideo.errors import SnvideoError
 from snvideo.extras import require
@@ -152,7 +153,7 @@ class ContactSheets:
         assert prediction.frames is not None
         video, classes, probabilities, *_ = prediction
         content = prediction_sheet(*prediction.frames, str(video), classes, probabilities)
-        self._folder.write(video.name, content)
+        self._folder.write(without_pattern(str(video)).name, content)
 
 
 class Explanations:
@@ -168,7 +169,7 @@ class Explanations:
         assert prediction.explanation is not None
         strip = explanation_strip(prediction.explanation, str(prediction.video))
         video = explanation_video(prediction.explanation)
-        self._folder.write(prediction.video.name, strip, video)
+        self._folder.write(without_pattern(str(prediction.video)).name, strip, video)
 
 
 def check_output(path: Path, option: str = "out") -> None:

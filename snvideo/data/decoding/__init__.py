@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from snvideo.data.decoding.decord import decode_decord, missing_decord
+from snvideo.data.decoding.images import decode_images
 from snvideo.data.decoding.pyav import decode_pyav
 from snvideo.data.decoding.torchcodec import decode_torchcodec, missing_torchcodec
 from snvideo.data.index import Video
@@ -61,8 +62,8 @@ def decode_frames(
     """Decode frames of a video as they are shown.
 
     Args:
-        video: a row of an index; or a file or member of a tar file (`clips.tar/a.mp4`), which is
-            probed first to number its frames.
+        video: a row of an index; or a file, member of a tar file (`clips.tar/a.mp4`) or image
+            sequence (`v/img_*.jpg`), which is probed first to number its frames.
             Frame 0 is the first *shown* frame, whatever hidden frames the file begins with.
         numbers: of the frames, from 0, in any order; repeats are decoded once.
         decoder: `pyav`; or `decord` or `torchcodec`, used where it is installed and the index
@@ -93,6 +94,8 @@ def decode_frames(
     wanted, inverse = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
     trusted = decoder in video.decoders.split() and not missing(decoder)
     decode = DECODE[decoder if trusted else "pyav"]
+    if video.source.is_sequence:
+        decode = decode_images
     try:
         decoded, counted = decode(video, wanted, transform or (lambda frame: frame))
     except DecodeError:

@@ -15,6 +15,7 @@ from typing import Any
 
 from snvideo.atomic import write_atomic
 from snvideo.data.decoding import missing
+from snvideo.data.image_sequences import FPS
 from snvideo.data.index import COLUMNS, DECODERS, STATUSES, IndexRow, read_rows
 from snvideo.data.index_meta import VERSION
 from snvideo.data.indexing.listing import UNLABELLED, Listing
@@ -158,7 +159,9 @@ def _write_rows(
     left = listing.rows[done:]
     report(done)
     folder = videos.absolute()
-    places = (Source.of(folder / path) for row in left for path in listing.files(row))
+    places = (
+        Source.of(folder / path, row.fps or FPS) for row in left for path in listing.files(row)
+    )
     with (
         partial.open("a", newline="", encoding="utf-8", errors="surrogateescape") as table,
         closing(probe(places)) as probes,

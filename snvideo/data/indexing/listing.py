@@ -3,9 +3,10 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from snvideo.data.image_sequences import is_sequence
 from snvideo.data.index import IndexRow
 from snvideo.errors import SnvideoError
 
@@ -29,7 +30,7 @@ UNLABELLED = "without a label"
 class Listing:
     """Videos and labels that a source lists."""
 
-    rows: list[IndexRow]  # columns up to `end`, and remarks in `reason`
+    rows: list[IndexRow]  # columns up to `end`, `fps` of image sequences, remarks in `reason`
     labels: list[str]  # names in the order of their ids
     source: str  # description of the source
     skipped: dict[str, int] = field(default_factory=dict)  # why there is no row -> entries
@@ -37,6 +38,14 @@ class Listing:
     """Path of a row -> further files of its clip; the best of all is taken."""
     groups: dict[str, str] = field(default_factory=dict)
     """Path of a row -> what annotations have in a column that names related videos."""
+
+    def at_rate(self, fps: float) -> "Listing":
+        """The same with image sequences of so many frames a second."""
+
+        def rated(row: IndexRow) -> IndexRow:
+            return row._replace(fps=fps) if any(map(is_sequence, self.files(row))) else row
+
+        return replace(self, rows=[rated(row) for row in self.rows])
 
     def files(self, row: IndexRow) -> list[str]:
         """All files of a row's clip, likeliest first."""
@@ -102,7 +111,7 @@ def note_repeats(
         if other is not row and not remarks:
             skipped["repeated rows"] += 1
         else:
-            kept.append(row._replace(reason="; ".join(remarks)))
+            kept.append(row._replace(reason="; ".join(filter(None, [row.reason, *remarks]))))
     return kept
 
 

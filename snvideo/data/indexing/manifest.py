@@ -10,10 +10,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from snvideo.atomic import write_atomic
+from snvideo.data.image_sequences import without_pattern
 from snvideo.data.index import IndexRow, read_rows
 from snvideo.errors import SnvideoError
 
@@ -70,7 +71,7 @@ def video_name(row: IndexRow) -> str:
     `{youtube_id}_{start:06d}_{end:06d}` of a clip whose cut is known from annotations, or whose
     file is called so; else its path, without the ending.
     """
-    path = PurePosixPath(row.path)
+    path = without_pattern(row.path)
     cut = _CUT.fullmatch(path.stem)
     if row.start is not None and row.end is not None:
         return f"{cut[1] if cut else path.stem}_{int(row.start):06d}_{int(row.end):06d}"

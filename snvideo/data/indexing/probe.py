@@ -21,6 +21,7 @@ from snvideo.data.decoding.pyav import main_stream, open_video
 from snvideo.data.index import DECODERS, LEAST_FPS, IndexRow, Video, row_problem
 from snvideo.data.indexing.bitstream import may_have_fields
 from snvideo.data.indexing.scan import StreamScan
+from snvideo.data.indexing.sequence_probe import probe_sequence
 from snvideo.data.indexing.trial import FRAMES, seeks_right
 from snvideo.data.source import Source, Unusable
 from snvideo.data.workers import WorkerPool, discard_output
@@ -50,7 +51,10 @@ def probe(video: Source | Path, check: Check) -> IndexRow:
 
 
 def probe_all(
-    videos: Iterable[Source | Path], check: Check, workers: int, timeout: float = 120.0
+    videos: Iterable[Source | Path],
+    check: Check,
+    workers: int,
+    timeout: float = 120.0,
 ) -> Generator[IndexRow, None, None]:
     """Probe videos by a check of `stages` in so many processes, results in their order.
 
@@ -84,12 +88,18 @@ def stages(video: Source | Path, check: Check) -> Iterator[tuple[IndexRow, str]]
       which its frames agree near the start.
     - `decode`: decodes with PyAV from start to end, then compares decord's and torchcodec's frames
       at up to 12 places. They get files that agree and are sound.
+
+    Of image sequences `header` reads the first image, the others all.
     """
     size = 0
     try:
         source = Source.of(video)
         size = source.size()
         check_file(source)
+        if source.is_sequence:
+            found = probe_sequence(source, check != "header")
+            yield found._replace(bytes=size), ""
+            return
         found, untried = _read(source, check)
     except (FileNotFoundError, NotADirectoryError):
         yield IndexRow(status="missing", reason="no such file"), ""
@@ -119,6 +129,10 @@ def stages(video: Source | Path, check: Check) -> Iterator[tuple[IndexRow, str]]
 def check_file(source: Source) -> None:
     """Raises `Unusable` for what cannot be a video file, and `OSError` if it is not there."""
     size = source.size()
+    if source.is_sequence:
+        return
+    if source.path.is_dir():
+        raise Unusable("a folder without numbered images")
     if source.offset is None and not source.path.is_file():
         raise Unusable("not a regular file")
     if size == 0:

@@ -12,6 +12,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from snvideo.data.files import EXTENSIONS, scan_videos
+from snvideo.data.image_sequences import (
+    find_sequence,
+    is_sequence,
+    list_images,
+    without_pattern,
+)
 from snvideo.data.index import IndexRow
 from snvideo.data.indexing.listing import (
     LABELLED,
@@ -45,6 +51,9 @@ def read_labels(path: Path) -> list[str]:
     return names
 
 
+OTHER_NUMBER = "its list states another number of images"
+
+
 def read_kinetics(
     csvs: Sequence[Path],
     videos: Path,
@@ -69,7 +78,7 @@ def read_kinetics(
     """
     files: defaultdict[str, list[str]] = defaultdict(list)
     for path in scan_videos(videos):
-        files[PurePosixPath(path).stem].append(path)
+        files[without_pattern(path).stem].append(path)
     found: list[tuple[list[str], IndexRow]] = []
     places: dict[str, str] = {}
     skipped = Counter[str]()
@@ -103,7 +112,7 @@ def read_kinetics(
     rows = note_repeats(
         join_rows(labelled) if multi_label else labelled,
         skipped,
-        key=lambda path: PurePosixPath(path).stem,
+        key=lambda path: without_pattern(path).stem,
     )
     listed = {row.path for row in rows}
     spare = {path for others in namesakes.values() for path in others} - listed
@@ -229,7 +238,10 @@ def read_class_folders(
 
 
 def _in_folders(path: str, flat: Collection[str]) -> PurePosixPath:
-    """A path without its tar file, or with a folder in the place of one that counts as such."""
+    """A path without its tar file, or with a folder in the place of one that counts as such; of an
+    image sequence its folder."""
+    if is_sequence(path):
+        return without_pattern(path)
     tar, name = split_member(path)
     at = PurePosixPath(tar)
     counts = tar in flat or at.stem.lower() in SPLITS
@@ -242,7 +254,8 @@ def read_lists(
     labels: Sequence[str] | None = None,
     multi_label: bool = False,
 ) -> Listing:
-    """List videos from files as PySlowFast and mmaction2 read them: a path and a label id a line.
+    """List videos from files as PySlowFast and mmaction2 read them: a path and a label id a line;
+    of a folder of numbered images its number of images stands between.
 
     The last space, tab or comma of a line separates, so paths may hold some; they may stand in
     quotation marks, as pandas writes them then. Videos without a label, of lists of paths alone or
@@ -262,6 +275,7 @@ def read_lists(
     root = videos.absolute()
     for split, file in ((split_name(name), file) for name, file in files.items()):
         for where, path, several in _listed(file, pattern, split in LABELLED):
+            path, several, remark = _sequence(root, path, several)
             if (label := max(several, default=-1)) < 0 and split in LABELLED:
                 skipped[UNLABELLED] += 1
                 continue
@@ -272,7 +286,8 @@ def read_lists(
                 )
             path = path.relative_to(root) if path.is_relative_to(root) else path
             several = several if label >= 0 else []  # test lists whose labels are secret
-            found.append(with_labels(IndexRow(path.as_posix(), split=split), several))
+            row = IndexRow(path.as_posix(), split=split, reason=remark)
+            found.append(with_labels(row, several))
     if labels is None:
         most = max((label for row in found for label in row.label_ids), default=-1)
         labels = [str(label) for label in range(most + 1)]
@@ -298,6 +313,25 @@ def _listed(
             yield where, Path(path), []
         else:
             raise SnvideoError(f"{where}: {line.strip()[:80]!r}: expected path and label id")
+
+
+def _sequence(root: Path, path: Path, labels: list[int]) -> tuple[Path, list[int], str]:
+    """Path, labels and a remark of a line that may name a folder of images, as `v 120 3`, in which
+    the second is their number; the remark is that it is another one."""
+    stated = None
+    if path.suffix.lower() not in EXTENSIONS and not (root / path).is_dir():
+        folder, _, number = str(path).rpartition(" ")
+        if number.isascii() and number.isdigit() and folder and (root / folder).is_dir():
+            path, stated = Path(folder), int(number)
+    elif len(labels) > 1 and (root / path).is_dir():  # of several labels, the first is none
+        stated, *labels = labels
+    if path.suffix.lower() in EXTENSIONS or not (root / path).is_dir():
+        return path, labels, ""
+    pattern, _ = find_sequence(file.name for file in (root / path).iterdir())
+    if not pattern:
+        return path, labels, ""
+    images = len(list_images(root / path / pattern))
+    return path / pattern, labels, OTHER_NUMBER if stated not in (None, images) else ""
 
 
 def _unquoted(text: str) -> str:

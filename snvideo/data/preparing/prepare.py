@@ -15,6 +15,7 @@ from typing import Any
 
 from snvideo.atomic import write_atomic
 from snvideo.data.files import claim_folder, remove_unfinished
+from snvideo.data.image_sequences import is_sequence
 from snvideo.data.index import IndexRow, read_rows
 from snvideo.data.index_meta import read_meta
 from snvideo.data.indexing.build import build_index
@@ -212,10 +213,16 @@ def output_names(paths: Iterable[str], root: Path) -> dict[str, str]:
         else PurePath("_outside", *file.parts[1:])
         for file in files.values()
     }
+    # Of an image sequence the folder, as if it had an extension.
+    places |= {
+        file: place.parent.with_name(f"{place.parent.name}.images")
+        for file, place in places.items()
+        if is_sequence(file.name) and place.parent.name
+    }
     names = {file: place.with_suffix(".mp4") for file, place in places.items()}
     number = Counter(names.values())
     names |= {
-        file: places[file].with_name(f"{file.name}.mp4")
+        file: places[file].with_name(f"{places[file].name}.mp4")
         for file, name in names.items()
         if number[name] > 1
     }

@@ -20,6 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from snvideo.atomic import atomic_path
 from snvideo.data.decoding.orientation import upright
 from snvideo.data.decoding.pyav import main_stream, open_video
+from snvideo.data.image_sequences import list_images, sequence_pictures
 from snvideo.data.source import Source, Unusable
 from snvideo.data.watchdog import watched
 
@@ -56,7 +57,15 @@ class EncodeState(NamedTuple):
 
 def shown_frames(video: Source | Path) -> Iterator[VideoFrame]:
     """Frames of a video as `data.decoding` numbers them, as many as can be decoded."""
-    with open_video(video) as container:
+    source = Source.of(video)
+    if source.is_sequence:
+        try:
+            for picture in sequence_pictures(source.path, list_images(source.path)):
+                yield VideoFrame.from_ndarray(picture, format="rgb24")
+        except (ValueError, OSError):
+            return
+        return
+    with open_video(source) as container:
         try:
             yield from watched(container.decode(main_stream(container)))
         except (FFmpegError, OSError):

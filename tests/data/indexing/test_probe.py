@@ -167,7 +167,7 @@ def _picture(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "empty file"),
         (lambda path: path.write_text("404 not found\n" * 99), "no video header: not a video"),
         (lambda path: path.write_bytes(bytes(range(256)) * 99), "no video header: not a video"),
-        (Path.mkdir, "not a regular file"),
+        (Path.mkdir, "a folder without numbered images"),
         (_audio_only, "no video stream, only audio"),
         (_picture, "a picture, not a video"),
         (lambda path: write_video(path, frames=5, hidden=5), "no frame can be decoded"),
