@@ -104,7 +104,7 @@ def test_batches_fit_memory_videos_and_processes(videos, fit, devices, batch) ->
 
 def test_norms_by_the_clips_of_a_group() -> None:
     assert choose_norm("i3d_tiny", 8, None).value == {"name": "bn"}
-    assert choose_norm("i3d_tiny", 2, None).value == {"name": "gn", "groups": 8}
+    assert choose_norm("i3d_tiny", 4, None).value == {"name": "gn", "groups": 8}
     assert choose_norm("x3d_s", 1, None).value == {"name": "gn"}
 
 
