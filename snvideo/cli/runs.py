@@ -251,8 +251,11 @@ def export(
     from snvideo import load_model
     from snvideo.models.export import export_model
 
-    difference = export_model(load_model(model), out)
-    typer.echo(out if difference is None else f"{out}: logits agree to {difference:.1e}")
+    check = export_model(load_model(model), out)
+    if check is None:
+        typer.echo(out)
+    else:
+        typer.echo(f"{out}: logits agree to {check.difference:.1e}; takes {check.lengths}")
 
 
 def push(
