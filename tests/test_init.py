@@ -71,7 +71,7 @@ def test_nothing_is_overwritten_and_an_index_is_gone_on_with(videos, init, tmp_p
     index, config = tmp_path / "my_videos.csv", tmp_path / "my_videos.yaml"
     before = [path.read_bytes() for path in (index, config)]
     code, lines = init(videos, "--out", tmp_path)
-    assert code == 2 and "my_videos.csv exists: 'snvideo init" in lines[-1]
+    assert code == 2 and "my_videos.csv exists: for a config of it give its name" in lines[-1]
     code, lines = init(index, "--out", tmp_path)
     assert code == 2 and "my_videos.yaml exists: name another folder with --out" in lines[-1]
     assert [path.read_bytes() for path in (index, config)] == before
@@ -110,7 +110,7 @@ def test_what_goes_wrong_behind_the_index_leaves_it(videos, init, tmp_path, monk
     monkeypatch.setattr(starter_config, "FINE_TUNING", "no/such/config")
     weights = random_weights(tmp_path / "model.safetensors")
     code, lines = init(videos, "--out", tmp_path / "out", "--weights", weights)
-    assert code == 2 and "my_videos.csv' goes on)" in lines[-1]
+    assert code == 2 and "my_videos.csv goes on with it" in lines[-1]
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["my_videos.csv", "my_videos.json"]
 

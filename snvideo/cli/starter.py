@@ -44,8 +44,8 @@ def init(
     config, run = out / f"{name}.yaml", out / "runs" / name
     if not indexed and index.exists():
         raise SnvideoError(
-            f"{index} exists: 'snvideo init {shlex.quote(str(index))}' writes a config for it, "
-            "--out names another folder"
+            f"{index} exists: for a config of it give its name, snvideo init "
+            f"{shlex.quote(str(index))}; --out names another folder"
         )
     for path in (config, run) if indexed else (config, run, index.with_suffix(".json")):
         if path.exists():
@@ -59,7 +59,8 @@ def init(
         why = f"cannot write {config}: {error.strerror}: name another folder with --out"
         raise SnvideoError(why) from None
     except SnvideoError as error:
-        again = "" if indexed else f" (the index is written: 'snvideo init {index}' goes on)"
+        named = shlex.quote(str(index))
+        again = "" if indexed else f"; the index is written, snvideo init {named} goes on with it"
         raise SnvideoError(f"{error}{again}") from None
 
 
