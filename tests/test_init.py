@@ -11,7 +11,6 @@ from snvideo import cli
 from snvideo.config import load_config
 from snvideo.data.index import read_rows
 from tests.data.videos import write_video
-from tests.engine.runs import start
 from tests.engine.weights import random_weights
 
 
@@ -42,7 +41,9 @@ def commands(lines: list[str]) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("  snvideo ")]
 
 
-def test_the_printed_commands_lead_to_a_trained_network_and_a_look_at_it(videos, init, tmp_path):
+def test_the_printed_commands_lead_to_a_trained_network_and_a_look_at_it(
+    videos, init, tmp_path, capsys
+):
     code, lines = init(videos, "--out", tmp_path)
     assert code == 0, lines
     train, evaluate, predict = commands(lines)
@@ -55,15 +56,16 @@ def test_the_printed_commands_lead_to_a_trained_network_and_a_look_at_it(videos,
     splits = [row.split for row in read_rows(config.data.index)]
     assert splits.count("val") == 2 and splits.count("train") == 10
 
-    log, run = tmp_path / "log", tmp_path / "runs/my_videos"
-    shorter = ("optim.epochs=1", "optim.warmup_epochs=0", "log.trackers=[]")
-    start("command", *train, *shorter, log=log).done()
+    run = tmp_path / "runs/my_videos"
+    shorter = ["optim.epochs=1", "optim.warmup_epochs=0", "log.trackers=[]"]
+    assert cli.run([*train, *shorter]) == 0
     assert json.loads((run / "results.json").read_text())["videos"] == 2
-    start("command", *evaluate, log=log).done()
+    assert cli.run(evaluate) == 0
     assert json.loads((run / "evaluation.json").read_text())["views"] == {"clips": 10, "crops": 3}
-    log.unlink()
-    start("command", *predict, log=log).done()
-    assert "turn left" in log.read_text() and "turn right" in log.read_text()
+    capsys.readouterr()
+    assert cli.run(predict) == 0
+    printed = capsys.readouterr().out
+    assert "turn left" in printed and "turn right" in printed
 
 
 def test_nothing_is_overwritten_and_an_index_is_gone_on_with(videos, init, tmp_path):
