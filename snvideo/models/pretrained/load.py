@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snvideo.errors import SnvideoError
 from snvideo.models.config import WeightsConfig
 from snvideo.models.non_local import NonLocal
-from snvideo.models.pretrained.formats import WeightsSource, norm_kind
+from snvideo.models.pretrained.formats.source import WeightsSource, norm_kind
 from snvideo.models.pretrained.load_report import LoadReport, Status, TensorEntry
 from snvideo.models.pretrained.metadata import WeightsMetadata, layer_strides
 from snvideo.models.pretrained.name_mapping import (

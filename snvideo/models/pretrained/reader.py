@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from snvideo.errors import SnvideoError
+from snvideo.models.pretrained.array_pickle import TORCH_LEGACY, read_array_pickle
 
-_ENVELOPES = ("model_state", "state_dict", "model")
+_ENVELOPES = ("model_state", "state_dict", "model", "blobs")
 """Keys of the state dict: PySlowFast and pytorchvideo; mmaction2 and many others; torchvision's
-training scripts and checkpoints of snvideo."""
+training scripts and checkpoints of snvideo; Caffe2."""
 
 
 class Contents(NamedTuple):
@@ -35,7 +36,7 @@ class Contents(NamedTuple):
 
 
 def read_weights(path: Path) -> Contents:
-    """Read tensors and plain values from safetensors, or a file of torch.save of any version.
+    """Read tensors and plain values from safetensors, torch.save of any version, or Caffe2.
 
     Raises:
         SnvideoError: if it is not there, is damaged, is something else, or holds anything that
@@ -62,6 +63,8 @@ def read_weights(path: Path) -> Contents:
                 with safetensors.safe_open(path, "pt") as opened:
                     extra = dict(opened.metadata() or {})
                 state: Any = load_file(path)
+            elif head[:1] == b"\x80" and head[2:4] != TORCH_LEGACY:
+                state = read_array_pickle(path)
             else:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler may raise anything

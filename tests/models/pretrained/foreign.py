@@ -83,6 +83,77 @@ def pyslowfast(net: nn.Module) -> State:
     return state | of(net.blocks[-1].proj, "head.projection")
 
 
+def pyslowfast_x3d(net: nn.Module) -> State:
+    """X3D of pytorchvideo in the names of PySlowFast."""
+    stem, *stages, head = net.blocks
+    # Named by what they do: pytorchvideo's own names are the wrong way round.
+    over_space, over_time = sorted(
+        (stem.conv.conv_t, stem.conv.conv_xy), key=lambda conv: conv.kernel_size[0]
+    )
+    state = of(over_space, "s1.pathway0_stem.conv_xy") | of(over_time, "s1.pathway0_stem.conv")
+    state |= of(stem.norm, "s1.pathway0_stem.bn")
+    for stage, number, block in _places(stages):
+        name = f"s{stage + 2}.pathway0_res{number}"
+        if block.branch1_conv is not None:
+            state |= of(block.branch1_conv, f"{name}.branch1")
+        if block.branch1_norm is not None:
+            state |= of(block.branch1_norm, f"{name}.branch1_bn")
+        inside, (norm, squeeze) = block.branch2, block.branch2.norm_b
+        convs = {"a": inside.conv_a, "b": inside.conv_b, "c": inside.conv_c}
+        for letter, conv in convs.items():
+            state |= of(conv, f"{name}.branch2.{letter}")
+        for letter, one in {"a": inside.norm_a, "b": norm, "c": inside.norm_c}.items():
+            state |= of(one, f"{name}.branch2.{letter}_bn")
+        if not isinstance(squeeze, nn.Identity):
+            first, _, second, _ = squeeze.block
+            state |= of(first, f"{name}.branch2.se.fc1") | of(second, f"{name}.branch2.se.fc2")
+    state |= of(head.pool.pre_conv, "head.conv_5") | of(head.pool.pre_norm, "head.conv_5_bn")
+    return state | of(head.pool.post_conv, "head.lin_5") | of(head.proj, "head.projection")
+
+
+def _blobs(layer: nn.Module, name: str) -> State:
+    """Blobs of a convolution or a linear layer, or of the norm behind one."""
+    letters = {"weight": "w", "bias": "b"}
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        letters = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
+    state = layer.state_dict()
+    return {f"{name}_{letter}": state[field] for field, letter in letters.items() if field in state}
+
+
+def caffe2(net: nn.Module) -> State:
+    """A network of pytorchvideo's builders in the names of Caffe2."""
+    state: State = {}
+    for pathway, (stem, stages) in enumerate(_pathways(net)):
+        fast = "t_" * pathway
+        state |= _blobs(stem.conv, f"{fast}conv1") | _blobs(stem.norm, f"{fast}res_conv1_bn")
+        for stage, number, block in _places(stages):
+            name = f"{fast}res{stage + 2}_{number}"
+            if block.branch1_conv is not None:
+                state |= _blobs(block.branch1_conv, f"{name}_branch1")
+                state |= _blobs(block.branch1_norm, f"{name}_branch1_bn")
+            for letter in "abc":
+                conv, norm = (
+                    getattr(block.branch2, f"{kind}_{letter}") for kind in ("conv", "norm")
+                )
+                state |= _blobs(conv, f"{name}_branch2{letter}")
+                state |= _blobs(norm, f"{name}_branch2{letter}_bn")
+            for part in ("theta", "phi", "g", "out"):
+                if hasattr(block, "non_local"):
+                    layer = getattr(block.non_local, f"conv_{part}")
+                    state |= _blobs(layer, f"nonlocal_conv{stage + 2}_{number}_{part}")
+            if hasattr(block, "non_local"):
+                norm = block.non_local.norm
+                state |= _blobs(norm, f"nonlocal_conv{stage + 2}_{number}_bn")
+    depths = [len(stage.res_blocks) for stage in _pathways(net)[0][1]]
+    for number, fusion in enumerate(_fusions(net)):
+        behind = (
+            "t_pool1" if number == 0 else f"t_res{number + 1}_{depths[number - 1] - 1}_branch2c_bn"
+        )
+        state |= _blobs(fusion.conv_fast_to_slow, f"{behind}_subsample")
+        state |= _blobs(fusion.norm, f"{behind}_subsample_bn")
+    return state | _blobs(net.blocks[-1].proj, "pred")
+
+
 def kernel_of(layer: nn.Module) -> nn.Conv3d:
     """A convolution, or the depthwise one of ip-CSN's two."""
     return layer if isinstance(layer, nn.Conv3d) else layer.depthwise

@@ -13,7 +13,7 @@ from torchvision.models.video import R3D_18_Weights, r3d_18
 
 from snvideo.errors import SnvideoError
 from snvideo.models.pretrained import open_weights
-from snvideo.models.pretrained.formats import IMAGENET, KINETICS
+from snvideo.models.pretrained.formats.source import IMAGENET, KINETICS
 from tests.models.pretrained.nets import blank, lively, take
 
 

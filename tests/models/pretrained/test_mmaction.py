@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
 from snvideo.models.pretrained import open_weights
-from snvideo.models.pretrained.formats import IMAGENET, TORCHVISION
+from snvideo.models.pretrained.formats.source import IMAGENET, TORCHVISION
 from tests.models.pretrained import foreign
 from tests.models.pretrained.nets import CLASSES, blank, error, lively, source, take
 

@@ -10,7 +10,8 @@ from torchvision.models import video
 from snvideo.errors import SnvideoError
 from snvideo.models import create_model
 from snvideo.models.pretrained import open_weights
-from snvideo.models.pretrained.formats import KINETICS, identify
+from snvideo.models.pretrained.formats import identify
+from snvideo.models.pretrained.formats.source import KINETICS
 from snvideo.models.pretrained.reader import Contents
 from tests.models.pretrained import foreign
 from tests.models.pretrained.nets import CLASSES, blank, error, lively, source, take
