@@ -12,10 +12,11 @@ import torch
 import typer
 from output import JsonFile, MarkdownFile, processor, publish
 from sheets import Row, ratio_sheets
-from timing import ratio, seconds, take_turns
+from timing import seconds
 from torch import Tensor, nn
 
 from snvideo.engine.conv3d import REMEDY, TOLERANCE
+from snvideo.engine.turns import ratio, take_turns
 
 KERNELS = {
     "stem 5x7x7": ((3, 64, (5, 7, 7)), 8, 224),

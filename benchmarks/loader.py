@@ -41,7 +41,7 @@ from rivals import (
     request,
 )
 from sheets import SPREAD, Row, Sheet, pivot
-from timing import ratio, set_libraries_aside, take_turns
+from timing import set_libraries_aside
 from videos import (
     CORES,
     ORIGINALS,
@@ -60,6 +60,7 @@ from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig
 from snvideo.data.dataset import SampleKey
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import train_loader
+from snvideo.engine.turns import ratio, take_turns
 from snvideo.errors import SnvideoError
 
 BASES = (MMACTION, PYAV_VIDEO, DECORD_VIDEO, DECORD, TORCHCODEC, SPDL)

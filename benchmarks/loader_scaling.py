@@ -17,7 +17,6 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import typer
 from output import processor
-from timing import ratio, take_turns
 from videos import CORES, clip_config
 
 from snvideo.data.config import DataConfig
@@ -25,6 +24,7 @@ from snvideo.data.dataset import SampleKey, TrainDataset
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import BatchLoader
 from snvideo.data.sampling import TRAIN
+from snvideo.engine.turns import ratio, take_turns
 
 BATCH = 4
 

@@ -25,10 +25,11 @@ import typer
 from memory import peak_bytes, saved_bytes
 from output import JsonFile, MarkdownFile, processor, publish
 from sheets import Row, Sheet, memory_sheets, ratio_sheets, summary
-from timing import bandwidth, keep_freed_blocks, ratio, seconds, take_turns
+from timing import bandwidth, keep_freed_blocks, seconds
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from snvideo.engine.turns import ratio, take_turns
 from snvideo.models import create_model
 from snvideo.models.registry import BACKBONES
 from snvideo.norm import SwitchNorm3d, create_norm

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from rival_steps import Setting, Variant, Work, make_batches, make_trainer, several, trainer_turn
 from sheets import Row
-from timing import ratio, seconds, set_libraries_aside, take_turns
+from timing import seconds, set_libraries_aside
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -19,6 +19,7 @@ from snvideo.engine.performance import algorithms, autocast, memory_format
 from snvideo.engine.preemption import Preemption
 from snvideo.engine.run_dir import RunDir
 from snvideo.engine.trainer import Trainer
+from snvideo.engine.turns import ratio, take_turns
 from snvideo.models.dropout import ClipDropout
 from snvideo.norm import one_update
 

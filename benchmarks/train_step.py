@@ -47,9 +47,10 @@ from rival_steps import (
 )
 from sheets import SPREAD, Row, Sheet
 from step_overhead import BARE, BARE_BYTES, WHOLE, overhead_rows
-from timing import keep_freed_blocks, ratio, set_libraries_aside, take_turns
+from timing import keep_freed_blocks, set_libraries_aside
 from torch import nn
 
+from snvideo.engine.turns import ratio, take_turns
 from snvideo.models.cost import multiply_adds
 from snvideo.models.registry import BACKBONES
 from snvideo.norm.kernels.cpu import CPUKernels

@@ -22,7 +22,7 @@ import torch
 import typer
 from output import JsonFile, MarkdownFile, publish
 from sheets import Row, Sheet
-from timing import quartiles, ratio, set_libraries_aside, take_turns
+from timing import set_libraries_aside
 from torch import Tensor
 from videos import clip_config, find, index_videos, machine, too_short
 
@@ -32,6 +32,7 @@ from snvideo.data.dataset import EvalDataset, VideoViews, cut
 from snvideo.data.decoding import decode_frames, missing
 from snvideo.data.files import scan_videos
 from snvideo.data.index import DECODERS
+from snvideo.engine.turns import quartiles, ratio, take_turns
 from snvideo.errors import SnvideoError
 
 ONCE, SENT = "one decode", "one decode, until sent"

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from snvideo.base_config import expand_user
-from snvideo.cli import configs, features, index, norms, runs, starter, videos
+from snvideo.cli import configs, export, features, index, norms, runs, starter, videos
 from snvideo.errors import TEMPORARY_FAILURE, PreemptedError, ReportedError, SnvideoError
 
 # OpenMP's threads spin while they wait for one another. Beside the loader's workers, which need the
@@ -49,7 +49,7 @@ app = typer.Typer(
 )
 _COMMANDS: list[Callable[..., None]] = [
     *(starter.init, runs.train, runs.evaluate, runs.compare, runs.report, runs.track),
-    *(runs.predict, runs.export, runs.push, runs.clips, runs.models),
+    *(runs.predict, export.export, runs.push, runs.clips, runs.models),
     *(features.features, videos.prepare, videos.toy),
 ]
 for command in _COMMANDS:

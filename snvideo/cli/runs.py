@@ -1,4 +1,4 @@
-"""Commands on networks and runs: train, evaluate, compare, report, predict, export."""
+"""Commands on networks and runs: train, evaluate, compare, report, predict, push."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,6 @@ import typer
 from snvideo.cli import timeline as timelines
 from snvideo.cli.options import (
     INFERENCE_WORKERS,
-    WEIGHTS,
     ConfigFile,
     Device,
     Fps,
@@ -239,23 +238,6 @@ def predict(
         output.write_predictions(out, printed)
     if not all(prediction.classes for prediction in printed):
         raise typer.Exit(1)
-
-
-def export(
-    model: Annotated[Path, typer.Argument(help=WEIGHTS)],
-    out: Annotated[
-        Path, typer.Argument(help="To write: .onnx, .pt2 (torch.export) or .safetensors.")
-    ],
-) -> None:
-    """Write a network for other programs, and check that it gives the same logits."""
-    from snvideo import load_model
-    from snvideo.models.export import export_model
-
-    check = export_model(load_model(model), out)
-    if check is None:
-        typer.echo(out)
-    else:
-        typer.echo(f"{out}: logits agree to {check.difference:.1e}; takes {check.lengths}")
 
 
 def push(

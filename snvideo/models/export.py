@@ -92,7 +92,7 @@ def export_model(loaded: LoadedModel, path: Path) -> ExportCheck | None:
 def _write_program(loaded: LoadedModel, path: Path) -> ExportCheck:
     """Write a program for clips of any length, or of the network's own where that cannot be."""
     kind, frames = _FORMATS[path.suffix], loaded.metadata.preprocessing.frames
-    clips = _example(loaded)
+    clips = random_clips(loaded, 2)
     try:
         program: TorchProgram | OnnxProgram = kind(_trace(loaded, any_length=True))
         program.save(path, {})
@@ -111,17 +111,17 @@ def _write_program(loaded: LoadedModel, path: Path) -> ExportCheck:
         return ExportCheck(logit_difference(kind.load(path)(more), loaded.model(more)), lengths)
 
 
-def _example(loaded: LoadedModel) -> Tensor:
-    """Two random clips, normalized."""
+def random_clips(loaded: LoadedModel, number: int) -> Tensor:
+    """Random clips of a network's length and crop, normalized, always the same."""
     views = loaded.metadata.preprocessing
-    shape = (2, 3, views.frames, views.crop, views.crop)
+    shape = (number, 3, views.frames, views.crop, views.crop)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _trace(loaded: LoadedModel, any_length: bool) -> torch.export.ExportedProgram:
     free = {0: torch.export.Dim("clips")} | ({2: torch.export.Dim.AUTO} if any_length else {})
     return torch.export.export(
-        inference_copy(loaded.model), (_example(loaded),), dynamic_shapes=(free,)
+        inference_copy(loaded.model), (random_clips(loaded, 2),), dynamic_shapes=(free,)
     )
 
 
