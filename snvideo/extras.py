@@ -8,6 +8,7 @@ PACKAGES = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "hub": ("huggingface_hub",),
     "mlflow": ("mlflow",),
+    "ray": ("ray",),
     "report": ("matplotlib", "PIL"),
     "tensorboard": ("tensorboard",),
     "timm": ("timm",),

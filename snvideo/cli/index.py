@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from snvideo.cli.options import Fps, Merge, PartOf, Timeout, Workers
+from snvideo.cli.options import Fps, Merge, PartOf, Ray, Timeout, Workers
 from snvideo.data.image_sequences import FPS
 from snvideo.errors import SnvideoError
 
@@ -80,6 +80,7 @@ def kinetics(
     workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
     fps: Fps = FPS,
+    ray: Ray = None,
     part: PartOf = None,
     merge: Merge = False,
 ) -> None:
@@ -88,7 +89,7 @@ def kinetics(
 
     listing = sources.read_kinetics(csv, videos, _names(labels), multi_label, group_by)
     listing = _split(listing, val_fraction, group_by)
-    write_listing(listing.at_rate(fps), videos, out, check, workers, timeout, part, merge)
+    write_listing(listing.at_rate(fps), videos, out, check, workers, timeout, ray, part, merge)
 
 
 @build_app.command()
@@ -103,6 +104,7 @@ def folders(
     workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
     fps: Fps = FPS,
+    ray: Ray = None,
     part: PartOf = None,
     merge: Merge = False,
 ) -> None:
@@ -111,7 +113,7 @@ def folders(
 
     listing = sources.read_class_folders(videos, split, _names(labels))
     listing = _split(listing, val_fraction, group_by)
-    write_listing(listing.at_rate(fps), videos, out, check, workers, timeout, part, merge)
+    write_listing(listing.at_rate(fps), videos, out, check, workers, timeout, ray, part, merge)
 
 
 @build_app.command("list")
@@ -129,6 +131,7 @@ def lists(
     workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
     fps: Fps = FPS,
+    ray: Ray = None,
     part: PartOf = None,
     merge: Merge = False,
 ) -> None:
@@ -141,7 +144,7 @@ def lists(
         raise SnvideoError("no list given: add --train FILE, --val FILE or --test FILE")
     listing = sources.read_lists(files, videos, _names(labels), multi_label)
     listing = _split(listing, val_fraction, group_by)
-    write_listing(listing.at_rate(fps), videos, out, check, workers, timeout, part, merge)
+    write_listing(listing.at_rate(fps), videos, out, check, workers, timeout, ray, part, merge)
 
 
 @app.command("report")
@@ -233,6 +236,7 @@ def write_listing(
     check: Check,
     workers: int,
     timeout: float,
+    ray: str | None = None,
     part_text: str | None = None,
     merge: bool = False,
 ) -> None:
@@ -257,6 +261,7 @@ def write_listing(
                 part=part,
                 workers=min(workers, total or 1),
                 timeout=timeout,
+                ray=ray,
                 progress=lambda done: show(check, done, total),
             )
     for table in build_tables(summary):

@@ -50,6 +50,15 @@ def _check_part(context: typer.Context, value: str | bool | None) -> str | bool 
     return value
 
 
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Work on the nodes of a Ray cluster: auto, local, host:port or ray://host:port. "
+        "--workers is then that of each task.",
+    ),
+]
 PartOf = Annotated[
     str | None,
     typer.Option(

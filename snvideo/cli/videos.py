@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from snvideo.cli.options import Merge, PartOf, Timeout, Workers
+from snvideo.cli.options import Merge, PartOf, Ray, Timeout, Workers
 
 Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"]
 _WORKERS = os.cpu_count() or 1
@@ -27,6 +27,7 @@ def prepare(
     sample: Annotated[
         int, typer.Option(min=0, help="Videos to compare with their sources; 0: none.")
     ] = 50,
+    ray: Ray = None,
     part: PartOf = None,
     merge: Merge = False,
 ) -> None:
@@ -57,6 +58,7 @@ def prepare(
                 part=None if part is None else Part.parse(part),
                 workers=workers,
                 timeout=timeout,
+                ray=ray,
                 progress=show,
             )
         # Quality is that of all parts, and measured when they are put together.

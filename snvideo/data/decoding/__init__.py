@@ -9,9 +9,12 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 
+import snvideo
 from snvideo.data.decoding.decord import decode_decord, missing_decord
 from snvideo.data.decoding.images import decode_images
 from snvideo.data.decoding.pyav import decode_pyav
@@ -38,6 +41,12 @@ class DecodeError(Exception):
 def missing(decoder: str) -> str:
     """Reason why a decoder cannot be used, in a line with what to install; nothing if it can."""
     return _MISSING[decoder]() if decoder in _MISSING else ""
+
+
+def software() -> dict[str, Any]:
+    """Versions and decoders that the rows of an index depend on, where several machines make it."""
+    decoders = [decoder for decoder in DECODE if not missing(decoder)]
+    return {"snvideo": snvideo.__version__, "av": av.__version__, "decoders": decoders}
 
 
 @cache

@@ -1,7 +1,6 @@
 """Building of a clip index: a source's listing joined with probes of its files."""
 
 import csv
-import functools
 import json
 import logging
 import mmap
@@ -70,6 +69,7 @@ def build_index(
     part: Part | None = None,
     workers: int = 1,
     timeout: float = 120.0,
+    ray: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> BuildSummary:
     """Probe the files of a listing and write their index, `out` and the JSON file beside it.
@@ -85,7 +85,7 @@ def build_index(
         part: the part of the rows that is built, as an index of its own beside `out`
             (`part.path(out)`), which `snvideo.data.indexing.merge` puts together with the others.
             One that is finished is left as it is. None: all.
-        check, workers, timeout: as for `snvideo.data.indexing.probe.probe_all`.
+        check, workers, timeout, ray: as for `snvideo.data.indexing.probe.probe_all`.
         progress: called with the number of videos done, at the start and after each one.
 
     Raises:
@@ -119,7 +119,12 @@ def build_index(
             return BuildSummary.of(read_rows(out), listing.skipped)
         digest = listing_digest(listing, videos, check, remarks=True)
         partial = out.with_name(f".{out.name}.{digest[:12]}.part")
-        probe = functools.partial(probe_all, check=check, workers=workers, timeout=timeout)
+        # A folder that is seen from here must be seen by all nodes.
+        folders = [videos] if videos.is_dir() else []
+
+        def probe(sources: Iterable[Source]) -> Generator[IndexRow, None, None]:
+            return probe_all(sources, check, workers, timeout, ray, folders)
+
         _write_rows(listing, videos, partial, probe, report)
         try:
             summary = BuildSummary.of(read_rows(partial), listing.skipped)

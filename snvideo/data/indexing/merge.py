@@ -79,13 +79,13 @@ def _all_parts(out: Path) -> list[Part]:
 
 
 def _check_same_run(out: Path, parts: list[Part], facts: dict[str, Any]) -> None:
-    """Raises `SnvideoError` if a part was not made as `facts` say, or with other decoders than the
+    """Raises `SnvideoError` if a part was not made as `facts` say, or with other software than the
     first one."""
-    decoders = read_facts(parts[0].path(out)).get("decoders")
+    software = read_facts(parts[0].path(out)).get("software")
     for part in parts:
         path = part.path(out)
         found = read_facts(path)
-        expected = {**facts, "part": str(part), "decoders": decoders}
+        expected = {**facts, "part": str(part), "software": software}
         if names := differing_facts(found, expected):
             raise SnvideoError(
                 f"index {path}: of another run, which differs in {', '.join(names)}: delete it, "

@@ -8,11 +8,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from snvideo.data.decoding import missing
-from snvideo.data.index import DECODERS
+from snvideo.data.decoding import software
 from snvideo.data.index_meta import VERSION
 from snvideo.data.indexing.listing import Listing
 from snvideo.errors import SnvideoError
@@ -66,7 +66,7 @@ def take_part(listing: Listing, part: Part | None) -> Listing:
         return listing
     numbers = part_numbers((row.path for row in listing.rows), part.parts)
     rows = [row for row, number in zip(listing.rows, numbers, strict=True) if number == part.number]
-    return Listing(rows, listing.labels, listing.source, listing.skipped, listing.namesakes)
+    return replace(listing, rows=rows)
 
 
 def listing_digest(listing: Listing, videos: Path, check: str, *, remarks: bool) -> str:
@@ -82,12 +82,12 @@ def listing_digest(listing: Listing, videos: Path, check: str, *, remarks: bool)
 
 def part_facts(listing: Listing, videos: Path, check: str, part: Part) -> dict[str, Any]:
     """Facts that the JSON file beside a part has in addition to that of an index: part, rows of all
-    parts, and the decoders that were there to try."""
+    parts, and the software that looked into the files."""
     return {
         "part": str(part),
         # Without remarks, in which preparing has failures of its own part alone.
         "listing": listing_digest(listing, videos, check, remarks=False),
-        "decoders": [decoder for decoder in DECODERS if not missing(decoder)],
+        "software": software(),
     }
 
 

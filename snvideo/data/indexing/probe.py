@@ -4,7 +4,7 @@ File headers are not to be believed: downloads are cut off, edit lists hide fram
 packets that hold no frame. So packets are read, and frames decoded where packets do not tell.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,8 @@ from snvideo.data.indexing.bitstream import may_have_fields
 from snvideo.data.indexing.scan import StreamScan
 from snvideo.data.indexing.sequence_probe import probe_sequence
 from snvideo.data.indexing.trial import FRAMES, seeks_right
+from snvideo.data.ray_pool import video_pool
 from snvideo.data.source import Source, Unusable
-from snvideo.data.workers import WorkerPool, discard_output
 
 Check = Literal["header", "packets", "decode"]
 
@@ -55,8 +55,12 @@ def probe_all(
     check: Check,
     workers: int,
     timeout: float = 120.0,
+    ray: str | None = None,
+    folders: Sequence[Path] = (),
 ) -> Generator[IndexRow, None, None]:
     """Probe videos by a check of `stages` in so many processes, results in their order.
+
+    On a Ray cluster, `ray` is its address, and `folders` are what its nodes must see.
 
     A file that gives no packet and no frame for `timeout` seconds is broken; one that PyAV had read
     before another decoder died is usable, by those that were tried before.
@@ -65,7 +69,15 @@ def probe_all(
     window = max(1000, 100 * workers)
     function = partial(stages, check=check)
     with closing(
-        WorkerPool(function, workers, timeout, window=window, initializer=discard_output)
+        video_pool(
+            function,
+            workers,
+            timeout,
+            ray=ray,
+            folders=folders,
+            describe=lambda video: str(Source.of(video).path),
+            window=window,
+        )
     ) as pool:
         for found, failure in pool.run(videos):
             if failure is not None:

@@ -23,8 +23,9 @@ from snvideo.data.indexing.listing import Listing
 from snvideo.data.indexing.merge import merge_parts
 from snvideo.data.indexing.parts import Part, part_numbers, parts_beside, take_part
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeState, reencode
+from snvideo.data.ray_pool import RayPool, video_pool
 from snvideo.data.source import Source
-from snvideo.data.workers import WorkerPool, discard_output
+from snvideo.data.workers import WorkerPool
 from snvideo.errors import SnvideoError
 from snvideo.lock import check_unlocked, lock_path, locked_output
 
@@ -55,6 +56,7 @@ def prepare_videos(
     part: Part | None = None,
     workers: int = 1,
     timeout: float = 120.0,
+    ray: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> PrepareSummary:
     """Re-encode the usable videos of an index and write the index of the new files.
@@ -69,6 +71,7 @@ def prepare_videos(
             `merge_prepared`. None: all.
         workers: processes, each for one video at a time.
         timeout: seconds without progress after which a video is given up.
+        ray: address of the Ray cluster to work on; see `snvideo.data.ray_pool.RayPool`.
         progress: called with the step (`encode`, then `index`), and videos that are done, of all.
 
     Raises:
@@ -84,7 +87,17 @@ def prepare_videos(
             old.path(new).unlink(missing_ok=True)
         try:
             jobs = _jobs(index, out, names, part)
-            kept, reasons = _encode(jobs, settings, workers, timeout, partial(report, "encode"))
+            pool = video_pool(
+                partial(reencode, settings=settings),
+                workers,
+                timeout,
+                ray=ray,
+                folders=(video_root(index), out),
+                describe=lambda job: str(job.source.path),
+                ahead=1,
+                window=100 * workers,
+            )
+            kept, reasons = _encode(jobs, pool, partial(report, "encode"))
         finally:
             if part is None:
                 remove_unfinished(out)
@@ -97,6 +110,7 @@ def prepare_videos(
             part=part,
             workers=workers,
             timeout=timeout,
+            ray=ray,
             progress=lambda done: report("index", done, rows),
         )
         return _summarize(index, part.path(new) if part else new, names, kept, part)
@@ -136,12 +150,12 @@ def _preparing(
 
 def _jobs(index: Path, out: Path, names: dict[str, str], part: Part | None) -> dict[str, EncodeJob]:
     """Work on each new file of a part, by its name."""
-    root, jobs = video_root(index), {}
+    root, folder, jobs = video_root(index), out.absolute(), {}
     for row in _rows(index, names, part):
         if row.status == "ok":
             name = names[row.path]
             source = Source(root / row.path, row.offset, row.bytes)
-            jobs[name] = EncodeJob(source, out / name, row.orientation, row.fps)
+            jobs[name] = EncodeJob(source, folder / name, row.orientation, row.fps)
     return jobs
 
 
@@ -156,9 +170,7 @@ def _rows(index: Path, names: dict[str, str], part: Part | None) -> Iterator[Ind
 
 def _encode(
     jobs: dict[str, EncodeJob],
-    settings: EncoderSettings,
-    workers: int,
-    timeout: float,
+    pool: WorkerPool[EncodeJob] | RayPool[EncodeJob],
     report: Callable[[int, int], None],
 ) -> tuple[int, dict[str, str]]:
     """Re-encode what is not done; number of new files that were, and why others are not there."""
@@ -166,14 +178,6 @@ def _encode(
     kept = len(jobs) - len(waiting)
     report(kept, len(jobs))
     reasons: dict[str, str] = {}
-    pool = WorkerPool(
-        partial(reencode, settings=settings),
-        min(workers, len(waiting) or 1),
-        timeout,
-        ahead=1,
-        window=100 * workers,
-        initializer=discard_output,
-    )
     with closing(pool):
         outcomes = zip(waiting.items(), pool.run(waiting.values()), strict=True)
         for done, ((name, job), (state, failure)) in enumerate(outcomes, kept + 1):

@@ -102,7 +102,7 @@ def test_missing_parts_are_named(videos, tmp_path) -> None:
         ("check", "differs in check, listing:"),
         ("labels", "differs in labels, listing:"),
         ("files", "differs in skipped, listing:"),
-        ("decoders", "differs in decoders:"),
+        ("software", "differs in software:"),
         ("facts", "differs in root, labels, version"),
     ],
 )
@@ -117,8 +117,8 @@ def test_parts_of_other_runs_are_refused(videos, tmp_path, monkeypatch, change, 
         listing = read_class_folders(root, labels=["kick", "hug"])
     elif change == "files":  # a replacement more, of a file that is in the other part
         shutil.copy(root / "replacement" / "2.mp4", root / "replacement" / "3.mp4")
-    elif change == "decoders":
-        monkeypatch.setattr(parts_module, "missing", lambda name: name == "decord")
+    elif change == "software":
+        monkeypatch.setattr(parts_module, "software", lambda: {"av": "17.0.0"})
     else:
         path.with_suffix(".json").write_text("[]")
     stale = listing if change == "labels" else listed(root)
