@@ -150,7 +150,7 @@ def video_pool(
 
 
 class _Chunk(NamedTuple):
-    """What all chunks have in common."""
+    """Settings of all chunks."""
 
     function: Callable[[Any], Iterator[Any]]
     workers: int
