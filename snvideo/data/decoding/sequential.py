@@ -27,6 +27,11 @@ JUMPS = "jumps of the time stamps"
 
 _CAMERA = "v4l2"
 """FFmpeg's name of Video4Linux, which does not find it by the name of a device."""
+_STDIN = "pipe:0"
+_INDEX_AT_END = (
+    "an MP4 whose index stands at its end, from which a pipe cannot go back: name the file itself, "
+    "or send 'ffmpeg -i FILE -c copy -f matroska -'"
+)
 _BACK = 1
 """Seconds that a frame may be earlier than the one before, without the clock having been set."""
 _AHEAD = 24 * 3600
@@ -92,7 +97,7 @@ class SequentialDecoder:
     def __init__(self, source: str, timeout: float) -> None:
         try:
             self._container: InputContainer = av.open(
-                "pipe:0" if source == "-" else source,
+                _STDIN if source == "-" else source,
                 format=_CAMERA if source.startswith("/dev/video") else None,
                 metadata_errors="ignore",
                 timeout=timeout,
@@ -180,4 +185,7 @@ class SequentialDecoder:
             yield from self._container.demux(self._stream)
         except (FFmpegError, OSError) as error:
             self.ending = f"reading stopped: {error.strerror or error}"
+            piped = self._container.name == _STDIN and not self._packets
+            if piped and "mp4" in self._container.format.name:
+                self.ending = f"reading stopped: {_INDEX_AT_END}"
             yield None

@@ -2,9 +2,13 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 
+import av
 import numpy as np
 import pytest
 
@@ -33,6 +37,49 @@ def test_frames_that_can_wait_are_all_there(video):
     for one, other in zip(found[::40], expected[::40], strict=True):
         np.testing.assert_array_equal(one.frame.to_ndarray(), other.frame.to_ndarray())
     assert not any(one.faults[DROPPED] for one in found)
+
+
+@contextmanager
+def standard_input(path: Path) -> Iterator[None]:
+    """The standard input, into which a thread sends a file."""
+    reading, writing = os.pipe()
+
+    def send() -> None:
+        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as pipe:
+            pipe.write(path.read_bytes())
+
+    Thread(target=send, daemon=True).start()
+    before = os.dup(0)
+    os.dup2(reading, 0)
+    os.close(reading)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
+@pytest.mark.parametrize("name, moved", [("a.mp4", False), ("a.mp4", True), ("a.mkv", False)])
+def test_an_mp4_in_a_pipe_is_read_or_told_what_to_do(tmp_path, name, moved):
+    """Its index stands at the end, unless it was moved; a pipe cannot go back to its frames."""
+    path = tmp_path / name
+    options = {"movflags": "faststart"} if moved else {}
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 96, 128, 3), np.uint8)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("libx264", 10, options={"crf": "1", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode(None))
+    assert path.stat().st_size > 300_000  # more than FFmpeg keeps of a pipe
+    with standard_input(path):
+        decoder = SequentialDecoder("-", 10)
+        count = sum(1 for _ in decoder)
+        decoder.close()
+    if name == "a.mp4" and not moved:
+        assert count == 0 and "ffmpeg -i FILE -c copy -f matroska -" in decoder.ending
+    else:
+        assert (count, decoder.ending) == (40, "")
 
 
 def test_others_are_dropped_and_counted(video):
