@@ -9,6 +9,7 @@ PACKAGES = {
     "hub": ("huggingface_hub",),
     "mlflow": ("mlflow",),
     "ray": ("ray",),
+    "remote": ("fsspec", "aiohttp"),
     "report": ("matplotlib", "PIL"),
     "tensorboard": ("tensorboard",),
     "timm": ("timm",),

@@ -245,7 +245,7 @@ def test_home_folders_in_paths(tmp_path, monkeypatch):
     weights = ("model.weights={source: ~/w.pt, classes: ~/names.txt}",)
     config = load_config("~/own.yaml", [*data, *weights])
     assert config.output == tmp_path / "run"
-    assert (config.data.index, config.data.root) == (tmp_path / "i.csv", tmp_path)
+    assert (config.data.index, config.data.root) == (tmp_path / "i.csv", str(tmp_path))
     assert config.data.quarantine == tmp_path / "q.csv"
     assert config.model.weights.source == str(tmp_path / "w.pt")
     assert config.model.weights.classes == tmp_path / "names.txt"

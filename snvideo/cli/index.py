@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from snvideo.cli.options import Fps, Merge, PartOf, Ray, Timeout, Workers
 from snvideo.data.image_sequences import FPS
+from snvideo.data.remote import as_place
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ build_app = typer.Typer(
 )
 app.add_typer(build_app, name="build")
 
-Videos = Annotated[Path, typer.Argument(help="Folder of the videos; the index's paths start here.")]
+Videos = Annotated[
+    Path,  # or a `RemotePath`, which typer need not know
+    typer.Argument(
+        help="Folder of the videos, or its URL; the index's paths start here.", parser=as_place
+    ),
+]
 Out = Annotated[Path, typer.Option(help="The index to write, a .csv; a .json goes beside it.")]
 Labels = Annotated[
     Path | None, typer.Option(help="Label names, one a line, in the order of their ids.")

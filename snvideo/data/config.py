@@ -1,15 +1,33 @@
 """Configuration of clips: videos, frames, crops, augmentation."""
 
-from typing import Literal
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from snvideo.base_config import Section, UserPath
+from snvideo.base_config import Section, UserPath, expand_user
+from snvideo.data.remote import is_url
 
 RGB = tuple[float, float, float]
 MEAN: RGB = (0.45, 0.45, 0.45)
 STD: RGB = (0.225, 0.225, 0.225)
 """Normalization where nothing else is stated, as in PySlowFast."""
+
+
+def _as_text(path: Any) -> Any:
+    return str(path) if isinstance(path, PurePath) else path
+
+
+def _expanded(path: str) -> str:
+    return path if is_url(path) else str(expand_user(path))
 
 
 class ClipConfig(Section):
@@ -129,8 +147,8 @@ class DataConfig(Section):
     """The clip index and what is read from it."""
 
     index: UserPath
-    root: UserPath | None = None
-    """Folder that the index's paths start from; null: the one stated beside the index."""
+    root: Annotated[str, BeforeValidator(_as_text), AfterValidator(_expanded)] | None = None
+    """Folder or URL that the index's paths start from; null: the one stated beside the index."""
     train_split: str = "train"
     val_split: str | None = None
     """Split that training is validated on, which chooses `best.pt`; null: `test_split`."""

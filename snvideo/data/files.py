@@ -4,16 +4,19 @@ import glob
 import json
 import logging
 import os
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
 from snvideo.atomic import is_unfinished, write_atomic
 from snvideo.data.image_sequences import find_sequence, is_sequence, list_images
+from snvideo.data.remote import Place, RemotePath, is_url, list_folder, tried
 from snvideo.data.source import Source
-from snvideo.data.tar import COMPRESSED, is_tar, member_headers
+from snvideo.data.tar import COMPRESSED, is_tar, member_headers, split_member
+from snvideo.data.unusable import Unusable
 from snvideo.errors import SnvideoError
 from snvideo.text import shorten, shorten_list
 
@@ -28,7 +31,7 @@ EXTENSIONS = (
 NO_PLACES = "compressed, so that members cannot be reached: unpack it, or gunzip it to a plain .tar"
 
 
-def scan_videos(folder: Path) -> list[str]:
+def scan_videos(folder: Place) -> list[str]:
     """Find all video files below a folder, by extension: POSIX paths relative to it, sorted.
 
     Those in plain tar files are among them, as `clips.tar/a.mp4`, and folders of numbered images
@@ -37,13 +40,18 @@ def scan_videos(folder: Path) -> list[str]:
     counted in the log. Folders that cannot be read are named there, and tar files that are
     compressed. No video is a `SnvideoError`.
     """
-    found: list[str] = []
-    others: Counter[str] = Counter()
-    images: Counter[str] = Counter()
+    found = _Scan(folder)
+    if isinstance(folder, RemotePath):
+        _scan_remote(folder, found)
+    else:
+        _scan_local(folder, found)
+    return found.finish()
+
+
+def _scan_local(folder: Path, found: "_Scan") -> None:
     seen: set[str] = set()
     again: list[str] = []
     unreadable: list[str] = []
-    compressed: list[str] = []
 
     def fail(error: OSError) -> None:
         if error.filename == str(folder):
@@ -61,64 +69,100 @@ def scan_videos(folder: Path) -> list[str]:
             seen.add(real)
             folders[:] = sorted(name for name in folders if name[0] != ".")
             links += (link for link in map(Path(here).joinpath, folders) if link.is_symlink())
-            inside = Path(here).relative_to(folder)
-            names = [name for name in names if name[0] != "."]
-            if not any(name.lower().endswith((*EXTENSIONS, ".tar")) for name in names):
-                sequence, more = find_sequence(names)
-                if sequence:
-                    found.append((inside / sequence).as_posix())
-                    images.update(more)
-                    continue
-            for name in names:
-                path = (inside / name).as_posix()
-                if name.lower().endswith(EXTENSIONS):
-                    found.append(path)
-                elif is_tar(name):
-                    found += (f"{path}/{member}" for member in member_videos(Path(here, name)))
-                elif name.lower().endswith(COMPRESSED):
-                    compressed.append(path)
-                else:
-                    others[Path(name).suffix.lower() or "no ending"] += 1
-    left = ", ".join(f"{number} {ending}" for ending, number in others.most_common(10))
+            found.add(Path(here).relative_to(folder), names)
     if unreadable:
         log.warning("videos %s: folders left out: %s", folder, shorten_list(unreadable))
     if again:
         log.warning("videos %s: links to folders taken already: %s", folder, shorten_list(again))
-    if compressed:
-        problem = f"{shorten_list(compressed)}: {NO_PLACES}"
-        if not found:
-            raise SnvideoError(f"videos {folder}: {problem}")
-        log.warning("videos %s: left out: %s", folder, problem)
-    if not found:
-        problem = f"no video file in it{f', but {left}' if left else ''}"
-        raise SnvideoError(f"videos {folder}: {problem}: give the folder of the videos")
-    if left:
-        log.info("videos %s: not taken for videos by their endings: %s", folder, left)
-    if images:
-        named = ", ".join(f"{number} {pattern}" for pattern, number in images.most_common(10))
-        log.warning("videos %s: images beside those of videos, left out: %s", folder, named)
-    return sorted(found)
 
 
-def member_videos(tar: Path) -> list[str]:
+def _scan_remote(folder: RemotePath, found: "_Scan") -> None:
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    try:
+        for file in tried(lambda: list_folder(folder, below=True)):
+            inside, _, name = file.name.rpartition("/")
+            names[inside].append(name)
+    except FileNotFoundError:
+        raise SnvideoError(f"videos {folder}: no such folder") from None
+    except Unusable as error:
+        raise SnvideoError(f"videos {folder}: {error}") from None
+    for inside in sorted(names):
+        if not any(part.startswith(".") for part in inside.split("/")):
+            found.add(PurePosixPath(inside), names[inside])
+
+
+@dataclass
+class _Scan:
+    """Videos that were found below a folder, and what else there is."""
+
+    folder: Place
+    videos: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)  # ending -> files
+    images: Counter[str] = field(default_factory=Counter)  # pattern -> images beside frames
+    compressed: list[str] = field(default_factory=list)  # tar files
+
+    def add(self, inside: PurePath, names: Iterable[str]) -> None:
+        """Take the videos of a folder, whose path starts from the first one."""
+        names = [name for name in names if name[0] != "."]
+        if not any(name.lower().endswith((*EXTENSIONS, ".tar")) for name in names):
+            sequence, more = find_sequence(names)
+            if sequence:
+                self.videos.append((inside / sequence).as_posix())
+                self.images.update(more)
+                return
+        for name in names:
+            path = (inside / name).as_posix()
+            if name.lower().endswith(EXTENSIONS):
+                self.videos.append(path)
+            elif is_tar(name):
+                self.videos += (f"{path}/{member}" for member in member_videos(self.folder / path))
+            elif name.lower().endswith(COMPRESSED):
+                self.compressed.append(path)
+            else:
+                self.others[PurePath(name).suffix.lower() or "no ending"] += 1
+
+    def finish(self) -> list[str]:
+        """All videos, sorted; the log says what is left out."""
+        folder = self.folder
+        left = ", ".join(f"{number} {ending}" for ending, number in self.others.most_common(10))
+        if self.compressed:
+            problem = f"{shorten_list(self.compressed)}: {NO_PLACES}"
+            if not self.videos:
+                raise SnvideoError(f"videos {folder}: {problem}")
+            log.warning("videos %s: left out: %s", folder, problem)
+        if not self.videos:
+            problem = f"no video file in it{f', but {left}' if left else ''}"
+            raise SnvideoError(f"videos {folder}: {problem}: give the folder of the videos")
+        if left:
+            log.info("videos %s: not taken for videos by their endings: %s", folder, left)
+        if self.images:
+            named = ", ".join(f"{number} {one}" for one, number in self.images.most_common(10))
+            log.warning("videos %s: images beside those of videos, left out: %s", folder, named)
+        return sorted(self.videos)
+
+
+def member_videos(tar: Place) -> list[str]:
     """Names of the video files in a tar file, by extension, without hidden ones, sorted."""
     names = (name for name in member_headers(tar) if name.lower().endswith(EXTENSIONS))
     return sorted(name for name in names if "." not in {part[0] for part in name.split("/")})
 
 
-def find_videos(arguments: Sequence[str]) -> list[Path]:
+def find_videos(arguments: Sequence[str]) -> list[Place]:
     """Find the files that arguments name, in their order, each file once.
 
     Arguments are files, which are taken whatever they are called and whatever is in them; folders
     and tar files, of which all video files below are taken, by extension and sorted; members of tar
     files, as `clips.tar/a.mp4`; image sequences, as `v/img_*.jpg`; or patterns (`*`, `?`, `[...]`,
-    and `**` for any folders), of which all files are taken, sorted. It is a `SnvideoError` if one
-    stands for no file.
+    and `**` for any folders), of which all files are taken, sorted. All but these may be behind a
+    URL. It is a `SnvideoError` if one stands for no file.
     """
-    found: list[Path] = []
+    found: list[Place] = []
+    inside: Sequence[Place]
     for argument in arguments:
         named = shorten(argument, 200)
-        if os.path.isdir(argument):  # noqa: PTH112 - which takes any name, however long
+        if is_url(argument):
+            inside = _remote_videos(RemotePath(argument))
+        elif os.path.isdir(argument):  # noqa: PTH112 - which takes any name, however long
             inside = [Path(argument, name) for name in scan_videos(Path(argument))]
         elif os.path.lexists(argument):  # a dangling link is named, with its reason, like a file
             found += _opened(Path(argument))
@@ -141,6 +185,15 @@ def find_videos(arguments: Sequence[str]) -> list[Path]:
     return unique_files(found)
 
 
+def _remote_videos(path: RemotePath) -> list[Place]:
+    """A file that a URL is of, by its ending; else the videos in the tar file or folder."""
+    _, member = split_member(str(path))
+    if is_sequence(path.name) or (path.suffix and not is_tar(path.name)) or member:
+        return [path]
+    names = member_videos(path) if is_tar(path.name) else scan_videos(path)
+    return [path / name for name in names]
+
+
 def _opened(path: Path) -> list[Path]:
     """A file; in the place of a tar file its videos."""
     if not is_tar(path.name) or not path.is_file():
@@ -160,10 +213,13 @@ def _sequences(argument: str) -> list[Path]:
     return [sequence for sequence in found if list_images(sequence)]
 
 
-def unique_files(videos: Iterable[Path]) -> list[Path]:
+def unique_files(videos: Iterable[Place]) -> list[Place]:
     """Drop paths that name a file again, by another way to its folder."""
-    first: dict[str, Path] = {}
+    first: dict[str, Place] = {}
     for video in videos:
+        if isinstance(video, RemotePath):
+            first.setdefault(str(video), video)
+            continue
         first.setdefault(os.path.join(os.path.realpath(video.parent), video.name), video)  # noqa: PTH118
     return list(first.values())
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
+from snvideo.data.download_cache import local_copy
+from snvideo.data.remote import Place, RemotePath, list_folder, tried
 from snvideo.data.watchdog import watched
 
 if TYPE_CHECKING:
@@ -78,17 +80,27 @@ def is_flow(pattern: str) -> bool:
     return bool(_FLOW.fullmatch(pattern.partition("*")[0]))
 
 
-def list_images(sequence: Path) -> list[Image]:
+def list_images(sequence: Place) -> list[Image]:
     """Images of a sequence by number; OSError if there is no such folder."""
     before, _, after = sequence.name.partition("*")
+
+    def number(name: str) -> int | None:
+        digits = name[len(before) : len(name) - len(after)]
+        is_one = f"{before}{digits}{after}" == name and digits.isascii() and digits.isdigit()
+        return int(digits) if is_one else None
+
     found = []
+    if isinstance(sequence, RemotePath):
+        folder = RemotePath(sequence.parent)
+        for name, size in tried(lambda: list_folder(folder)):
+            if (place := number(name)) is not None:
+                found.append(Image(place, name, size, 0))
+        return sorted(found)
     with os.scandir(sequence.parent) as entries:
         for entry in entries:
-            name = entry.name
-            number = name[len(before) : len(name) - len(after)]
-            if f"{before}{number}{after}" == name and number.isascii() and number.isdigit():
+            if (place := number(entry.name)) is not None:
                 state = entry.stat()
-                found.append(Image(int(number), name, state.st_size, state.st_mtime_ns))
+                found.append(Image(place, entry.name, state.st_size, state.st_mtime_ns))
     return sorted(found)
 
 
@@ -112,6 +124,8 @@ def read_image(path: Path) -> np.ndarray:
     return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))  # without threads, unlike torch
 
 
-def sequence_pictures(sequence: Path, images: Iterable[Image]) -> Iterable[np.ndarray]:
+def sequence_pictures(sequence: Place, images: Iterable[Image]) -> Iterator[np.ndarray]:
     """Pictures of images of a sequence, each when it is asked for."""
-    return (read_image(sequence.with_name(image.name)) for image in watched(images))
+    for image in watched(images):
+        path = sequence.with_name(image.name)
+        yield read_image(local_copy(path, image.bytes) if isinstance(path, RemotePath) else path)

@@ -21,6 +21,7 @@ import numpy as np
 
 from snvideo.data.index_meta import CODING, is_proven, read_meta
 from snvideo.data.memory_file import SharedArray
+from snvideo.data.remote import Place, RemotePath, as_place, join, require_remote
 from snvideo.data.source import Source
 from snvideo.errors import SnvideoError
 
@@ -99,7 +100,7 @@ _FORMER: dict[str, tuple[str, Any]] = {
 class Video(NamedTuple):
     """A video that can be decoded; see `IndexRow` for what is not explained."""
 
-    path: Path  # absolute; of a member of a tar file through that
+    path: Place  # absolute; of a member of a tar file through that
     label: int  # the first one, or -1
     first_frame: int
     frames: int
@@ -114,7 +115,7 @@ class Video(NamedTuple):
     offset: int | None = None
 
     @classmethod
-    def of(cls, row: IndexRow, path: Path) -> "Video":
+    def of(cls, row: IndexRow, path: Place) -> "Video":
         """Video of a row, and where its file is."""
         fields = {name: getattr(row, name) for name in cls._fields if name not in ("path", "name")}
         return cls(path=path, name=row.path, **fields)
@@ -159,10 +160,12 @@ class ClipIndex:
         rows: of all splits, usable or not.
         split: whose videos these are.
         labels: label names in the order of their ids, of all splits.
-        root: absolute folder that the paths start from.
+        root: absolute folder, or URL, that the paths start from.
     """
 
-    def __init__(self, rows: Iterable[IndexRow], split: str, labels: list[str], root: Path) -> None:
+    def __init__(
+        self, rows: Iterable[IndexRow], split: str, labels: list[str], root: Place
+    ) -> None:
         self.root, self.split, self.labels = root, split, labels
         self._table, self._paths = SharedArray(_TABLE), SharedArray(np.uint8)
         self._ends, end = SharedArray(np.int64), 0
@@ -206,21 +209,23 @@ class ClipIndex:
         frames of all usable rows of all splits, in order. The root does not matter."""
 
     @classmethod
-    def load(cls, path: Path | str, split: str, root: Path | None = None) -> "ClipIndex":
+    def load(cls, path: Path | str, split: str, root: Place | str | None = None) -> "ClipIndex":
         """Read the usable videos of a split.
 
         Args:
             path: the CSV file.
             split: `train`, `val`, `test`, or whatever the index calls it.
-            root: folder that the paths start from, instead of the one stated beside the index.
+            root: folder or URL that the paths start from, instead of the one that is stated.
 
         Raises:
             SnvideoError: if a file is missing or malformed, or nothing of the split is usable.
         """
         path = Path(path)
         stated, labels = read_meta(path)
-        root = Path(root or path.parent / stated).absolute()
-        if not root.is_dir():
+        root = as_place(root or join(path.parent, stated)).absolute()
+        if isinstance(root, RemotePath):
+            require_remote()
+        elif not root.is_dir():
             raise SnvideoError(
                 f"index {path}: no video folder at {root}: set data.root to where the videos are"
             )
@@ -283,7 +288,7 @@ class ClipIndex:
         values["decoders"] = _names(values["decoders"])
         values["offset"] = None if values["offset"] < 0 else values["offset"]
         # The system's own text for these bytes, which is another one where it does not use UTF-8.
-        return Video(path=self.root / os.fsdecode(stored), name=name, **values)
+        return Video(path=join(self.root, os.fsdecode(stored)), name=name, **values)
 
 
 def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:

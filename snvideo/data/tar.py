@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from snvideo.data.remote import Place, RemotePath, file_size, open_remote, tried
+from snvideo.data.unusable import Unusable
 from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,9 @@ COMPRESSED = (
     *(".tar.z", ".tar.lzma"),
 )
 """Endings of tar files whose members have no place in them."""
+
+_BLOCK = 1 << 20
+"""Bytes that are read of a remote tar file at once while its headers are listed."""
 
 _BEHIND = 1 << 20
 """Bytes behind the mark of the end that are worth a warning; a tape's block is 10 KiB."""
@@ -64,21 +69,47 @@ def read_member(file: BinaryIO, header: int) -> TarMember | None:
     return TarMember(_tidy(found.name), found.offset_data, found.size)
 
 
-def member_headers(path: Path) -> Mapping[str, int]:
+def check_member(found: TarMember | None, name: str, size: int) -> TarMember:
+    """The member that was found at a place, if it is that of this name and size (0: any), else
+    `Unusable`."""
+    if found is None or found.name != name or size not in (0, found.bytes):
+        raise Unusable("not where it was in its tar file, which has changed")
+    return found
+
+
+def member_headers(path: Place) -> Mapping[str, int]:
     """Names of the files in a tar file, and where their headers begin.
 
     What cannot be read where it lies (links, sparse files) is left out, as are names that lead out
     of the tar file; of members of one name the last counts. The log tells of all these, and of
-    damage. `SnvideoError` if it is no tar file.
+    damage. `SnvideoError` if it is no tar file or cannot be read, `OSError` if it is not there.
     """
-    state = path.stat()
-    return _headers(path, state.st_size, state.st_mtime_ns)
+    if isinstance(path, RemotePath):
+        return _remote_headers(path)
+    try:
+        state = path.stat()
+        return _local_headers(path, state.st_size, state.st_mtime_ns)
+    except PermissionError as error:
+        raise SnvideoError(f"videos {path}: {error.strerror}") from None
 
 
 @cache
-def _headers(path: Path, size: int, changed: int) -> Mapping[str, int]:
+def _local_headers(path: Path, size: int, changed: int) -> Mapping[str, int]:
     with path.open("rb") as file:
         return list_members(file, size, str(path))
+
+
+@cache
+def _remote_headers(path: RemotePath) -> Mapping[str, int]:
+    def listed() -> Mapping[str, int]:
+        size = file_size(path)
+        with open_remote(path, _BLOCK) as file:
+            return list_members(file, size or file.seek(0, os.SEEK_END), str(path))
+
+    try:
+        return tried(listed)
+    except Unusable as error:
+        raise SnvideoError(f"videos {path}: {error}") from None
 
 
 def list_members(file: BinaryIO, size: int, named: str) -> Mapping[str, int]:

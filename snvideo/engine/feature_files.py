@@ -25,6 +25,7 @@ from snvideo.atomic import atomic_path, write_atomic
 from snvideo.data.files import claim_folder, unique_files
 from snvideo.data.image_sequences import FPS
 from snvideo.data.index import ClipIndex
+from snvideo.data.remote import Place, as_place
 from snvideo.data.source import Source
 from snvideo.engine.features import FeatureExtractor, FeatureRow, VideoFeatures
 from snvideo.errors import SnvideoError
@@ -58,7 +59,7 @@ class _Source(NamedTuple):
     """A video to be read."""
 
     name: str  # in the table
-    path: Path
+    path: Place
     state: tuple[int, int]  # bytes of the file and time of its last change, ns
     labels: tuple[int, ...] = ()
     row: int = 0  # of the index, if it is of one
@@ -75,7 +76,7 @@ class _Entry(NamedTuple):
 
 def write_features(
     extractor: FeatureExtractor,
-    videos: Iterable[Path | str] | Path | str | ClipIndex,
+    videos: Iterable[Place | str] | Place | str | ClipIndex,
     out: Path | str,
     *,
     array: bool = False,
@@ -154,7 +155,7 @@ def load_features(out: Path | str) -> tuple[Tensor, list[dict[str, str]]]:
     return values, lines
 
 
-def _sources(videos: Iterable[Path | str] | Path | str | ClipIndex) -> dict[str, _Source]:
+def _sources(videos: Iterable[Place | str] | Place | str | ClipIndex) -> dict[str, _Source]:
     """Videos by the absolute paths of their files, each once."""
     if isinstance(videos, ClipIndex):
         found: dict[str, _Source] = {}
@@ -163,11 +164,11 @@ def _sources(videos: Iterable[Path | str] | Path | str | ClipIndex) -> dict[str,
             source = _Source(video.name, video.path, _state(video.source), labels, row)
             found.setdefault(str(video.path), source)
         return found
-    paths = unique_files(map(Path, [videos] if isinstance(videos, Path | str) else videos))
+    paths = unique_files(map(as_place, [videos] if isinstance(videos, Place | str) else videos))
     return {str(path.absolute()): _Source(str(path), path, _state(path)) for path in paths}
 
 
-def _state(video: Source | Path) -> tuple[int, int]:
+def _state(video: Source | Place) -> tuple[int, int]:
     try:
         return Source.of(video).state()
     except (OSError, ValueError, SnvideoError):  # it will not be read either

@@ -17,6 +17,7 @@ from snvideo.data.dataset import EvalDataset, VideoViews
 from snvideo.data.image_sequences import FPS
 from snvideo.data.index import ClipIndex
 from snvideo.data.loader import test_loader
+from snvideo.data.remote import Place
 from snvideo.engine.content import file_hash
 from snvideo.engine.inference import NOT_FINITE, open_inference, probe_files
 from snvideo.engine.performance import precision
@@ -40,7 +41,7 @@ class FeatureRow(NamedTuple):
 class VideoFeatures(NamedTuple):
     """Features of a video, or the reason why there are none."""
 
-    video: Path  # as it was given; of an index, where the file is
+    video: Place  # as it was given; of an index, where the file is
     values: Tensor | None = None  # float32 (rows, C), on the CPU
     rows: tuple[FeatureRow, ...] = ()
     labels: tuple[int, ...] = ()  # ids of the index, where they are known
@@ -136,7 +137,7 @@ class FeatureExtractor:
 
     def extract(
         self,
-        videos: Iterable[Path | str] | Path | str | ClipIndex,
+        videos: Iterable[Place | str] | Place | str | ClipIndex,
         rows: Sequence[int] | None = None,
     ) -> Iterator[VideoFeatures]:
         """Extract features of videos as they are asked for, each file once.
@@ -153,7 +154,7 @@ class FeatureExtractor:
         """
         if isinstance(videos, ClipIndex):
             wanted = range(len(videos)) if rows is None else rows
-            first: dict[Path, int] = {}
+            first: dict[Place, int] = {}
             for row in wanted:
                 first.setdefault(videos[row].path, row)
             yield from self._extract(videos, list(first.values()))

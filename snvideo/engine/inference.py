@@ -13,6 +13,7 @@ from snvideo.data.dataset import VideoViews
 from snvideo.data.files import unique_files
 from snvideo.data.index import ClipIndex
 from snvideo.data.indexing.probe import probe_all
+from snvideo.data.remote import Place, as_place
 from snvideo.data.source import Source
 from snvideo.engine.config import SpeedConfig
 from snvideo.engine.evaluate import view_logits
@@ -116,13 +117,13 @@ class ProbedFiles:
     """Video files that were probed, of which the usable ones make an index."""
 
     index: ClipIndex  # in the order of the files; names are absolute paths
-    given: dict[str, Path]  # name -> the path as it was given, of all files
+    given: dict[str, Place]  # name -> the path as it was given, of all files
     remarks: dict[str, str]  # name -> what is odd about a usable file, or nothing
     failed: dict[str, str]  # name -> why the file is of no use
 
 
 def probe_files(
-    videos: Iterable[Path | str] | Path | str, workers: int, timeout: float, fps: float
+    videos: Iterable[Place | str] | Place | str, workers: int, timeout: float, fps: float
 ) -> Iterator[ProbedFiles]:
     """Probe video files, each once, some hundred at a time as they are asked for.
 
@@ -132,12 +133,12 @@ def probe_files(
         timeout: seconds without a packet or frame after which a file is of no use.
         fps: frames a second of image sequences.
     """
-    files = unique_files(map(Path, [videos] if isinstance(videos, Path | str) else videos))
+    files = unique_files(map(as_place, [videos] if isinstance(videos, Place | str) else videos))
     for at in range(0, len(files), _PROBED_AT_ONCE):
         yield _probe(files[at : at + _PROBED_AT_ONCE], workers, timeout, fps)
 
 
-def _probe(files: Sequence[Path], workers: int, timeout: float, fps: float) -> ProbedFiles:
+def _probe(files: Sequence[Place], workers: int, timeout: float, fps: float) -> ProbedFiles:
     given = {str(video.absolute()): video for video in files}
     remarks, failed, rows = {}, {}, []
     sources = (Source.of(name, fps) for name in given)

@@ -12,6 +12,7 @@ from torch import Tensor
 from snvideo.data.dataset import EvalDataset
 from snvideo.data.image_sequences import FPS
 from snvideo.data.loader import test_loader
+from snvideo.data.remote import Place
 from snvideo.engine.explanation import Explanation, explain_prediction
 from snvideo.engine.inference import NOT_FINITE, Inference, ProbedFiles, open_inference, probe_files
 from snvideo.engine.losses import probabilities
@@ -27,7 +28,7 @@ class Frames(NamedTuple):
 class Prediction(NamedTuple):
     """The most probable classes of a video, or the reason why there are none."""
 
-    video: Path  # as it was given
+    video: Place  # as it was given
     classes: tuple[str, ...] = ()  # the most probable first; none if the video could not be read
     probabilities: tuple[float, ...] = ()  # of these, averaged over the views
     reason: str = ""  # why the video could not be read
@@ -37,7 +38,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    videos: Iterable[Path | str] | Path | str,
+    videos: Iterable[Place | str] | Place | str,
     weights: Path | str,
     *,
     clips: int = 10,
@@ -57,7 +58,7 @@ def predict(
     and read by processes of their own: whatever is wrong with one costs that one alone.
 
     Args:
-        videos: files, or one, of whatever kind, members of tar files, image sequences.
+        videos: files, or one, of whatever kind, members of tar files, image sequences, URLs.
         weights: a .safetensors file of snvideo, or the directory of a finished run.
         clips: spread evenly over each video.
         crops: of each clip: 1 (centre) or 3 (along the long side).
@@ -99,7 +100,7 @@ class _Predictor:
     def predict(self, files: ProbedFiles) -> Iterator[Prediction]:
         """Predict videos in their order, each as soon as it and those before it are read."""
         found = self._predict(files)
-        ready: dict[Path, Prediction] = {}
+        ready: dict[Place, Prediction] = {}
         for video in files.given.values():
             while video not in ready:
                 prediction = next(found)

@@ -17,7 +17,9 @@ from snvideo.data.decoding import DecodeError
 from snvideo.data.decoding.live import LiveDecoder, is_stream
 from snvideo.data.decoding.sequential import SequentialDecoder
 from snvideo.data.indexing.probe import check_file
-from snvideo.data.source import Source, Unusable
+from snvideo.data.remote import Place, as_place
+from snvideo.data.source import Source
+from snvideo.data.unusable import Unusable
 from snvideo.data.window_views import WindowViews, read_windows
 from snvideo.data.windows import plan_windows
 from snvideo.engine.inference import NOT_FINITE, open_inference
@@ -105,7 +107,7 @@ class TimelinePredictor:
         """Names, in the order of `WindowPrediction.scores`."""
         return self._inference.network.classes
 
-    def predict(self, video: Path | str) -> Iterator[WindowPrediction]:
+    def predict(self, video: Place | str) -> Iterator[WindowPrediction]:
         """Predict the windows of a video in their order, as they are asked for.
 
         One that cannot be read is one prediction without times, with the reason.
@@ -138,7 +140,7 @@ class TimelinePredictor:
         timeout = self._inference.config.timeout
         if not is_stream(video):
             # Absolute, as FFmpeg takes what stands before a colon for a protocol.
-            source = Source.of(Path(video).absolute())
+            source = Source.of(as_place(video).absolute())
             check_file(source)
             return SequentialDecoder(source.address(), timeout)
         if video == "-" and self._delay is None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from snvideo.atomic import atomic_path
+from snvideo.data.remote import Place
 from snvideo.engine.events import Event, find_events, smooth_windows
 from snvideo.engine.timeline import TimelinePredictor, WindowPrediction
 from snvideo.report.predictions import SheetFolder, explained, one_line, probability_bar
@@ -57,7 +58,7 @@ class TimelineOutput:
 
 
 def print_timelines(
-    predictor: TimelinePredictor, videos: Iterable[Path | str], output: TimelineOutput
+    predictor: TimelinePredictor, videos: Iterable[Place | str], output: TimelineOutput
 ) -> bool:
     """Print the windows of videos as they are predicted, and write what `output` asks for.
 

@@ -166,7 +166,7 @@ def test_odd_files_are_reasons(tmp_path, weights):
         "none.mp4": "no such file",
         "picture.png": "a picture, not a video",
         "text.mp4": "no video header: not a video, or cut off before it",
-        ".": "not a regular file",
+        ".": "a folder without numbered images",
     }
     for name, reason in reasons.items():
         (found,) = predictor.predict(tmp_path / name)

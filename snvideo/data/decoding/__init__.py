@@ -8,7 +8,6 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import av
@@ -20,7 +19,10 @@ from snvideo.data.decoding.images import decode_images
 from snvideo.data.decoding.pyav import decode_pyav
 from snvideo.data.decoding.torchcodec import decode_torchcodec, missing_torchcodec
 from snvideo.data.index import Video
-from snvideo.data.source import Unusable
+from snvideo.data.remote import Place, as_place
+from snvideo.data.source import Source
+from snvideo.data.unusable import Unusable
+from snvideo.errors import SnvideoError
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def warn_of_pyav(decoder: str, trusted: int, videos: int) -> None:
 
 
 def decode_frames(
-    video: Video | Path | str,
+    video: Video | Place | str,
     numbers: Sequence[int] | np.ndarray,
     decoder: str = "pyav",
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -72,7 +74,7 @@ def decode_frames(
 
     Args:
         video: a row of an index; or a file, member of a tar file (`clips.tar/a.mp4`) or image
-            sequence (`v/img_*.jpg`), which is probed first to number its frames.
+            sequence (`v/img_*.jpg`), here or behind a URL, which is probed first to number frames.
             Frame 0 is the first *shown* frame, whatever hidden frames the file begins with.
         numbers: of the frames, from 0, in any order; repeats are decoded once.
         decoder: `pyav`; or `decord` or `torchcodec`, used where it is installed and the index
@@ -85,6 +87,7 @@ def decode_frames(
 
     Raises:
         DecodeError: if the file cannot be opened or does not hold these frames.
+        SnvideoError: if a remote file cannot be kept.
 
     Example:
         >>> from snvideo.data import ClipIndex, decode_frames
@@ -96,10 +99,10 @@ def decode_frames(
         from snvideo.data.indexing.probe import probe  # which reads packets as `pyav` does
 
         # torchcodec is tried by the check that decodes alone.
-        found = probe(Path(video), "decode" if decoder == "torchcodec" else "packets")
+        found = probe(Source.of(video), "decode" if decoder == "torchcodec" else "packets")
         if found.status != "ok":
             raise DecodeError(found.reason)
-        video = Video.of(found._replace(path=str(video)), Path(video))
+        video = Video.of(found._replace(path=str(video)), as_place(video))
     wanted, inverse = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
     trusted = decoder in video.decoders.split() and not missing(decoder)
     decode = DECODE[decoder if trusted else "pyav"]
@@ -107,7 +110,7 @@ def decode_frames(
         decode = decode_images
     try:
         decoded, counted = decode(video, wanted, transform or (lambda frame: frame))
-    except DecodeError:
+    except (DecodeError, SnvideoError):
         raise
     except Unusable as error:
         raise DecodeError(str(error)) from error

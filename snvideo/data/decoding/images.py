@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from snvideo.data.image_sequences import list_images, sequence_pictures
-from snvideo.data.source import Unusable
+from snvideo.data.unusable import Unusable
 
 if TYPE_CHECKING:
     from snvideo.data.index import Video

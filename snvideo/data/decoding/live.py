@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Condition, Thread
 
 from snvideo.data.decoding.sequential import SequentialDecoder, TimedFrame
+from snvideo.data.remote import is_object, is_url
 
 DROPPED = "frames dropped, which came too fast"
 
@@ -17,10 +17,10 @@ _MOST = 1000
 
 
 def is_stream(source: str) -> bool:
-    """True for `-` (the standard input), an address such as `rtsp://host/path`, or a camera, as
-    `/dev/video0`."""
-    address = re.match(r"[a-z][a-z0-9+.]+://", source, re.IGNORECASE)
-    return source == "-" or bool(address) or is_camera(source)
+    """True for `-` (the standard input), an address such as `rtsp://host/path`, but for those of
+    object stores (`s3://...`), or a camera, as `/dev/video0`."""
+    address = is_url(source) and not is_object(source)
+    return source == "-" or address or is_camera(source)
 
 
 def is_camera(source: str) -> bool:

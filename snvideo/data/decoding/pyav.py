@@ -19,7 +19,8 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from snvideo.data.decoding.orientation import stored_size, upright
-from snvideo.data.source import Source, Unusable
+from snvideo.data.source import Source
+from snvideo.data.unusable import Unusable
 from snvideo.data.watchdog import watched
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from snvideo.data.decoding import DecodeError
 from snvideo.data.decoding.orientation import orientation, stored_size
 from snvideo.data.decoding.pyav import main_stream, shown_picture
 from snvideo.data.index import IndexRow, Video
-from snvideo.data.source import Unusable
+from snvideo.data.unusable import Unusable
 from snvideo.data.watchdog import report_progress
 
 DAMAGED = "damaged packets or pictures"

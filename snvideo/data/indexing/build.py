@@ -26,6 +26,7 @@ from snvideo.data.indexing.parts import (
     take_part,
 )
 from snvideo.data.indexing.probe import Check, probe_all
+from snvideo.data.remote import Place, RemotePath, join, require_remote
 from snvideo.data.source import Source
 from snvideo.errors import SnvideoError
 from snvideo.lock import locked_output
@@ -62,7 +63,7 @@ class BuildSummary:
 
 def build_index(
     listing: Listing,
-    videos: Path,
+    videos: Place,
     out: Path,
     *,
     check: Check = "packets",
@@ -79,8 +80,8 @@ def build_index(
 
     Args:
         listing: from `snvideo.data.indexing.sources`.
-        videos: folder that its paths start from. Stored relative to the index if it lies inside
-            the index's folder, so that both can move together.
+        videos: folder or URL that its paths start from. Stored relative to the index if it lies
+            inside the index's folder, so that both can move together.
         out: the CSV file; its folder is made if need be.
         part: the part of the rows that is built, as an index of its own beside `out`
             (`part.path(out)`), which `snvideo.data.indexing.merge` puts together with the others.
@@ -104,6 +105,8 @@ def build_index(
             f"videos {videos}: no label is known: give the label names, in the order of their ids, "
             "with --labels"
         )
+    if isinstance(videos, RemotePath):
+        require_remote()
     report = progress or (lambda number: None)
     facts = index_facts(listing, videos, out, check)
     if part is not None:
@@ -120,7 +123,7 @@ def build_index(
         digest = listing_digest(listing, videos, check, remarks=True)
         partial = out.with_name(f".{out.name}.{digest[:12]}.part")
         # A folder that is seen from here must be seen by all nodes.
-        folders = [videos] if videos.is_dir() else []
+        folders = [videos] if isinstance(videos, Path) and videos.is_dir() else []
 
         def probe(sources: Iterable[Source]) -> Generator[IndexRow, None, None]:
             return probe_all(sources, check, workers, timeout, ray, folders)
@@ -137,10 +140,12 @@ def build_index(
     return summary
 
 
-def index_facts(listing: Listing, videos: Path, out: Path, check: Check) -> dict[str, Any]:
+def index_facts(listing: Listing, videos: Place, out: Path, check: Check) -> dict[str, Any]:
     """Facts for the JSON file beside an index, all but the counts of its rows."""
-    root, folder = (Path(os.path.normpath(path.absolute())) for path in (videos, out.parent))
-    root = root.relative_to(folder) if root.is_relative_to(folder) else root
+    root = videos
+    if isinstance(root, Path):
+        root, folder = (Path(os.path.normpath(path.absolute())) for path in (root, out.parent))
+        root = root.relative_to(folder) if root.is_relative_to(folder) else root
     facts: dict[str, Any] = {"root": root.as_posix(), "labels": listing.labels}
     facts |= {"version": VERSION, "source": listing.source, "check": check}
     return facts | {"skipped": listing.skipped}
@@ -154,7 +159,7 @@ def write_facts(out: Path, facts: dict[str, Any], summary: BuildSummary) -> None
 
 def _write_rows(
     listing: Listing,
-    videos: Path,
+    videos: Place,
     partial: Path,
     probe: Callable[[Iterable[Source]], Generator[IndexRow, None, None]],
     report: Callable[[int], None],
@@ -165,7 +170,7 @@ def _write_rows(
     report(done)
     folder = videos.absolute()
     places = (
-        Source.of(folder / path, row.fps or FPS) for row in left for path in listing.files(row)
+        Source.of(join(folder, path), row.fps or FPS) for row in left for path in listing.files(row)
     )
     with (
         partial.open("a", newline="", encoding="utf-8", errors="surrogateescape") as table,
@@ -223,7 +228,7 @@ def _resume(partial: Path) -> int:
     return sum(1 for _ in read_rows(partial)) if end else 0
 
 
-def check_usable(summary: BuildSummary, videos: Path) -> None:
+def check_usable(summary: BuildSummary, videos: Place) -> None:
     """Raises `SnvideoError` if no video is usable, with the commonest reasons."""
     if summary.total("ok"):
         return

@@ -20,6 +20,7 @@ from snvideo.data.indexing.parts import (
     read_facts,
 )
 from snvideo.data.indexing.probe import Check
+from snvideo.data.remote import Place
 from snvideo.errors import SnvideoError
 from snvideo.lock import locked_output
 from snvideo.text import shorten_list
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def merge_parts(
-    listing: Listing, videos: Path, out: Path, check: Check = "packets"
+    listing: Listing, videos: Place, out: Path, check: Check = "packets"
 ) -> BuildSummary:
     """Write an index from the parts that lie beside it, and remove them.
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from snvideo.data.decoding import software
 from snvideo.data.index_meta import VERSION
 from snvideo.data.indexing.listing import Listing
+from snvideo.data.remote import Place
 from snvideo.errors import SnvideoError
 
 MOST = 1000
@@ -69,7 +70,7 @@ def take_part(listing: Listing, part: Part | None) -> Listing:
     return replace(listing, rows=rows)
 
 
-def listing_digest(listing: Listing, videos: Path, check: str, *, remarks: bool) -> str:
+def listing_digest(listing: Listing, videos: Place, check: str, *, remarks: bool) -> str:
     """Hex SHA-256 of all that the rows of an index depend on, beside the files themselves."""
     digest = hashlib.sha256()
     for fact in (VERSION, videos.absolute(), check, listing.labels):
@@ -80,7 +81,7 @@ def listing_digest(listing: Listing, videos: Path, check: str, *, remarks: bool)
     return digest.hexdigest()
 
 
-def part_facts(listing: Listing, videos: Path, check: str, part: Part) -> dict[str, Any]:
+def part_facts(listing: Listing, videos: Place, check: str, part: Part) -> dict[str, Any]:
     """Facts that the JSON file beside a part has in addition to that of an index: part, rows of all
     parts, and the software that looked into the files."""
     return {

@@ -24,7 +24,9 @@ from snvideo.data.indexing.scan import StreamScan
 from snvideo.data.indexing.sequence_probe import probe_sequence
 from snvideo.data.indexing.trial import FRAMES, seeks_right
 from snvideo.data.ray_pool import video_pool
-from snvideo.data.source import Source, Unusable
+from snvideo.data.source import Source
+from snvideo.data.unusable import Unusable
+from snvideo.errors import SnvideoError
 
 Check = Literal["header", "packets", "decode"]
 
@@ -143,17 +145,16 @@ def check_file(source: Source) -> None:
     size = source.size()
     if source.is_sequence:
         return
-    if source.path.is_dir():
-        raise Unusable("a folder without numbered images")
-    if source.offset is None and not source.path.is_file():
-        raise Unusable("not a regular file")
+    if isinstance(source.path, Path) and source.offset is None and not source.path.is_file():
+        is_folder = source.path.is_dir()
+        raise Unusable("a folder without numbered images" if is_folder else "not a regular file")
     if size == 0:
         raise Unusable("empty file")
 
 
 def _short(error: Exception) -> str:
     """An error in one line without paths: FFmpeg's and the system's messages append them."""
-    if isinstance(error, Unusable):
+    if isinstance(error, Unusable | SnvideoError):
         return str(error)
     if isinstance(error, (FFmpegError, OSError)) and error.strerror:
         return error.strerror

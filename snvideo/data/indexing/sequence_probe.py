@@ -2,7 +2,8 @@
 
 from snvideo.data.image_sequences import list_images, sequence_pictures
 from snvideo.data.index import DECODERS, LEAST_FPS, IndexRow
-from snvideo.data.source import Source, Unusable
+from snvideo.data.source import Source
+from snvideo.data.unusable import Unusable
 
 GAPS = "gaps in the numbers of its images"
 

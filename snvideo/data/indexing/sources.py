@@ -33,6 +33,7 @@ from snvideo.data.indexing.listing import (
     split_name,
     with_labels,
 )
+from snvideo.data.remote import Place, RemotePath, as_place, is_web
 from snvideo.data.tar import split_member
 from snvideo.errors import SnvideoError
 
@@ -56,7 +57,7 @@ OTHER_NUMBER = "its list states another number of images"
 
 def read_kinetics(
     csvs: Sequence[Path],
-    videos: Path,
+    videos: Place,
     labels: Sequence[str] | None = None,
     multi_label: bool = False,
     group_column: str | None = None,
@@ -66,7 +67,8 @@ def read_kinetics(
     Files are called `{youtube_id}_{start:06d}_{end:06d}` or just `{youtube_id}`, with any video
     extension, in any subfolders. Of several, the best is taken; of as good ones that whose folders
     say that it is a replacement, or name the split and label. Rows without a label (the test sets
-    as first published) are skipped in the splits train and val alone.
+    as first published) are skipped in the splits train and val alone. A web server lists no files:
+    there they are flat, and `.mp4`.
 
     Args:
         csvs: files with the columns label, youtube_id, time_start, time_end (seconds) and split;
@@ -77,7 +79,7 @@ def read_kinetics(
         group_column: becomes `Listing.groups`, if there is such a column.
     """
     files: defaultdict[str, list[str]] = defaultdict(list)
-    for path in scan_videos(videos):
+    for path in [] if is_web(videos) else scan_videos(videos):
         files[without_pattern(path).stem].append(path)
     found: list[tuple[list[str], IndexRow]] = []
     places: dict[str, str] = {}
@@ -169,7 +171,7 @@ def _clip_paths(
 
 
 def read_class_folders(
-    videos: Path,
+    videos: Place,
     split: str = "train",
     labels: Sequence[str] | None = None,
 ) -> Listing:
@@ -250,7 +252,7 @@ def _in_folders(path: str, flat: Collection[str]) -> PurePosixPath:
 
 def read_lists(
     files: Mapping[str, Path],
-    videos: Path,
+    videos: Place,
     labels: Sequence[str] | None = None,
     multi_label: bool = False,
 ) -> Listing:
@@ -298,7 +300,7 @@ def read_lists(
 
 def _listed(
     file: Path, pattern: re.Pattern[str], labelled: bool
-) -> Iterator[tuple[str, Path, list[int]]]:
+) -> Iterator[tuple[str, Place, list[int]]]:
     """Lines of a list: place for error messages, path and label ids, none in one of paths alone."""
     lines = [(n, line) for n, line in enumerate(read_text(file).split("\n"), 1) if line.strip()]
     matches = [pattern.fullmatch(line) for _, line in lines]
@@ -308,17 +310,23 @@ def _listed(
     for (number, line), match, path in zip(lines, matches, paths, strict=True):
         where = f"list {file} line {number}"
         if match is not None:
-            yield where, Path(_unquoted(match[1])), [int(n) for n in re.findall(r"-?\d+", match[2])]
+            yield (
+                where,
+                as_place(_unquoted(match[1])),
+                [int(n) for n in re.findall(r"-?\d+", match[2])],
+            )
         elif alone:
-            yield where, Path(path), []
+            yield where, as_place(path), []
         else:
             raise SnvideoError(f"{where}: {line.strip()[:80]!r}: expected path and label id")
 
 
-def _sequence(root: Path, path: Path, labels: list[int]) -> tuple[Path, list[int], str]:
+def _sequence(root: Place, path: Place, labels: list[int]) -> tuple[Place, list[int], str]:
     """Path, labels and a remark of a line that may name a folder of images, as `v 120 3`, in which
     the second is their number; the remark is that it is another one."""
     stated = None
+    if isinstance(root, RemotePath) or isinstance(path, RemotePath):
+        return path, labels, ""  # none is looked for: patterns name them
     if path.suffix.lower() not in EXTENSIONS and not (root / path).is_dir():
         folder, _, number = str(path).rpartition(" ")
         if number.isascii() and number.isdigit() and folder and (root / folder).is_dir():

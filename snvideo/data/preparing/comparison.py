@@ -17,6 +17,7 @@ from snvideo.data.decoding import decode_frames
 from snvideo.data.index import IndexRow, Video, read_rows
 from snvideo.data.preparing.prepare import PrepareSummary, row_pairs
 from snvideo.data.preparing.reencode import scaled_frames, shown_frames
+from snvideo.data.remote import Place, join
 from snvideo.data.workers import WorkerPool, discard_output
 
 FRAMES, WITHIN = 16, 1000
@@ -55,7 +56,7 @@ def sample_pairs(
 
 def compare_videos(
     sample: Iterable[tuple[IndexRow, IndexRow]],
-    root: Path,
+    root: Place,
     out: Path,
     short_side: int,
     *,
@@ -68,7 +69,7 @@ def compare_videos(
     is left out. `progress` is called after each. None if no video could be compared.
     """
     pairs = [
-        tuple(Video.of(row, at / row.path) for row, at in ((old, root), (new, out)))
+        tuple(Video.of(row, join(at, row.path)) for row, at in ((old, root), (new, out)))
         for old, new in sample
     ]
     found: list[tuple[np.ndarray, np.ndarray]] = []

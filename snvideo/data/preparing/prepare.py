@@ -24,6 +24,7 @@ from snvideo.data.indexing.merge import merge_parts
 from snvideo.data.indexing.parts import Part, part_numbers, parts_beside, take_part
 from snvideo.data.preparing.reencode import EncodeJob, EncoderSettings, EncodeState, reencode
 from snvideo.data.ray_pool import RayPool, video_pool
+from snvideo.data.remote import Place, RemotePath, join
 from snvideo.data.source import Source
 from snvideo.data.workers import WorkerPool
 from snvideo.errors import SnvideoError
@@ -87,12 +88,13 @@ def prepare_videos(
             old.path(new).unlink(missing_ok=True)
         try:
             jobs = _jobs(index, out, names, part)
+            root = video_root(index)
             pool = video_pool(
                 partial(reencode, settings=settings),
                 workers,
                 timeout,
                 ray=ray,
-                folders=(video_root(index), out),
+                folders=[root, out] if isinstance(root, Path) else [out],
                 describe=lambda job: str(job.source.path),
                 ahead=1,
                 window=100 * workers,
@@ -154,7 +156,7 @@ def _jobs(index: Path, out: Path, names: dict[str, str], part: Part | None) -> d
     for row in _rows(index, names, part):
         if row.status == "ok":
             name = names[row.path]
-            source = Source(root / row.path, row.offset, row.bytes)
+            source = Source(join(root, row.path), row.offset, row.bytes)
             jobs[name] = EncodeJob(source, folder / name, row.orientation, row.fps)
     return jobs
 
@@ -196,24 +198,29 @@ def _encode(
     return kept, reasons
 
 
-def video_root(index: Path) -> Path:
-    """Absolute folder that an index's paths start from; a `SnvideoError` if it is not there."""
-    root = Path(os.path.normpath((index.parent / read_meta(index)[0]).absolute()))
+def video_root(index: Path) -> Place:
+    """Absolute folder or URL that an index's paths start from; a `SnvideoError` if there is no such
+    folder."""
+    stated = join(index.parent, read_meta(index)[0])
+    if isinstance(stated, RemotePath):
+        return stated
+    root = Path(os.path.normpath(stated.absolute()))
     if not root.is_dir():
         raise SnvideoError(f"index {index}: no video folder at {root}: mend root in its .json file")
     return root
 
 
-def output_names(paths: Iterable[str], root: Path) -> dict[str, str]:
+def output_names(paths: Iterable[str], root: Place) -> dict[str, str]:
     """Path of each video's new file below the output folder, POSIX and ending in `.mp4`.
 
     Where two videos would get one name, both keep their own extension before it: `a.avi.mp4`. It is
     a `SnvideoError` if that does not help. Paths are as in an index, and start from `root`.
     """
-    files = {path: PurePath(os.path.normpath(root / path)) for path in paths}
+    files = {path: PurePath(os.path.normpath(join(root, path))) for path in paths}
+    folder = PurePath(os.path.normpath(root))
     places = {
-        file: file.relative_to(root)
-        if file.is_relative_to(root)
+        file: file.relative_to(folder)
+        if file.is_relative_to(folder)
         else PurePath("_outside", *file.parts[1:])
         for file in files.values()
     }

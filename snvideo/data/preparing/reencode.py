@@ -21,7 +21,8 @@ from snvideo.atomic import atomic_path
 from snvideo.data.decoding.orientation import upright
 from snvideo.data.decoding.pyav import main_stream, open_video
 from snvideo.data.image_sequences import list_images, sequence_pictures
-from snvideo.data.source import Source, Unusable
+from snvideo.data.source import Source
+from snvideo.data.unusable import Unusable
 from snvideo.data.watchdog import watched
 
 # Errors that every other video would meet, too.

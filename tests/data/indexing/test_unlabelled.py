@@ -8,6 +8,7 @@ import pytest
 from snvideo.data.index import ClipIndex, read_rows
 from snvideo.data.indexing import build
 from snvideo.data.indexing.build import build_index
+from snvideo.data.indexing.hold_out import hold_out
 from snvideo.data.indexing.listing import UNLABELLED, Listing
 from snvideo.data.indexing.sources import read_class_folders, read_kinetics, read_lists
 from snvideo.data.indexing.summary import summarize_index
@@ -107,8 +108,8 @@ def test_files_outside_class_folders(videos, tmp_path):
         assert len(listing.rows) == kept
         assert listing.skipped.get("files outside class folders", 0) == 3 - kept
     # A part for validation is one of videos with labels.
-    listing = read_class_folders(flat, "test", 0.99, labels=NAMES)
-    assert len(labels_in(listing, "test")) == 3
+    with pytest.raises(SnvideoError):
+        hold_out(read_class_folders(flat, "test", labels=NAMES), 0.9)
 
 
 def test_an_index_of_videos_without_labels_alone_needs_their_names(videos, tmp_path):
