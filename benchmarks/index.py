@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from snvideo.data.files import scan_videos
-from snvideo.data.index import COLUMNS, VERSION, ClipIndex, IndexRow
+from snvideo.data.index import COLUMNS, ClipIndex, IndexRow
+from snvideo.data.index_meta import VERSION
 from snvideo.data.indexing.probe import Check, probe_all
 
 CLASSES = 400
