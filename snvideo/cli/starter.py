@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snvideo.cli.index import WORKERS, GroupBy, write_listing
-from snvideo.cli.options import Timeout, Workers
+from snvideo.cli.options import Fps, Timeout, Workers
+from snvideo.data.image_sequences import FPS
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def init(
         float, typer.Option(min=0.01, max=0.9, help="For validation, where no split val is there.")
     ] = 0.2,
     group_by: GroupBy = None,
+    fps: Fps = FPS,
     workers: Workers = WORKERS,
     timeout: Timeout = 120.0,
 ) -> None:
@@ -52,7 +54,7 @@ def init(
             raise SnvideoError(f"{path} exists: name another folder with --out, or delete it")
     source = None if weights is None else open_weights(weights)  # before the work of indexing
     if not indexed:
-        _write_index(videos, index, val_fraction, group_by, workers, timeout)
+        _write_index(videos, index, val_fraction, group_by, fps, workers, timeout)
     try:
         _write_config(index, config, run, source)
     except OSError as error:
@@ -69,6 +71,7 @@ def _write_index(
     index: Path,
     val_fraction: float,
     group_by: str | None,
+    fps: float,
     workers: int,
     timeout: float,
 ) -> None:
@@ -96,13 +99,14 @@ def _write_index(
         warn_of_leaks(listing, group_by)
     for remark in found.remarks:
         typer.echo(f"- {remark}")
-    write_listing(listing, videos, index, "packets", workers, timeout)
+    write_listing(listing.at_rate(fps), videos, index, "packets", workers, timeout)
 
 
 def _write_config(index: Path, config: Path, run: Path, source: WeightsSource | None) -> None:
     """Write a config, when it has been read and found to work, and print the next commands."""
     from snvideo.atomic import atomic_path
     from snvideo.config import load_config
+    from snvideo.data.image_sequences import is_sequence
     from snvideo.data.index import ClipIndex
     from snvideo.data.indexing.summary import summarize_index
     from snvideo.engine.checkpointer import format_bytes
@@ -129,14 +133,16 @@ def _write_config(index: Path, config: Path, run: Path, source: WeightsSource | 
     test = ClipIndex.load(index, checked.data.test_split)
     video, here = test[0].path, Path.cwd()
     video = video.relative_to(here) if video.is_relative_to(here) else video
+    rate = f" --fps {test[0].fps:g}" if is_sequence(str(video)) else ""
     many = starter.processes > 1
     launcher = f"torchrun --nproc-per-node {starter.processes} -m " if many else ""
     typer.echo(
         "Next: train (--dry-run says how long), test again with more clips, look at an answer"
     )
+    trained = shlex.quote(str(run))
     for command in (
         f"{launcher}snvideo train {shlex.quote(str(config))}",
-        f"snvideo evaluate {shlex.quote(str(run))} data.test.clips={2 * checked.data.test.clips}",
-        f"snvideo predict {shlex.quote(str(video))} --weights {shlex.quote(str(run))} --top 3",
+        f"snvideo evaluate {trained} data.test.clips={2 * checked.data.test.clips}",
+        f"snvideo predict {shlex.quote(str(video))} --weights {trained} --top 3{rate}",
     ):
         typer.echo(f"  {command}")

@@ -263,7 +263,7 @@ def _schedule(
     epochs, why = choose_epochs(steps, gpu, source is not None)
     every = max(1, epochs // 5)
     if source is None:
-        rate = 0.2 if is_tiny(name) else 0.1
+        rate = 0.4 if is_tiny(name) else 0.1
         yield Setting("optim.lr", rate, "at 64 clips a step, and in proportion at fewer")
         yield Setting(
             "optim.weight_decay", 5.0e-4 if videos < FEW else 1.0e-4, "more for few videos"
