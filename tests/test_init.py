@@ -10,6 +10,7 @@ import yaml
 from snvideo import cli
 from snvideo.config import load_config
 from snvideo.data.index import read_rows
+from tests.data.test_image_sequences import images
 from tests.data.videos import write_video
 from tests.engine.weights import random_weights
 
@@ -92,6 +93,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(videos, init, tmp_path):
     for argument in (videos, tmp_path / "my_videos.csv"):
         code, lines = init(argument, "--out", tmp_path / "file" / "out")
         assert code == 2 and "cannot" in lines[-1] and "Traceback" not in " ".join(lines)
+
+
+def test_folders_of_frames_have_the_rate_that_is_stated(init, tmp_path):
+    for number in range(4):
+        images(tmp_path / "v" / "ab"[number % 2] / str(number), range(1, 13))
+    code, lines = init(tmp_path / "v", "--out", tmp_path, "--fps", 5)
+    assert code == 0, lines
+    assert load_config(tmp_path / "v.yaml").data.clip.stride == 1  # 12 frames last 2.4 s
+    assert commands(lines)[-1][-2:] == ["--fps", "5"]
 
 
 def test_weights_are_looked_at_before_the_videos(videos, init, tmp_path):
