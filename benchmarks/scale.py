@@ -19,7 +19,6 @@ import typer
 from output import processor
 from rich.console import Console
 from rich.table import Table
-from timing import ratio, take_turns
 from videos import CORES, find
 
 from snvideo.data.files import scan_videos
@@ -28,6 +27,7 @@ from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.listing import Listing
 from snvideo.data.indexing.parts import Part, listing_digest, take_part
 from snvideo.data.ray_pool import RayPool
+from snvideo.engine.turns import ratio, take_turns
 
 PARTS = 16
 CLASSES = 400
