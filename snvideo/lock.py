@@ -23,6 +23,7 @@ STALE = 180.0
 """Seconds without a sign of life after which a lock of another host is taken over."""
 _BEAT = 20.0  # seconds from one sign of life to the next
 _POLL = 1.0  # seconds from one look for a sign of life to the next
+_UNNAMED = "a process that has not said its name yet"
 
 
 class InUseError(SnvideoError):
@@ -92,13 +93,14 @@ def lock_path(out: Path) -> Path:
 
 def check_unlocked(path: Path, what: str) -> None:
     """Raises `InUseError` if a process holds a lock file, which need not be there."""
-    holder = _read(path)
-    if path.exists() and _is_held(path, holder, what):
-        raise _in_use(path, what, _read(path) or holder)
+    with suppress(FileNotFoundError):
+        holder = _read(path)
+        if _is_held(path, holder, what):
+            raise _in_use(path, what, _read(path) or holder)
 
 
 def _in_use(path: Path, what: str, holder: Holder | None) -> InUseError:
-    who = holder or "a process that has not said its name yet"
+    who = holder or _UNNAMED
     return InUseError(
         f"{what}: in use by {who}: wait for it, or stop it (if it is gone, delete {path})"
     )
@@ -109,10 +111,12 @@ def _acquire(path: Path, what: str, mine: Holder) -> None:
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
-            holder = _read(path)
-            if _is_held(path, holder, what):
-                raise _in_use(path, what, _read(path) or holder) from None
-            _take_away(path, holder)
+            # Given back meanwhile, it is had like any other: what is there now is somebody else's.
+            with suppress(FileNotFoundError):
+                holder = _read(path)
+                if _is_held(path, holder, what):
+                    raise _in_use(path, what, _read(path) or holder) from None
+                _take_away(path, holder)
             continue
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -124,25 +128,25 @@ def _acquire(path: Path, what: str, mine: Holder) -> None:
 
 
 def _is_held(path: Path, holder: Holder | None, what: str) -> bool:
-    """True if a lock's holder lives: on another host, if it gives a sign of life."""
+    """True if a lock's holder lives: on another host, if it gives a sign of life.
+
+    Raises FileNotFoundError if the lock is given back meanwhile.
+    """
     here = _this_process()
     if holder is not None and (holder.host, holder.system) == (here.host, here.system):
         return holder.started == _start_of(holder.process)
     told = False
-    try:
-        seen = path.stat().st_mtime
-        while (left := STALE - _age(path)) > 0:
-            if _read(path) != holder or path.stat().st_mtime != seen:
-                return True
-            if not told and holder is not None:
-                log.warning(
-                    "%s: held by %s, which may be gone: waiting at most %.0f s for a sign of life",
-                    *(what, holder, left),
-                )
-                told = True
-            time.sleep(_POLL)
-    except FileNotFoundError:  # given back just now
-        pass
+    seen = path.stat().st_mtime
+    while (left := STALE - _age(path)) > 0:
+        if _read(path) != holder or path.stat().st_mtime != seen:
+            return True
+        if not told:
+            log.warning(
+                "%s: held by %s, which may be gone: waiting at most %.0f s for a sign of life",
+                *(what, holder or _UNNAMED, left),
+            )
+            told = True
+        time.sleep(_POLL)
     return False
 
 
@@ -156,12 +160,11 @@ def _age(path: Path) -> float:
 def _take_away(path: Path, holder: Holder | None) -> None:
     """Remove a stale lock, but not one that another process has made meanwhile in its place."""
     aside = path.with_name(f"{path.name}.{os.getpid()}")
-    with suppress(FileNotFoundError):
-        path.rename(aside)
-        if _read(aside) != holder:
-            with suppress(OSError):
-                os.link(aside, path)
-        aside.unlink()
+    path.rename(aside)
+    if _read(aside) != holder:
+        with suppress(OSError):
+            os.link(aside, path)
+    aside.unlink()
 
 
 def _beat(path: Path, mine: Holder, done: threading.Event) -> None:
