@@ -27,12 +27,17 @@ _SECTIONS = {
 _PATHS = "videos come from data.index, which 'snvideo index build list' makes of lists"
 _STEPS = (
     *("DecordInit", "DecordDecode", "PyAVInit", "PyAVDecode", "OpenCVInit", "OpenCVDecode"),
-    *("FormatShape", "PackActionInputs"),
+    *("RawFrameDecode", "FormatShape", "PackActionInputs"),
 )
 _HARMLESS = {
     **{f"{pipeline}.{step}": "done here" for pipeline in (TRAIN, TEST) for step in _STEPS},
     **{f"{part}_dataloader.dataset.ann_file": _PATHS for part in ("train", "test")},
     **{f"{part}_dataloader.dataset.data_prefix": _PATHS for part in ("train", "test")},
+    **{
+        f"{part}_dataloader.dataset.{key}": "frames of a folder are found by their numbers"
+        for part in ("train", "test")
+        for key in ("filename_tmpl", "start_index")
+    },
     "test_dataloader.batch_size": "test_batch: memory and time alone",
     "test_dataloader.sampler.shuffle": "each video counts once",
     **{
@@ -71,6 +76,9 @@ _HARMLESS = {
     "work_dir": "output is named after the file",
     "find_unused_parameters": "of its runner",
 }
+
+_DATASETS = ("VideoDataset", "RawframeDataset")
+"""Lists of videos, and of folders of frames."""
 
 _IMAGE_NETWORKS = {
     "torchvision://resnet50": "torchvision:resnet50:IMAGENET1K_V1",
@@ -141,11 +149,12 @@ def _check_dataset(keys: ForeignKeys) -> None:
         keys.expect(f"{part}_dataloader.sampler.type", "DefaultSampler", "each video once")
         place = f"{part}_dataloader.dataset"
         kind = keys.text(f"{place}.type", "VideoDataset")
-        if kind == "RawframeDataset":
-            raise keys.error(f"{place} reads frames that were extracted: only videos are read here")
-        if kind != "VideoDataset":
-            raise keys.error(f"{place}.type {kind}: nothing here reads it, but VideoDataset")
+        if kind not in _DATASETS:
+            expected = " and ".join(_DATASETS)
+            raise keys.error(f"{place}.type {kind}: nothing here reads it, but {expected}")
         keys.require(f"{place}.test_mode", part == "test")
+        keys.require(f"{place}.modality", "RGB")
+        keys.require(f"{place}.with_offset", False)
     keys.expect("train_dataloader.sampler.shuffle", True, "the order is random")
     if "Recognizer" not in keys.text("model.type", "Recognizer3D"):
         raise keys.error(f"model.type {keys.values['model.type']}: only recognizers are here")

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from snvideo.errors import SnvideoError
 from snvideo.models.registry import BACKBONES
 from snvideo.translation.keys import ForeignKeys
+from snvideo.translation.networks import SLOW, SLOWFAST, X3D, nearest_view, unknown_network
 
 _BACKBONE = "model.backbone"
 
 _I3D = ((1, 1, 1), (1, 0, 1, 0), (1, 0, 1, 0, 1, 0), (0, 1, 0))
 """Blocks of I3D that look along time."""
-
-_SLOW = {50: ("slow_r50_8x8", "slow_r50_4x16"), 101: ("slow_r101_8x8",)}
-_SLOWFAST = {
-    (50, 8, 5): "slowfast_r50_4x16",
-    (50, 4, 7): "slowfast_r50_8x8",
-    (101, 4, 5): "slowfast_r101_8x8",
-}
-"""Depth, ratio of speeds and length of the kernels between the pathways -> backbone."""
-
-_X3D = {2.2: ("x3d_m", "x3d_s", "x3d_xs"), 5.0: ("x3d_l",)}
 
 
 def mmaction_network(keys: ForeignKeys, frames: int, stride: int) -> str:
@@ -44,9 +34,7 @@ def mmaction_network(keys: ForeignKeys, frames: int, stride: int) -> str:
         if any(digit in flat for digit in "123456789T"):
             raise keys.error(f"{_BACKBONE}.{key} is {flat}: no network here is that")
         keys.take(f"{_BACKBONE}.{key}")
-    names = _NETWORKS[kind](keys)
-    views = {(BACKBONES[name].frames, BACKBONES[name].stride): name for name in names}
-    return views.get((frames, stride), names[0])
+    return nearest_view(_NETWORKS[kind](keys), frames, stride)
 
 
 def _whole(keys: ForeignKeys, key: str) -> int:
@@ -54,10 +42,6 @@ def _whole(keys: ForeignKeys, key: str) -> int:
     if f"{_BACKBONE}.{key}" not in keys:
         raise keys.error(f"{_BACKBONE}.{key} is not stated: write it into the file")
     return keys.whole(f"{_BACKBONE}.{key}", 0)
-
-
-def _unknown(keys: ForeignKeys, what: str) -> SnvideoError:
-    return keys.error(f"no network here is {what}: 'snvideo models' lists those that are")
 
 
 def _require(keys: ForeignKeys, settings: dict[str, Any], place: str = _BACKBONE) -> None:
@@ -93,16 +77,16 @@ def _resnet3d(keys: ForeignKeys) -> tuple[str, ...]:
         return ("i3d_r50_32x2",)
     if (depth, strides) == (50, (1, 1)):
         return ("i3d_r50_8x8",)
-    raise _unknown(keys, f"I3D of depth {depth} with the strides {strides} in time")
+    raise unknown_network(keys, f"I3D of depth {depth} with the strides {strides} in time")
 
 
 def _slow(keys: ForeignKeys) -> tuple[str, ...]:
     slow = {"conv1_kernel": (1, 7, 7), "inflate": (0, 0, 1, 1), "with_pool2": False}
     _require(keys, _RESNET | slow | {"conv1_stride_t": 1, "pool1_stride_t": 1, "lateral": False})
     depth = _whole(keys, "depth")
-    if depth not in _SLOW:
-        raise _unknown(keys, f"SlowOnly of depth {depth}")
-    return _SLOW[depth]
+    if depth not in SLOW:
+        raise unknown_network(keys, f"SlowOnly of depth {depth}")
+    return SLOW[depth]
 
 
 def _slowfast(keys: ForeignKeys) -> tuple[str, ...]:
@@ -119,11 +103,11 @@ def _slowfast(keys: ForeignKeys) -> tuple[str, ...]:
     keys.expect(f"{slow}.lateral_norm", True, "lateral connections have norms", default=False)
     depth, length = keys.whole(f"{slow}.depth", 50), keys.whole(f"{slow}.fusion_kernel", 5)
     keys.require(f"{fast}.depth", depth)
-    if (depth, ratio, length) not in _SLOWFAST:
-        raise _unknown(
+    if (depth, ratio, length) not in SLOWFAST:
+        raise unknown_network(
             keys, f"SlowFast of depth {depth}, speed_ratio {ratio} and fusion_kernel {length}"
         )
-    return (_SLOWFAST[depth, ratio, length],)
+    return (SLOWFAST[depth, ratio, length],)
 
 
 def _csn(keys: ForeignKeys) -> tuple[str, ...]:
@@ -134,7 +118,7 @@ def _csn(keys: ForeignKeys) -> tuple[str, ...]:
     _require(keys, _RESNET | csn | halved)
     name = f"{mode}_csn_r{depth}_32x2"
     if name not in BACKBONES:
-        raise _unknown(keys, f"CSN of depth {depth} with bottleneck_mode {mode}")
+        raise unknown_network(keys, f"CSN of depth {depth} with bottleneck_mode {mode}")
     return (name,)
 
 
@@ -143,7 +127,7 @@ def _tsm(keys: ForeignKeys) -> tuple[str, ...]:
     settings = {"shift_div": 8, "num_segments": 8, "shift_place": "blockres", "is_shift": True}
     _require(keys, settings | {"temporal_pool": False, "style": "pytorch"})
     if depth != 50:
-        raise _unknown(keys, f"TSM of depth {depth}")
+        raise unknown_network(keys, f"TSM of depth {depth}")
     return ("tsm_r50_8x8",)
 
 
@@ -152,9 +136,9 @@ def _x3d(keys: ForeignKeys) -> tuple[str, ...]:
         raise keys.error(f"{_BACKBONE}.{missing[0]} is not stated: write it into the file")
     _require(keys, {"gamma_w": 1.0, "gamma_b": 2.25, "base_channels": 24, "se_ratio": 1 / 16})
     depth = keys.number(f"{_BACKBONE}.gamma_d", 1.0)
-    if depth not in _X3D:
-        raise _unknown(keys, f"X3D with gamma_d {depth:g}")
-    return _X3D[depth]
+    if depth not in X3D:
+        raise unknown_network(keys, f"X3D with gamma_d {depth:g}")
+    return X3D[depth]
 
 
 _NETWORKS = {

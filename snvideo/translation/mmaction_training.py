@@ -90,6 +90,7 @@ def _length(keys: ForeignKeys) -> dict[str, Any]:
     keys.take("train_cfg.type")
     keys.take("train_cfg.by_epoch")
     found: dict[str, Any] = {unit: length, f"warmup_{unit}": 0, "schedule": "constant"}
+    keys.take("param_scheduler")  # a list of code is an error; of sections there is no such key
     kinds = [k.split(".")[1] for k in keys.values if re.fullmatch(r"param_scheduler\.\w+\.type", k)]
     for kind in kinds:
         place = f"param_scheduler.{kind}"

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from snvideo.errors import SnvideoError
-from snvideo.models.registry import BACKBONES
 from snvideo.translation.keys import ForeignKeys
+from snvideo.translation.networks import SLOW, SLOWFAST, X3D, nearest_view, unknown_network
 
 _PLAIN = {
     ("c2d", 50): ("c2d_r50_8x8",),
     ("i3d", 50): ("i3d_r50_8x8",),
     ("i3d", 101): ("i3d_r101_8x8",),
-    ("slow", 50): ("slow_r50_8x8", "slow_r50_4x16"),
-    ("slow", 101): ("slow_r101_8x8",),
+    **{("slow", depth): names for depth, names in SLOW.items()},
     ("csn", 101): ("ir_csn_r101_32x2",),
     ("r2plus1d", 50): ("r2plus1d_r50_16x4",),
 }
 """Architecture and depth -> backbones, which differ in the view that they are named after alone."""
-
-_SLOWFAST = {
-    (50, 8, 5): "slowfast_r50_4x16",
-    (50, 4, 7): "slowfast_r50_8x8",
-    (101, 4, 5): "slowfast_r101_8x8",
-}
-"""Depth, alpha and length of the kernels between the pathways -> backbone."""
-
-_X3D = {2.2: ("x3d_m", "x3d_s", "x3d_xs"), 5.0: ("x3d_l",)}
-"""Depth factor -> backbones."""
 
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -47,38 +35,28 @@ def pyslowfast_network(keys: ForeignKeys, frames: int, stride: int) -> str:
     hub = keys.text("MODEL.MODEL_NAME", "").startswith("PTV")  # networks that pytorchvideo builds
     keys.require("DATA.INPUT_CHANNEL_NUM", [3, 3] if arch == "slowfast" else [3], [3, 3])
     if arch == "x3d":
-        return _nearest(_x3d(keys, hub), frames, stride)
+        return nearest_view(_x3d(keys, hub), frames, stride)
     depth = keys.whole("RESNET.DEPTH", 50)
     if not hub:
         _require_plain_blocks(keys, arch, depth)
     if arch == "slowfast":
         name = _slowfast(keys, depth)
     elif (arch, depth) in _PLAIN:
-        name = _nearest(_PLAIN[arch, depth], frames, stride)
+        name = nearest_view(_PLAIN[arch, depth], frames, stride)
     else:
-        raise _unknown(keys, f"MODEL.ARCH {arch} of depth {depth}")
+        raise unknown_network(keys, f"MODEL.ARCH {arch} of depth {depth}")
     if not has_non_local(keys):
         return name
     if name != "i3d_r50_8x8":
-        raise _unknown(keys, f"{arch} of depth {depth} with non-local blocks")
+        raise unknown_network(keys, f"{arch} of depth {depth} with non-local blocks")
     _require_non_local(keys)
     return "i3d_nln_r50_8x8"
 
 
-def _nearest(names: tuple[str, ...], frames: int, stride: int) -> str:
-    """Of equal networks the one that is named after this view, or the first."""
-    views = {(BACKBONES[name].frames, BACKBONES[name].stride): name for name in names}
-    return views.get((frames, stride), names[0])
-
-
-def _unknown(keys: ForeignKeys, what: str) -> SnvideoError:
-    return keys.error(f"no network here is {what}: 'snvideo models' lists those that are")
-
-
 def _x3d(keys: ForeignKeys, hub: bool) -> tuple[str, ...]:
     depth = keys.number("X3D.DEPTH_FACTOR", 1.0)
-    if depth not in _X3D:
-        raise _unknown(keys, f"X3D with DEPTH_FACTOR {depth:g}")
+    if depth not in X3D:
+        raise unknown_network(keys, f"X3D with DEPTH_FACTOR {depth:g}")
     for key, ours, default in (
         ("WIDTH_FACTOR", 2.0, 1.0),
         ("BOTTLENECK_FACTOR", 2.25, 1.0),
@@ -92,7 +70,7 @@ def _x3d(keys: ForeignKeys, hub: bool) -> tuple[str, ...]:
     if not hub:
         keys.require("RESNET.TRANS_FUNC", "x3d_transform", "bottleneck_transform")
         keys.require("RESNET.STRIDE_1X1", False)
-    return _X3D[depth]
+    return X3D[depth]
 
 
 def _slowfast(keys: ForeignKeys, depth: int) -> str:
@@ -100,11 +78,11 @@ def _slowfast(keys: ForeignKeys, depth: int) -> str:
     length = keys.whole("SLOWFAST.FUSION_KERNEL_SZ", 5)
     keys.require("SLOWFAST.BETA_INV", 8)
     keys.require("SLOWFAST.FUSION_CONV_CHANNEL_RATIO", 2)
-    if (depth, alpha, length) not in _SLOWFAST:
-        raise _unknown(
+    if (depth, alpha, length) not in SLOWFAST:
+        raise unknown_network(
             keys, f"SlowFast of depth {depth}, ALPHA {alpha} and FUSION_KERNEL_SZ {length}"
         )
-    return _SLOWFAST[depth, alpha, length]
+    return SLOWFAST[depth, alpha, length]
 
 
 def _require_plain_blocks(keys: ForeignKeys, arch: str, depth: int) -> None:

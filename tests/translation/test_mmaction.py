@@ -260,6 +260,16 @@ def test_crops_that_are_those_of_here(translated):
     assert keys(found) == {DECAY, "model.backbone.pool1_stride_t"}
 
 
+def test_folders_of_frames(translated):
+    frames = [
+        ('"VideoDataset"', '"RawframeDataset"'),
+        ('ann_file="train.txt"', 'ann_file="train.txt", filename_tmpl="frame_{:05}.png"'),
+        ('dict(type="DecordDecode")', 'dict(type="RawFrameDecode", io_backend="disk")'),
+    ]
+    found, videos = translated(I3D, *frames), translated(I3D)
+    assert found.config == videos.config and keys(found) == keys(videos)
+
+
 def test_nothing_is_run_or_passed_over(translated, tmp_path):
     more = f"""
 import os
@@ -303,9 +313,11 @@ def test_other_networks_are_one_line(translated, replaced, problem):
     [
         (("base/model.py", "base/none.py"), r"cannot read config \S+base/none\.py"),
         (("base/model.py", "own.py"), "'_base_' goes round in a circle"),
-        (('"VideoDataset"', '"RawframeDataset"'), "frames that were extracted"),
+        (('"VideoDataset"', '"AVADataset"'), "AVADataset: nothing here reads it, but VideoDataset"),
+        (('"train.txt"', '"train.txt", modality="Flow"'), "modality is Flow"),
         (('type="SGD"', 'type="Adam"'), "optimizers here are SGD and AdamW"),
         (("CosineAnnealingLR", "PolyLR"), "param_scheduler.PolyLR"),
+        (("param_scheduler = [", "param_scheduler = [warm_up(), "), r"code.+not run \(warm_up"),
         (("T_max=100", "T_max=50"), "T_max is 50: nothing here has another than 100"),
         (("max_epochs=100", "max_epochs=None"), "neither max_epochs nor max_iters"),
         (("train_pipeline = [", "with read_base():\n    pass\ntrain_pipeline = ["), "read_base"),
