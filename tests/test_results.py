@@ -11,11 +11,14 @@ from statistics import mean, median
 from scipy.stats import spearmanr
 
 from snvideo.study.comparability import comparison_warnings
-from snvideo.study.runs import StudyRun, read_runs, single_frame_accuracy
+from snvideo.study.rates import rate_tables
+from snvideo.study.runs import StudyRun, read_runs, read_study, single_frame_accuracy
 from snvideo.study.summary import comparison_csv, summary_tables
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "docs/results/study"
+RATES = ROOT / "docs/results/study_rates"
+"""The same at several learning rates."""
 DECIMAL = re.compile(r"(?<![\d.])[+-]?\d+\.\d(?![\d.])")
 
 PAGE = ROOT / "docs/results/README.md"
@@ -28,8 +31,8 @@ def runs() -> list[StudyRun]:
 
 @cache
 def lines() -> set[str]:
-    """Lines of the study's tables in Markdown."""
-    tables = summary_tables(runs())
+    """Lines of both studies' tables in Markdown."""
+    tables = [*summary_tables(runs()), *rate_tables(read_runs(RATES), read_study(RATES))]
     return {f"| {' | '.join(row)} |" for table in tables for row in table.rows}
 
 
@@ -47,6 +50,16 @@ def test_the_study_is_whole_enough_to_be_quoted():
 
 def test_the_table_of_runs_is_that_of_the_raw_files():
     assert (STUDY / "comparison.csv").read_text(encoding="utf-8") == comparison_csv(runs())
+
+
+def test_runs_at_the_study_s_own_rate_are_the_study_s():
+    """But for the norms that see no split, which may be named after another one."""
+    own = {(run.norm, run.geometry, run.seed): run for run in runs()}
+    repeated = [run for run in read_runs(RATES) if run.lr == 0.1 and run.results is not None]
+    assert len(repeated) >= 15
+    for run in repeated:
+        results = own[run.norm, run.geometry, run.seed].results
+        assert results is not None and results.video_top1 == run.results.video_top1
 
 
 def test_numbers_of_the_page_are_those_of_the_study():
