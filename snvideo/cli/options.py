@@ -70,7 +70,5 @@ PartOf = Annotated[
 ]
 Merge = Annotated[
     bool,
-    typer.Option(
-        "--merge", callback=_check_part, help="Put all parts of --part together; no other work."
-    ),
+    typer.Option("--merge", callback=_check_part, help="Put the parts of --part together."),
 ]

@@ -209,18 +209,6 @@ def test_videos_are_prepared_as_by_one_call(cluster, videos, whole, tmp_path) ->
     assert (prepared.videos, prepared.kept, prepared.failures) == (51, 0, {})
 
 
-def test_no_cluster_is_one_line() -> None:
-    for address, reason in (
-        ("127.0.0.1:9", "Connection refused: begin one with 'ray start'"),
-        ("ray://127.0.0.1:9", "Connection refused: begin one with 'ray start'"),
-        ("nonsense", "Invalid address format: nonsense: begin one"),
-    ):
-        with pytest.raises(SnvideoError) as caught:
-            RayPool(address, refuse, 1, 60)
-        assert str(caught.value).startswith(f"ray {address}: no cluster answers: ")
-        assert reason in str(caught.value)
-
-
 def test_without_ray_the_extra_is_named(videos, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("snvideo.extras.find_spec", lambda name: None)
     arguments = ["folders", str(videos), "--out", str(tmp_path / "i.csv"), "--ray", "auto"]
@@ -245,3 +233,16 @@ def test_a_pool_joins_a_cluster_and_leaves_it(cluster: TwoNodes, tmp_path: Path)
         assert ray.is_initialized()
     assert taken == 4 * 2 * 16  # what the driver holds: four chunks for each of two at once
     assert not ray.is_initialized()
+
+
+def test_no_cluster_is_one_line() -> None:
+    ray.shutdown()
+    for address, reason in (
+        ("127.0.0.1:9", "Connection refused: begin one with 'ray start'"),
+        ("ray://127.0.0.1:9", "Connection refused: begin one with 'ray start'"),
+        ("nonsense", "Invalid address format: nonsense: begin one"),
+    ):
+        with pytest.raises(SnvideoError) as caught:
+            RayPool(address, refuse, 1, 60)
+        assert str(caught.value).startswith(f"ray {address}: no cluster answers: ")
+        assert reason in str(caught.value)
