@@ -13,6 +13,7 @@ pytest.importorskip("aiohttp", reason="videos at URLs need the extra `remote`")
 from snvideo.data import download_cache, remote
 from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.decoding import DecodeError, decode_frames
+from snvideo.data.decoding.live import is_stream
 from snvideo.data.files import find_videos, scan_videos, unique_files
 from snvideo.data.index import ClipIndex, read_rows
 from snvideo.data.indexing.build import build_index
@@ -275,6 +276,7 @@ def test_paths_behind_urls(tmp_path: Path) -> None:
     assert as_place("c:/d") == Path("c:/d") and as_place(tmp_path) is tmp_path
     assert join(path.parent, "x/y.mp4") == RemotePath("s3://bucket/v/x/y.mp4")
     assert unique_files([path, path, tmp_path / "a"]) == [path, tmp_path / "a"]
+    assert is_stream("https://h/live.m3u8") and not is_stream(str(path))  # FFmpeg has no s3
     names = ["a.avi", "x/b.mp4", "https://h/c.mp4"]
     assert output_names(names, path.parent) == {
         "a.avi": "a.mp4",
