@@ -132,24 +132,33 @@ def mmaction_test_views(keys: ForeignKeys, clip: dict[str, Any]) -> dict[str, An
     Raises:
         SnvideoError: if its clips are other ones than those of training.
     """
-    sampler = next((s for s in _SAMPLERS if keys.has_section(f"{TEST}.{s}")), "SampleFrames")
+    sampler = next((s for s in _SAMPLERS if keys.has_section(f"{TEST}.{s}")), None)
     place = f"{TEST}.{sampler}"
-    parts = keys.whole(f"{place}.num_clips", 1)
-    if sampler == "DenseSampleFrames" and keys.whole(f"{place}.clip_len", 1) == 1:
+    clips = 10
+    if sampler is None:
+        keys.add(f"{TEST}.SampleFrames", None, f"not stated: {clips} clips over each video")
+    elif sampler == "DenseSampleFrames" and keys.whole(f"{place}.clip_len", 1) == 1:
+        keys.require(f"{place}.num_clips", clip["frames"], 1)
         clips = keys.whole(f"{place}.num_sample_positions", 10)
         keys.require(f"{place}.sample_range", clip["frames"] * clip["stride"], 64)
         keys.take(f"{place}.frame_interval")
     else:
-        clips = parts if f"{place}.num_clips" in keys else 10
-        keys.require(f"{place}.clip_len", clip["frames"])
-        keys.require(f"{place}.frame_interval", clip["stride"])
+        clips = keys.whole(f"{place}.num_clips", 1)
+        if sampler == "DenseSampleFrames":
+            positions = keys.whole(f"{place}.num_sample_positions", 10)
+            keys.add(f"{place}.num_clips", clips, f"as many there from each of {positions} places")
+        keys.require(f"{place}.clip_len", clip["frames"], 1)
+        keys.require(f"{place}.frame_interval", clip["stride"], 1)
         keys.expect(f"{place}.target_fps", clip.get("target_fps"), "as in training")
     keys.has_section(f"{TEST}.Resize")
     short_side = _short_side(keys, f"{TEST}.Resize.scale") or 256
     crop, crops = short_side, 3
-    for step, count in (("ThreeCrop", 3), ("TenCrop", 3), ("CenterCrop", 1)):
-        if keys.has_section(f"{TEST}.{step}"):
-            crop, crops = keys.whole(f"{TEST}.{step}.crop_size", 224), count
-            if step == "TenCrop":
-                keys.add(f"{TEST}.TenCrop", crop, "three crops along the long side, none mirrored")
+    steps = {"ThreeCrop": 3, "TenCrop": 3, "CenterCrop": 1}
+    step = next((s for s in steps if keys.has_section(f"{TEST}.{s}")), None)
+    if step is None:
+        keys.add(f"{TEST}.ThreeCrop", None, f"no crop is stated: {crops} of {crop} pixels")
+    else:
+        crop, crops = keys.whole(f"{TEST}.{step}.crop_size", 224), steps[step]
+    if step == "TenCrop":
+        keys.add(f"{TEST}.TenCrop", crop, "three crops along the long side, none mirrored")
     return {"short_side": short_side, "crop": crop, "clips": clips, "crops": crops}

@@ -270,6 +270,21 @@ def test_folders_of_frames(translated):
     assert found.config == videos.config and keys(found) == keys(videos)
 
 
+def test_views_that_are_not_stated_are_its_defaults_or_named(translated):
+    """One clip there where no number is given; without a pipeline, what is taken instead."""
+    found = translated(
+        I3D, ("num_clips=10, ", ""), ('    dict(type="ThreeCrop", crop_size=256),\n', "")
+    )
+    assert (found.config.data.test.clips, found.config.data.test.crops) == (1, 3)
+    assert keys(found) >= {"test_dataloader.dataset.pipeline.ThreeCrop"}
+    test = RUN[RUN.index("test_dataloader") : RUN.index("train_cfg")]
+    found = translated(I3D, (test, ""))
+    assert (found.config.data.test.clips, found.config.data.test.crops) == (10, 3)
+    assert keys(found) >= {
+        f"test_dataloader.dataset.pipeline.{step}" for step in ("SampleFrames", "ThreeCrop")
+    }
+
+
 def test_nothing_is_run_or_passed_over(translated, tmp_path):
     more = f"""
 import os
@@ -319,6 +334,7 @@ def test_other_networks_are_one_line(translated, replaced, problem):
         (("CosineAnnealingLR", "PolyLR"), "param_scheduler.PolyLR"),
         (("param_scheduler = [", "param_scheduler = [warm_up(), "), r"code.+not run \(warm_up"),
         (("T_max=100", "T_max=50"), "T_max is 50: nothing here has another than 100"),
+        (("dict(num_clips=10, test_mode=True, **sampled)", SEGMENTS + ")"), "num_clips is 8"),
         (("max_epochs=100", "max_epochs=None"), "neither max_epochs nor max_iters"),
         (("train_pipeline = [", "with read_base():\n    pass\ntrain_pipeline = ["), "read_base"),
         (("train_pipeline = [", "train_pipeline = [["), "is no Python"),
