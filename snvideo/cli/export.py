@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snvideo.cli.options import INFERENCE_WORKERS, WEIGHTS, Silence, Workers
+from snvideo.cli.options import INFERENCE_WORKERS, WEIGHTS, Silence, Workers, refuse_options
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
@@ -21,17 +21,20 @@ def export(
     calibration: Annotated[
         Path | None, typer.Option(help="An index, a .csv: write OUT in int8, too, as .int8.onnx.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of the index.")] = "train",
+    split: Annotated[str | None, typer.Option(help="Of the index: train.")] = None,
     videos: Annotated[
-        int, typer.Option(min=1, help="To calibrate on, and as many others to compare logits on.")
-    ] = 64,
+        int | None,
+        typer.Option(min=1, help="To calibrate on, and as many others to compare logits on: 64."),
+    ] = None,
     benchmark: Annotated[
         bool, typer.Option("--benchmark", help="Measure it beside the network itself.")
     ] = False,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Clips in one pass, again for more: 1 and 8.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each is measured.")] = 20,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Times that each is measured: 20.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of torch and onnxruntime, both: torch's default.")
     ] = None,
@@ -42,8 +45,14 @@ def export(
 
     In int8 it is written where its logits are near enough to the network's.
     """
-    if calibration is not None and out.suffix != ".onnx":
+    if calibration is None:
+        of_int8 = {"--split": split, "--videos": videos}
+        refuse_options(of_int8, "is about int8: add --calibration INDEX")
+    elif out.suffix != ".onnx":
         raise SnvideoError(f"{out}: int8 (--calibration) is for .onnx alone")
+    if not benchmark:
+        measured = {"--batch": batch or None, "--rounds": rounds, "--threads": threads}
+        refuse_options(measured, "is about measuring: add --benchmark")
     from snvideo import load_model
     from snvideo.engine.inference import open_inference
     from snvideo.engine.int8 import make_int8, read_calibration, write_int8
@@ -62,10 +71,10 @@ def export(
     )
     clips, int8 = None, None
     if calibration is not None:
-        clips = read_calibration(inference, calibration, split, videos)
+        clips = read_calibration(inference, calibration, split or "train", videos or 64)
         int8 = make_int8(out, clips)
     if benchmark:
-        _benchmark(inference, out, clips, int8, tuple(batch or (1, 8)), rounds, threads)
+        _benchmark(inference, out, clips, int8, tuple(batch or (1, 8)), rounds or 20, threads)
     if int8 is not None:
         path = out.with_suffix(INT8_SUFFIX)
         write_int8(path, int8)

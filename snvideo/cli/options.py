@@ -1,6 +1,7 @@
 """Arguments and options that several commands have."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,13 @@ Timeout = Annotated[
         "--timeout", "--limit", min=1, help="Seconds without progress before a video is given up."
     ),
 ]
+
+
+def refuse_options(options: Mapping[str, object], why: str) -> None:
+    """Refuse options (name -> value, None: not given) that mean nothing without another one."""
+    for name, value in options.items():
+        if value is not None:
+            raise SnvideoError(f"{name} {why}")
 
 
 def _check_part(context: typer.Context, value: str | bool | None) -> str | bool | None:

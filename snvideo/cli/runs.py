@@ -15,6 +15,7 @@ from snvideo.cli.options import (
     Silence,
     Weights,
     Workers,
+    refuse_options,
 )
 from snvideo.data.image_sequences import FPS
 from snvideo.errors import SnvideoError
@@ -183,7 +184,7 @@ def predict(
         **{"--events": events, "--pictures": pictures, "--delay": delay},
     }
     if window is None:
-        timelines.check_windowless(of_windows)
+        refuse_options(of_windows, "is about windows of time: add --window SECONDS")
     elif contact_sheets is not None or explain is not None:
         option = "--explain is" if contact_sheets is None else "--contact-sheets are"
         raise SnvideoError(f"{option} of whole videos: with --window use --pictures")

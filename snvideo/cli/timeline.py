@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -15,13 +15,6 @@ from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
     from snvideo.engine.timeline import TimelinePredictor
-
-
-def check_windowless(options: Mapping[str, Any]) -> None:
-    """Refuse options (name -> value, None: not given) that mean nothing without `--window`."""
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise SnvideoError(f"{given[0]} is about windows of time: add --window SECONDS")
 
 
 def predict_windows(

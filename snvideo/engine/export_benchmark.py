@@ -52,7 +52,7 @@ class ExportBenchmark(NamedTuple):
     def agrees(self, name: str) -> bool:
         """True for logits within the tolerance: int8 has its own, others that of exports."""
         found = self.agreements[name]
-        return found.is_int8 if name == INT8 else found.largest <= TOLERANCE
+        return found.within_int8_tolerance if name == INT8 else found.largest <= TOLERANCE
 
 
 def benchmark_export(

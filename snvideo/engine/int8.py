@@ -105,7 +105,7 @@ def write_int8(path: Path, program: Int8Program) -> None:
     Raises:
         SnvideoError: saying how far it is off; or if it cannot be written.
     """
-    if not program.agreement.is_int8:
+    if not program.agreement.within_int8_tolerance:
         raise SnvideoError(
             f"{path} was not written: {program.agreement}. Expected at least "
             f"{100 * TOP1_TOLERANCE:g} % and a mean of at most {MEAN_TOLERANCE:g}: calibrate on "

@@ -13,7 +13,7 @@ WARM_UP = 2
 
 
 class Quartiles(NamedTuple):
-    """Of times, or of ratios of one rival's times to another's."""
+    """Quartiles of times, or of ratios of one rival's times to another's."""
 
     low: float
     median: float

@@ -40,7 +40,7 @@ class Agreement(NamedTuple):
         return cls(float(largest), float(mean), float(top1), len(found))
 
     @property
-    def is_int8(self) -> bool:
+    def within_int8_tolerance(self) -> bool:
         """True within the tolerances of int8; false for what is not finite."""
         return self.mean <= MEAN_TOLERANCE and self.top1 >= TOP1_TOLERANCE
 

@@ -142,3 +142,16 @@ def test_an_export_is_measured_and_written_in_int8(toy, tmp_path, monkeypatch):
     assert "2 rounds in random order" in words and "onnxruntime int8 2 " in words
     written = (tmp_path / "net.int8.onnx").exists()
     assert (done.exit_code == 0) is written is ("onnxruntime int8: agrees" in words)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--threads", "1"], "--threads is about measuring: add --benchmark"),
+        (["--benchmark", "--split", "val"], "--split is about int8: add --calibration INDEX"),
+    ],
+)
+def test_options_of_what_is_not_asked_for_are_refused(tmp_path, options, problem):
+    out = tmp_path / "net.onnx"
+    done = CliRunner().invoke(app, ["export", "net", str(out), *options])
+    assert str(done.exception) == problem and not out.exists()

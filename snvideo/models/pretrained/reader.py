@@ -53,7 +53,9 @@ def read_weights(path: Path) -> Contents:
             hint = "; downloads begin with torchvision:, timm:, pytorchvideo: or hf:"
         raise SnvideoError(f"cannot read weights {path}: {error.strerror}{hint}") from None
     if all(chr(byte).isprintable() or chr(byte).isspace() for byte in head):
-        raise SnvideoError(f"{path} is a text file: expected weights (.safetensors, .pth, .pyth)")
+        raise SnvideoError(
+            f"{path} is a text file: expected weights (.safetensors, .pth, .pyth, .pkl)"
+        )
     extra: dict[str, Any] = {}
     envelope = None
     try:
@@ -103,4 +105,6 @@ def _explain(path: Path, error: Exception) -> str:
             "save its state dict alone where that can be loaded"
         )
     first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:160]
-    return f"{path} is damaged, cut off, or neither safetensors nor of torch.save: {first}"
+    return (
+        f"{path} is damaged, cut off, or neither safetensors nor of torch.save or Caffe2: {first}"
+    )
