@@ -65,6 +65,13 @@ class ForeignKeys:
         """As `take`, a whole number."""
         return self._checked(key, default, (int,), "a whole number")
 
+    def count(self, key: str, default: int) -> int:
+        """As `take`, a whole number from 1 on."""
+        value = self.whole(key, default)
+        if value < 1:
+            raise self.error(f"{key}: expected 1 or more, found {value}")
+        return value
+
     def flag(self, key: str, default: bool) -> bool:
         """As `take`, a truth value."""
         value = self.take(key, default)

@@ -19,7 +19,7 @@ def mmaction_batch(keys: ForeignKeys) -> dict[str, int]:
     Raises:
         SnvideoError: if the file does not say how many GPUs its learning rate is for.
     """
-    clips = keys.whole("train_dataloader.batch_size", 1)
+    clips = keys.count("train_dataloader.batch_size", 1)
     base = keys.whole("auto_scale_lr.base_batch_size", 0)
     named = _NAMED_BATCH.search(keys.path.stem)
     passes = keys.whole(f"{_WRAPPER}.accumulative_counts", 1)
@@ -81,12 +81,11 @@ def _loss(keys: ForeignKeys) -> dict[str, Any]:
 
 def _length(keys: ForeignKeys) -> dict[str, Any]:
     """Epochs or steps, warm-up and schedule."""
-    steps = keys.take("train_cfg.max_iters")
-    unit, length = "epochs", keys.take("train_cfg.max_epochs")
-    if length is None:
-        unit, length = "steps", steps
-    if not isinstance(length, int):
+    ends = {"epochs": "train_cfg.max_epochs", "steps": "train_cfg.max_iters"}
+    unit = next((unit for unit, key in ends.items() if keys.take(key) is not None), None)
+    if unit is None:
         raise keys.error("train_cfg states neither max_epochs nor max_iters")
+    length = keys.count(ends[unit], 1)
     keys.take("train_cfg.type")
     keys.take("train_cfg.by_epoch")
     found: dict[str, Any] = {unit: length, f"warmup_{unit}": 0, "schedule": "constant"}

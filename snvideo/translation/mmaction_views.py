@@ -29,7 +29,7 @@ def mmaction_clip(keys: ForeignKeys) -> dict[str, Any]:
     place = f"{pipeline}.{sampler}"
     frames = keys.whole(f"{place}.clip_len", 1)
     stride = keys.whole(f"{place}.frame_interval", 1)
-    parts = keys.whole(f"{place}.num_clips", 1)
+    parts = keys.count(f"{place}.num_clips", 1)
     if frames == 1 and sampler == "DenseSampleFrames":  # one frame from each part of a range
         extent = keys.whole(f"{place}.sample_range", 64)
         frames, stride = parts, extent // parts

@@ -75,7 +75,7 @@ def translate_pyslowfast(path: Path) -> Translation:
     frames, stride = keys.whole("DATA.NUM_FRAMES", 8), keys.whole("DATA.SAMPLING_RATE", 8)
     # The network first: others read what it leaves.
     model = {"name": pyslowfast_network(keys, frames, stride), **_model(keys)}
-    repeats = keys.whole("AUG.NUM_SAMPLE", 1)
+    repeats = keys.count("AUG.NUM_SAMPLE", 1)
     batch, norm = pyslowfast_batch(keys, repeats)
     train = _train_views(keys)
     test = _test_views(keys, train["short_side"])
@@ -110,7 +110,7 @@ def translate_pyslowfast(path: Path) -> Translation:
             "validate_epochs": keys.whole("TRAIN.EVAL_PERIOD", 10),
             "checkpoint_epochs": keys.whole("TRAIN.CHECKPOINT_PERIOD", 10),
         },
-        "test_batch": max(1, keys.whole("TEST.BATCH_SIZE", 8) // keys.whole("NUM_GPUS", 1)),
+        "test_batch": max(1, keys.whole("TEST.BATCH_SIZE", 8) // keys.count("NUM_GPUS", 1)),
     }
     _same_here(keys)
     keys.finish(_HARMLESS | _switched_off(keys))

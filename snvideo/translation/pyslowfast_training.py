@@ -27,19 +27,19 @@ def pyslowfast_batch(keys: ForeignKeys, repeats: int) -> tuple[dict[str, int], s
     Raises:
         SnvideoError: if the batch cannot be divided so.
     """
-    gpus, machines = keys.whole("NUM_GPUS", 1), keys.whole("NUM_SHARDS", 1)
-    total = keys.whole("TRAIN.BATCH_SIZE", 64)  # of one machine
+    gpus, machines = keys.count("NUM_GPUS", 1), keys.count("NUM_SHARDS", 1)
+    total = keys.count("TRAIN.BATCH_SIZE", 64)  # of one machine
     kind = keys.text("BN.NORM_TYPE", "batchnorm")
-    splits, synced = keys.whole("BN.NUM_SPLITS", 1), keys.whole("BN.NUM_SYNC_DEVICES", 1)
-    if gpus < 1 or total % gpus:
+    splits, synced = keys.count("BN.NUM_SPLITS", 1), keys.count("BN.NUM_SYNC_DEVICES", 1)
+    if total % gpus:
         raise keys.error(f"TRAIN.BATCH_SIZE {total} cannot be divided by NUM_GPUS {gpus}")
     groups, clips, norm = gpus * machines, total // gpus * repeats, "bn"
     if kind == "sub_batchnorm":
-        if splits < 1 or clips % splits:
+        if clips % splits:
             raise keys.error(f"BN.NUM_SPLITS {splits} does not divide the {clips} clips of a GPU")
         groups, clips = groups * splits, clips // splits
     elif kind == "sync_batchnorm":
-        if synced < 1 or groups % synced:
+        if groups % synced:
             raise keys.error(f"BN.NUM_SYNC_DEVICES {synced} does not divide the {groups} GPUs")
         if synced == groups:
             norm = "syncbn"
@@ -74,7 +74,7 @@ def pyslowfast_optim(
     keys.expect("DATA.MULTI_LABEL", labels_are_several, "as the loss says", default=False)
     activation = "sigmoid" if labels_are_several else "softmax"
     keys.expect("MODEL.HEAD_ACT", activation, f"{activation}, as the loss says", default="softmax")
-    epochs = keys.whole("SOLVER.MAX_EPOCH", 300)
+    epochs = keys.count("SOLVER.MAX_EPOCH", 300)
     optim: dict[str, Any] = {
         "lr": float(peak),
         "lr_batch": batch["gpus"] * batch["clips_per_gpu"],

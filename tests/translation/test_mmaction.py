@@ -335,6 +335,8 @@ def test_other_networks_are_one_line(translated, replaced, problem):
         (("param_scheduler = [", "param_scheduler = [warm_up(), "), r"code.+not run \(warm_up"),
         (("T_max=100", "T_max=50"), "T_max is 50: nothing here has another than 100"),
         (("dict(num_clips=10, test_mode=True, **sampled)", SEGMENTS + ")"), "num_clips is 8"),
+        (("max_epochs=100", "max_epochs=0"), "max_epochs: expected 1 or more, found 0"),
+        (("batch_size=batch", "batch_size=0"), "batch_size: expected 1 or more, found 0"),
         (("max_epochs=100", "max_epochs=None"), "neither max_epochs nor max_iters"),
         (("train_pipeline = [", "with read_base():\n    pass\ntrain_pipeline = ["), "read_base"),
         (("train_pipeline = [", "train_pipeline = [["), "is no Python"),

@@ -258,6 +258,7 @@ def test_a_base_and_its_defaults(tmp_path):
             "SOLVER.STEPS: expected a list of numbers, found 3",
         ),
         ({"SOLVER": {"LARS_ON": True}}, "SOLVER.LARS_ON is True"),
+        ({"SOLVER": {"MAX_EPOCH": 0}}, "SOLVER.MAX_EPOCH: expected 1 or more, found 0"),
         ({"NUM_GPUS": 7}, "TRAIN.BATCH_SIZE 64 cannot be divided by NUM_GPUS 7"),
         ({"SOLVER": {"BASE_LR": 0.001}}, "WARMUP_START_LR is 0.01, BASE_LR 0.001"),
         ({"SOLVER": {"BASE_LR": "high"}}, "SOLVER.BASE_LR: expected a number, found 'high'"),
