@@ -142,7 +142,8 @@ class BatchGeometry(NamedTuple):
 
 
 def choose_batch(videos: int, fit: int | None, devices: int = 1) -> Choice:
-    """A `BatchGeometry` of whole powers of two, at most half of the training videos.
+    """A `BatchGeometry` of powers of two, at most half of the training videos; of more groups where
+    the devices are to have as many each, and there are videos for them.
 
     Args:
         videos: for training.
@@ -161,7 +162,8 @@ def choose_batch(videos: int, fit: int | None, devices: int = 1) -> Choice:
         n for n in range(1, share + 1) if share % n == 0 and (n == 1 or n * clips <= fits)
     )
     room = f"memory has room for {'more than 64' if fits > 64 else fits} at a time"
-    room = "memory is not known" if fit is None else room
+    if not fit:
+        room = "memory is not known" if fit is None else "memory may not have room for one"
     step = f"{gpus * clips} clips a step for {videos:,} training videos; {room}"
     return Choice(BatchGeometry(gpus, clips, together, processes), step)
 

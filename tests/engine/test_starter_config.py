@@ -102,6 +102,16 @@ def test_batches_fit_memory_videos_and_processes(videos, fit, devices, batch) ->
     assert found.gpus * found.clips_per_gpu <= videos
 
 
+def test_the_reason_of_a_batch_says_what_memory_has_room_for() -> None:
+    rooms = {fit: choose_batch(100, fit).why.rpartition("; ")[2] for fit in (None, 0, 3, 65)}
+    assert rooms == {
+        None: "memory is not known",
+        0: "memory may not have room for one",
+        3: "memory has room for 3 at a time",
+        65: "memory has room for more than 64 at a time",
+    }
+
+
 def test_norms_by_the_clips_of_a_group() -> None:
     assert choose_norm("i3d_tiny", 8, None).value == {"name": "bn"}
     assert choose_norm("i3d_tiny", 4, None).value == {"name": "gn", "groups": 8}
