@@ -5,12 +5,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from snvideo.cli.options import INFERENCE_WORKERS, Device, Fps, Silence, Weights, Workers
+from snvideo.cli.options import (
+    INFERENCE_WORKERS,
+    Device,
+    Fps,
+    Silence,
+    Weights,
+    Workers,
+    given,
+    refuse_options,
+)
 from snvideo.data.image_sequences import FPS
 from snvideo.errors import SnvideoError
 
 
 def features(
+    context: typer.Context,
     weights: Weights,
     out: Annotated[Path, typer.Option(help="Folder to fill.")],
     videos: Annotated[
@@ -47,6 +57,14 @@ def features(
     """
     if bool(videos) == (index is not None):
         raise SnvideoError("give either videos or --index: files, folders, patterns, or a .csv")
+    if index is None:
+        refuse_options({"--split": given(context, "split")}, "is of an --index: leave it out")
+    else:
+        why = "is of folders of frames that are given; an index has its own: leave it out"
+        refuse_options({"--fps": given(context, "fps")}, why)
+    if per == "snippet":
+        why = "means nothing with --per snippet, which takes all: leave it out"
+        refuse_options({"--clips": given(context, "clips")}, why)
     from snvideo.data.files import find_videos
     from snvideo.data.index import ClipIndex
     from snvideo.engine.feature_files import write_features
@@ -54,7 +72,7 @@ def features(
     from snvideo.report.console import progress
     from snvideo.report.features import print_features
 
-    given = find_videos(videos or ()) if index is None else ClipIndex.load(index, split)
+    found = find_videos(videos or ()) if index is None else ClipIndex.load(index, split)
     extractor = FeatureExtractor(
         weights,
         layer=layer,
@@ -70,7 +88,7 @@ def features(
     with progress() as show:
         summary = write_features(
             extractor,
-            given,
+            found,
             out,
             array=npy,
             progress=lambda done, total: show("features", done, total),

@@ -47,6 +47,12 @@ def refuse_options(options: Mapping[str, object], why: str) -> None:
             raise SnvideoError(f"{name} {why}")
 
 
+def given(context: typer.Context, name: str) -> object:
+    """Value of a parameter that the command line has, else None."""
+    source = context.get_parameter_source(name)
+    return context.params[name] if source is not None and source.name == "COMMANDLINE" else None
+
+
 def _check_part(context: typer.Context, value: str | bool | None) -> str | bool | None:
     """Refuse a bad part, or one with `--merge`, before anything is read."""
     if value and (context.params.get("part") or context.params.get("merge")):

@@ -169,3 +169,18 @@ def test_the_command(tmp_path, videos, weights):
         done = CliRunner().invoke(app, ["features", *wrong, *options])
         assert isinstance(done.exception, SnvideoError)
         assert "either videos or --index" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--index", "x.csv", "--fps", "25"], "--fps is of folders of frames"),
+        (["x", "--split", "val"], "--split is of an --index"),
+        (["x", "--per", "snippet", "--clips", "10"], "--clips means nothing with --per snippet"),
+    ],
+)
+def test_options_without_effect_are_refused(options, message):
+    """Also at the value that they have by default."""
+    done = CliRunner().invoke(app, ["features", "--weights", "w", "--out", "o", *options])
+    assert isinstance(done.exception, SnvideoError)
+    assert message in str(done.exception)
