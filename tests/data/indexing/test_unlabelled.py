@@ -135,7 +135,7 @@ def test_an_interrupted_build_goes_on_and_says_what_it_found(videos, tmp_path, m
     probed = []
     probe_all = build.probe_all
     monkeypatch.setattr(
-        build, "probe_all", lambda paths, **more: probe_all(probed_of(paths, probed), **more)
+        build, "probe_all", lambda paths, *more: probe_all(probed_of(paths, probed), *more)
     )
     assert build_index(listing, videos, out) == whole
     assert len(probed) == 3
