@@ -119,7 +119,9 @@ def test_lock_that_is_given_back_meanwhile_is_had(path, monkeypatch):
 def test_lock_that_is_only_just_made_names_its_holder(path, monkeypatch):
     monkeypatch.setattr(lock, "_POLL", 0.01)
     path.write_text("")
-    threading.Timer(0.2, lambda: path.write_text(NODE7)).start()
+    named = path.with_name("named")
+    named.write_text(NODE7)
+    threading.Timer(0.2, lambda: named.replace(path)).start()  # never empty with another time
     with pytest.raises(InUseError, match="process 7 on node7"), locked(path, "it"):
         pass
 
