@@ -29,6 +29,7 @@ from timing import set_libraries_aside
 from torch import Tensor, nn
 from videos import Videos, index_videos
 from view_rivals import VIEW_RIVALS, view_request
+from weights import write_random_weights
 
 from snvideo.data.config import DataConfig
 from snvideo.data.dataset import SampleKey
@@ -37,8 +38,6 @@ from snvideo.data.loader import test_loader
 from snvideo.engine.features import FeatureExtractor
 from snvideo.engine.turns import ratio, take_turns
 from snvideo.models.features import PooledLayer
-from snvideo.models.pretrained import Preprocessing, WeightsMetadata, layer_strides, write_weights
-from snvideo.models.registry import BACKBONES, create_model
 
 BATCH = 16
 OURS, VIEWS, HOOK = "snvideo", "views alone", "hook, pytorchvideo"
@@ -56,7 +55,9 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         names = {name: name for name in scan_videos(folder)[:number]}
         videos, left_out = index_videos(folder, names, Path(scratch) / "index.csv")
-        extractor = FeatureExtractor(random_weights(Path(scratch), model), workers=1, batch=BATCH)
+        weights = Path(scratch) / "model.safetensors"
+        write_random_weights(weights, model, "sn")
+        extractor = FeatureExtractor(weights, workers=1, batch=BATCH)
         times = take_turns(turns(videos, extractor), repeats, warm_up=1)
     print(
         f"{processor()}, {model}, {len(videos.rows)} videos, 10 x 3 views, one thread, one worker"
@@ -67,31 +68,6 @@ def main(
         print(f"| {name} | {median(taken):.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
     for name, reason in left_out.items():
         print(f"without {name}: {reason}")
-
-
-def random_weights(folder: Path, name: str) -> Path:
-    """Weights of a random network, of the views that its backbone was published with."""
-    shape = BACKBONES[name]
-    views = Preprocessing(
-        mean=(0.45, 0.45, 0.45),
-        std=(0.225, 0.225, 0.225),
-        frames=shape.frames,
-        stride=shape.stride,
-        short_side=shape.crop,
-        crop=shape.crop,
-    )
-    network = create_model(name, 400, "sn")
-    metadata = WeightsMetadata(
-        architecture=name,
-        strides=layer_strides(network),
-        norm="sn",
-        statistics="moving",
-        classes=tuple(f"class {number}" for number in range(400)),
-        preprocessing=views,
-    )
-    path = folder / "model.safetensors"
-    write_weights(path, network, metadata)
-    return path
 
 
 def turns(videos: Videos, extractor: FeatureExtractor) -> dict[str, Callable[[], float]]:

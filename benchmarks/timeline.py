@@ -20,15 +20,9 @@ import av
 import numpy as np
 import torch
 import typer
+from weights import write_random_weights
 
 from snvideo.engine.timeline import TimelinePredictor
-from snvideo.models.pretrained import (
-    Preprocessing,
-    WeightsMetadata,
-    layer_strides,
-    write_weights,
-)
-from snvideo.models.registry import BACKBONES, create_model
 
 FPS = 25
 SETTLED = 2
@@ -61,29 +55,6 @@ def draw_video(path: Path, minutes: int, width: int, height: int) -> None:
                     out.mux(packet)
 
 
-def write_random_weights(path: Path, name: str) -> None:
-    """Write weights that were never trained, of the view that the backbone was published with."""
-    torch.manual_seed(0)
-    model, backbone = create_model(name, 400, "bn").eval(), BACKBONES[name]
-    seen = Preprocessing(
-        mean=(0.45,) * 3,
-        std=(0.225,) * 3,
-        frames=backbone.frames,
-        stride=backbone.stride,
-        short_side=backbone.crop,
-        crop=backbone.crop,
-    )
-    metadata = WeightsMetadata(
-        architecture=name,
-        strides=layer_strides(model),
-        norm="bn",
-        statistics="moving",
-        classes=tuple(f"class {number}" for number in range(400)),
-        preprocessing=seen,
-    )
-    write_weights(path, model, metadata)
-
-
 def resident() -> int:
     """Bytes of this process in memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -104,7 +75,7 @@ def main(
     with TemporaryDirectory() as folder:
         video, weights = Path(folder) / "long.mp4", Path(folder) / "model.safetensors"
         draw_video(video, minutes, width, height)
-        write_random_weights(weights, model)
+        write_random_weights(weights, model, "bn")
         predictor = TimelinePredictor(weights, window, step, device="cpu")
         memory, windows = [], 0
         begun, wall = time.process_time(), time.monotonic()

@@ -159,14 +159,15 @@ def _read(path: Path, seen: list[Path]) -> dict[str, Any]:
         file = find_config(str(base), path.parent)
     except SnvideoError as error:
         raise SnvideoError(f"{path}: 'base': {error}") from None
-    return _merge(_read(file, [*seen, path.resolve()]), values)
+    return merge_sections(_read(file, [*seen, path.resolve()]), values)
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge_sections(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested values over those of a base."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if both else value
+        merged[key] = merge_sections(base[key], value) if both else value
     return merged
 
 
@@ -184,7 +185,7 @@ def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
         raise SnvideoError(f"override '{override}': '{text}' is not a YAML value") from None
     for section in reversed(key.strip().split(".")):
         value = {section: value}
-    return _merge(values, value)
+    return merge_sections(values, value)
 
 
 def _explain(problem: ErrorDetails) -> str:

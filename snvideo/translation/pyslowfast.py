@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from snvideo.config import merge_sections
 from snvideo.errors import SnvideoError
 from snvideo.translation.keys import ForeignKeys, flatten_foreign
 from snvideo.translation.pyslowfast_networks import has_non_local, pyslowfast_network
@@ -134,7 +134,7 @@ def _read_yaml(path: Path, seen: list[Path]) -> dict[str, Any]:
     base = values.pop("_BASE_", None)
     if base is None:
         return values
-    return _over(_read_yaml(path.parent / str(base), [*seen, path.resolve()]), values)
+    return merge_sections(_read_yaml(path.parent / str(base), [*seen, path.resolve()]), values)
 
 
 def _literals(value: Any) -> Any:
@@ -146,14 +146,6 @@ def _literals(value: Any) -> Any:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return value
-
-
-def _over(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in values.items():
-        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        merged[key] = _over(base[key], value) if both else value
-    return merged
 
 
 def _refuse_other_tasks(keys: ForeignKeys) -> None:

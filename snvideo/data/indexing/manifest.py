@@ -16,9 +16,9 @@ from typing import NamedTuple
 from snvideo.atomic import write_atomic
 from snvideo.data.image_sequences import without_pattern
 from snvideo.data.index import IndexRow, read_rows
+from snvideo.data.index_meta import CODING
 from snvideo.errors import SnvideoError
 
-_CODING = ("utf-8", "surrogateescape")  # file names are bytes; some are not UTF-8
 _CUT = re.compile(r"(.+)_(\d+)_(\d+)")  # as in QgjMcOKaH9I_000004_000014
 
 
@@ -112,7 +112,7 @@ def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object
     writer.writerow(header)
     writer.writerows(rows)
     try:
-        write_atomic(path, text.getvalue().encode(*_CODING))
+        write_atomic(path, text.getvalue().encode(*CODING))
     except OSError as error:
         raise SnvideoError(f"cannot write {path}: {error.strerror or error}") from None
 
@@ -120,7 +120,7 @@ def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object
 def read_entries(path: Path) -> list[ManifestEntry]:
     """Entries of a manifest or of an index; a `SnvideoError` if the file is neither."""
     try:
-        with path.open(newline="", encoding=_CODING[0], errors=_CODING[1]) as file:
+        with path.open(newline="", encoding=CODING[0], errors=CODING[1]) as file:
             reader = csv.reader(file, strict=True)
             if tuple(next(reader, [])) != ManifestEntry._fields:
                 return manifest_entries(path)
