@@ -96,8 +96,8 @@ def compare(
 
     run, study = load_study(config, overrides or ())
     call = ["compare", config, *(overrides or ())]
-    with parallel_calls(call, parallel, study.processes, run.output):
-        rows = run_study(run, study, write_report)
+    others = parallel_calls(call, parallel, study.processes, run.output)
+    rows = run_study(run, study, write_report, others=others)
     if any(row["status"] != "finished" for row in rows):
         raise typer.Exit(1)
 

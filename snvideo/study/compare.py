@@ -6,7 +6,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import yaml
@@ -64,6 +64,7 @@ def run_study(
     study: StudyConfig,
     report: Callable[[Path], Path],
     launch: Launch = launch,
+    others: AbstractContextManager[None] | None = None,
 ) -> list[Row]:
     """Run all that is missing of a study, and return a row of its table for every cell.
 
@@ -78,6 +79,8 @@ def run_study(
         study: the grid.
         report: writes the report of that folder and returns its path; called after every run.
         launch: starts a run and waits for it.
+        others: further calls, which are begun once the folder is checked and ended with this one;
+            see `snvideo.study.parallel`.
 
     Raises:
         SnvideoError: before anything is run, if a run in the folder has another config.
@@ -99,7 +102,7 @@ def run_study(
         if cell.name in same:
             log.info("%s: the same computation as %s, which is run once", cell, same[cell.name])
     runs = [cell for cell in grid if cell.name not in same]
-    with preemption() as stop, stop.interruptible():
+    with preemption() as stop, stop.interruptible(), others or nullcontext():
         path = _run_all(runs, study.processes, lambda: report(config.output), launch)
     rows = _rows(grid, read_runs(config.output))
     done = len({row["run"] for row in rows if row["status"] == "finished"})

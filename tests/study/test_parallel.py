@@ -1,14 +1,21 @@
 """Calls that share the runs of a study: their part of the machine, and their end."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from snvideo.errors import PreemptedError, SnvideoError
 from snvideo.study import parallel
+from snvideo.study.compare import run_study
+from snvideo.study.config import cells
 from snvideo.study.parallel import call_environment, further_calls
+from tests.study.fakes import run_config, study_config, write_finished
+from tests.study.test_compare import Child, write_table
 
 
 def test_calls_divide_cores_among_their_processes(monkeypatch):
@@ -63,6 +70,38 @@ def test_calls_end_with_the_block(tmp_path, monkeypatch, ignores):
         raise KeyboardInterrupt
     process = int(begun.read_text())
     assert subprocess.run(["ps", "-p", str(process)], capture_output=True).returncode == 1
+
+
+def test_no_call_is_begun_for_a_folder_that_is_refused(tmp_path):
+    study = study_config(norms=("sn",))
+    write_finished(cells(run_config(tmp_path), study)[0])
+    changed = run_config(tmp_path, optim={"epochs": 12, "warmup_epochs": 1})
+    others = further_calls([sys.executable, "-c", ""], [{}], tmp_path)
+    with pytest.raises(SnvideoError):
+        run_study(changed, study, write_table, Child(), others)
+    assert not list(tmp_path.glob("*.log"))
+
+
+def test_a_stop_while_other_calls_are_waited_for_ends_them(tmp_path):
+    script = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    others = further_calls([sys.executable, "-c", script], [{}], tmp_path)
+
+    def stop_once_runs_are_done(path):
+        while not (tmp_path / "compare_2.log").read_text():
+            time.sleep(0.01)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return write_table(path)
+
+    with pytest.raises(PreemptedError):
+        run_study(
+            run_config(tmp_path),
+            study_config(norms=("sn",)),
+            stop_once_runs_are_done,
+            Child(),
+            others,
+        )
+    process = (tmp_path / "compare_2.log").read_text().strip()
+    assert subprocess.run(["ps", "-p", process], capture_output=True).returncode == 1
 
 
 def test_one_call_is_left_as_it_is(tmp_path, monkeypatch):

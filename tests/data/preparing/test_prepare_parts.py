@@ -59,8 +59,7 @@ def test_parts_give_the_files_of_one_call(index: Path, whole: Path, number: int)
     assert sum(one.videos for one in each) == 5
     assert sum(len(one.failures) for one in each) == 1
     merged = merge_prepared(index, out, QUICK)
-    # The new files are the same to the bit, too: `ultrafast` is without x264's `mbtree`, with which
-    # such small ones differ a little from call to call.
+    # The new files are the same to the bit, too.
     assert digests(out) == digests(whole)
     assert merged.failures == {"d.mp4": "Invalid data found when processing input"}
     assert (merged.videos, merged.kept, merged.index) == (5, 4, out / "index.csv")

@@ -18,6 +18,7 @@ from snvideo.data.preparing.reencode import (
     scaled_size,
     shown_frames,
 )
+from snvideo.data.toy import make_toy_kinetics
 from tests.data.videos import frame_number, write_video
 
 QUICK = EncoderSettings(preset="ultrafast")
@@ -140,6 +141,17 @@ def test_colours_decode_as_before(tmp_path: Path) -> None:
         assert getattr(first, name) == getattr(second, name) == 1
     means = [decode_frames(one, range(60)).mean((1, 2)) for one in (old, new)]
     assert np.abs(means[0] - means[1]).max() < 2  # of 10 to 246
+
+
+@pytest.mark.parametrize("preset", ["veryfast", "fast", "slower"])
+def test_one_video_gives_the_same_bytes_in_every_call(tmp_path: Path, preset: str) -> None:
+    make_toy_kinetics(tmp_path / "toy", train=8, val=0)
+    for number, source in enumerate((tmp_path / "toy").rglob("*.mp4")):
+        copies = [tmp_path / f"{number}_{call}.mp4" for call in range(3)]
+        for copy in copies:
+            encode(source, copy, EncoderSettings(short_side=54, preset=preset))
+        assert len({copy.read_bytes() for copy in copies}) == 1
+    assert number == 7
 
 
 def test_a_damaged_video_keeps_what_can_be_read(tmp_path: Path) -> None:
