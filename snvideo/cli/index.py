@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from snvideo.cli.options import Fps, Merge, PartOf, Ray, Timeout, Workers
 from snvideo.data.image_sequences import FPS
-from snvideo.data.remote import as_place
+from snvideo.data.remote import Place, as_place
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _names(labels: Path | None) -> list[str] | None:
 
 def write_listing(
     listing: Listing,
-    videos: Path,
+    videos: Place,
     out: Path,
     check: Check,
     workers: int,

@@ -12,6 +12,7 @@ import typer
 from snvideo.cli.index import WORKERS, GroupBy, write_listing
 from snvideo.cli.options import Fps, Timeout, Workers
 from snvideo.data.image_sequences import FPS
+from snvideo.data.remote import Place, as_place
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def init(
-    videos: Annotated[Path, typer.Argument(help="A folder of videos; or an index, a .csv.")],
+    videos: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of videos, or its URL; or an index, a .csv.", parser=as_place
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for index, config and run.")] = Path(),
     weights: Annotated[
         str | None,
@@ -39,8 +45,9 @@ def init(
     """
     from snvideo.models.pretrained import open_weights
 
-    indexed = videos.is_file() and videos.suffix == ".csv"
-    name = videos.stem if indexed else videos.resolve().name
+    local = videos.resolve() if isinstance(videos, Path) else None  # else behind a URL
+    indexed = local is not None and local.is_file() and local.suffix == ".csv"
+    name = videos.stem if indexed else (local or videos).name
     name = re.sub(r"[^\w.-]+", "_", name).strip("-.") or "videos"
     index = videos if indexed else out / f"{name}.csv"
     config, run = out / f"{name}.yaml", out / "runs" / name
@@ -67,7 +74,7 @@ def init(
 
 
 def _write_index(
-    videos: Path,
+    videos: Place,
     index: Path,
     val_fraction: float,
     group_by: str | None,

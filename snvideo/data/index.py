@@ -21,7 +21,7 @@ import numpy as np
 
 from snvideo.data.index_meta import CODING, is_proven, read_meta
 from snvideo.data.memory_file import SharedArray
-from snvideo.data.remote import Place, RemotePath, as_place, is_url, join, require_remote
+from snvideo.data.remote import Place, RemotePath, as_place, join, require_remote
 from snvideo.data.source import Source
 from snvideo.errors import SnvideoError
 
@@ -111,7 +111,7 @@ class Video(NamedTuple):
     seekable: bool
     decoders: str
     name: str  # the path as the index has it
-    bytes: int = 0  # of a member of a tar file or a remote file; else 0
+    bytes: int = 0  # 0: not known
     offset: int | None = None
 
     @classmethod
@@ -128,7 +128,8 @@ class Video(NamedTuple):
 
 _TABLE = np.dtype(
     [(name, np.int32) for name in ("label", "first_frame", "frames", "width", "height")]
-    + [("orientation", np.uint8), ("fps", np.float32), ("seekable", np.bool_)]
+    + [("orientation", np.uint8), ("fps", np.float32), ("bytes", np.int64)]
+    + [("seekable", np.bool_)]
     + [("decoders", np.uint8)]  # a bit for each of `DECODERS`
 )
 
@@ -173,8 +174,8 @@ class ClipIndex:
         # Likewise the labels of all videos.
         self._labels, self._label_ends = SharedArray(np.int32), SharedArray(np.int64)
         self._label_ends.append([0])
-        # Of members of tar files (-1: none) and remote files alone: row, and offset and bytes.
-        self._placed, self._places = SharedArray(np.int32), SharedArray(np.int64)
+        # Of members of tar files alone: row, and offset.
+        self._members, self._offsets = SharedArray(np.int32), SharedArray(np.int64)
         label_end = videos = 0
         self.multi_label = False
         """True if videos of any split may have several labels."""
@@ -190,13 +191,9 @@ class ClipIndex:
             self.multi_label |= any(row.labels for row in chunk)
             chunk = [row for row in chunk if row.split == split]
             self._table.append([(*numbers(row), _bits(row.decoders)) for row in chunk])
-            placed = [
-                (number, -1 if row.offset is None else row.offset, row.bytes)
-                for number, row in enumerate(chunk, videos)
-                if isinstance(root, RemotePath) or row.offset is not None or is_url(row.path)
-            ]
-            self._placed.append([number for number, *_ in placed])
-            self._places.append([place for _, *place in placed])
+            members = [(k, row) for k, row in enumerate(chunk, videos) if row.offset is not None]
+            self._members.append([number for number, _ in members])
+            self._offsets.append([row.offset for _, row in members])
             videos += len(chunk)
             paths = [row.path.encode(*CODING) for row in chunk]
             ends = np.cumsum([end, *map(len, paths)])
@@ -290,10 +287,9 @@ class ClipIndex:
         name = stored.decode(*CODING)
         values = dict(zip(_TABLE.names or (), self._table.values[number].item(), strict=True))
         values["decoders"] = _names(values["decoders"])
-        at = int(np.searchsorted(self._placed.values, number))
-        if at < len(self._placed.values) and self._placed.values[at] == number:
-            offset, size = self._places.values[2 * at : 2 * at + 2].tolist()
-            values |= {"offset": None if offset < 0 else offset, "bytes": size}
+        at = int(np.searchsorted(self._members.values, number))
+        if at < len(self._members.values) and self._members.values[at] == number:
+            values["offset"] = self._offsets.values[at].item()
         # The system's own text for these bytes, which is another one where it does not use UTF-8.
         return Video(path=join(self.root, os.fsdecode(stored)), name=name, **values)
 

@@ -21,7 +21,7 @@ class Source(NamedTuple):
     offset: int | None = None
     """Byte of the tar file where the header of a member begins; None: the video is a file."""
     bytes: int = 0
-    """Of a member or a remote file, as it was indexed; 0: whatever it has now."""
+    """Of a file or member, as it was indexed; 0: whatever it has now."""
     fps: float = FPS  # frames a second of an image sequence, which states none
 
     @property
@@ -51,13 +51,15 @@ class Source(NamedTuple):
 
         Raises:
             OSError: if it is not there.
-            Unusable: if it cannot be downloaded, or its tar file is not the one that was indexed.
+            Unusable: if it cannot be downloaded, or the file is not the one that was indexed.
         """
         if self.is_sequence:
             raise Unusable("an image sequence, which has no times: not for windows")
         if isinstance(self.path, RemotePath):
             return str(self._downloaded(self.path))
         if self.offset is None:
+            if self.bytes not in (0, found := self.path.stat().st_size):
+                raise Unusable(f"{found} bytes, but {self.bytes} when it was indexed: index again")
             return str(self.path)
         tar, member = self._member(self.offset)
         # FFmpeg's protocol for a part of a file; absolute, or a colon might end another's name.

@@ -13,10 +13,14 @@ from snvideo.data import dataset, loader, sampling
 from snvideo.data.augmentation import to_input
 from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig, TrainViewConfig
 from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, cut
-from snvideo.data.decoding import decode_frames
+from snvideo.data.decoding import DecodeError, decode_frames
 from snvideo.data.index import ClipIndex, IndexRow
+from snvideo.data.indexing.build import build_index
+from snvideo.data.indexing.sources import read_class_folders
 from snvideo.engine.batch_plan import BatchPlan
 from snvideo.errors import SnvideoError
+from tests.data import decoders
+from tests.data.videos import write_video
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ def spoiled(toy, tmp_path, bad: int) -> ClipIndex:
     lines = (toy / "index.csv").read_text().splitlines()
     for number in range(1, bad + 1):
         path = tmp_path / f"bad{number}.mp4"
-        path.write_text("no video")
+        path.write_text("no video".ljust((toy / lines[number].split(",")[0]).stat().st_size))
         lines[number] = ",".join([str(path), *lines[number].split(",")[1:]])
     (tmp_path / "index.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "index.json").write_text((toy / "index.json").read_text())
@@ -114,6 +118,19 @@ def test_a_broken_video_is_replaced_and_named(toy, config, tmp_path):
     again = clips[SampleKey(sampling.TRAIN, 0, 0, 0)]
     assert torch.equal(again[0], clip)
     assert not torch.equal(clips[SampleKey(sampling.TRAIN, 0, 1, 0)][0], clip)
+
+
+@pytest.mark.parametrize("decoder", decoders.ALL)
+def test_a_video_that_was_replaced_gives_no_frame(tmp_path: Path, decoder: str):
+    path = write_video(tmp_path / "v" / "hug" / "a.mp4", 30)
+    build_index(read_class_folders(tmp_path / "v"), tmp_path / "v", tmp_path / "index.csv")
+    video = ClipIndex.load(tmp_path / "index.csv", "train")[0]
+    assert len(decode_frames(video, [3], decoder)) == 1
+    before = path.stat().st_size
+    write_video(path, 31)
+    reason = rf"{path.stat().st_size} bytes, but {before} when it was indexed: index again"
+    with pytest.raises(DecodeError, match=reason):
+        decode_frames(video, [3], decoder)
 
 
 def test_nothing_but_broken_videos_is_an_error_that_says_so(toy, config, tmp_path):

@@ -49,7 +49,7 @@ def test_usable_videos_of_a_split_in_order(tmp_path: Path) -> None:
     assert len(index) == 3
     assert [video.name for video in index] == ["a.mp4", "b, c.avi", "dé.mp4"]
     assert index[0] == Video(
-        tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 1, True, "pyav decord", "a.mp4"
+        tmp_path / "a.mp4", 0, 0, 24, 25.0, 64, 48, 1, True, "pyav decord", "a.mp4", 3000
     )
     assert (index[1].decoders, index[1].orientation) == ("pyav", 6)
     assert index[-1] == index[2]

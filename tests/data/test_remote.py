@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("fsspec", reason="videos at URLs need the extra `remote`")
 pytest.importorskip("aiohttp", reason="videos at URLs need the extra `remote`")
 
+from snvideo.cli import run
 from snvideo.data import download_cache, remote
 from snvideo.data.config import ClipConfig, DataConfig, TrainViewConfig
 from snvideo.data.decoding import DecodeError, decode_frames
@@ -113,6 +114,21 @@ def test_batches_from_s3_are_those_of_files(toy: Path, bucket, tmp_path: Path, c
     assert sum(path.suffix == ".mp4" for path in cache.rglob("*")) == 24  # each once
     bucket.rm("clips/files", recursive=True)
     assert_same(batches(indexes["objects"]), expected)  # from the cache
+
+
+def test_a_folder_on_s3_to_begin_with(toy: Path, bucket, tmp_path: Path, cache: Path, capsys):
+    for file in sorted((toy / "train").rglob("*.mp4"))[:16]:
+        bucket.put_file(str(file), f"clips/my set/{file.parent.name}/{file.name}")
+    assert run(["init", "s3://clips/my set", "--out", str(tmp_path), "--workers", "1"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "s3://clips/my set: class folders, splits train" in printed
+    assert f"snvideo train {tmp_path / 'my_set.yaml'}" in printed
+    assert "snvideo predict 's3://clips/my set/" in printed
+    rows = list(read_rows(tmp_path / "my_set.csv"))
+    assert [row.status for row in rows] == ["ok"] * 16
+    assert {row.split for row in rows} == {"train", "val"}
+    assert run(["init", "s3://clips/none", "--out", str(tmp_path), "--workers", "1"]) == 2
+    assert "videos s3://clips/none: no" in capsys.readouterr().err
 
 
 def test_images_and_arguments_on_s3(bucket, tmp_path: Path, cache: Path) -> None:

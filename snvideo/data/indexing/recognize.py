@@ -19,6 +19,7 @@ from snvideo.data.indexing.sources import (
     read_labels,
     read_lists,
 )
+from snvideo.data.remote import Place
 from snvideo.errors import SnvideoError
 from snvideo.text import shorten_list
 
@@ -38,19 +39,19 @@ class Recognized(NamedTuple):
     """What else was there, and why it was not taken; a line each."""
 
 
-def recognize(videos: Path) -> Recognized:
+def recognize(videos: Place) -> Recognized:
     """List the videos of a folder by the first of these that it has.
 
     Annotations of Kinetics; lists of paths and label ids, as PySlowFast and mmaction2 have; class
     folders. The first two are looked for in the folder, in those in it, and in the one that it lies
-    in; they count if they name at least one of the videos.
+    in, but not behind a URL; they count if they name at least one of the videos.
 
     Raises:
         SnvideoError: if there is none, saying what was looked for, or one class alone.
     """
     paths = scan_videos(videos)
     remarks: list[str] = []
-    found = _first_of(videos, paths, remarks)
+    found = _first_of(videos, paths, remarks) if isinstance(videos, Path) else None
     if found is None:
         flat = all("/" not in path for path in paths)
         found = None if flat else Recognized(read_class_folders(videos), "class folders", remarks)

@@ -1,8 +1,10 @@
 """Trees of re-encoded videos: names, what a second call does, what goes wrong, what it costs."""
 
+import csv
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from snvideo.data.decoding import decode_frames
-from snvideo.data.index import ClipIndex, IndexRow, Video, read_rows
+from snvideo.data.index import COLUMNS, ClipIndex, IndexRow, Video, read_rows
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.listing import Listing
 from snvideo.data.indexing.sources import read_class_folders
@@ -35,6 +37,13 @@ def index_of(root: Path, rows: list[IndexRow] | None = None) -> Path:
     listing = read_class_folders(root) if rows is None else Listing(rows, ["hug", "kick"], "test")
     build_index(listing, root, root.parent / "index.csv", workers=2)
     return root.parent / "index.csv"
+
+
+def forget_sizes(index: Path) -> None:
+    """Makes an index take a file as it is, whatever size it had."""
+    rows = [row._replace(bytes=0) for row in read_rows(index)]
+    with index.open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
 
 
 def stamps(out: Path) -> dict[str, tuple[int, int]]:
@@ -122,6 +131,7 @@ def test_what_crashes_hangs_or_is_broken_costs_itself_alone(root: Path, tmp_path
     write_video(root / "kick" / f"{'n' * 252}.ts", 5)  # no room for one letter more
     write_video(root / "kick" / "pipe.mp4", 5)
     index, out = index_of(root), tmp_path / "out"
+    forget_sizes(index)
     (root / "kick" / "b.mkv").write_bytes(b"no video any more")
     write_video(root / "kick" / "cut.mp4", 33)  # shorter than its index says
     (root / "kick" / "pipe.mp4").unlink()
@@ -150,7 +160,9 @@ def test_a_source_that_went_bad_takes_its_old_output_along(root: Path, tmp_path:
     os.utime(root / "kick" / "b.mkv", ns=(later, later))
     (root / "hug" / "a.mp4").unlink()  # what was prepared from it is still good
     prepared = prepare_videos(index, out, QUICK)
+    reason = r"17 bytes, but \d+ when it was indexed: index again"
     assert list(prepared.failures) == ["kick/b.mkv"] and prepared.kept == 2
+    assert re.fullmatch(reason, prepared.failures["kick/b.mkv"])
     assert sorted(stamps(out)) == ["hug/a.avi.mp4", "hug/a.mp4.mp4"]
 
 

@@ -34,7 +34,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows += [IndexRow(name, 0, split="val") for name in ("c.mkv", "gone.mp4", "d.mp4")]
     out = root.parent / "index.csv"
     build_index(Listing(rows, ["hug", "kick"], "test"), root, out, workers=2)
-    (root / "d.mp4").write_bytes(b"no video any more")
+    (root / "d.mp4").write_bytes(b"no video any more".ljust((root / "d.mp4").stat().st_size))
     return out
 
 
