@@ -8,9 +8,12 @@ from functools import cache
 from pathlib import Path
 from statistics import mean, median
 
+import pytest
 from scipy.stats import spearmanr
 
+from snvideo.engine.config import differences
 from snvideo.study.comparability import comparison_warnings
+from snvideo.study.intervals import confidence_interval
 from snvideo.study.rates import rate_tables
 from snvideo.study.runs import StudyRun, read_runs, read_study, single_frame_accuracy
 from snvideo.study.summary import comparison_csv, summary_tables
@@ -19,6 +22,17 @@ ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "docs/results/study"
 RATES = ROOT / "docs/results/study_rates"
 """The same at several learning rates."""
+VARIANTS = ROOT / "docs/results/study_sn"
+"""Variants of SN at its own learning rate."""
+CHANGES: dict[str, tuple[str, dict[str, object]]] = {
+    "4 epochs": ("study_sn_4_epochs", {"optim.epochs": 4, "log.validate_epochs": 4}),
+    "8 epochs": ("study_sn_8_epochs", {"optim.epochs": 8, "log.validate_epochs": 8}),
+    "12 epochs": ("study_sn", {}),
+    "ratios kept equal": ("study_sn_fixed_ratios", {"optim.logit_lr": 1e-9}),
+    "logits at ten times the rate": ("study_sn_fast_logits", {"optim.logit_lr": 10}),
+    "last scales begin at zero": ("study_sn_zero_last_scales", {"model.zero_init_last": True}),
+}
+"""Changes in the study of variants, as the page names them: its folder, and what is changed."""
 DECIMAL = re.compile(r"(?<![\d.])[+-]?\d+\.\d(?![\d.])")
 
 PAGE = ROOT / "docs/results/README.md"
@@ -31,9 +45,30 @@ def runs() -> list[StudyRun]:
 
 @cache
 def lines() -> set[str]:
-    """Lines of both studies' tables in Markdown."""
-    tables = [*summary_tables(runs()), *rate_tables(read_runs(RATES), read_study(RATES))]
-    return {f"| {' | '.join(row)} |" for table in tables for row in table.rows}
+    """Lines of all studies' tables in Markdown."""
+    tables = [
+        *summary_tables(runs()),
+        *summary_tables(read_runs(VARIANTS)),
+        *rate_tables(read_runs(RATES), read_study(RATES)),
+    ]
+    rows = {f"| {' | '.join(row)} |" for table in tables for row in table.rows}
+    return rows | {change_row(label) for label in CHANGES}
+
+
+def changed_runs(label: str, norm: str) -> list[StudyRun]:
+    """Finished runs of a change with two clips a group."""
+    found = read_runs(STUDY.with_name(CHANGES[label][0]))
+    two = [run for run in found if run.norm == norm and run.geometry == (8, 2)]
+    return [run for run in two if run.results is not None]
+
+
+def change_row(label: str) -> str:
+    """Line of the table of changes: SN and GN."""
+    cells = []
+    for norm in ("sn", "gn8"):
+        found = [run.results.video_top1 for run in changed_runs(label, norm)]
+        cells.append(f"{confidence_interval(found).percent()} (n = {len(found)})" if found else "-")
+    return f"| {label} | {' | '.join(cells)} |"
 
 
 @cache
@@ -69,8 +104,20 @@ def test_numbers_of_the_page_are_those_of_the_study():
 
 
 def test_tables_of_the_page_are_those_of_the_study():
-    rows = [line for line in stated().splitlines() if re.match(r"\| \(\d", line)]
+    labels = "|".join(CHANGES)
+    rows = [line for line in stated().splitlines() if re.match(rf"\| (\(\d|{labels})", line)]
     assert rows and [row for row in rows if row not in lines()] == []
+
+
+@pytest.mark.parametrize("label", CHANGES)
+def test_changes_are_those_that_the_page_names(label):
+    _, settings = CHANGES[label]
+    found = changed_runs(label, "sn")
+    assert len(found) >= 3
+    for run in found:
+        (plain,) = (one for one in changed_runs("12 epochs", "sn") if one.seed == run.seed)
+        assert set(differences(plain.config, run.config)) - {"output"} == set(settings)
+        assert all(run.config[key] == value for key, value in settings.items())
 
 
 def words() -> str:
