@@ -25,8 +25,8 @@ RATES = ROOT / "docs/results/study_rates"
 VARIANTS = ROOT / "docs/results/study_sn"
 """Variants of SN at its own learning rate."""
 CHANGES: dict[str, tuple[str, dict[str, object]]] = {
-    "4 epochs": ("study_sn_4_epochs", {"optim.epochs": 4, "log.validate_epochs": 4}),
-    "8 epochs": ("study_sn_8_epochs", {"optim.epochs": 8, "log.validate_epochs": 8}),
+    "4 epochs": ("study_sn_4_epochs", {"optim.epochs": 4}),
+    "8 epochs": ("study_sn_8_epochs", {"optim.epochs": 8}),
     "12 epochs": ("study_sn", {}),
     "ratios kept equal": ("study_sn_fixed_ratios", {"optim.logit_lr": 1e-9}),
     "logits at ten times the rate": ("study_sn_fast_logits", {"optim.logit_lr": 10}),
@@ -63,12 +63,21 @@ def changed_runs(label: str, norm: str) -> list[StudyRun]:
 
 
 def change_row(label: str) -> str:
-    """Line of the table of changes: SN and GN."""
-    cells = []
-    for norm in ("sn", "gn8"):
-        found = [run.results.video_top1 for run in changed_runs(label, norm)]
-        cells.append(f"{confidence_interval(found).percent()} (n = {len(found)})" if found else "-")
+    """Line of the table of changes: SN and GN, and SN against the unchanged one, by seeds."""
+    sn, gn = (changed_runs(label, norm) for norm in ("sn", "gn8"))
+    plain = {run.seed: run.results.video_top1 for run in changed_runs("12 epochs", "sn")}
+    gained = [run.results.video_top1 - plain[run.seed] for run in sn]
+    cells = [
+        *(interval_text([run.results.video_top1 for run in found]) for found in (sn, gn)),
+        interval_text(gained, signed=True) if any(gained) else "",
+    ]
     return f"| {label} | {' | '.join(cells)} |"
+
+
+def interval_text(values: list[float], signed: bool = False) -> str:
+    if not values:
+        return ""
+    return f"{confidence_interval(values).percent(signed)} (n = {len(values)})"
 
 
 @cache
@@ -152,15 +161,33 @@ def test_training_accuracies_of_the_page():
     assert f"training itself comes less far ({two})" in said
 
 
-def test_importance_ratios_of_the_page():
-    shares = defaultdict(list)
-    with (STUDY / "importance.csv").open() as file:
+def shares(folder: Path, statistic: str, part: str, depth: str = "") -> dict[str, str]:
+    """Mean importance ratio of SN by clips a group, of the layers at a depth or all, in percent."""
+    found = defaultdict(list)
+    with (folder / "importance.csv").open() as file:
         for row in csv.DictReader(file):
-            where = row["norm"], row["depth"], row["statistic"], row["part"]
-            if where == ("sn", "1.0", "mean", "batch"):
-                shares[row["clips_per_gpu"]].append(100 * float(row["ratio"]))
-    two, sixteen = (f"{mean(shares[clips]):.0f} %" for clips in ("2", "16"))
-    assert f"grow, from {two} with two clips to {sixteen} with sixteen" in words()
+            where = row["norm"], row["statistic"], row["part"]
+            if where == ("sn", statistic, part) and depth in ("", row["depth"]):
+                found[row["clips_per_gpu"]].append(100 * float(row["ratio"]))
+    return {clips: f"{mean(values):.0f} %" for clips, values in found.items()}
+
+
+def test_importance_ratios_of_the_page():
+    last = shares(STUDY, "mean", "batch", "1.0")
+    assert f"grow, from {last['2']} with two clips to {last['16']} with sixteen" in words()
+    fast = STUDY.with_name("study_sn_fast_logits")
+    stem, layers, slow, variance = (
+        shares(*where)["2"]
+        for where in (
+            (fast, "mean", "instance", "0.0"),
+            (fast, "mean", "layer"),
+            (VARIANTS, "mean", "layer"),
+            (fast, "variance", "layer", "1.0"),
+        )
+    )
+    assert f"instance part of the mean comes to {stem} in the stem" in words()
+    assert f"layer part to {layers} averaged over layers ({slow} at" in words()
+    assert f"and to {variance} of the variance in the last norm" in words()
 
 
 def test_noise_of_the_page():
