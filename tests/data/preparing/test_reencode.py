@@ -143,15 +143,15 @@ def test_colours_decode_as_before(tmp_path: Path) -> None:
     assert np.abs(means[0] - means[1]).max() < 2  # of 10 to 246
 
 
-@pytest.mark.parametrize("preset", ["veryfast", "fast", "slower"])
-def test_one_video_gives_the_same_bytes_in_every_call(tmp_path: Path, preset: str) -> None:
-    make_toy_kinetics(tmp_path / "toy", train=8, val=0)
-    for number, source in enumerate((tmp_path / "toy").rglob("*.mp4")):
-        copies = [tmp_path / f"{number}_{call}.mp4" for call in range(3)]
+def test_one_video_gives_the_same_bytes_in_every_call(tmp_path: Path) -> None:
+    make_toy_kinetics(tmp_path / "toy", train=5, val=0)
+    sources = list((tmp_path / "toy").rglob("*.mp4"))
+    assert len(sources) == 5
+    for number, source in enumerate(sources):
+        copies = [tmp_path / f"{number}_{call}.mp4" for call in range(2)]
         for copy in copies:
-            encode(source, copy, EncoderSettings(short_side=54, preset=preset))
-        assert len({copy.read_bytes() for copy in copies}) == 1
-    assert number == 7
+            encode(source, copy, EncoderSettings(short_side=54))
+        assert copies[0].read_bytes() == copies[1].read_bytes()
 
 
 def test_a_damaged_video_keeps_what_can_be_read(tmp_path: Path) -> None:
