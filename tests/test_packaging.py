@@ -31,7 +31,7 @@ SHORT = ("optim.epochs=1", "optim.warmup_epochs=0", "statistics.batches=2", "dat
 
 def test_a_missing_extra_is_one_line(monkeypatch):
     for extra, packages in PACKAGES.items():
-        if extra not in (*TRACKERS, "ray", "remote"):  # which `dev` leaves out
+        if extra not in (*TRACKERS, "ray"):  # which `dev` leaves out
             require(extra, "tests")
         for package in packages:
             monkeypatch.setitem(sys.modules, package, None)

@@ -277,6 +277,7 @@ def test_one_video_compared(tmp_path: Path) -> None:
 @pytest.mark.process
 def test_the_program(root: Path, tmp_path: Path) -> None:
     index, out = index_of(root), tmp_path / "out"
+    forget_sizes(index)
     (root / "kick" / "b.mkv").write_bytes(b"no video any more")
     options = ["--short-side", "32", "--workers", "2", "--sample", "2"]
     command = [sys.executable, str(PROGRAM), str(index), str(out), *options]

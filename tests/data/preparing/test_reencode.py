@@ -144,14 +144,14 @@ def test_colours_decode_as_before(tmp_path: Path) -> None:
 
 
 def test_one_video_gives_the_same_bytes_in_every_call(tmp_path: Path) -> None:
-    make_toy_kinetics(tmp_path / "toy", train=5, val=0)
+    make_toy_kinetics(tmp_path / "toy", train=8, val=0)
     sources = list((tmp_path / "toy").rglob("*.mp4"))
-    assert len(sources) == 5
+    assert len(sources) == 8
     for number, source in enumerate(sources):
-        copies = [tmp_path / f"{number}_{call}.mp4" for call in range(2)]
+        copies = [tmp_path / f"{number}_{call}.mp4" for call in range(3)]
         for copy in copies:
             encode(source, copy, EncoderSettings(short_side=54))
-        assert copies[0].read_bytes() == copies[1].read_bytes()
+        assert len({copy.read_bytes() for copy in copies}) == 1
 
 
 def test_a_damaged_video_keeps_what_can_be_read(tmp_path: Path) -> None:
