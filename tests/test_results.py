@@ -39,8 +39,8 @@ PAGE = ROOT / "docs/results/README.md"
 
 
 @cache
-def runs() -> list[StudyRun]:
-    return read_runs(STUDY)
+def runs(folder: Path = STUDY) -> list[StudyRun]:
+    return read_runs(folder)
 
 
 @cache
@@ -48,8 +48,8 @@ def lines() -> set[str]:
     """Lines of all studies' tables in Markdown."""
     tables = [
         *summary_tables(runs()),
-        *summary_tables(read_runs(VARIANTS)),
-        *rate_tables(read_runs(RATES), read_study(RATES)),
+        *summary_tables(runs(VARIANTS)),
+        *rate_tables(runs(RATES), read_study(RATES)),
     ]
     rows = {f"| {' | '.join(row)} |" for table in tables for row in table.rows}
     return rows | {change_row(label) for label in CHANGES}
@@ -57,7 +57,7 @@ def lines() -> set[str]:
 
 def changed_runs(label: str, norm: str) -> list[StudyRun]:
     """Finished runs of a change with two clips a group."""
-    found = read_runs(STUDY.with_name(CHANGES[label][0]))
+    found = runs(STUDY.with_name(CHANGES[label][0]))
     two = [run for run in found if run.norm == norm and run.geometry == (8, 2)]
     return [run for run in two if run.results is not None]
 
@@ -99,7 +99,7 @@ def test_the_table_of_runs_is_that_of_the_raw_files():
 def test_runs_at_the_study_s_own_rate_are_the_study_s():
     """But for the norms that see no split, which may be named after another one."""
     own = {(run.norm, run.geometry, run.seed): run for run in runs()}
-    repeated = [run for run in read_runs(RATES) if run.lr == 0.1 and run.results is not None]
+    repeated = [run for run in runs(RATES) if run.lr == 0.1 and run.results is not None]
     assert len(repeated) >= 15
     for run in repeated:
         results = own[run.norm, run.geometry, run.seed].results
