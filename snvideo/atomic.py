@@ -43,6 +43,13 @@ def is_unfinished(path: Path) -> bool:
     return bool(_TEMPORARY.fullmatch(path.name))
 
 
+def remove_unfinished(folder: Path, recursive: bool = False) -> None:
+    """Remove what processes that were killed had begun to write, where no other writes now."""
+    for file in folder.rglob(".*") if recursive else folder.glob(".*"):
+        if is_unfinished(file):
+            file.unlink(missing_ok=True)
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file as `atomic_path` does; text is encoded as UTF-8, its line ends as they are."""
     with atomic_path(path) as temporary:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-from snvideo.atomic import is_unfinished, write_atomic
+from snvideo.atomic import is_unfinished, remove_unfinished, write_atomic
 from snvideo.data.image_sequences import find_sequence, is_sequence, list_images
 from snvideo.data.remote import Place, RemotePath, is_url, list_folder, tried
 from snvideo.data.source import Source
@@ -247,7 +247,7 @@ def claim_folder(
                 raise SnvideoError(f"{out}: holds other files: give a new or an empty folder")
             write_atomic(path, json.dumps({"settings": settings}, indent=1) + "\n")
         if not shared:
-            remove_unfinished(out)
+            remove_unfinished(out, recursive=True)
         facts = json.loads(path.read_text(encoding="utf-8"))
         found = facts.get("settings", facts)  # older toy sets hold nothing else
     except (ValueError, AttributeError):
@@ -261,10 +261,3 @@ def claim_folder(
                 f"{out}: was made with {name} {old}, asked for {new}: "
                 "choose another folder, or delete this one"
             )
-
-
-def remove_unfinished(out: Path) -> None:
-    """Remove what processes that were killed had begun to write with `snvideo.atomic`."""
-    for left in out.rglob(".*"):
-        if is_unfinished(left):
-            left.unlink(missing_ok=True)

@@ -38,8 +38,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     write_checkpoint(path, state)
     others = [other for other in checkpoints(folder) if other != path]
     stale = others[: max(0, len(others) - (keep - 1))]
-    # Of a run that was killed while writing: temporary files, and checksums without a file.
-    stale += [*folder.glob(".step_*"), *folder.glob(f".{Path(BEST).stem}.*")]
+    # A run that was killed while writing leaves a checksum without a file.
     sums = folder.glob("*.pt.sha256")
     stale += [file for file in sums if not file.with_suffix("").exists()]
     for old in stale:

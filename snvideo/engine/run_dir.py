@@ -20,7 +20,7 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from snvideo.atomic import atomic_path, write_atomic
+from snvideo.atomic import atomic_path, remove_unfinished, write_atomic
 from snvideo.base_config import flatten
 from snvideo.engine.checkpoint import checkpoints, load_checkpoint
 from snvideo.engine.config import (
@@ -171,13 +171,16 @@ class RunDir:
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing the same run, during the block.
 
-        Raises SnvideoError if one does, on whatever host, or the folder cannot be written to.
+        Raises SnvideoError if one does, on whatever host, or the folder cannot be written to. What
+        a process that was killed had begun to write is removed.
         """
         with ExitStack() as stack:
             with explained_writes(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.callback(_remove_if_empty, self.path)
                 stack.enter_context(locked(self.path / LOCK, f"run {self.path}"))
+                for folder in (self.path, self.checkpoints):
+                    remove_unfinished(folder)
             yield
 
     def check_output(self, run: RunDir | None) -> None:

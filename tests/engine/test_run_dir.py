@@ -337,6 +337,19 @@ def test_a_file_that_is_not_finished_leaves_the_one_before(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == {"a": 1}
 
 
+def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path):
+    """In any file of a run; what is not ours stays, and so do files of runs in folders below."""
+    begun = [".trial.77-0", ".config.77-12.yaml", "checkpoints/.trial.77-0"]
+    begun += ["checkpoints/.step_00000003.77-1.pt", "checkpoints/.best.pt.77-2.sha256"]
+    others = [".notes.txt", "checkpoints/.mine.77.pt", "cells/one/.config.78-0.yaml"]
+    for name in (*begun, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with RunDir(tmp_path).locked():
+        found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == {".lock", *others}
+
+
 def test_a_run_directory_has_one_writer(tmp_path):
     run = RunDir(tmp_path / "new/run")
     with run.locked():

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
-from snvideo.atomic import write_atomic
-from snvideo.data.files import claim_folder, remove_unfinished
+from snvideo.atomic import remove_unfinished, write_atomic
+from snvideo.data.files import claim_folder
 from snvideo.data.image_sequences import is_sequence
 from snvideo.data.index import IndexRow, read_rows
 from snvideo.data.index_meta import read_meta
@@ -102,7 +102,7 @@ def prepare_videos(
             kept, reasons = _encode(jobs, pool, partial(report, "encode"))
         finally:
             if part is None:
-                remove_unfinished(out)
+                remove_unfinished(out, recursive=True)
         listing = _listing(index, names, reasons)
         rows = len(take_part(listing, part).rows)
         build_index(
