@@ -46,6 +46,7 @@ class TwoNodes:
 
     def restore(self) -> None:
         self._second = self._second or self._cluster.add_node(num_cpus=1)
+        self._cluster.wait_for_nodes()  # a lost one is counted until it has missed two checks
 
     def lose(self) -> None:
         self._cluster.remove_node(self._second, allow_graceful=False)
