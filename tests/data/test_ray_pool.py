@@ -15,6 +15,8 @@ from snvideo.cli import run
 from snvideo.data import ray_pool
 from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.listing import Listing
+from snvideo.data.indexing.merge import merge_parts
+from snvideo.data.indexing.parts import Part
 from snvideo.data.indexing.sources import read_class_folders
 from snvideo.data.preparing.prepare import prepare_videos
 from snvideo.data.preparing.reencode import EncoderSettings
@@ -46,11 +48,12 @@ class TwoNodes:
 
     def restore(self) -> None:
         self._second = self._second or self._cluster.add_node(num_cpus=1)
-        self._cluster.wait_for_nodes()  # a lost one is counted until it has missed two checks
 
     def lose(self) -> None:
         self._cluster.remove_node(self._second, allow_graceful=False)
         self._second = None
+        # Until it has missed two checks, it is counted, and its processes may still answer.
+        self._cluster.wait_for_nodes()
 
     def shutdown(self) -> None:
         ray.shutdown()
@@ -199,6 +202,14 @@ def test_a_build_goes_on_with_or_without_a_cluster(cluster, videos, listing, who
     seen: list[int] = []
     build_index(listing, videos, out, ray=cluster.address, progress=seen.append)
     assert seen == list(range(30, 53))
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_parts_of_an_index_with_and_without_a_cluster(cluster, videos, listing, whole) -> None:
+    out = videos.parent / "parts.csv"
+    build_index(listing, videos, out, part=Part(1, 2), ray=cluster.address)
+    build_index(listing, videos, out, part=Part(2, 2))
+    merge_parts(listing, videos, out)
     assert out.read_bytes() == whole.read_bytes()
 
 
