@@ -82,6 +82,7 @@ def assert_same(found: list, expected: list) -> None:
         assert batch.clips.equal(same.clips) and batch.labels.equal(same.labels)
 
 
+@pytest.mark.process
 def test_batches_from_s3_are_those_of_files(toy: Path, bucket, tmp_path: Path, cache: Path) -> None:
     """As single objects, in tar files, and with only the root of the index exchanged."""
     files = sorted((toy / "train").rglob("*.mp4"))[:12]
@@ -116,6 +117,7 @@ def test_batches_from_s3_are_those_of_files(toy: Path, bucket, tmp_path: Path, c
     assert_same(batches(indexes["objects"]), expected)  # from the cache
 
 
+@pytest.mark.process
 def test_a_folder_on_s3_to_begin_with(toy: Path, bucket, tmp_path: Path, cache: Path, capsys):
     for file in sorted((toy / "train").rglob("*.mp4"))[:16]:
         bucket.put_file(str(file), f"clips/my set/{file.parent.name}/{file.name}")
@@ -131,6 +133,7 @@ def test_a_folder_on_s3_to_begin_with(toy: Path, bucket, tmp_path: Path, cache: 
     assert "videos s3://clips/none: no" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_images_and_arguments_on_s3(bucket, tmp_path: Path, cache: Path) -> None:
     folder = images(tmp_path / "a", range(6))
     video = write_video(tmp_path / "b.mp4")
