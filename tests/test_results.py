@@ -1,6 +1,7 @@
 """Published results: numbers and tables of pages are those of the committed raw files."""
 
 import csv
+import importlib.util
 import json
 import re
 from collections import defaultdict
@@ -16,20 +17,26 @@ from snvideo.study.comparability import comparison_warnings
 from snvideo.study.intervals import confidence_interval
 from snvideo.study.rates import rate_tables
 from snvideo.study.runs import StudyRun, read_runs, read_study, single_frame_accuracy
-from snvideo.study.summary import comparison_csv, summary_tables
+from snvideo.study.summary import SummaryTable, comparison_csv, summary_tables
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "docs/results/study"
 RATES = ROOT / "docs/results/study_rates"
 """The same at several learning rates."""
+FAST = ROOT / "docs/results/study_sn_fast_logits"
+"""SN with ten times the learning rate for its logits."""
+REAL = ROOT / "docs/results/ut_interaction_study"
+"""The same network on real clips."""
 VARIANTS = ROOT / "docs/results/study_sn"
 """Variants of SN at its own learning rate."""
 CHANGES: dict[str, tuple[str, dict[str, object]]] = {
     "4 epochs": ("study_sn_4_epochs", {"optim.epochs": 4}),
     "8 epochs": ("study_sn_8_epochs", {"optim.epochs": 8}),
     "12 epochs": ("study_sn", {}),
+    "24 epochs": ("study_sn_24_epochs", {"optim.epochs": 24}),
     "ratios kept equal": ("study_sn_fixed_ratios", {"optim.logit_lr": 1e-9}),
     "logits at ten times the rate": ("study_sn_fast_logits", {"optim.logit_lr": 10}),
+    "logits at thirty times the rate": ("study_sn_faster_logits", {"optim.logit_lr": 30}),
     "last scales begin at zero": ("study_sn_zero_last_scales", {"model.zero_init_last": True}),
 }
 """Changes in the study of variants, as the page names them: its folder, and what is changed."""
@@ -44,10 +51,22 @@ def runs(folder: Path = STUDY) -> list[StudyRun]:
 
 
 @cache
+def fast_tables() -> list[SummaryTable]:
+    """The tables of the script that draws the page's first figure."""
+    spec = importlib.util.spec_from_file_location("fast_logits", PAGE.with_name("fast_logits.py"))
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script.tables()
+
+
+@cache
 def lines() -> set[str]:
     """Lines of all studies' tables in Markdown."""
     tables = [
         *summary_tables(runs()),
+        *fast_tables(),
+        *summary_tables(runs(REAL)),
         *summary_tables(runs(VARIANTS)),
         *rate_tables(runs(RATES), read_study(RATES)),
     ]
@@ -129,6 +148,12 @@ def test_changes_are_those_that_the_page_names(label):
         assert all(run.config[key] == value for key, value in settings.items())
 
 
+def test_p_of_the_page_is_that_of_its_table():
+    differences = fast_tables()[1]
+    (p,) = (row[4] for row in differences.rows if row[:2] == ("(16, 1)", "sn_fast_logits - BN"))
+    assert f"p = {p} after correction" in words()
+
+
 def words() -> str:
     """The page on one line."""
     return " ".join(PAGE.read_text(encoding="utf-8").split())
@@ -143,10 +168,10 @@ def accuracies(norm: str) -> dict[int, float]:
     return {clips: mean(values) for clips, values in found.items()}
 
 
-def last_training(norm: str, geometry: str) -> str:
+def last_training(norm: str, geometry: str, study: Path = STUDY) -> str:
     """Lowest and highest top-1 of the last epoch, as the page says it."""
     found = []
-    for path in STUDY.glob(f"{norm}_{geometry}_seed*/metrics.jsonl"):
+    for path in study.glob(f"{norm}_{geometry}_seed*/metrics.jsonl"):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         found.append([one["top1"] for one in records if one["kind"] == "train"][-1])
     return f"{100 * min(found):.0f} to {100 * max(found):.0f} %"
@@ -159,6 +184,8 @@ def test_training_accuracies_of_the_page():
     said = words()
     assert f"names {bn} of the clips, about as IN does ({alone})" in said
     assert f"training itself comes less far ({two})" in said
+    bn, gn = (last_training(norm, "16x1", REAL) for norm in ("bn", "gn8"))
+    assert f"({bn} of them in the last epoch, where GN has {gn})" in said
 
 
 def shares(folder: Path, statistic: str, part: str, depth: str = "") -> dict[str, str]:
@@ -175,19 +202,28 @@ def shares(folder: Path, statistic: str, part: str, depth: str = "") -> dict[str
 def test_importance_ratios_of_the_page():
     last = shares(STUDY, "mean", "batch", "1.0")
     assert f"grow, from {last['2']} with two clips to {last['16']} with sixteen" in words()
-    fast = STUDY.with_name("study_sn_fast_logits")
     stem, layers, slow, variance = (
         shares(*where)["2"]
         for where in (
-            (fast, "mean", "instance", "0.0"),
-            (fast, "mean", "layer"),
+            (FAST, "mean", "instance", "0.0"),
+            (FAST, "mean", "layer"),
             (VARIANTS, "mean", "layer"),
-            (fast, "variance", "layer", "1.0"),
+            (FAST, "variance", "layer", "1.0"),
         )
     )
     assert f"instance part of the mean comes to {stem} in the stem" in words()
     assert f"layer part to {layers} averaged over layers ({slow} at" in words()
     assert f"and to {variance} of the variance in the last norm" in words()
+    last, all_layers = (shares(FAST, "mean", "batch", depth) for depth in ("1.0", ""))
+    two, four, eight = (last[clips] for clips in "248")
+    assert f"{two} of the mean in the last norm with two clips, {four} with four" in words()
+    assert f"added: {two}, {four} and {eight} with two, four and eight" in words()
+    two, eight = (all_layers[clips].removesuffix(" %") for clips in "28")
+    assert f"part of the mean grows from {two} to {eight} %" in words()
+    layer = shares(FAST, "mean", "layer")
+    assert f"{layer['1']} of the mean over all layers with one, {layer['8']} with eight" in words()
+    one, eight = (layer[clips].removesuffix(" %") for clips in "18")
+    assert f"layer part falls from {one} to {eight} %" in words()
 
 
 def test_noise_of_the_page():
