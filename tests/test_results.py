@@ -36,7 +36,6 @@ CHANGES: dict[str, tuple[str, dict[str, object]]] = {
     "24 epochs": ("study_sn_24_epochs", {"optim.epochs": 24}),
     "ratios kept equal": ("study_sn_fixed_ratios", {"optim.logit_lr": 1e-9}),
     "logits at ten times the rate": ("study_sn_fast_logits", {"optim.logit_lr": 10}),
-    "logits at thirty times the rate": ("study_sn_faster_logits", {"optim.logit_lr": 30}),
     "last scales begin at zero": ("study_sn_zero_last_scales", {"model.zero_init_last": True}),
 }
 """Changes in the study of variants, as the page names them: its folder, and what is changed."""
