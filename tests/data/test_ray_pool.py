@@ -59,9 +59,11 @@ class TwoNodes:
         ray.shutdown()
         self._cluster.shutdown()
 
-    def run(self, function: Callable[[Any], Iterator[Any]], tasks: Iterable[Any]) -> list[Outcome]:
+    def run(
+        self, function: Callable[[Any], Iterator[Any]], tasks: Iterable[Any], timeout: float
+    ) -> list[Outcome]:
         """Outcomes of tasks in chunks of one process."""
-        with closing(RayPool(self.address, function, 1, 3.0)) as pool:
+        with closing(RayPool(self.address, function, 1, timeout)) as pool:
             return list(pool.run(tasks))
 
 
@@ -135,7 +137,8 @@ def test_a_lost_node_costs_nothing(cluster: TwoNodes, tmp_path: Path) -> None:
     cluster.restore()
     thread = threading.Thread(target=lose)
     thread.start()
-    outcomes = cluster.run(square, ((tmp_path, number) for number in range(70)))
+    # A task waits until the loss is known, which may take Ray a while.
+    outcomes = cluster.run(square, ((tmp_path, number) for number in range(70)), 120.0)
     thread.join()
     assert outcomes == [Outcome(number**2) for number in range(70)]
     attempts = [len((tmp_path / str(n)).read_text().split()) for n in range(70)]
@@ -145,7 +148,7 @@ def test_a_lost_node_costs_nothing(cluster: TwoNodes, tmp_path: Path) -> None:
 
 def test_videos_that_hang_and_die_cost_themselves(cluster: TwoNodes) -> None:
     tasks = ["a", "hangs", "b", "dies", *"cdefghijklmnopqrstuvw"]
-    outcomes = cluster.run(hang_or_die, tasks)
+    outcomes = cluster.run(hang_or_die, tasks, 3.0)
     expected = [Outcome(task) for task in tasks]
     expected[1], expected[3] = Outcome(None, "hangs"), Outcome(None, "crashed")
     assert outcomes == expected
