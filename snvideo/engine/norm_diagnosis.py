@@ -130,7 +130,9 @@ def diagnose_run(
         if world.size > 1:
             raise SnvideoError("norms are diagnosed by one process: start it without torchrun")
         config, index, model = _network(config, world)
-        group = _group(config, len(index))
+        plan = plan_batch(config.batch, config.model.norm.name, 1, 0, len(index))
+        check_mixing(config, plan)
+        group = plan.clips_per_gpu
         clips = min(clips, len(index)) // group * group
         if clips < 2 * group:
             raise SnvideoError(
@@ -146,7 +148,7 @@ def diagnose_run(
             )
         batched = deepcopy(model)
         convert_norm(batched, "bn", dims=3, group_size=None)
-        step = group * max(1, min(config.batch.gpus_per_pass, clips // group))
+        step = group * max(1, min(plan.groups_per_pass, clips // group))
         found = []
         try:
             for title, network, size in (
@@ -198,13 +200,6 @@ def _network(config: RunConfig, world: World) -> tuple[RunConfig, ClipIndex, nn.
     for module in freeze(model, config.optim.freeze):
         module.eval()
     return config, index, model
-
-
-def _group(config: RunConfig, videos: int) -> int:
-    """Clips of a group."""
-    plan = plan_batch(config.batch, config.model.norm.name, 1, 0, videos)
-    check_mixing(config, plan)
-    return plan.clips_per_gpu
 
 
 def _inputs(

@@ -150,6 +150,11 @@ class Results(BaseModel):
         assert self.video_top1 is not None
         return self.video_top1
 
+    @property
+    def labelled_videos(self) -> int:
+        """Videos that count in the figures."""
+        return self.videos - self.unlabelled_videos
+
     def confusion_matrix(self) -> np.ndarray:
         """Videos by true and predicted class, int64 (classes, classes)."""
         if not self.confusion_entries:
@@ -161,7 +166,7 @@ class Results(BaseModel):
 
     def __str__(self) -> str:
         tops = (self.clip_top1, self.clip_top5, self.video_top1, self.video_top5)
-        labelled, of = self.videos - self.unlabelled_videos, ""
+        labelled, of = self.labelled_videos, ""
         if not labelled:
             return (
                 f"predictions and no accuracy, as none of {self.videos} videos has a label "

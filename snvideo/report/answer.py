@@ -92,14 +92,15 @@ def limits(runs: list[StudyRun], reference: str | None = None) -> list[str]:
 
 def _chance_classes(runs: list[StudyRun]) -> list[str]:
     """Classes whose share of right videos is at most that of guessing."""
-    results = [results for _, results in finished(runs)]
-    alike = [one for one in results if one.classes == results[0].classes]
-    counts = np.array(sum(one.confusion_matrix() for one in alike), dtype=float)
-    if counts.ndim != 2:
+    # Videos of several labels have no confusion matrix.
+    results = [one for _, one in finished(runs) if one.confusion_matrix().size]
+    if not results:
         return []
-    videos = counts.sum(axis=1)
+    classes = results[0].classes
+    counts = sum(one.confusion_matrix() for one in results if one.classes == classes)
+    videos = np.sum(counts, axis=1)
     low = (np.diag(counts) <= videos * chance(results[0])) & (videos > 0)
-    return [name for name, is_low in zip(results[0].classes, low, strict=True) if is_low]
+    return [name for name, is_low in zip(classes, low, strict=True) if is_low]
 
 
 def _listed(names: list[str]) -> str:

@@ -25,12 +25,14 @@ from snvideo.study.comparability import (
     statistics_text,
 )
 from snvideo.study.config import StudyConfig
+from snvideo.study.differences import measure_of, measured
 from snvideo.study.importance import IMPORTANCE_FILE, importance_csv
 from snvideo.study.rates import at_own_rate, rate_tables, rate_warnings
 from snvideo.study.runs import (
     StudyRun,
     computed,
     finished,
+    mixes_clips,
     read_runs,
     read_study,
     single_frame_accuracy,
@@ -106,7 +108,8 @@ def write_report(folder: Path) -> Path:
     made = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     for figure in figures:
-        data = base64.b64encode(figure.path.read_bytes()).decode("ascii")
+        # Another call may be writing its file anew.
+        data = base64.b64encode(figure.content).decode("ascii")
         body = body.replace(f"figures/{figure.path.name}", f"data:image/png;base64,{data}")
     body += f"<p>Made by snvideo, {made}.</p>"
     write_atomic(folder / "report.html", _PAGE.format(title=escape(title), body=body))
@@ -142,8 +145,8 @@ def _lines(
     yield from (f"{_escape(sentence)}\n" for sentence in answer(runs, reference))
     yield from _list("Not shown, or to be read with care", limits(runs, reference))
     pictures = {
-        path.name: f"![{_escape(alt)}](figures/{path.name})\n\n{caption}\n"
-        for path, caption, alt in figures
+        one.path.name: f"![{_escape(one.alt)}](figures/{one.path.name})\n\n{one.caption}\n"
+        for one in figures
     }
     yield pictures.pop("accuracy.png", "")
     for table in [*summary_tables(runs, reference), *rate_tables(every, study)]:
@@ -155,18 +158,18 @@ def _lines(
         yield "## Figures\n"
         yield from pictures.values()
     yield "## Runs\n\nWith every config key in which they differ.\n"
-    keys = list(config_differences(every))
+    keys, measure = list(config_differences(every)), measure_of(every)
     lines = [
         (
             run.name,
             run.status,
-            f"{100 * run.results.accuracy:.1f} %" if run.results else "-",
+            f"{100 * measured(run.results, measure):.1f} %" if run.results else "-",
             f"{run.results.train_seconds:.0f} s" if run.results else "-",
             *(config_text(run.config, key) for key in keys),
         )
         for run in computed(every)
     ]
-    yield from _table(("run", "status", "video top-1", "training", *keys), lines)
+    yield from _table(("run", "status", measure, "training", *keys), lines)
     found: dict[str, dict[str, None]] = {}
     for run in every:
         for key, value in run.environment.items():
@@ -214,8 +217,12 @@ def conditions(runs: list[StudyRun]) -> dict[str, str]:
             "statistics for evaluation": " / ".join(statistics) or "none: no norm here keeps any",
         }
     totals = sorted({run.gpus * run.clips_per_gpu for run in runs})
-    same = " in every geometry: only the statistics differ"
     differs = "steps the number of clips" if in_steps else "epochs the number of steps"
-    other = f": at equal {differs} differs too"
-    batch = f"{', '.join(map(str, totals))} clips"
-    return found | {"total batch": batch + (same if len(totals) == 1 else other)}
+    note = f": at equal {differs} differs too"
+    if len(totals) == 1:
+        mixed = any(mixes_clips(run) for run in runs)
+        what = "statistics and the clips that are mixed" if mixed else "statistics"
+        note = f" in every geometry: only the {what} differ"
+    return (
+        found | {"total batch": f"{', '.join(map(str, totals))} clips{note}"} if totals else found
+    )

@@ -18,7 +18,9 @@ PALE, MUTED, YELLOW = "#BFDCEC", "#555555", "#F0E442"
 _COLOURS = [VERMILLION, BLUE, GREEN, "#CC79A7", ORANGE, YELLOW, "#56B4E9", "#000000"]
 _COLOURS += ["#8C564B", "#9467BD", "#17BECF", "#BCBD22"]  # of norms that are added
 _MARKERS = "os^Dv*PXphd<"
-LINE_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
+LINE_STYLES: tuple[Any, ...] = (
+    *("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (9, 2)), (0, (4, 1, 4, 3))),
+)
 
 _SETTINGS: Any = {  # whose keys matplotlib types one by one
     "font.family": "DejaVu Sans",

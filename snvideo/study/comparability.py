@@ -13,6 +13,9 @@ _EXPECTED = ("seed", "model.norm.", "batch.", "data.index")
 """Config keys in which runs may differ: settings of norms have names of their own, see
 `read_runs`, and the index is compared by its hash."""
 
+_SCALING = 20
+"""Skipped steps that are no wonder: a loss scale begins at 2 ** 16, and each one halves it."""
+
 _EQUAL: dict[str, Callable[[Results], Hashable]] = {
     "index hash": lambda results: results.index_hash[:12],
     "replaced samples": lambda results: results.replaced_samples,
@@ -29,7 +32,7 @@ def comparison_warnings(runs: list[StudyRun]) -> list[str]:
     found = []
     for name, value in _EQUAL.items():
         found += _unequal(name, {run.name: value(results) for run, results in finished(runs)})
-    found += _statistics(runs)
+    found += _statistics(runs) + _skipped_steps(runs)
     # Config keys that decide results and are not the subject of the study
     keys = {key for run in runs for key in differences(runs[0].config, run.config)}
     for key in sorted(key for key in keys if not key.startswith(_EXPECTED)):
@@ -54,10 +57,11 @@ def averages_statistics(run: StudyRun) -> bool:
 
 
 def statistics_text(results: Results) -> str:
-    """The origin of the evaluation's batch statistics, as in `average of 200 batches`."""
+    """The origin of the evaluation's batch statistics, as in `average of up to 200 batches`: an
+    epoch may have fewer."""
     if results.statistics is None or results.statistics.batches == 0:
         return "moving averages"
-    return f"{results.statistics.kind} of {results.statistics.batches} batches"
+    return f"{results.statistics.kind} of up to {results.statistics.batches} batches"
 
 
 def config_text(config: dict[str, Any], key: str) -> str:
@@ -80,10 +84,7 @@ def _unequal(name: str, values: Mapping[str, Hashable]) -> list[str]:
 
 
 def _statistics(runs: list[StudyRun]) -> list[str]:
-    """The kind must be the same everywhere; the number of batches, inside a geometry.
-
-    At most one epoch is passed, and an epoch has more groups when the groups are small.
-    """
+    """The kind must be the same everywhere; the number of batches, inside a geometry."""
     texts = [(run, statistics_text(res)) for run, res in finished(runs) if averages_statistics(run)]
     found = _unequal("statistics", {run.name: text.split(" of ")[0] for run, text in texts})
     if found:
@@ -92,6 +93,16 @@ def _statistics(runs: list[StudyRun]) -> list[str]:
         alike = {run.name: text for run, text in texts if run.geometry == geometry}
         found += _unequal(f"statistics at {geometry}", alike)
     return found
+
+
+def _skipped_steps(runs: list[StudyRun]) -> list[str]:
+    """A line for every run that skipped more steps than the search for a loss scale does."""
+    return [
+        f"{run.name}: {results.skipped_steps:,} of {results.steps:,} steps were skipped, as their "
+        "loss or gradient was not finite"
+        for run, results in finished(computed(runs))
+        if results.skipped_steps > max(_SCALING, results.steps / 100)
+    ]
 
 
 def _same_norms(runs: list[StudyRun]) -> list[str]:

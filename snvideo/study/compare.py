@@ -26,6 +26,7 @@ from snvideo.study.runs import (
     RUN_NAME,
     STUDY_FILE,
     StudyRun,
+    computed,
     read_runs,
 )
 from snvideo.study.summary import Row, comparison_rows
@@ -103,10 +104,11 @@ def run_study(
             log.info("%s: the same computation as %s, which is run once", cell, same[cell.name])
     runs = [cell for cell in grid if cell.name not in same]
     with preemption() as stop, stop.interruptible(), others or nullcontext():
-        path = _run_all(runs, study.processes, lambda: report(config.output), launch)
-    rows = _rows(grid, read_runs(config.output))
+        _run_all(runs, study.processes, lambda: report(config.output), launch)
+    rows = _rows(grid, same, read_runs(config.output))
     done = len({row["run"] for row in rows if row["status"] == "finished"})
-    path = path or report(config.output)
+    # Once more, as another call may have finished runs since, or written over it what it knew.
+    path = report(config.output)
     log.info("%d of %d runs finished; report: %s", done, len(runs), path)
     return rows
 
@@ -123,20 +125,13 @@ def _check_folder(folder: Path, rates: bool) -> None:
             )
 
 
-def _rows(grid: list[Cell], runs: list[StudyRun]) -> list[Row]:
-    """The row of each cell: of the run in its folder, else of one of the same norm and place."""
-    named: dict[str, Row] = {}
-    alike: dict[tuple[str, int, int, float, int], Row] = {}
-    for run, row in zip(runs, comparison_rows(runs), strict=True):
-        if run.computed_at is None:
-            named[run.name] = row
-        settings = str(run.norm_config.effective())
-        alike[settings, run.gpus, run.clips_per_gpu, run.lr, run.seed] = row
+def _rows(grid: list[Cell], same: dict[str, Cell], runs: list[StudyRun]) -> list[Row]:
+    """The row of each cell: of the run in its folder, or in that of the same computation."""
+    rows = {row["run"]: row for row in comparison_rows(computed(runs))}
     found = []
     for cell in grid:
-        settings = str(cell.config.model.norm.effective())
-        place = settings, cell.gpus, cell.clips_per_gpu, cell.lr, cell.seed
-        found.append(named[cell.name] if cell.name in named else alike[place])
+        place: Row = {"norm": cell.norm, "gpus": cell.gpus, "clips_per_gpu": cell.clips_per_gpu}
+        found.append(rows[same.get(cell.name, cell).name] | place)
     return found
 
 
@@ -165,26 +160,21 @@ def same_computations(grid: list[Cell]) -> dict[str, Cell]:
     return same
 
 
-def _run_all(
-    grid: list[Cell], processes: int, report: Callable[[], Path], launch: Launch
-) -> Path | None:
-    """Run what is missing, at last what other processes have begun and not finished; returns the
-    path of the report, if there is a new one."""
-    path = None
+def _run_all(grid: list[Cell], processes: int, report: Callable[[], Path], launch: Launch) -> None:
+    """Run what is missing, at last what other processes have begun and not finished."""
     labels = [f"[{number}/{len(grid)}] {cell}" for number, cell in enumerate(grid, 1)]
     waiting: list[tuple[str, Cell]] = []
     for label, cell in zip(labels, grid, strict=True):
         try:
             if _run(cell, label, processes, launch):
-                path = report()
+                report()
         except InUseError as error:
             log.info("%s: left to another process: %s", label, error)
             waiting.append((label, cell))
     for label, cell in waiting:
         log.info("%s: waiting for the process that runs it", label)
         if _run_after_others(cell, label, processes, launch):
-            path = report()
-    return path
+            report()
 
 
 def _run_after_others(cell: Cell, label: str, processes: int, launch: Launch) -> bool:

@@ -3,7 +3,14 @@
 from typing import NamedTuple
 
 from snvideo.engine.results import Results
-from snvideo.study.intervals import LEVEL, Interval, confidence_interval, holm, t_test
+from snvideo.study.intervals import (
+    LEVEL,
+    Interval,
+    confidence_interval,
+    holm,
+    rounding_of_differences,
+    t_test,
+)
 from snvideo.study.runs import Geometry, StudyRun, by_cell, display_name, finished, norms_of
 
 
@@ -72,9 +79,14 @@ def paired_differences(
         ]
         if norm != reference and pairs:
             values = [measured(one, measure) - measured(two, measure) for _, one, _, two in pairs]
+            fewest = min(
+                results.labelled_videos for _, one, _, two in pairs for results in (one, two)
+            )
+            least = 0.0 if measure == "mAP" else rounding_of_differences(max(1, fewest))
             # The same runs at another split are the same test, which counts once.
-            tests.append((tuple((one.name, two.name) for one, _, two, _ in pairs), t_test(values)))
-            found.append((geometry, norm, confidence_interval(values)))
+            same = tuple((one.name, two.name) for one, _, two, _ in pairs)
+            tests.append((same, t_test(values, least)))
+            found.append((geometry, norm, confidence_interval(values, least)))
     distinct = {key: p for key, p in tests if p is not None}
     corrected = dict(zip(distinct, holm(list(distinct.values())), strict=True))
     return [

@@ -28,20 +28,38 @@ class Interval(NamedTuple):
         return mean if self.half is None else f"{mean} ± {100 * self.half:.1f}"
 
 
-def confidence_interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % confidence interval by Student's t: half = t(0.975, n - 1) s / sqrt(n)."""
+def confidence_interval(values: Sequence[float], least: float = 0.0) -> Interval:
+    """Mean and 95 % confidence interval by Student's t: half = t(0.975, n - 1) s / sqrt(n).
+
+    Args:
+        values: one or more.
+        least: that s is taken to be at least, see `rounding_of_differences`.
+    """
     n, half = len(values), None
     if n > 1:
-        half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * stdev(values) / math.sqrt(n)
+        half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * max(stdev(values), least) / math.sqrt(n)
     return Interval(fmean(values), half, n)
 
 
-def t_test(values: Sequence[float]) -> float | None:
-    """Two-sided p of Student's test that the mean is zero; None for fewer than two values."""
+def rounding_of_differences(videos: int) -> float:
+    """Standard deviation that the difference of two accuracies has by their rounding alone.
+
+    Each is a multiple of 1 / videos, rounded by as much as half of that to either side, which has
+    the variance 1 / (12 videos^2). Equal differences in two or three seeds are no sign that there
+    is less.
+    """
+    return math.sqrt(1 / 6) / videos
+
+
+def t_test(values: Sequence[float], least: float = 0.0) -> float | None:
+    """Two-sided p of Student's test that the mean is zero; None for fewer than two values.
+
+    Arguments are those of `confidence_interval`.
+    """
     n = len(values)
     if n < 2:
         return None
-    mean, error = fmean(values), stdev(values) / math.sqrt(n)
+    mean, error = fmean(values), max(stdev(values), least) / math.sqrt(n)
     if not error:
         return 0.0 if mean else 1.0
     return 2 * float(stdtr(n - 1, -abs(mean / error)))

@@ -31,14 +31,21 @@ def at_own_rate(runs: list[StudyRun], study: StudyConfig | None) -> list[StudyRu
 def best_rates(runs: list[StudyRun], study: StudyConfig) -> tuple[list[BestRate], list[str]]:
     """The best rate of each norm and geometry, and a line for each rate that could not be chosen.
 
-    Means are over all seeds that have a last validation at some rate; a rate that lacks one of
-    them, as one at which training diverges, is not chosen. Of equal rates the lowest is taken.
+    Means are over the seeds that are done at each rate that was begun, and have a last validation
+    at some rate; a rate that lacks one of them, as one at which training diverges, is not chosen.
+    Of equal rates the lowest is taken.
     """
     found, left_out = [], []
     name = "map" if measure_of(runs) == "mAP" else "top1"
     for geometry, norm, group in by_cell(runs):
         values = _last_validations(group, name)
-        seeds = sorted({seed for _, seed in values})
+        pending = _pending(group)
+        seeds = sorted({seed for _, seed in values} - pending)
+        left_out += [
+            f"{display_name(norm)} at {geometry}: seed {seed} is not yet run at every learning "
+            "rate, and has no part in the choice of one"
+            for seed in sorted(pending)
+        ]
         means = {}
         for rate in sorted(study.rates):
             missing = [str(seed) for seed in seeds if (rate, seed) not in values]
@@ -55,6 +62,13 @@ def best_rates(runs: list[StudyRun], study: StudyConfig) -> tuple[list[BestRate]
             chosen = [run for run, _ in finished(group) if run.lr == best and run.seed in seeds]
             found.append(BestRate(geometry, norm, best, means, chosen))
     return found, left_out
+
+
+def _pending(group: list[StudyRun]) -> set[int]:
+    """Seeds of a cell that lack a run at a rate that another seed was begun at."""
+    ended = {(run.lr, run.seed) for run in group if run.status != "unfinished"}
+    rates, seeds = {run.lr for run in group}, {run.seed for run in group}
+    return {seed for seed in seeds if any((rate, seed) not in ended for rate in rates)}
 
 
 def _last_validations(group: list[StudyRun], name: str) -> dict[tuple[float, int], float]:

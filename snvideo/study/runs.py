@@ -78,6 +78,11 @@ def computed(runs: Iterable[StudyRun]) -> list[StudyRun]:
     return [run for run in runs if run.computed_at is None]
 
 
+def mixes_clips(run: StudyRun) -> bool:
+    """True of a run with mixup or CutMix."""
+    return any(run.config.get(f"data.train.{key}") for key in ("mixup", "cutmix"))
+
+
 def finished(runs: list[StudyRun]) -> list[tuple[StudyRun, Results]]:
     """The runs that have results, with them."""
     return [(run, run.results) for run in runs if run.results is not None]
@@ -112,13 +117,17 @@ def read_runs(folder: Path) -> list[StudyRun]:
     """Read the runs in a study's folder (or the one run that the folder is), smallest groups first.
 
     A run that comes to the same at every split of its total batch is there for each split of the
-    study that has no run of its own, if the folder says what the study is.
+    study that has no run of its own, if the folder says what the study is. A run of the same norm,
+    place, rate and seed as another one is no further seed: it has its folder's name in that of its
+    norm.
 
     Raises SnvideoError if a file of a run cannot be read as what it should be.
     """
     folders = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
+    study = read_study(folder)
     runs = _distinct([run for path in folders if (run := _read_run(path)) is not None])
-    if (study := read_study(folder)) is not None:
+    runs = _apart(runs, rates=study is not None and bool(study.rates))
+    if study is not None:
         asked = (
             (one.gpus, one.clips_per_gpu) for grid in study.all_grids() for one in grid.batches
         )
@@ -162,8 +171,7 @@ def _at_every_split(runs: list[StudyRun], geometries: list[Geometry]) -> list[St
     """The runs, and those to which the split does not matter at each other split as well."""
     found = {(run.norm, run.geometry, run.lr, run.seed): run for run in runs}
     for run in sorted(runs, key=lambda run: run.results is None):
-        mixes = any(run.config.get(f"data.train.{key}") for key in ("mixup", "cutmix"))
-        if depends_on_split(run.norm_config, mixes):
+        if depends_on_split(run.norm_config, mixes_clips(run)):
             continue
         for gpus, clips in geometries:
             if gpus * clips == run.gpus * run.clips_per_gpu:
@@ -217,10 +225,16 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _norm_name(folder: str, norm: NormConfig, place: tuple[int, int, int]) -> str:
     """Name of a norm or variant, which the folder of a study's run begins with; in any other folder
     it is the norm's."""
+    found = _study_name(folder, place)
+    return norm.name if found is None or found in NORMS else found
+
+
+def _study_name(folder: str, place: tuple[int, int, int]) -> str | None:
+    """What the folder of a study's run at (gpus, clips, seed) begins with; None of another one."""
     found = RUN_NAME.fullmatch(folder)
     if found is None or tuple(int(found[key]) for key in ("gpus", "clips", "seed")) != place:
-        return norm.name
-    return norm.name if found["norm"] in NORMS else found["norm"]
+        return None
+    return found["norm"]
 
 
 def _distinct(runs: list[StudyRun]) -> list[StudyRun]:
@@ -235,6 +249,21 @@ def _distinct(runs: list[StudyRun]) -> list[StudyRun]:
         else run
         for run in runs
     ]
+
+
+def _apart(runs: list[StudyRun], rates: bool) -> list[StudyRun]:
+    """The same runs; of several that would be one seed of one cell, only a study's own keeps its
+    name. Runs of several rates are cells of their own in a study with `rates` alone."""
+    cells: dict[tuple[str, Geometry, float | None, int], list[StudyRun]] = defaultdict(list)
+    for run in runs:
+        cells[run.norm, run.geometry, run.lr if rates else None, run.seed].append(run)
+    found = []
+    for group in cells.values():
+        own = [run for run in group if _study_name(run.name, (*run.geometry, run.seed))]
+        for run in group:
+            known = len(group) == 1 or own == [run]
+            found.append(run if known else replace(run, norm=f"{run.norm} in {run.name}"))
+    return found
 
 
 def _difference(run: StudyRun, settings: list[dict[str, Any]]) -> str:

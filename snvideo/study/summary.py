@@ -67,8 +67,12 @@ def comparison_csv(runs: list[StudyRun]) -> str:
 
 
 def chance(results: Results) -> float:
-    """Top-1 accuracy of guessing, as a fraction."""
-    return 1 / len(results.classes)
+    """Accuracy of guessing, as a fraction: top-1, where any of a video's labels is right, and about
+    the mAP of videos of several labels."""
+    if results.mean_average_precision is None or not results.labelled_videos:
+        return 1 / len(results.classes)
+    labels = sum(results.per_class_videos) / results.labelled_videos
+    return labels / len(results.classes)
 
 
 def splits_note(runs: list[StudyRun]) -> str:
@@ -103,7 +107,10 @@ def accuracy_table(runs: list[StudyRun]) -> SummaryTable:
     accuracies = ("mean_average_precision",) * several + ACCURACIES
     for geometry, norm, group in by_cell(runs):
         done = [results for _, results in finished(group)]
-        columns = [[getattr(results, name) for results in done] for name in accuracies]
+        columns = [
+            [value for results in done if (value := getattr(results, name)) is not None]
+            for name in accuracies
+        ]
         values = [confidence_interval(column).percent() if column else "-" for column in columns]
         seeds = f"n = {len(done)}" + (f" of {len(group)}" if len(done) < len(group) else "")
         total_batch = str(geometry[0] * geometry[1])
@@ -152,6 +159,8 @@ def class_table(runs: list[StudyRun]) -> SummaryTable:
             for norm in norms
         ]
         here = [results for cell in cells for results in cell]
+        if sum(map(bool, cells)) < 2:
+            continue  # no norms that could differ
         if any(results.classes != here[0].classes for results in here):
             continue  # not comparable, as the report says
         classes = len(here[0].classes)
@@ -177,7 +186,9 @@ def class_table(runs: list[StudyRun]) -> SummaryTable:
 
 def _over_seeds(cell: list[Results], name: str, classes: int) -> np.ndarray:
     """Mean of a figure of each class over runs, float64 (classes,); NaN where none has it."""
-    values = np.array([getattr(results, name) for results in cell], float).reshape(-1, classes)
+    # Empty in results of versions that did not have it yet.
+    stored = [found for results in cell if (found := getattr(results, name))]
+    values = np.array(stored, float).reshape(-1, classes)
     known = np.isfinite(values)
     sums, counts = np.where(known, values, 0).sum(0), known.sum(0)
     return np.divide(sums, counts, out=np.full(classes, np.nan), where=counts > 0)

@@ -63,6 +63,22 @@ def test_both_diagnoses_see_the_clips_of_training(found):
     assert found.advice[0].noise == pytest.approx(same.noise_by_size[2])
 
 
+def test_a_synchronised_norm_sees_the_batch_of_a_step_and_no_more(toy, tmp_path):
+    """Its groups are one group, whatever `gpus_per_pass` says of others."""
+    batches = {
+        "bn": "batch={gpus: 1, clips_per_gpu: 8, gpus_per_pass: 1}",
+        "syncbn": "batch={gpus: 4, clips_per_gpu: 2, gpus_per_pass: 4}",
+    }
+    noise = {}
+    for norm, batch in batches.items():
+        config = run_config(toy, tmp_path / "run", f"model.norm.name={norm}", batch)
+        passes = []
+        found = diagnose_run(config, None, 16, lambda *one, seen=passes: seen.append(one))
+        assert passes[0] == ("as trained", 0, 2) and found.training.layers[0].group == 8
+        noise[norm] = [layer.noise for layer in found.training.layers]
+    assert noise["syncbn"] == pytest.approx(noise["bn"], rel=1e-3)
+
+
 def test_nothing_is_written_and_weights_are_taken(toy, tmp_path, found):
     run = ROOT / "tests/golden/recorded/run"
     config = run_config(toy, tmp_path / "run", "data.train.flip=true")

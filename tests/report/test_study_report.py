@@ -171,7 +171,7 @@ def test_markdown_states_the_conditions(tmp_path: Path):
         "- epochs: 8",
         "- classes: 4, chance 25 %",
         "- views: 2 x 1 (clips x crops)",
-        "- statistics for evaluation: average of 200 batches",
+        "- statistics for evaluation: average of up to 200 batches",
         "- total batch: 16 clips in every geometry: only the statistics differ",
         "| (2, 8) | SN - BN | +20.0 ± 2.5 | n = 3 | 0.0017 | SN higher |",
     ):
@@ -213,7 +213,7 @@ def test_one_seed_is_no_answer_and_a_lower_accuracy_is_told(tmp_path: Path):
     for cell in cells(run_config(tmp_path), study_config(((2, 8),), seeds=(1, 2))):
         write_finished(cell, {"sn": 0.6, "bn": 0.7, "gn": 0.3}[cell.norm] + 0.01 * cell.seed)
     (bn, _) = answer(read_runs(tmp_path))[:2]
-    assert "SN is lower by 10.0 ± 0.0 at (2, 8); one seed shows nothing yet" in bn
+    assert "SN is lower by 10.0 ± 2.5 at (2, 8); one seed shows nothing yet" in bn
 
 
 def test_the_limits_of_the_answer_are_named(tmp_path: Path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from snvideo.engine.config import RunConfig
 from snvideo.errors import SnvideoError
@@ -13,7 +14,8 @@ from snvideo.report.study_report import write_report
 from snvideo.study.compare import run_study, same_computations
 from snvideo.study.config import cells
 from snvideo.study.rates import at_own_rate, best_rates, rate_tables
-from snvideo.study.runs import read_runs, read_study
+from snvideo.study.runs import FAILURE_FILE, STUDY_FILE, read_runs, read_study
+from snvideo.study.summary import accuracy_table
 from tests.study.fakes import run_config, study_config, write_begun, write_finished
 from tests.study.test_compare import Child, _table, write_table
 
@@ -99,7 +101,7 @@ def test_the_best_rate_is_that_of_the_last_validation(study):
     assert best.rows[0][:3] == ("(2, 8)", "SN", "0.2")
     assert best.rows[0][3].startswith("71.0 ± ")
     assert best.rows[0][4:] == ("55.0", "65.0", "75.0", "n = 2") and "'val'" in best.note
-    assert differences.rows[0][1:4] == ("SN - BN", "+20.0 ± 0.0", "n = 2")
+    assert differences.rows[0][1:4] == ("SN - BN", "+20.0 ± 9.2", "n = 2")
 
 
 def test_the_main_table_is_of_the_rate_of_the_config(study):
@@ -119,7 +121,9 @@ def test_the_main_table_is_of_the_rate_of_the_config(study):
 
 def test_a_rate_that_lacks_a_validation_is_not_chosen_and_said(study):
     folder, _, asked = study
-    (folder / "sn_2x8_lr0.2_seed1" / "results.json").unlink()  # as if training had diverged
+    diverged = folder / "sn_2x8_lr0.2_seed1"
+    (diverged / "results.json").unlink()
+    (diverged / FAILURE_FILE).write_text("failed (exit 1)\n")
     validated(folder / "bn_2x8_lr0.1_seed0", 0.9)  # of an earlier step
     found, left_out = best_rates(read_runs(folder), asked)
     assert {one.norm: one.lr for one in found} == {"sn": 0.1, "bn": 0.2}
@@ -135,13 +139,32 @@ def test_a_rate_that_lacks_a_validation_is_not_chosen_and_said(study):
 def test_a_study_that_has_just_begun_chooses_none(tmp_path):
     asked = study_config(norms=("sn",), rates=(0.1, 0.2))
     one, other = cells(config_of(tmp_path), asked)
+    (tmp_path / STUDY_FILE).write_text(yaml.safe_dump(asked.model_dump(mode="json")))
     write_begun(one)
     found, left_out = best_rates(read_runs(tmp_path), asked)
     assert not found and rate_tables(read_runs(tmp_path), asked) == []
-    assert left_out[0].endswith("rate 0.1 is not chosen, as it has no last validation of any run")
-    write_finished(other)  # as far as it is known, and said
+    assert left_out[1].endswith("rate 0.1 is not chosen, as it has no last validation of any run")
+    write_finished(other)
     found, left_out = best_rates(read_runs(tmp_path), asked)
-    assert [best.lr for best in found] == [0.2] and len(left_out) == 1
+    assert not found and left_out[0].startswith("SN at (2, 8): seed 0 is not yet run at every")
+
+
+def test_a_seed_that_is_not_run_at_every_rate_decides_nothing(study):
+    """Runs go seed by seed and rate by rate: of the second seed there is one rate so far."""
+    folder, _, asked = study
+    for rate in RATES[1:]:
+        shutil.rmtree(folder / f"sn_2x8_lr{rate}_seed1")
+    (folder / "bn_2x8_lr0.2_seed1" / "results.json").unlink()
+    found, left_out = best_rates(read_runs(folder), asked)
+    assert {one.norm: (one.lr, len(one.runs)) for one in found} == {"sn": (0.2, 1), "bn": (0.1, 1)}
+    assert [line.partition(":")[0] for line in left_out] == ["SN at (2, 8)", "BN at (2, 8)"]
+    assert all("seed 1 is not yet run at every learning rate" in line for line in left_out)
+
+
+def test_runs_of_several_rates_are_no_seeds_without_their_study(study):
+    folder, _, _ = study
+    (folder / STUDY_FILE).unlink()
+    assert {row[-1] for row in accuracy_table(read_runs(folder)).rows} == {"n = 1"}
 
 
 def test_a_report_of_another_rate_alone(tmp_path):

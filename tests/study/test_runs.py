@@ -176,3 +176,37 @@ def test_runs_of_a_version_with_fewer_settings_are_comparable(tmp_path: Path):
     stored["data"]["repeats"] = 2
     file.write_text(yaml.safe_dump(stored))
     assert any("data.repeats (" in line for line in comparison_warnings(read_runs(tmp_path)))
+
+
+def test_a_second_run_of_one_seed_is_no_further_seed(tmp_path: Path):
+    """A run that was moved aside, and done again: the study's own counts."""
+    study = study_config(norms=("sn", "bn"), seeds=(0, 1))
+    (tmp_path / STUDY_FILE).write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    for cell in cells(run_config(tmp_path), study):
+        write_finished(cell, 0.8 if cell.norm == "sn" else 0.6)
+    first = next(iter(cells(run_config(tmp_path), study)))
+    for name in ("sn_2x8_seed0.bad", "a_copy"):
+        write_finished(in_folder(first, tmp_path / name), 0.2)
+    runs = read_runs(tmp_path)
+    kept = {run.name: run.norm for run in runs}
+    assert kept["sn_2x8_seed0"] == "sn"
+    assert kept["sn_2x8_seed0.bad"] == "sn in sn_2x8_seed0.bad"
+    assert kept["a_copy"] == "sn in a_copy"
+    (row,) = (row for row in accuracy_table(runs).rows if row[2] == "SN")
+    assert (row[3], row[-1]) == ("80.0 ± 0.0", "n = 2")
+    assert "the same norm under two names: sn and sn in a_copy" in comparison_warnings(runs)
+
+
+def test_two_runs_of_one_config_are_not_two_seeds(tmp_path: Path):
+    (cell,) = cells(run_config(tmp_path), study_config(norms=("sn",)))
+    for name in ("toy", "toy2"):
+        write_finished(in_folder(cell, tmp_path / name), 0.5)
+    rows = accuracy_table(read_runs(tmp_path)).rows
+    assert [(row[2], row[-1]) for row in rows] == [("sn in toy", "n = 1"), ("sn in toy2", "n = 1")]
+
+
+def test_skipped_steps_are_told(tmp_path: Path):
+    for cell in cells(run_config(tmp_path), study_config(norms=("sn", "bn", "gn"))):
+        write_finished(cell, 0.5, skipped_steps={"sn": 300, "bn": 20, "gn": 0}[cell.norm])
+    (line,) = (one for one in comparison_warnings(read_runs(tmp_path)) if "skipped" in one)
+    assert line.startswith("sn_2x8_seed0: 300 of 400 steps were skipped")

@@ -5,6 +5,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,7 +14,12 @@ from snvideo.report.study_report import comparison_md
 from snvideo.study.comparability import comparison_warnings
 from snvideo.study.config import cells
 from snvideo.study.differences import paired_differences
-from snvideo.study.intervals import confidence_interval, holm, t_test
+from snvideo.study.intervals import (
+    confidence_interval,
+    holm,
+    rounding_of_differences,
+    t_test,
+)
 from snvideo.study.runs import STUDY_FILE, read_metrics, read_runs
 from snvideo.study.summary import (
     accuracy_table,
@@ -46,7 +52,7 @@ def test_csv_has_a_row_for_every_run(tmp_path: Path):
     rows = {row["norm"]: row for row in csv.DictReader(io.StringIO(text))}
     assert (rows["sn"]["video_top1"], rows["sn"]["clip_top1"]) == ("0.75", "0.72")
     assert (rows["sn"]["total_batch"], rows["sn"]["replaced_samples"]) == ("16", "2")
-    assert rows["sn"]["statistics"] == "average of 200 batches"
+    assert rows["sn"]["statistics"] == "average of up to 200 batches"
     assert (rows["bn"]["video_top1"], rows["bn"]["status"]) == ("", "unfinished")
 
 
@@ -103,10 +109,29 @@ def test_runs_of_older_versions_have_no_table_of_classes(tmp_path: Path):
     assert class_table(three_seeds(tmp_path)).rows == []
 
 
+def test_one_norm_alone_has_no_table_of_classes(tmp_path: Path):
+    for cell in cells(run_config(tmp_path), study_config(norms=("sn",))):
+        write_finished(cell, per_class_precision=[0.5] * 4, per_class_videos=[10] * 4)
+    assert class_table(read_runs(tmp_path)).rows == []
+
+
+def test_runs_of_one_label_and_of_several_beside_each_other(tmp_path: Path):
+    """As in a report of a folder of many runs: what one kind has not is left open."""
+    several = {"mean_average_precision": 0.4, "confusion": [], "per_class_videos": [12] * 4}
+    for cell in cells(run_config(tmp_path), study_config(norms=("sn", "bn"))):
+        changes = several if cell.norm == "sn" else {"per_class_precision": [0.5] * 4}
+        write_finished(cell, 0.5, **changes)
+    runs = read_runs(tmp_path)
+    assert [row[3] for row in accuracy_table(runs).rows] == ["40.0", "-"]
+    text = comparison_md(runs, "both")
+    assert "SN at (2, 8)" in text or "SN against BN" in text
+
+
 def test_only_seeds_that_both_have_are_paired(tmp_path: Path):
     runs = [run for run in three_seeds(tmp_path) if run.name != "bn_2x8_seed1"]
     line = difference_table(runs).rows[0]
-    assert line[1:4] == ("SN - BN", "+20.5 ± 6.4", "n = 2")  # 20, 21; half 12.7062 * 0.5
+    # 20, 21: s = 0.71 points, but sqrt(1 / 6) / 40 = 1.02 by rounding; half 12.7062 s / sqrt(2)
+    assert line[1:4] == ("SN - BN", "+20.5 ± 9.2", "n = 2")
     assert any(
         "unequal seeds at (2, 8): sn 0, 1, 2; bn 0, 2" in text for text in comparison_warnings(runs)
     )
@@ -223,6 +248,28 @@ def test_intervals_by_hand(values, mean, half, excludes_zero):
 )
 def test_p_of_the_paired_test_by_hand(values, p):
     assert t_test(values) == (None if p is None else pytest.approx(p, abs=1e-6))
+
+
+def test_equal_differences_are_as_uncertain_as_their_rounding(tmp_path: Path):
+    """Of 40 videos: one more in each of two seeds is next to nothing, 35 more is a difference.
+
+    The rounding of one accuracy has the variance 1 / (12 40^2), so s is at least sqrt(1 / 6) / 40 =
+    0.0102062; with one degree of freedom p = 1 - 2 / pi atan(mean sqrt(2) / s) and the interval is
+    12.7062 s / sqrt(2).
+    """
+    least = rounding_of_differences(40)
+    assert least == pytest.approx(0.0102062, abs=1e-7)
+    assert t_test([0.025, 0.025], least) == pytest.approx(0.178912, abs=1e-6)
+    assert t_test([0.875, 0.875], least) == pytest.approx(0.00525, abs=1e-5)
+    assert t_test([0.1, 0.2], least) == t_test([0.1, 0.2])
+    accuracies = {"sn": (21, 24), "gn": (20, 23), "bn": (0, 3)}
+    for cell in cells(run_config(tmp_path), study_config(seeds=(0, 1))):
+        # As a float32 that torchmetrics gives.
+        top1 = float(np.float32(accuracies[cell.norm][cell.seed] / 40))
+        write_finished(cell, top1)
+    found = {one.norm: one for one in paired_differences(read_runs(tmp_path))}
+    assert found["gn"].interval.half == pytest.approx(0.0917, abs=1e-4)
+    assert (found["gn"].is_shown, found["bn"].is_shown) == (False, True)
 
 
 def test_holms_correction_by_hand():

@@ -14,7 +14,7 @@ from snvideo.study.runs import StudyRun
 FIGURES = {  # name of the file: (drawing function, caption)
     "accuracy.png": (
         accuracy,
-        "Video top-1 accuracy against clips per GPU, one line a norm. Bars are 95 % confidence "
+        "Video accuracy against clips per GPU, one line a norm. Bars are 95 % confidence "
         "intervals over seeds (Student t).",
     ),
     "importance_by_geometry.png": (
@@ -31,7 +31,7 @@ FIGURES = {  # name of the file: (drawing function, caption)
     ),
     "curves.png": (
         curves,
-        "Training loss, and top-1 accuracy of the validation (centre clip, centre crop).",
+        "Training loss, and accuracy of the validation (centre clip, centre crop).",
     ),
     "confusion.png": (
         confusion,
@@ -45,6 +45,7 @@ class SavedFigure(NamedTuple):
     """A PNG file, its caption, and the numbers in words for readers who do not see it."""
 
     path: Path
+    content: bytes
     caption: str
     alt: str
 
@@ -67,6 +68,7 @@ def save_figures(
             if drawn is None:
                 path.unlink(missing_ok=True)
                 continue
-            write_atomic(path, png(drawn.figure))
-            saved.append(SavedFigure(path, f"{caption} {drawn.note}".rstrip(), drawn.alt))
+            content = png(drawn.figure)
+            write_atomic(path, content)
+            saved.append(SavedFigure(path, content, f"{caption} {drawn.note}".rstrip(), drawn.alt))
     return saved

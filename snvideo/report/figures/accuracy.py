@@ -3,6 +3,7 @@
 import math
 
 from snvideo.report.style import MUTED, Drawing, looks_of, new_figure
+from snvideo.study.differences import measure_of, measured
 from snvideo.study.intervals import confidence_interval
 from snvideo.study.runs import (
     Geometry,
@@ -17,19 +18,25 @@ from snvideo.study.summary import chance, splits_note
 
 
 def accuracy(runs: list[StudyRun], single_frame: float | None = None) -> Drawing | None:
-    """Video top-1 against clips per GPU: one line a norm, intervals over seeds; levels to compare
-    with are chance, the ceiling, and the accuracy of a network of single frames."""
+    """Video accuracy (`measure_of`) against clips per GPU: one line a norm, intervals over seeds;
+    levels to compare with are chance, the ceiling, and the top-1 of a network of single frames."""
     done = [run for run, _ in finished(runs)]
     if not done:
         return None
-    figure = new_figure(4.6, "Video top-1 accuracy by norm and batch geometry")
+    measure = measure_of(runs)
+    title = "mAP" if measure == "mAP" else "Video top-1 accuracy"
+    figure = new_figure(4.6, f"{title} by norm and batch geometry")
     axes = figure.add_subplot()
     places: dict[Geometry, float] = {}
-    for geometry in geometries_of(done):  # with as many clips per GPU they stand a little apart
+    geometries = geometries_of(done)
+    for geometry in geometries:  # with as many clips per GPU they stand a little apart
         before = sum(clips == geometry[1] for _, clips in places)
-        places[geometry] = geometry[1] * 2 ** (0.33 * before)
+        alike = sum(clips == geometry[1] for _, clips in geometries)
+        places[geometry] = geometry[1] * 2 ** min(0.33 * before, 0.8 * before / alike)
     means = {
-        (norm, geometry): confidence_interval([res.accuracy for _, res in finished(group)])
+        (norm, geometry): confidence_interval(
+            [measured(res, measure) for _, res in finished(group)]
+        )
         for geometry, norm, group in by_cell(done)
     }
     norms, texts = norms_of(done), []
@@ -48,7 +55,7 @@ def accuracy(runs: list[StudyRun], single_frame: float | None = None) -> Drawing
         points = ", ".join(f"{i.percent()} % at {geometry}" for geometry, i in line.items())
         texts.append(f"{display_name(norm)}: {points}.")
     levels = {"chance": min(chance(results) for _, results in finished(runs)), "ceiling": 1.0}
-    if single_frame is not None:
+    if single_frame is not None and measure != "mAP":
         levels["single frames"] = single_frame
     axes.set_xscale("log", base=2)
     axes.set_xlim(min(places.values()) / 1.35, max(places.values()) * 1.35)
@@ -61,12 +68,12 @@ def accuracy(runs: list[StudyRun], single_frame: float | None = None) -> Drawing
     axes.set_xticks(list(places.values()), [str(geometry) for geometry in places])
     axes.minorticks_off()
     xlabel = "batch geometry (gpus, clips per GPU); log scale in clips per GPU"
-    axes.set(ylim=(0, 103), xlabel=xlabel, ylabel="video top-1 (%)")
+    axes.set(ylim=(0, 103), xlabel=xlabel, ylabel=f"{measure} (%)")
     axes.set_title(_seeds([interval.n for interval in means.values()]), color=MUTED)
     figure.legend(loc="outside lower left", ncols=6)
     texts += [f"{name.capitalize()}: {100 * level:.3g} %." for name, level in levels.items()]
     texts += filter(None, [splits_note(runs)])
-    return Drawing(figure, f"Line chart of video top-1 by batch geometry. {' '.join(texts)}")
+    return Drawing(figure, f"Line chart of {measure} by batch geometry. {' '.join(texts)}")
 
 
 def _seeds(counts: list[int]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from snvideo.report.style import LINE_STYLES, Drawing, looks_of, new_figure
+from snvideo.study.differences import measure_of
 from snvideo.study.runs import (
     StudyRun,
     by_cell,
@@ -23,7 +24,7 @@ _POINTS = 80
 
 
 def curves(runs: list[StudyRun]) -> Drawing | None:
-    """Training loss and validation top-1: a colour a norm, a line style a geometry."""
+    """Training loss and validation accuracy: a colour a norm, a line style a geometry."""
     runs = computed(runs)
     metrics = {run.folder: read_metrics(run.folder) for run in runs}
     measured = [run for run in runs if any(metrics[run.folder].values())]
@@ -31,7 +32,9 @@ def curves(runs: list[StudyRun]) -> Drawing | None:
         return None
     several = any(len(group) > 1 for _, _, group in by_cell(measured))
     figure = new_figure(4.8, "Training" + (", means over seeds" if several else ""))
-    loss, top1 = figure.subplots(1, 2)
+    loss, validation = figure.subplots(1, 2)
+    key, accuracy = ("map", "mAP") if measure_of(runs) == "mAP" else ("top1", "top-1")
+    entropy = {run.config.get("optim.loss") for run in measured} == {"cross_entropy"}
     styles = {g: LINE_STYLES[i % len(LINE_STYLES)] for i, g in enumerate(geometries_of(measured))}
     looks, texts = looks_of(norms_of(measured)), []
     for geometry, norm, group in by_cell(measured):
@@ -43,17 +46,17 @@ def curves(runs: list[StudyRun]) -> Drawing | None:
         epochs, losses = _binned(lines["train"], "loss", 1)
         loss.plot(epochs, losses, **look)
         text = f", last loss {losses[-1]:.3g}" if losses else ""
-        epochs, percents = _binned(lines["validate"], "top1", 100)
-        top1.plot(epochs, percents, marker="o" if len(epochs) < 2 else "", **look)
-        text += f", last validation top-1 {percents[-1]:.1f} %" if percents else ""
+        epochs, percents = _binned(lines["validate"], key, 100)
+        validation.plot(epochs, percents, marker="o" if len(epochs) < 2 else "", **look)
+        text += f", last validation {accuracy} {percents[-1]:.1f} %" if percents else ""
         texts.append(f"{display_name(norm)} at {geometry}{text}")
     for axes, title, label in (
-        (loss, "Training loss", "cross-entropy (nats)"),
-        (top1, "Validation top-1 (centre clip, centre crop)", "top-1 (%)"),
+        (loss, "Training loss", "cross-entropy (nats)" if entropy else "loss"),
+        (validation, f"Validation {accuracy} (centre clip, centre crop)", f"{accuracy} (%)"),
     ):
         axes.set(title=title, xlabel="epochs", ylabel=label)
         axes.set(xlim=(0, None), ylim=(0, None))
-    top1.set_ylim(0, 103)
+    validation.set_ylim(0, 103)
     handles = [
         Line2D([], [], color=look.color, linewidth=3, label=display_name(norm))
         for norm, look in looks.items()
