@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from snvideo.base_config import expand_user
+from snvideo.base_config import expand_user, flatten
 from snvideo.engine.config import RENAMED, STORED, RunConfig, rename_keys
 from snvideo.engine.run_dir import ENVIRONMENT
 from snvideo.errors import SnvideoError
@@ -83,22 +83,35 @@ def check_effect(overrides: Sequence[str], without: Mapping[str, str]) -> None:
         without: key or section -> what it is instead.
     """
     for override in overrides:
-        key = override.partition("=")[0].strip()
-        for section, why in without.items():
-            if f"{key}.".startswith(f"{section}."):
-                raise SnvideoError(f"'{key}' has no effect here, it is {why}: leave it out")
+        for key in overridden_keys(override):
+            for section, why in without.items():
+                if f"{key}.".startswith(f"{section}."):
+                    raise SnvideoError(f"'{key}' has no effect here, it is {why}: leave it out")
+
+
+def overridden_keys(override: str) -> list[str]:
+    """Dotted keys that a "key.sub=value" sets: several where its value is a section."""
+    key, _, text = override.partition("=")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:  # which is told where the override is applied
+        value = None
+    return list(flatten(value, f"{key.strip()}.") if isinstance(value, dict) else ()) or [
+        key.strip()
+    ]
 
 
 def _load(path: str | Path, overrides: Sequence[str]) -> tuple[RunConfig, StudyConfig | None]:
     path = expand_user(path)
     run = _run_directory(path)
-    begun = run is not None
     if run is None:
-        values = _read(find_config(path), [])
+        values = stored = _read(find_config(path), [])
     else:  # which may have been moved since it was begun
-        values = rename_keys(_read(run / "config.yaml", [])) | {"output": run}
+        values = stored = rename_keys(_read(run / "config.yaml", [])) | {"output": run}
     for override in overrides:
         values = _override(values, override)
+    # Another schedule than the run's own is checked as in any file.
+    begun = run is not None and values.get("optim") == stored.get("optim")
     return check_values(values, str(path), begun)
 
 

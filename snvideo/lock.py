@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +44,7 @@ class Holder(NamedTuple):
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a lock file during the block; one that was left behind is taken over.
 
     Whether a holder on another host lives is seen by its next sign of life, within 20 seconds. One
@@ -53,13 +53,14 @@ def locked(path: Path, what: str) -> Iterator[None]:
     Args:
         path: the lock file; its folder must be there.
         what: is protected, for messages, as `index k400.csv`.
+        waiting: is called every second while a holder is waited for.
 
     Raises:
         InUseError: if another process holds it, with its host, number and time.
         OSError: if the file cannot be written.
     """
     mine = _this_process()
-    _acquire(path, what, mine)
+    _acquire(path, what, mine, waiting)
     done = threading.Event()
     threading.Thread(target=_beat, args=(path, mine, done), daemon=True).start()
     try:
@@ -106,7 +107,7 @@ def _in_use(path: Path, what: str, holder: Holder | None) -> InUseError:
     )
 
 
-def _acquire(path: Path, what: str, mine: Holder) -> None:
+def _acquire(path: Path, what: str, mine: Holder, waiting: Callable[[], None] | None) -> None:
     while True:
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -114,7 +115,7 @@ def _acquire(path: Path, what: str, mine: Holder) -> None:
             # Given back meanwhile, it is had like any other: what is there now is somebody else's.
             with suppress(FileNotFoundError):
                 holder = _read(path)
-                if _is_held(path, holder, what):
+                if _is_held(path, holder, what, waiting):
                     raise _in_use(path, what, _read(path) or holder) from None
                 _take_away(path, holder)
             continue
@@ -127,7 +128,9 @@ def _acquire(path: Path, what: str, mine: Holder) -> None:
         return
 
 
-def _is_held(path: Path, holder: Holder | None, what: str) -> bool:
+def _is_held(
+    path: Path, holder: Holder | None, what: str, waiting: Callable[[], None] | None = None
+) -> bool:
     """True if a lock's holder lives: on another host, if it gives a sign of life.
 
     Raises FileNotFoundError if the lock is given back meanwhile.
@@ -139,6 +142,7 @@ def _is_held(path: Path, holder: Holder | None, what: str) -> bool:
     seen = path.stat().st_mtime
     while (left := STALE - _age(path)) > 0:
         if _read(path) != holder or path.stat().st_mtime != seen:
+            path.stat()  # unless it is given back just now
             return True
         if not told:
             log.warning(
@@ -146,6 +150,8 @@ def _is_held(path: Path, holder: Holder | None, what: str) -> bool:
                 *(what, holder or _UNNAMED, left),
             )
             told = True
+        if waiting is not None:
+            waiting()
         time.sleep(_POLL)
     return False
 

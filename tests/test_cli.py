@@ -140,3 +140,21 @@ def test_index_file_is_short_for_index_report(toy):
         for words in ((), ("report",))
     ]
     assert reports[0] == reports[1] and "train" in reports[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["init", "{index}", "--val-fraction", "0.3"], "--val-fraction is about indexing"),
+        (["init", "{index}", "--group-by", "x"], "--group-by is about indexing"),
+        (["train", "toy/i3d_tiny", "--timed-steps", "5"], "--timed-steps is about a dry run"),
+        (["predict", "a.mp4", "--weights", "x", "--window", "2", "--workers", "2"], "--workers is"),
+        (["export", "x", "a.onnx", "--timeout", "9"], "--timeout is about int8"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(toy, tmp_path, arguments, message):
+    given = [argument.format(index=toy / "index.csv") for argument in arguments]
+    given += ["--out", str(tmp_path)] if "init" in given else []
+    found = CliRunner().invoke(app, given)
+    assert found.exit_code and isinstance(found.exception, SnvideoError)
+    assert message in str(found.exception)

@@ -305,3 +305,31 @@ def test_old_keys_are_answered_with_their_new_names_and_read_in_old_runs(tmp_pat
     assert read_stored(tmp_path / "config.yaml")["data"] == {"index": "i.csv", "timeout": 7}
     with pytest.raises(SnvideoError, match=r"'data\.limit' is called"):
         load_config(tmp_path, ["data.limit=7"])
+
+
+def test_a_new_schedule_of_a_run_s_config_is_checked_as_any(tmp_path):
+    """That of a run is read as it is, and another one is no run's."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "environment.json").write_text("{}")
+    (run / "config.yaml").write_text(
+        f"output: {run}\nmodel: {{name: i3d_tiny}}\ndata: {{index: index.csv}}\n"
+        "optim: {epochs: 30, warmup_epochs: 20, lr: 0.1}\n"  # of an older version
+    )
+    assert load_config(run).optim.warmup_epochs == 20
+    assert load_config(run, ["output=elsewhere"]).optim.warmup_epochs == 20
+    with pytest.raises(SnvideoError, match="warmup_epochs=20 is longer than half of the run"):
+        load_config(run, ["output=elsewhere", "optim.epochs=31"])
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("model.norm={name: gn}", "model.norm.name"),
+        ("model={norm: {name: gn}}", "model.norm.name"),
+        ("seed=3", "seed"),
+    ],
+)
+def test_a_section_without_effect_is_refused_as_its_keys_are(override, key):
+    with pytest.raises(SnvideoError, match=f"'{key}' has no effect here"):
+        load_study("toy/compare", [override])

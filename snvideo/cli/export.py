@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snvideo.cli.options import INFERENCE_WORKERS, WEIGHTS, Silence, Workers, refuse_options
+from snvideo.cli.options import (
+    INFERENCE_WORKERS,
+    WEIGHTS,
+    Silence,
+    Workers,
+    given,
+    refuse_options,
+)
 from snvideo.errors import SnvideoError
 
 if TYPE_CHECKING:
@@ -14,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def export(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help=WEIGHTS)],
     out: Annotated[
         Path, typer.Argument(help="To write: .onnx, .pt2 (torch.export) or .safetensors.")
@@ -46,7 +54,8 @@ def export(
     In int8 it is written where its logits are near enough to the network's.
     """
     if calibration is None:
-        of_int8 = {"--split": split, "--videos": videos}
+        read = {f"--{name}": given(context, name) for name in ("workers", "timeout")}
+        of_int8 = {"--split": split, "--videos": videos, **read}
         refuse_options(of_int8, "is about int8: add --calibration INDEX")
     elif out.suffix != ".onnx":
         raise SnvideoError(f"{out}: int8 (--calibration) is for .onnx alone")

@@ -13,7 +13,7 @@ ConfigFile = Annotated[str, typer.Argument(help="A YAML file, or a name: see `sn
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Changes to the config: key.sub=value ...")
 ]
-WEIGHTS = "A run's folder; a .safetensors or checkpoint of snvideo; or hf:USER/NAME[@REVISION]."
+WEIGHTS = "A run's folder; a .safetensors or checkpoint of snvideo; or hf:USER/NAME@REVISION."
 Weights = Annotated[Path, typer.Option(help=WEIGHTS)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:1.")]
 Silence = Annotated[

@@ -15,6 +15,7 @@ from snvideo.cli.options import (
     Silence,
     Weights,
     Workers,
+    given,
     refuse_options,
 )
 from snvideo.data.image_sequences import FPS
@@ -22,6 +23,7 @@ from snvideo.errors import SnvideoError
 
 
 def train(
+    context: typer.Context,
     config: ConfigFile,
     overrides: Overrides = None,
     dry_run: Annotated[
@@ -40,6 +42,9 @@ def train(
 
     if dry_run and profile:
         raise SnvideoError("--profile records a run, and --dry-run is none: leave one out")
+    if not dry_run:
+        timed = {"--timed-steps": given(context, "timed_steps")}
+        refuse_options(timed, "is about a dry run: add --dry-run")
     run = load_config(config, overrides or ())
     if dry_run:
         from snvideo.engine import dry_run as dry_runs
@@ -65,7 +70,7 @@ def evaluate(
 
     With the run's own config or with changes, such as other views or another index.
     """
-    from snvideo.config import check_effect, load_config
+    from snvideo.config import check_effect, load_config, overridden_keys
     from snvideo.engine.evaluate import evaluate
 
     check_effect(overrides or (), dict.fromkeys(("optim", "log"), "of training alone"))
@@ -76,7 +81,8 @@ def evaluate(
         return
     if not (run / "config.yaml").exists():
         raise SnvideoError(f"{run} is neither the folder of a run nor a config")
-    if any(override.startswith("model.weights") for override in overrides or ()):
+    keys = [key for override in overrides or () for key in overridden_keys(override)]
+    if any(f"{key}.".startswith("model.weights.") for key in keys):
         raise SnvideoError(f"{run} is tested with its own weights: name others by --checkpoint")
     evaluate(load_config(run, overrides or ()), run, checkpoint)
 
@@ -129,6 +135,7 @@ def track(
 
 
 def predict(
+    context: typer.Context,
     videos: Annotated[
         list[str],
         typer.Argument(metavar="VIDEO", help="Files, folders, quoted patterns: 'x/**/*.mp4'."),
@@ -189,6 +196,8 @@ def predict(
         option = "--explain is" if contact_sheets is None else "--contact-sheets are"
         raise SnvideoError(f"{option} of whole videos: with --window use --pictures")
     else:
+        of_views = {f"--{name}": given(context, name) for name in ("workers", "fps")}
+        refuse_options(of_views, "is not for windows, whose videos are read one by one as files")
         timelines.predict_windows(
             videos,
             weights,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snvideo.cli.index import WORKERS, GroupBy, write_listing
-from snvideo.cli.options import Fps, Timeout, Workers
+from snvideo.cli.options import Fps, Timeout, Workers, given, refuse_options
 from snvideo.data.image_sequences import FPS
 from snvideo.data.remote import Place, as_place
 from snvideo.errors import SnvideoError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def init(
+    context: typer.Context,
     videos: Annotated[
         Path,
         typer.Argument(
@@ -60,7 +61,11 @@ def init(
         if path.exists():
             raise SnvideoError(f"{path} exists: name another folder with --out, or delete it")
     source = None if weights is None else open_weights(weights)  # before the work of indexing
-    if not indexed:
+    if indexed:
+        names = ("val_fraction", "group_by", "fps", "workers", "timeout")
+        options = {f"--{name.replace('_', '-')}": given(context, name) for name in names}
+        refuse_options(options, f"is about indexing, and {videos} is an index: leave it out")
+    else:
         _write_index(videos, index, val_fraction, group_by, fps, workers, timeout)
     try:
         _write_config(index, config, run, source)

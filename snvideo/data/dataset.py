@@ -63,6 +63,8 @@ class VideoViews(NamedTuple):
         views = frames.new_empty(shape)
         for number, (top, left) in enumerate(self.corners):
             crop = frames[..., top : top + self.side, left : left + self.side]
+            if crop.shape[-2:] != (self.side, self.side):  # index_select would only warn
+                raise ValueError(f"a view of {self.side} pixels lies outside of its frame")
             for clip, view in zip(clips, views[:, number], strict=True):
                 torch.index_select(crop, 0, clip, out=view)
         return views.flatten(0, 1)
@@ -87,6 +89,8 @@ class Batch(NamedTuple):
     labels: Tensor
     unreadable: list[tuple[str, str]]
     rows: list[int]
+    replaced: int = 0
+    """Clips of other videos than those that were asked for; several may have been tried for one."""
 
 
 class EvalBatch(NamedTuple):
@@ -132,8 +136,9 @@ class ViewCut(NamedTuple):
         crops = sampling.even_crops(height, width, view)
         (top, left, side), (last_top, last_left, _) = crops[0], crops[-1]
         scale = view.crop / side
-        height, width = (round((far + side) * scale) for far in (last_top - top, last_left - left))
         corners = [(round((y - top) * scale), round((x - left) * scale)) for y, x, _ in crops]
+        # By the corners: a size that is rounded by itself may be a pixel less than the last crop's.
+        height, width = (corner + view.crop for corner in corners[-1])
         return cls(top, last_top + side, left, last_left + side, height, width, corners)
 
     def shown(self, frames: np.ndarray) -> Tensor:
@@ -282,6 +287,7 @@ class TrainDataset(VideoDataset):
             torch.stack([sample.label for sample in samples]),
             [video for sample in samples for video in sample.unreadable],
             [sample.row for sample in samples],
+            sum(bool(sample.unreadable) for sample in samples),
         )
 
 

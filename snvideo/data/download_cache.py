@@ -88,7 +88,8 @@ def _cached(key: str, suffix: str, size: int | None, download: Callable[[Path], 
     while not _is_whole(path, size):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(path.with_name(f"{path.name}.lock"), key):
+            lock = path.with_name(f"{path.name}.lock")
+            with locked(lock, key, report_progress):
                 if not _is_whole(path, size):
                     tried(lambda: _written(path, download))
                     _room.add(path)
@@ -157,8 +158,9 @@ def remove_old_files(folder: Path, limit: int) -> None:
         if total <= limit * 7 // 8 or used > time.time() - _KEPT:
             break
         with suppress(OSError):
-            path.unlink()
-            total -= size
+            if path.stat().st_mtime == used:  # nobody has asked for it since
+                path.unlink()
+                total -= size
 
 
 class _Room:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from operator import attrgetter
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snvideo.data.index_meta import CODING, is_proven, read_meta
+from snvideo.data.index_meta import CODING, as_text, is_proven, read_meta
 from snvideo.data.memory_file import SharedArray
 from snvideo.data.remote import Place, RemotePath, as_place, join, require_remote
 from snvideo.data.source import Source
@@ -34,11 +34,11 @@ DECODERS = ("pyav", "decord", "torchcodec")
 class IndexRow(NamedTuple):
     """A row of the CSV, its columns in order: a video as a source lists it and as its file is.
 
-    A frame is *shown* unless it is flagged to be discarded or its time stamp is negative, which is
-    how an edit list hides the start of a clip cut without re-encoding. Shown frame k is
+    A frame is *shown* unless its packet is flagged to be discarded, which is how an edit list hides
+    the start of a clip cut without re-encoding. Shown frame k is
 
-    - in PyAV: the k-th output frame whose `pts` is not negative (frames to be discarded never
-      come out, so there is no number to add);
+    - in PyAV: the k-th output frame (frames to be discarded never come out, so there is no number
+      to add);
     - in decord: number `first_frame + k`, as it numbers packets, hidden ones included. Files whose
       numbers mean different frames by where decord last sought to are not for it (`decoders`);
     - in torchcodec: number k, as it numbers packets that are not flagged to be discarded.
@@ -239,7 +239,7 @@ class ClipIndex:
         counts: dict[str, Counter[str]] = {}
 
         def counted() -> Iterator[IndexRow]:
-            for row in read_rows(path, len(labels)):
+            for row in read_rows(path, labels):
                 counts.setdefault(row.split, Counter())[row.status] += 1
                 yield row
 
@@ -294,7 +294,7 @@ class ClipIndex:
         return Video(path=join(self.root, os.fsdecode(stored)), name=name, **values)
 
 
-def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
+def read_rows(path: Path, labels: Sequence[str] | None = None) -> Iterator[IndexRow]:
     """Read all rows of an index one by one, whatever their split and status; a `SnvideoError` if
     the CSV file is missing, a row is malformed, or a label is not below `classes`. Rows of an older
     `VERSION` are not seekable, and PyAV's."""
@@ -325,7 +325,8 @@ def read_rows(path: Path, classes: int | None = None) -> Iterator[IndexRow]:
                 row = IndexRow(**values)
                 if row.status == "ok" and 0 <= row.fps < LEAST_FPS:  # older versions wrote such
                     row = row._replace(status="broken", reason="no frame rate")
-                if problem := row_problem(row, classes):
+                problem = row_problem(row, None if labels is None else len(labels))
+                if problem := problem or _name_problem(row, labels):
                     raise ValueError(problem)
                 yield row if proven else row._replace(seekable=0, decoders="pyav")
     except OSError as error:
@@ -360,6 +361,17 @@ def row_problem(row: IndexRow, classes: int | None = None) -> str:
         if not least <= (value := getattr(row, name)) < 2**31:
             return f"{name} of a usable video is {value}, expected at least {least}"
     return ""
+
+
+def _name_problem(row: IndexRow, labels: Sequence[str] | None) -> str:
+    """Reason why the name that a row gives its labels is another one than theirs, or nothing."""
+    if labels is None or not row.label_name:
+        return ""
+    found, known = as_text(row.label_name), ";".join(labels[k] for k in row.label_ids)
+    if found == known:
+        return ""
+    named = f"label {row.labels or row.label} is {known!r}"
+    return f"label_name is {found!r}, but {named} in the .json file beside it"
 
 
 def _are_labels(ids: list[str], first: int, classes: int | None) -> bool:

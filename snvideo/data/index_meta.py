@@ -32,10 +32,10 @@ def read_meta(path: Path) -> tuple[str, list[str]]:
             f'index {beside}: expected {{"root": folder, "labels": [names], ...}}: '
             "build it again with 'snvideo index build'"
         ) from None
-    return root, [_as_text(name) for name in labels]
+    return root, [as_text(name) for name in labels]
 
 
-def _as_text(name: str) -> str:
+def as_text(name: str) -> str:
     """A label that may have been the name of a folder in bytes, to a system without UTF-8."""
     try:
         content = name.encode(*CODING)

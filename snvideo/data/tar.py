@@ -7,6 +7,7 @@ read once more whenever it is opened, so that a tar file that was replaced is no
 import logging
 import os
 import posixpath
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Mapping
@@ -49,9 +50,8 @@ def is_tar(name: str) -> bool:
 def split_member(path: str) -> tuple[str, str]:
     """Path of a tar file and name of a member, of a path through one; of others the path and
     nothing. Folders that are called like a tar file are none."""
-    end = 0
-    while (end := path.lower().find(".tar/", end)) >= 0:
-        end += len(".tar")
+    for found in re.finditer(r"\.tar(?=/)", path, re.IGNORECASE):
+        end = found.end()
         if not os.path.isdir(path[:end]):  # noqa: PTH112 - a URL is no folder either
             return path[:end], path[end + 1 :]
     return path, ""

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 GRACE = 30.0
 """Seconds beyond the timeout after which a process is killed whose watchdog did not end it."""
+START_GRACE = 300.0
+"""The same of a process that is still starting: a file system may take minutes over its imports."""
 UNGUARDED = (
     "a script whose work starts processes must begin it under: if __name__ == '__main__': "
     "(they import the script anew)"
@@ -195,7 +197,8 @@ class WorkerPool(Generic[Task]):
         since = max(since, self._suspension.last())
         for worker in self._workers:
             silent = time.monotonic() - max(worker.heard, worker.armed(), since)
-            if worker.jobs and silent > self._timeout + GRACE:
+            limit = self._timeout + (GRACE if worker.started else START_GRACE)
+            if worker.jobs and silent > limit:
                 worker.stuck = True
                 worker.process.kill()
 
@@ -244,6 +247,8 @@ class _Worker(Generic[Task]):
         self.started, self.stuck, self.heard = False, False, time.monotonic()
         self._slots = [MemoryFile() for _ in range(ahead)]
         self._trace, self._last, self._begun = MemoryFile(), MemoryFile(), 0
+        # The clock of a new file is not the monotonic one that the watchdog sets it to.
+        os.utime(self._trace.file.fileno(), ns=(0, 0))
         # In a forked process a timer that is armed here could never be armed again.
         faulthandler.cancel_dump_traceback_later()
         tasks, self._tasks = context.Pipe(duplex=False)

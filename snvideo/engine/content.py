@@ -56,7 +56,7 @@ def _cached(hash_of: Callable[[Path], str], path: Path, *versions: tuple[int, in
 def _index_hash(path: Path) -> str:
     labels = read_meta(path)[1]
     # That of all splits, whichever are there, and wherever the videos are.
-    return ClipIndex(read_rows(path, len(labels)), "", labels, path.parent).hash
+    return ClipIndex(read_rows(path, labels), "", labels, path.parent).hash
 
 
 def _quarantine_hash(path: Path) -> str:

@@ -75,10 +75,19 @@ class World:
 
 @contextmanager
 def init_world() -> Iterator[World]:
-    """Initialise the process group that torchrun describes: nccl on GPUs, gloo elsewhere."""
+    """Initialise the process group that torchrun describes: nccl on GPUs, gloo elsewhere.
+
+    Raises SnvideoError if there are more processes on this machine than GPUs.
+    """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        place, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if place >= gpus:
+            raise SnvideoError(
+                f"process {place + 1} of this machine has no GPU, there are {gpus}: one process a "
+                "GPU (torchrun --nproc-per-node, study.processes)"
+            )
+        device = torch.device("cuda", place)
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")

@@ -24,6 +24,7 @@ from snvideo.engine.checkpoint import checkpoints, load_checkpoint, load_weights
 from snvideo.engine.config import RunConfig, SpeedConfig
 from snvideo.engine.distributed import World, init_world
 from snvideo.engine.losses import activation_of, check_labels, clip_losses, probabilities
+from snvideo.engine.optim import freeze
 from snvideo.engine.performance import algorithms, autocast, choose, memory_format
 from snvideo.engine.results import Results, StatisticsOrigin
 from snvideo.engine.run_dir import RunDir
@@ -224,7 +225,14 @@ def evaluate(
         folder, device = RunDir(expand_user(run or config.output)), world.device
         written = RunDir(config.output)
         world.on_main(lambda: written.check_output(None if run is None else folder))
-        quarantine = read_quarantine(config, folder.path)
+        stored = None if run is None else folder.stored_config()
+        asked = stored is not None and config.data.quarantine != stored.data.quarantine
+        quarantine = read_quarantine(config, None if asked else folder.path)
+        if config.statistics.source == "index" and not config.statistics.batches:
+            raise SnvideoError(
+                "statistics.from=index averages over an index, and statistics.batches is 0, which "
+                "keeps the averages of training: leave one of them out"
+            )
         step, training = 0, config
         statistics: StatisticsOrigin = "weights"
         if run is None:
@@ -236,19 +244,20 @@ def evaluate(
             statistics, training = _choose_statistics(config, folder, state, index.hash)
             step = state["progress"]["step"]
             model = _load_checkpoint(config, path, state, statistics, index.labels)
-        if config.statistics.source == "index":
+        tracked = tracking_layers(model, frozen=False)
+        if config.statistics.source == "index" and tracked:
             statistics, training = "index", config
         model.to(device).to(memory_format=memory_format(config.speed))
         with algorithms(choose(config.speed, device, 1), device):
-            if statistics in ("run", "index") and tracking_layers(model, frozen=False):
+            if statistics in ("run", "index") and tracked:
                 known = state["index_hash"] if statistics == "run" else None
                 _average(model, training, step, known, world, quarantine)
             clips, crops = data.test.clips, data.test.crops
             found = evaluate_views(model, index, config, world, clips, crops, quarantine)
         results = Results.of(
-            *(config, index, found),
+            *(_as_trained(config, stored), index, found),
             checkpoint=origin,
-            statistics_from=statistics if tracking_layers(model) else None,
+            statistics_from=statistics if tracked else None,
         )
         if world.is_main:
             with written.written("evaluation.npz") as path:
@@ -256,6 +265,13 @@ def evaluate(
             written.write_results(results.stored(), "evaluation")
             log.info("%s: %s x %d views", origin, results, clips * crops)
     return results
+
+
+def _as_trained(config: RunConfig, stored: RunConfig | None) -> RunConfig:
+    """The config with the batch and seed of the run that is tested, which a test cannot change."""
+    if stored is None:
+        return config
+    return config.model_copy(update={"batch": stored.batch, "seed": stored.seed})
 
 
 def _newest(folder: RunDir) -> Path:
@@ -325,6 +341,7 @@ def _load_checkpoint(
 ) -> nn.Module:
     """The network of a checkpoint, with the averages that it holds if they are its statistics."""
     model = build_network(config, len(classes))
+    freeze(model, config.optim.freeze)  # whose statistics stay as they were in training
     held = state.get("statistics") if statistics == "weights" else None
     load_weights(model, evaluated_weights({**state, "statistics": held}), path)
     if state["classes"] != list(classes):
@@ -332,7 +349,8 @@ def _load_checkpoint(
             f"{path} was trained on other classes than those of {config.data.index}, or "
             "on the same in another order: use the label map that it was trained with"
         )
-    if statistics == "moving" and config.statistics.batches and tracking_layers(model):
+    tracked = tracking_layers(model, frozen=False)
+    if statistics == "moving" and config.statistics.batches and tracked:
         log.warning(
             "%s was not validated and holds moving averages of the statistics, which it is tested "
             "with; statistics.from=index averages over the training split of data.index",

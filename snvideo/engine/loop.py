@@ -18,6 +18,7 @@ from torch.profiler import profile
 
 from snvideo.engine.checkpointer import Checkpointer
 from snvideo.engine.evaluate import Evaluation, NotFiniteError
+from snvideo.engine.optim import learning_rate, lr_factor
 from snvideo.engine.preemption import Preemption
 from snvideo.engine.run_dir import RunDir
 from snvideo.engine.setup import QUARANTINE
@@ -129,8 +130,10 @@ class TrainingLoop:
         if not sums.clips:
             log.warning("no step since the last log line has changed anything: all were skipped")
             return
-        epoch, group = progress.step / trainer.steps_per_epoch, trainer.optimizer.param_groups[0]
-        lr = group["lr"] / group.get("lr_scale", 1.0)  # checkpoints of older versions have none
+        epoch, optim = progress.step / trainer.steps_per_epoch, trainer.config.optim
+        # Of the step that comes next, without factors of single parts of the network.
+        factor = lr_factor(optim, trainer.steps_per_epoch, progress.step)
+        lr = learning_rate(optim, trainer.plan.total_batch) * factor
         values = {
             "loss": sums.loss / sums.clips,
             "top1": sums.correct / sums.clips,

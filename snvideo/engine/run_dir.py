@@ -299,7 +299,7 @@ def check_writable(folder: Path) -> None:
     trial = folder / "trial"
     with explained_writes(folder):
         write_atomic(trial, "trial")
-        trial.unlink()
+        trial.unlink(missing_ok=True)  # another process may have tried, too
 
 
 def _remove_if_empty(folder: Path) -> None:

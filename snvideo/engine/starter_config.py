@@ -131,7 +131,7 @@ def _splits(summary: IndexSummary) -> Iterator[Setting]:
     if "test" in labelled:
         yield Setting("data.test_split", "test", "for the numbers at the end")
         if "val" in labelled:
-            yield Setting("data.val_split", "val", "chooses the best weights, apart from the test")
+            yield Setting("data.val_split", "val", "shows progress, apart from the test")
     elif "val" in labelled:
         yield Setting("data.test_split", "val", "no labelled split test: val is for both")
     else:

@@ -38,8 +38,8 @@ class Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add values of a step by name; steps may come again."""
 
-    def finish(self, results: Mapping[str, Any] | None) -> None:
-        """Add the content of results.json, or end a run that has none yet."""
+    def finish(self, results: Mapping[str, Any] | None, again: bool) -> None:
+        """Add the content of results.json, but `again`, or end a run that has none yet."""
 
 
 def check_trackers(names: Iterable[str]) -> None:
@@ -86,9 +86,9 @@ class WandbTracker:
         """Add values of a step."""
         self._run.log({**values, "step": step})
 
-    def finish(self, results: Mapping[str, Any] | None) -> None:
+    def finish(self, results: Mapping[str, Any] | None, again: bool) -> None:
         """Set the summary, and wait until everything is sent, or written in offline mode."""
-        if results is not None:
+        if results is not None and not again:
             self._run.summary.update(figures(results))
         self._run.finish(exit_code=int(results is None))
 
@@ -122,9 +122,9 @@ class MLflowTracker:
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
         self._client.log_batch(self.id, metrics=metrics)
 
-    def finish(self, results: Mapping[str, Any] | None) -> None:
+    def finish(self, results: Mapping[str, Any] | None, again: bool) -> None:
         """Add results as metrics and as a file, and end the run."""
-        if results is not None:
+        if results is not None and not again:
             self.log(int(results.get("steps", 0)), figures(results))
             self._client.log_dict(self.id, dict(results), "results.json")
         status = "KILLED" if results is None else "FINISHED"
@@ -151,9 +151,9 @@ class TrackioTracker:
         """Add values of a step."""
         self._run.log(dict(values), step=step)
 
-    def finish(self, results: Mapping[str, Any] | None) -> None:
+    def finish(self, results: Mapping[str, Any] | None, again: bool) -> None:
         """Add results as values of the last step, and wait until everything is written."""
-        if results is not None:
+        if results is not None and not again:
             self.log(int(results.get("steps", 0)), figures(results))
         self._run.finish()
 

@@ -102,7 +102,7 @@ def send(folder: Path, tracker: str, ended: Callable[[], bool] = lambda: True) -
         if last:
             break
     results = _results(folder)
-    run.finish(None if sent.results else results)
+    run.finish(results, sent.results)
     sent.results = results is not None
     _write(folder, tracker, sent)
     return count

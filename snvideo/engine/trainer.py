@@ -154,7 +154,7 @@ class Trainer:
             rows = [row for batch in done for row in batch.rows]
             accepted = self.finite_check.accepts(self.progress.step, losses, rows, norm)
             if accepted:
-                replaced = sum(len(batch.unreadable) for batch in done)
+                replaced = sum(batch.replaced for batch in done)
                 self.metrics.add(losses, correct, norm, replaced)
                 self.replaced_in_epoch += replaced
                 if (limit := self.config.optim.clip_norm) is not None:

@@ -10,7 +10,16 @@ from snvideo.base_config import Section, UserPath, expand_user
 from snvideo.errors import SnvideoError
 from snvideo.norm.batch_renorm import D_MAX, R_MAX, SCHEDULE
 from snvideo.norm.factory import GROUPS, NormName
-from snvideo.norm.mixture import PAPER, PARTS, Part, Ratios, Start, mixture_spec, start_logits
+from snvideo.norm.mixture import (
+    PAPER,
+    PARTS,
+    Part,
+    Ratios,
+    Start,
+    mixture_spec,
+    start_in_order,
+    start_logits,
+)
 
 _SETTINGS_OF: dict[str, tuple[str, ...]] = {
     "sn": ("parts", "groups", "ratios"),
@@ -85,7 +94,8 @@ class NormConfig(Section):
         if self.has_logits:
             named = self.parts or PAPER.parts
             parts = tuple(part for part in PARTS if part in named)
-            found |= {"parts": parts, "start": self.start, "ratios": self.ratios or PAPER.ratios}
+            start = start_in_order(self.start, named, parts)
+            found |= {"parts": parts, "start": start, "ratios": self.ratios or PAPER.ratios}
             if "group" in parts:
                 found["groups"] = self.groups or GROUPS
         elif self.name == "gn":
@@ -121,6 +131,8 @@ class NormConfig(Section):
         if self.drops_batch_part(clips_per_gpu):
             if not isinstance(start, str):
                 start = tuple(z for z, part in zip(start, parts, strict=True) if part != "batch")
+                if self.ratios == "l1" and not any(start):  # it was the batch part alone
+                    start = "equal"
             elif start == "batch":
                 start = "equal"
             parts = tuple(part for part in parts if part != "batch")

@@ -1,5 +1,6 @@
 """Batch Renormalization: Batch Normalization drawn to its running statistics while training."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -78,6 +79,14 @@ class _Renorm(_BatchNorm):
                 "activation checkpointing, or with another norm"
             )
         process_group = resolve_process_group(self.process_group)
+        if (
+            process_group is None
+            and (self.group_size or len(input)) * math.prod(input.shape[2:]) == 1
+        ):
+            raise ValueError(
+                "Expected more than 1 value per channel when training, "
+                f"got groups of 1 of input size {tuple(input.shape)}"
+            )
         normed, batch = normalize_batch(input, self.eps, self.group_size, process_group)
         if self.running_mean is None or self.running_var is None:
             raise ValueError("batch renormalization needs running statistics to correct by")
@@ -92,7 +101,9 @@ class _Renorm(_BatchNorm):
             if self.track_running_stats:
                 RunningStatistics(self.running_mean, self.running_var, momentum, True).update(batch)
             samples = len(input) // len(r)
-            r, d = (table.to(normed.dtype).repeat_interleave(samples, 0) for table in (r, d))
+            # In half precision they would be off by a third of a percent, always the same way.
+            wide = torch.promote_types(normed.dtype, torch.float32)
+            r, d = (table.to(wide).repeat_interleave(samples, 0) for table in (r, d))
         scale, shift = r, d
         if self.weight is not None:
             scale, shift = r * self.weight, d * self.weight

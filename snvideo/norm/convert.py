@@ -16,7 +16,14 @@ from snvideo.norm.factory import NormLayer, create_norm, depends_on_dims
 from snvideo.norm.gain import GainChange, gain_changes
 from snvideo.norm.importance import start_by_depth
 from snvideo.norm.statistics import input_of
-from snvideo.norm.takeover import CHANNEL_NORMS, channels_of, followers, take_hooks, take_over
+from snvideo.norm.takeover import (
+    CHANNEL_NORMS,
+    channels_of,
+    followers,
+    has_logits_of,
+    take_hooks,
+    take_over,
+)
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +104,9 @@ def convert_norm(
         if repr(new) != repr(old):  # the class or a setting
             planned.append(_Exchange(name, old, new, after))
     _exchange(model, planned, given)
-    if planned and given.get("start") == "depth":
-        start_by_depth(model)
+    if given.get("start") == "depth":  # logits that were taken over are kept
+        start_by_depth(model, {x.new for x in planned if not has_logits_of(x.new, x.old)})
+    _warn_of_settings(planned, given)
     replaced = Replacements(
         Replacement(x.name, type(x.old).__name__, type(x.new).__name__) for x in planned
     )
@@ -116,6 +124,22 @@ class _Exchange(NamedTuple):
     new: nn.Module
     after: list[nn.Module]
     """Modules that the old norm applies after it."""
+
+
+def _warn_of_settings(planned: list[_Exchange], given: dict[str, Any]) -> None:
+    """Name settings of old norms that new ones of a like kind have not got."""
+    asked = set(given)
+    if asked & {"parts", "use_batch", "groups", "ratios"}:
+        asked.add("mixture")
+    for setting in {"group_size", "process_group", "mixture"} - asked:
+        old = {x.name: getattr(x.old, setting, None) for x in planned if hasattr(x.new, setting)}
+        new = {x.name: getattr(x.new, setting, None) for x in planned}
+        lost = [name for name, value in old.items() if value not in (None, new[name])]
+        if lost:
+            log.warning(
+                "%d norms had %s %s, as %s, which the new ones have not: give it to convert_norm",
+                *(len(lost), setting, old[lost[0]], lost[0]),
+            )
 
 
 def _largest_gain_change(planned: list[_Exchange]) -> GainChange | None:

@@ -1,5 +1,6 @@
 """Reading what Switchable Normalization has learned: the importance ratios of its layers."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -82,17 +83,23 @@ def importance_table(model: nn.Module) -> str:
     )
 
 
-def start_by_depth(model: nn.Module) -> int:
+def start_by_depth(model: nn.Module, only: Collection[nn.Module] | None = None) -> int:
     """Set the logits of SN layers with start="depth" by their position among the SN layers.
 
     The first leans to the most local of its instance, group and layer statistics, the last to the
     others (`snvideo.norm.mixture.start_logits`).
 
+    Args:
+        model: whose layers they are.
+        only: layers that are set; None: all.
+
     Returns:
         the number of layers that were set.
     """
     layers = [module for module in model.modules() if isinstance(module, SwitchNorm)]
+    count = 0
     for number, layer in enumerate(layers):
-        if layer.start == "depth":
+        if layer.start == "depth" and (only is None or layer in only):
             layer.reset_logits(number / max(1, len(layers) - 1))
-    return sum(layer.start == "depth" for layer in layers)
+            count += 1
+    return count

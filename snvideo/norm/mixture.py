@@ -74,6 +74,22 @@ def mixture_spec(
     )
 
 
+def start_in_order(
+    start: Start | Sequence[float], named: Sequence[str], parts: Sequence[str]
+) -> Start | Sequence[float]:
+    """Numbers of a start, given one for each part as it was named, in the order of the parts.
+
+    Args:
+        start: as for `start_logits`; one by name stays as it is.
+        named: the parts in any order.
+        parts: the same in that of the logits.
+    """
+    if isinstance(start, str) or len(start) != len(parts):
+        return start
+    numbers = dict(zip(named, start, strict=True))
+    return tuple(numbers[part] for part in parts)
+
+
 def mixture_ratios(logits: Tensor, ratios: Ratios) -> Tensor:
     """Weights of the parts, non-negative and of sum one, from the logits z that a layer stores.
 

@@ -35,7 +35,7 @@ class StepStatistics:
         self.passes, self.cancelled = 0, False
 
     def collect(self) -> None:
-        """To be called after every forward pass."""
+        """To be called after every pass, once it has gone backward, if it does."""
         self.passes += 1
         sums, buffers = [], []
         for layer in self._layers:
@@ -61,6 +61,11 @@ class StepStatistics:
         # It may be compiled. Its counter tells, as a tensor: a GPU is not waited for.
         counter, before = self._counters[layer], self._before[layer]
         return 1.0 if counter is None or before is None else (counter != before).float()
+
+    @property
+    def is_uncollected(self) -> bool:
+        """True after a pass of layers that are not compiled, until `collect` is called."""
+        return any(self._uses.values())
 
     def cancel(self) -> None:
         """Leave the running statistics as they were; all processes have to agree on it."""
@@ -129,6 +134,21 @@ def one_update(layers: list[TrackingLayer]) -> Iterator[StepStatistics]:
 
     Args:
         layers: the result of `tracking_layers`.
+
+    Raises:
+        RuntimeError: after a pass without the call of `collect` that has to follow it.
+
+    Example::
+
+        >>> import torch
+        >>> from snvideo.norm import BatchNorm2d, tracking_layers
+        >>> layer = BatchNorm2d(4)
+        >>> with one_update(tracking_layers(layer)) as statistics:
+        ...     for inputs in torch.randn(3, 8, 4, 5, 5):
+        ...         layer(inputs).square().mean().backward()
+        ...         statistics.collect()
+        >>> int(layer.num_batches_tracked)
+        1
     """
     found = StepStatistics(layers)
     hooks = [
@@ -140,6 +160,8 @@ def one_update(layers: list[TrackingLayer]) -> Iterator[StepStatistics]:
     finally:
         for hook in hooks:
             hook.remove()
+    if found.is_uncollected and not found.cancelled:
+        raise RuntimeError("one_update: call collect() of its statistics after every pass")
     if layers and found.passes and not found.cancelled:
         for layer, means, passes in zip(layers, *found.means(), strict=True):
             _enter(layer, means, passes)

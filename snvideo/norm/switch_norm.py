@@ -10,7 +10,16 @@ from snvideo.norm.checks import check_input
 from snvideo.norm.distributed import ProcessGroup, check_process_group, resolve_process_group
 from snvideo.norm.folding import FoldingEps
 from snvideo.norm.functional import switch_norm
-from snvideo.norm.mixture import ONE_SAMPLE, PAPER, Part, Ratios, Start, mixture_spec, start_logits
+from snvideo.norm.mixture import (
+    ONE_SAMPLE,
+    PAPER,
+    Part,
+    Ratios,
+    Start,
+    mixture_spec,
+    start_in_order,
+    start_logits,
+)
 
 
 def update_momentum(layer: nn.modules.batchnorm._NormBase) -> float | Tensor:
@@ -119,6 +128,8 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
         elif not use_batch and "batch" in parts:
             raise ValueError(f"use_batch=False leaves no batch part (got parts={parts})")
         mixture = mixture_spec(parts, groups, num_features, ratios)
+        named = (parts,) if isinstance(parts, str) else parts
+        start = start_in_order(start, named, mixture.parts)
         first_logits = start_logits(start, mixture)
         check_process_group(process_group)
         tracks = track_running_stats and "batch" in mixture.parts

@@ -49,6 +49,12 @@ def take_over(old: nn.Module, new: nn.Module, given: dict[str, Any], is_frozen: 
     new.train(old.training)
 
 
+def has_logits_of(new: nn.Module, old: nn.Module) -> bool:
+    """True for a norm that has taken over the importance logits of another one."""
+    both = isinstance(new, SwitchNorm) and isinstance(old, SwitchNorm)
+    return both and getattr(new, _LOGITS[0]) is getattr(old, _LOGITS[0])
+
+
 def _mixes_as(old: SwitchNorm, new: SwitchNorm) -> bool:
     return (old.parts, old.mixture.ratios) == (new.parts, new.mixture.ratios)
 

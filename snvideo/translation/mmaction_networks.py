@@ -91,7 +91,8 @@ def _slow(keys: ForeignKeys) -> tuple[str, ...]:
 
 def _slowfast(keys: ForeignKeys) -> tuple[str, ...]:
     ratio = keys.whole(f"{_BACKBONE}.speed_ratio", 8)
-    _require(keys, {"resample_rate": ratio, "channel_ratio": 8})
+    keys.require(f"{_BACKBONE}.resample_rate", ratio, default=8)
+    _require(keys, {"channel_ratio": 8})
     slow, fast = f"{_BACKBONE}.slow_pathway", f"{_BACKBONE}.fast_pathway"
     common = _RESNET | {"type": "resnet3d", "conv1_stride_t": 1, "pool1_stride_t": 1}
     pathways = {

@@ -86,6 +86,12 @@ def _length(keys: ForeignKeys) -> dict[str, Any]:
     if unit is None:
         raise keys.error("train_cfg states neither max_epochs nor max_iters")
     length = keys.count(ends[unit], 1)
+    passes = keys.whole(f"{_WRAPPER}.accumulative_counts", 1)
+    if unit == "steps" and passes > 1:
+        raise keys.error(
+            f"{ends[unit]} counts passes, of which {_WRAPPER}.accumulative_counts={passes} make "
+            "one step: state the length and the schedule in epochs"
+        )
     keys.take("train_cfg.type")
     keys.take("train_cfg.by_epoch")
     found: dict[str, Any] = {unit: length, f"warmup_{unit}": 0, "schedule": "constant"}

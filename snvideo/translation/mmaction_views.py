@@ -89,12 +89,17 @@ def _train_crop(keys: ForeignKeys) -> tuple[int, list[int]]:
         if frame is None:
             raise keys.error(f"{TRAIN} scales no side of a frame before its RandomCrop")
         return crop, [frame, frame]
+    if resize == "Resize" and frame is not None:
+        raise keys.error(f"{TRAIN} cuts no crop at random from what its Resize leaves")
     scale = keys.take(f"{TRAIN}.{resize}.scale", (224, 224))
     side = max(scale) if isinstance(scale, list | tuple) else scale
     # In the proportion of the papers, which scale 256 to 320 for crops of 224.
     short_side = [round(side * 256 / 224), round(side * 320 / 224)]
     why = f"square crops of {side} out of a short side of {short_side[0]} to {short_side[1]} pixels"
-    for step in ("RandomResizedCrop", "MultiScaleCrop"):
+    steps = ("RandomResizedCrop", "MultiScaleCrop")
+    if not any(f"{TRAIN}.{step}.type" in keys for step in steps):
+        keys.add(f"{TRAIN}.{resize}.scale", scale, why)
+    for step in steps:
         if keys.has_section(f"{TRAIN}.{step}"):
             keys.add(f"{TRAIN}.{step}.type", step, why)
             for key in [k for k in keys.unread if k.startswith(f"{TRAIN}.{step}.")]:

@@ -175,11 +175,24 @@ def _model(keys: ForeignKeys) -> dict[str, Any]:
     keys.expect("MODEL.FC_INIT_STD", 0.01, "the classifier starts at 0.01")
     model: dict[str, Any] = {
         "dropout": keys.number("MODEL.DROPOUT_RATE", 0.5),
-        "drop_path": keys.number("MODEL.DROPCONNECT_RATE", 0.0),
+        "drop_path": _drop_path(keys),
         "zero_init_last": keys.flag("RESNET.ZERO_INIT_FINAL_BN", False),
     }
     source = _weights(keys)
     return model | ({"weights": {"source": source}} if source else {})
+
+
+def _drop_path(keys: ForeignKeys) -> float:
+    """Rate of the last branch: X3D alone has one there."""
+    key = "MODEL.DROPCONNECT_RATE"
+    rate = keys.number(key, 0.0)
+    if not rate:
+        return 0.0
+    if keys.values.get("MODEL.ARCH", "slowfast") != "x3d":
+        keys.add(key, rate, "0, as networks other than X3D do not use it there")
+        return 0.0
+    keys.add(key, rate, "rises by block, from 0; there by stage, from 0.4 of it")
+    return rate
 
 
 def _weights(keys: ForeignKeys) -> str:

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 from snvideo.data import dataset, loader, sampling
 from snvideo.data.augmentation import to_input
 from snvideo.data.config import ClipConfig, DataConfig, TestViewConfig, TrainViewConfig
-from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, cut
+from snvideo.data.dataset import EvalDataset, SampleKey, TrainDataset, VideoViews, ViewCut, cut
 from snvideo.data.decoding import DecodeError, decode_frames
 from snvideo.data.index import ClipIndex, IndexRow
 from snvideo.data.indexing.build import build_index
@@ -180,6 +180,28 @@ def test_crops_lie_where_they_should(config, size, crops, monkeypatch):
         for found, (top, left, side) in zip(together[:, 0], expected, strict=True):
             middle = torch.tensor([top, left]) + (side - 1) / 2
             assert (found[:2].mean((1, 2)) - middle).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("short_side", "crop"), [(182, 182), (356, 356), (224, 224), (112, 112), (256, 224), (225, 225)]
+)
+def test_every_test_crop_lies_inside_of_what_is_resized(short_side, crop):
+    """Whichever way half a pixel is rounded: an odd crop or a float does it either way."""
+    view = TestViewConfig(short_side=short_side, crop=crop, crops=3)
+    sizes = [(height, width) for height in range(144, 740, 8) for width in range(168, 1412, 6)]
+    sizes += [(272, 340), (544, 680), (168, 210), (224, 308), (384, 594), (732, 1410)]
+    for height, width in sizes:
+        cut_ = ViewCut.of(height, width, view)
+        down, across = (max(places) + crop for places in zip(*cut_.corners, strict=True))
+        assert (down, across) == (cut_.height, cut_.width), (height, width)
+
+
+def test_a_view_outside_of_its_frame_is_an_error():
+    """index_select would only warn, and shear it."""
+    frames = torch.zeros(1, 3, 32, 40, dtype=torch.uint8)
+    views = VideoViews(frames, torch.zeros(1, 1, dtype=torch.int64), [(0, 9)], 32)
+    with pytest.raises(ValueError, match="lies outside of its frame"):
+        views.expand(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("side", [20, 32, 63, 120])

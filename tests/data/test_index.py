@@ -86,7 +86,8 @@ def test_hash_tells_what_decides_a_run(tmp_path: Path) -> None:
     assert digest(irrelevant, root="v") == before
     changes = {"path": "x", "label": 2, "split": "test", "first_frame": 1, "frames": 9}
     for name, value in changes.items():  # of a validation video, too
-        assert digest([*ROWS[:4], ROWS[4]._replace(**{name: value})]) != before
+        changed = ROWS[4]._replace(**{name: value}, label_name="")
+        assert digest([*ROWS[:4], changed]) != before
     assert digest([ROWS[1], ROWS[0], *ROWS[2:]]) != before
     assert digest(ROWS, labels=["hug", "kick", "nod"]) != before
 
@@ -159,7 +160,11 @@ def test_empty_splits(tmp_path: Path) -> None:
 
 def many(folder: Path, number: int) -> Path:
     names = (f"some_class_name/{i:011d}_000000_000010.mp4" for i in range(number))
-    return write(folder, (ROW._replace(path=name, label=i % 3) for i, name in enumerate(names)))
+    rows = (
+        ROW._replace(path=name, label=i % 3, label_name=LABELS[i % 3])
+        for i, name in enumerate(names)
+    )
+    return write(folder, rows)
 
 
 @pytest.fixture(scope="module")
@@ -265,10 +270,21 @@ def test_a_relative_index_is_looked_for_in_the_working_directory(tmp_path, monke
 def test_names_of_a_system_without_utf_8(tmp_path, monkeypatch):
     """Paths are those that it opens, and labels the text that all other systems see."""
     labels = [name.encode().decode("ascii", "surrogateescape") for name in ("größer", "b", "c")]
-    write(tmp_path, labels=labels)
+    write(tmp_path, [row._replace(label_name="") for row in ROWS], labels)
     monkeypatch.setattr(os, "fsdecode", lambda path: path.decode("ascii", "surrogateescape"))
     index = ClipIndex.load(tmp_path / "index.csv", "train")
     video = next(video for video in map(index.__getitem__, range(3)) if "d" in video.name)
     assert video.name == "dé.mp4"
     assert video.path == tmp_path / "d\udcc3\udca9.mp4"
     assert index.labels == ["größer", "b", "c"]
+
+
+@pytest.mark.parametrize("labels", [["kick", "hug", "wave"], ["hug", "kicks", "wave"]])
+def test_names_of_labels_are_those_of_the_file_beside_it(tmp_path, labels):
+    """As with a .json of another index, or a name that was corrected without its number."""
+    with pytest.raises(SnvideoError) as error:
+        ClipIndex.load(write(tmp_path, labels=labels), "train")
+    line, name = (2, "hug") if labels[0] == "kick" else (3, "kick")
+    assert f"line {line}: label_name is '{name}', but label" in str(error.value)
+    unnamed = [row._replace(label_name="") for row in ROWS]
+    assert len(ClipIndex.load(write(tmp_path, unnamed, labels), "train")) == 3

@@ -14,7 +14,7 @@ from snvideo.data.indexing.build import build_index
 from snvideo.data.indexing.sources import read_class_folders, read_lists
 from snvideo.data.loader import train_loader
 from snvideo.data.preparing.prepare import prepare_videos
-from snvideo.data.tar import member_headers
+from snvideo.data.tar import member_headers, split_member
 from snvideo.errors import SnvideoError
 from tests.data import decoders
 from tests.data.videos import frame_number, write_video
@@ -256,3 +256,9 @@ def test_lists_arguments_and_preparation(one: Path, tmp_path: Path) -> None:
     assert (row.path, row.frames, row.offset) == ("s.tar/c/b.mp4", 30, None)
     again = prepare_videos(tmp_path / "index.csv", tmp_path / "out")
     assert again.kept == 1
+
+
+def test_members_of_a_tar_file_in_a_folder_of_any_name(tmp_path, one):
+    """A capital I with a dot is two letters in lower case."""
+    tar = pack(tmp_path / "\u0130stanbul/clips.TAR", ("archery/a.mp4", one))
+    assert split_member(f"{tar}/archery/a.mp4") == (str(tar), "archery/a.mp4")

@@ -210,3 +210,15 @@ def is_running(process: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"  # whoever is to reap it may take a while
+
+
+def stand_still() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_processes_that_stand_still_before_their_first_task_are_found(monkeypatch) -> None:
+    """As with a lock that was held when they were forked, or a file system that died."""
+    monkeypatch.setattr(workers, "START_GRACE", 0.5)
+    pool = WorkerPool(partial(steps), 1, 0.5, start_method="fork", initializer=stand_still)
+    with closing(pool), pytest.raises(SnvideoError):
+        list(pool.run([{}]))

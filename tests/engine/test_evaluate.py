@@ -274,3 +274,39 @@ def test_two_processes_evaluate_what_one_does(run, toy, tmp_path):
     np.testing.assert_allclose(stored, alone, atol=1e-6)  # views are batched otherwise
     found = json.loads((folder / "evaluation.json").read_text())
     assert found["clip_top1"] == metrics(run, "validate")[-1]["top1"]
+
+
+def test_statistics_of_an_index_need_a_number_of_batches(run):
+    wanted = (*CENTRE, "statistics.from=index", "statistics.batches=0")
+    with pytest.raises(SnvideoError, match=r"statistics\.batches is 0.*leave one of them out"):
+        evaluate(load_config(run, wanted), run)
+
+
+def test_frozen_parts_keep_their_statistics_in_every_test(toy, tmp_path):
+    """As while training, whatever statistics are averaged again."""
+    output = tmp_path / "run"
+    frozen = ("optim.epochs=1", "model.norm.name=bn", "optim.freeze=[blocks.0]")
+    train(run_config(toy, output, *frozen))
+    kept = []
+
+    def remember(model, *arguments, **named):
+        kept.append(model.blocks[0].norm.running_mean.clone())
+        return original(model, *arguments, **named)
+
+    from snvideo.engine import evaluate as module
+
+    original = module.evaluate_views
+    module.evaluate_views = remember
+    try:
+        evaluate(load_config(output, CENTRE), output)
+        evaluate(load_config(output, (*CENTRE, "statistics.kind=population")), output)
+        evaluate(load_config(output, (*CENTRE, "statistics.from=index")), output)
+    finally:
+        module.evaluate_views = original
+    assert all(torch.equal(kept[0], other) for other in kept[1:]) and len(kept) == 3
+
+
+def test_a_test_has_the_batch_and_seed_of_its_run(run):
+    own = evaluate(load_config(run, CENTRE), run)
+    found = evaluate(load_config(run, (*CENTRE, "seed=7", "batch.gpus=1")), run)
+    assert (found.seed, found.gpus) == (own.seed, own.gpus) != (7, 1)

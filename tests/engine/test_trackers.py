@@ -41,8 +41,8 @@ class Recorder:
     def log(self, step: int, values: dict[str, float]) -> None:
         self.logged.append((step, values))
 
-    def finish(self, results: Any) -> None:
-        self.results = results
+    def finish(self, results: Any, again: bool) -> None:
+        self.results, self.again = results, again
 
 
 @pytest.fixture
@@ -90,7 +90,8 @@ def test_each_line_is_sent_once_also_by_a_run_that_goes_on(run, recorders):
     told = (first.run.project, first.run.name, first.run.config["optim"])
     assert told == ("p", "runs/a", {"lr": 0.1})
     assert send(run, "wandb") == 0
-    assert recorders[2].results is None  # it has them
+    # It has them, and is no run that was killed.
+    assert (recorders[2].results, recorders[2].again) == (RESULTS, True)
     forget_sent(run)
     assert send(run, "wandb") == 4
     assert recorders[3].run.id is None and recorders[3].results == RESULTS

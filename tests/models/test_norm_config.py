@@ -151,3 +151,47 @@ def test_narrow_groups_are_said(caplog):
     wide = nn.Sequential(nn.GroupNorm(32, 64), nn.GroupNorm(1, 1))
     _warn_of_narrow_groups(wide[:1], "gn")
     assert not caplog.records
+
+
+def test_numbers_of_a_start_belong_to_the_parts_as_they_are_named():
+    """Parts are sorted, and so is what was given for each."""
+    named = NormConfig(parts=("batch", "instance", "layer"), start=(5.0, 0.0, 1.0))
+    model = network(named)
+    layer = next(m for m in model.modules() if isinstance(m, SwitchNorm))
+    assert layer.parts == ("instance", "layer", "batch")
+    assert layer.mean_logits.tolist() == layer.var_logits.tolist() == [0, 1, 5]
+    sorted_ = NormConfig(parts=("instance", "layer", "batch"), start=(0.0, 1.0, 5.0))
+    assert named.effective() == sorted_.effective()
+    assert named.options(1)["start"] == (0.0, 1.0)
+
+
+def test_weights_of_parts_in_any_order_are_their_own(tmp_path):
+    norm = NormConfig(parts=("layer", "batch", "instance"))
+    file = tmp_path / "model.safetensors"
+    model = network(norm)
+    write_weights(file, model, metadata_of(model, norm))
+    assert open_weights(str(file)).metadata.norm_options["parts"] == ["layer", "batch", "instance"]
+    source = open_weights(str(file))
+    load_weights_into(network(norm), source, WeightsConfig(source="x"), CLASSES)
+
+
+def test_only_a_batch_part_is_one_with_the_instance_part(tmp_path):
+    """Of one clip batch and instance are one statistic; a layer part is another one."""
+    norm = NormConfig(parts=("instance", "layer"))
+    file = tmp_path / "model.safetensors"
+    model = network(norm)
+    write_weights(file, model, metadata_of(model, norm))
+    with pytest.raises(SnvideoError, match="has SN of instance, layer by softmax"):
+        load_weights_into(
+            network(NormConfig(parts=("instance",))),
+            open_weights(str(file)),
+            WeightsConfig(source="x"),
+            CLASSES,
+        )
+
+
+def test_l1_from_the_batch_part_alone_starts_equal_where_there_is_none():
+    norm = NormConfig(ratios="l1", start=(0.0, 0.0, 1.0))
+    options = norm.options(1)
+    assert options["parts"] == ("instance", "layer") and "start" not in options
+    create_model("i3d_tiny", 5, "sn", 0.0, **options)

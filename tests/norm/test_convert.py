@@ -424,3 +424,27 @@ def test_an_error_of_an_option_changes_nothing():
     with pytest.raises(TypeError):
         convert_norm(model, "sn", colour="red")
     assert list(model) == before
+
+
+def test_settings_that_get_lost_are_told(caplog):
+    grouped = nn.Sequential(BatchNorm2d(4, group_size=2), BatchNorm2d(4, group_size=2))
+    convert_norm(grouped, "sn")
+    assert "2 norms had group_size 2, as 0, which the new ones have not" in caplog.text
+    caplog.clear()
+    mixed = nn.Sequential(SwitchNorm2d(4, parts=("group", "layer"), groups=2))
+    convert_norm(mixed, "syncsn")
+    assert "1 norms had mixture" in caplog.text
+    caplog.clear()
+    convert_norm(nn.Sequential(BatchNorm2d(4, group_size=2)), "sn", group_size=None)
+    convert_norm(nn.Sequential(SwitchNorm2d(4)), "sn", parts=("layer",))
+    convert_norm(nn.Sequential(nn.BatchNorm2d(4)), "sn")
+    assert "give it to convert_norm" not in caplog.text
+
+
+def test_a_start_by_depth_leaves_logits_that_were_learned():
+    model = nn.Sequential(SwitchNorm2d(4, start="depth"), nn.BatchNorm2d(4))
+    learned = model[0].mean_logits
+    learned.data.copy_(torch.tensor([3.0, -3, 1]))
+    convert_norm(model, "syncsn", start="depth")
+    assert model[0].mean_logits is learned and learned.tolist() == [3, -3, 1]
+    assert model[1].mean_logits.tolist() == [0, 3, 1.5]

@@ -164,3 +164,22 @@ def test_renorm_is_refused_under_activation_checkpointing(reentrant):
     y = checkpoint(layer, x, use_reentrant=reentrant)
     y.square().sum().backward()
     torch.testing.assert_close(x.grad, expected[0])
+
+
+def test_batch_renormalization_in_half_precision_is_off_by_rounding_alone():
+    torch.manual_seed(0)
+    x = torch.randn(64, 8, 16, 16) * torch.rand(8, 1, 1) * 2 + torch.randn(8, 1, 1)
+    expected = BatchRenorm2d(8, schedule=FULL)(x.bfloat16().float())
+    found = BatchRenorm2d(8, schedule=FULL)(x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    gain = (found.float() * expected).sum((0, 2, 3)) / expected.square().sum((0, 2, 3))
+    assert (gain - 1).abs().max() < 1e-3
+    assert (found.float() - expected).mean((0, 2, 3)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("shape", "group"), [((1, 4, 1, 1), None), ((6, 4, 1, 1), 1)])
+def test_batch_renormalization_of_one_value_is_an_error_as_of_batch_norm(shape, group):
+    layer = BatchRenorm2d(4, group_size=group)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        layer(torch.randn(shape))
+    assert layer.num_batches_tracked == 0

@@ -285,3 +285,18 @@ def test_a_layer_that_no_pass_has_used_stays(name, momentum):
     after = unused.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert used.num_batches_tracked == 1
+
+
+def test_a_pass_that_is_not_collected_is_an_error():
+    """It would leave the statistics as they were without a word."""
+    layer, x = SwitchNorm2d(4), torch.randn(4, 4, 3, 3)
+    before = layer.running_mean.clone()
+    with pytest.raises(RuntimeError, match="call collect"), one_update([layer]):
+        layer(x)
+    with pytest.raises(RuntimeError, match="call collect"), one_update([layer]) as found:
+        layer(x)
+        found.collect()
+        layer(x)
+    assert torch.equal(layer.running_mean, before)
+    with one_update([layer]) as found:  # in evaluation nothing moves
+        layer.eval()(x)

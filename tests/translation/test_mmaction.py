@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,29 @@ def test_gpus_are_those_of_the_rate(translated):
     assert (found.config.batch.gpus, found.config.optim.lr_batch) == (16, 128)
     with pytest.raises(SnvideoError, match="does not say for how many GPUs"):
         translated(I3D, (scaled, ""))
+
+
+def test_iterations_that_are_passes_of_a_step_are_refused(translated):
+    passes = ("optim_wrapper = dict(", "optim_wrapper = dict(accumulative_counts=4, ")
+    length = re.search(r"train_cfg = dict\([^)]*\)", RUN)[0]
+    with pytest.raises(SnvideoError, match="max_iters counts passes, of which"):
+        translated(I3D, passes, (length, "train_cfg = dict(max_iters=1000)"))
+
+
+def test_a_fast_pathway_of_another_rate_than_the_default_is_refused(translated):
+    with pytest.raises(SnvideoError, match="resample_rate is 8"):
+        translated(SLOWFAST, more="model = dict(backbone=dict(resample_rate=8, speed_ratio=4))")
+
+
+def test_a_resize_without_a_random_crop_is_told_or_refused(translated):
+    resized = RUN[
+        RUN.index('    dict(type="Resize", scale=(-1') : RUN.index('    dict(type="Flip"')
+    ]
+    whole = '    dict(type="Resize", scale=(224, 224), keep_ratio=False),'
+    found = translated(I3D, (resized, whole))
+    assert any(remark.key.endswith("Resize.scale") for remark in found.different)
+    with pytest.raises(SnvideoError, match="cuts no crop at random"):
+        translated(I3D, (resized, '    dict(type="Resize", scale=(-1, 256)),'))
 
 
 def test_crops_that_are_those_of_here(translated):

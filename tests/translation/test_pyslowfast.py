@@ -213,12 +213,13 @@ def test_augmentation(translated):
     assert (train.random_erasing.probability, train.random_erasing.fill) == (0.25, "pixel")
     assert (train.mixup, train.cutmix, train.flip) == (0.8, 1.0, False)
     assert (optim.name, optim.clip_norm, optim.label_smoothing) == ("adamw", 1.0, 0.1)
-    assert config.model.drop_path == 0.2
+    assert config.model.drop_path == 0  # no network but X3D uses it there
     # Two clips of each of 64 videos in a step, in as many steps of the run.
     assert (config.data.repeats, config.batch.clips_per_gpu, optim.epochs) == (2, 16, 392)
     assert (optim.lr, optim.lr_batch) == (0.001, 128)
     assert {remark.key for remark in found.different} == {
-        *("DATA.TRAIN_JITTER_SCALES_RELATIVE", "AUG.AA_TYPE", "AUG.INTERPOLATION")
+        *("DATA.TRAIN_JITTER_SCALES_RELATIVE", "AUG.AA_TYPE", "AUG.INTERPOLATION"),
+        "MODEL.DROPCONNECT_RATE",
     }
 
 

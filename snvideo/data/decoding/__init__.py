@@ -104,6 +104,8 @@ def decode_frames(
             raise DecodeError(found.reason)
         video = Video.of(found._replace(path=str(video)), as_place(video))
     wanted, inverse = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
+    if not len(wanted) or wanted[0] < 0:
+        raise ValueError(f"numbers of frames are one or more from 0 on (got {list(numbers)[:5]})")
     trusted = decoder in video.decoders.split() and not missing(decoder)
     decode = DECODE[decoder if trusted else "pyav"]
     if video.source.is_sequence:

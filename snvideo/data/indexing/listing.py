@@ -1,7 +1,7 @@
 """Rows that a source lists, and what all sources do with their labels and repeats."""
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,16 +102,19 @@ def note_repeats(
 ) -> list[IndexRow]:
     """Drop and count repeated rows; note other labels and splits of a video, whose `key` is one."""
     first: dict[str, IndexRow] = {}
+    seen: defaultdict[tuple[str, str], set[tuple[int, ...]]] = defaultdict(set)
     kept: list[IndexRow] = []
     for row in sorted(rows, key=lambda row: not row.label_ids):  # a repeat without loses no label
-        other = first.setdefault(key(row.path), row)
-        remarks = [f"also in {other.split}"] * (other.split != row.split)
-        known = other.label_ids and row.label_ids
-        remarks += ["also has another label"] * bool(known and other.label_ids != row.label_ids)
-        if other is not row and not remarks:
+        video, labels = key(row.path), tuple(row.label_ids)
+        other, before = first.setdefault(video, row), seen[video, row.split]
+        if labels in before or (before and not labels):
             skipped["repeated rows"] += 1
-        else:
-            kept.append(row._replace(reason="; ".join(filter(None, [row.reason, *remarks]))))
+            continue
+        before.add(labels)
+        remarks = [f"also in {other.split}"] * (other.split != row.split)
+        known = other.label_ids and labels
+        remarks += ["also has another label"] * bool(known and other.label_ids != row.label_ids)
+        kept.append(row._replace(reason="; ".join(filter(None, [row.reason, *remarks]))))
     return kept
 
 

@@ -6,6 +6,7 @@ What cannot be read or makes no sense is a `SnvideoError` that names the file an
 import csv
 import io
 import logging
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -286,7 +287,7 @@ def read_lists(
                     f"{where}: label {label}, but the label file has {len(labels)} names (0 to "
                     f"{len(labels) - 1})"
                 )
-            path = path.relative_to(root) if path.is_relative_to(root) else path
+            path = _relative(path, root)
             several = several if label >= 0 else []  # test lists whose labels are secret
             row = IndexRow(path.as_posix(), split=split, reason=remark)
             found.append(with_labels(row, several))
@@ -340,6 +341,18 @@ def _sequence(root: Place, path: Place, labels: list[int]) -> tuple[Place, list[
         return path, labels, ""
     images = len(list_images(root / path / pattern))
     return path / pattern, labels, OTHER_NUMBER if stated not in (None, images) else ""
+
+
+def _relative(path: Place, root: Place) -> Place:
+    """A path relative to the root, if it lies in it, without steps up and down again."""
+    if isinstance(root, RemotePath) or isinstance(path, RemotePath):
+        return path.relative_to(root) if path.is_relative_to(root) else path
+    stated = root / path
+    top, place = (Path(os.path.normpath(one)) for one in (root, stated))
+    # Up from where a link leads is another place than up from the link.
+    if ".." in stated.parts and os.path.realpath(stated) != os.path.realpath(place):
+        return path
+    return place.relative_to(top) if place.is_relative_to(top) else path
 
 
 def _unquoted(text: str) -> str:

@@ -79,7 +79,7 @@ def summarize_index(path: Path, clip: ClipConfig | None = None) -> IndexSummary:
     sizes: Counter[tuple[int, int]] = Counter()
     kinds = {name: Counts() for name in ("container", "decoders", "seekable", "orientation")}
     reasons = {status: Counts() for status in STATUSES}
-    for row in read_rows(path, len(labels)):
+    for row in read_rows(path, labels):
         status = STATUSES.index(row.status)
         counts[row.split][row.label_ids, status] += 1
         videos[row.split][status] += 1

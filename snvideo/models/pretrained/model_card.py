@@ -61,12 +61,12 @@ def _table(facts: Mapping[str, str]) -> str:
 
 
 def _norm(metadata: WeightsMetadata) -> str:
-    if metadata.norm_options:
-        chosen = ", ".join(f"{k}={v}" for k, v in metadata.norm_options.items())
-        return f"`{metadata.norm}` with {chosen}"
-    batch_part = "" if metadata.use_batch else " without its batch part"
+    chosen = ", ".join(f"{k}={v}" for k, v in metadata.norm_options.items())
+    options = f" with {chosen}" if chosen else ""
+    named = "parts" in metadata.norm_options
+    batch_part = "" if metadata.use_batch or named else " without its batch part"
     statistics = f", batch statistics: {metadata.statistics}" if metadata.statistics else ""
-    return f"`{metadata.norm}`{batch_part}{statistics}"
+    return f"`{metadata.norm}`{batch_part}{options}{statistics}"
 
 
 def _results(results: Mapping[str, Any] | None) -> str:

@@ -362,3 +362,28 @@ def test_kinetics_of_several_labels(tmp_path: Path) -> None:
     ]
     with pytest.raises(SnvideoError, match=r"train.csv line 4: label 'running' is not one of"):
         read_kinetics([file], videos, ["singing", "dancing"], multi_label=True)
+
+
+def test_repeats_are_dropped_whatever_split_or_label_came_first(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.txt", "v.mp4 0\nv.mp4 0\nw.mp4 0\nw.mp4 1\nw.mp4 1\n")
+    val = write(tmp_path / "val.txt", "v.mp4 0\nv.mp4 0\nv.mp4 -1\n")
+    listing = read_lists({"train": train, "val": val}, tmp_path)
+    assert [(row.path, row.label, row.split, row.reason) for row in listing.rows] == [
+        ("v.mp4", 0, "train", ""),
+        ("w.mp4", 0, "train", ""),
+        ("w.mp4", 1, "train", "also has another label"),
+        ("v.mp4", 0, "val", "also in train"),
+    ]
+    assert listing.skipped["repeated rows"] == 3
+
+
+def test_a_file_is_one_by_whatever_way_it_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "v/a/1.mp4", "v/2.mp4", "elsewhere/b/3.mp4")
+    (tmp_path / "v/link").symlink_to(tmp_path / "elsewhere/b")
+    inside = f"{tmp_path}/v/2.mp4 0\n2.mp4 0\na/../2.mp4 0\nlink/../3.mp4 0\n"
+    train = write(tmp_path / "train.txt", inside)
+    videos = tmp_path / "x" / ".." / "v"
+    (tmp_path / "x").mkdir()
+    listing = read_lists({"train": train}, videos)
+    assert [row.path for row in listing.rows] == ["2.mp4", "link/../3.mp4"]
+    assert listing.skipped["repeated rows"] == 2
