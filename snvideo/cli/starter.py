@@ -62,7 +62,7 @@ def init(
             raise SnvideoError(f"{path} exists: name another folder with --out, or delete it")
     source = None if weights is None else open_weights(weights)  # before the work of indexing
     if indexed:
-        names = ("val_fraction", "group_by", "fps", "workers", "timeout")
+        names = ("val_fraction", "group_by", "fps")
         options = {f"--{name.replace('_', '-')}": given(context, name) for name in names}
         refuse_options(options, f"is about indexing, and {videos} is an index: leave it out")
     else:

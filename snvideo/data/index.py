@@ -298,7 +298,7 @@ def read_rows(path: Path, labels: Sequence[str] | None = None) -> Iterator[Index
     """Read all rows of an index one by one, whatever their split and status; a `SnvideoError` if
     the CSV file is missing, a row is malformed, or a label is not below `classes`. Rows of an older
     `VERSION` are not seekable, and PyAV's."""
-    proven = is_proven(path)
+    proven, told = is_proven(path), False
     where = f"index {path} line 1"
     try:
         with path.open(newline="", encoding="utf-8-sig", errors=CODING[1]) as file:
@@ -325,9 +325,13 @@ def read_rows(path: Path, labels: Sequence[str] | None = None) -> Iterator[Index
                 row = IndexRow(**values)
                 if row.status == "ok" and 0 <= row.fps < LEAST_FPS:  # older versions wrote such
                     row = row._replace(status="broken", reason="no frame rate")
-                problem = row_problem(row, None if labels is None else len(labels))
-                if problem := problem or _name_problem(row, labels):
+                if problem := row_problem(row, None if labels is None else len(labels)):
                     raise ValueError(problem)
+                if not told and (problem := _name_problem(row, labels)):
+                    told = True
+                    log.warning(
+                        "%s: %s, which counts; further such lines are not named", where, problem
+                    )
                 yield row if proven else row._replace(seekable=0, decoders="pyav")
     except OSError as error:
         raise SnvideoError(f"no index at {path}: {error.strerror}") from None
@@ -370,8 +374,9 @@ def _name_problem(row: IndexRow, labels: Sequence[str] | None) -> str:
     found, known = as_text(row.label_name), ";".join(labels[k] for k in row.label_ids)
     if found == known:
         return ""
-    named = f"label {row.labels or row.label} is {known!r}"
-    return f"label_name is {found!r}, but {named} in the .json file beside it"
+    return (
+        f"label_name is {found!r}, and label {row.labels or row.label} {known!r} in the .json file"
+    )
 
 
 def _are_labels(ids: list[str], first: int, classes: int | None) -> bool:

@@ -230,7 +230,7 @@ def _norm_name(folder: str, norm: NormConfig, place: tuple[int, int, int]) -> st
 
 
 def _study_name(folder: str, place: tuple[int, int, int]) -> str | None:
-    """What the folder of a study's run at (gpus, clips, seed) begins with; None of another one."""
+    """Name that the folder of a study's run at (gpus, clips, seed) begins with; None of another."""
     found = RUN_NAME.fullmatch(folder)
     if found is None or tuple(int(found[key]) for key in ("gpus", "clips", "seed")) != place:
         return None

@@ -79,7 +79,7 @@ def test_config_files_can_be_run(name, kinetics, tmp_path):
     found = dry_run(config, timed_steps=0)
     batch = config.batch.gpus * config.batch.clips_per_gpu
     assert found.steps_per_epoch == 650 // batch
-    assert found.total_steps == config.optim.epochs * found.steps_per_epoch
+    assert found.total_steps == config.optim.total_steps(found.steps_per_epoch)
     assert found.cost.parameters / 1e6 == pytest.approx(MILLIONS[config.model.name], abs=0.4)
     if config.model.name == "i3d_r50_8x8":
         assert found.cost.parameters / 1e6 == pytest.approx(28.04, abs=0.01)

@@ -32,6 +32,6 @@ def test_a_recorded_run_is_gone_on_with():
 def test_a_recorded_run_is_evaluated():
     with record.working_copy():
         found = record.evaluated_run()
+    # Recorded anew, on another machine than the rest, when a test left the statistics of frozen
+    # parts as they are.
     assert np.asarray(found) == pytest.approx(np.asarray(EXPECTED["evaluated"]), abs=1e-3)
-    if record.machine() == EXPECTED["machine"]:
-        assert found == EXPECTED["evaluated"]
