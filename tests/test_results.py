@@ -17,18 +17,24 @@ from snvideo.study.comparability import comparison_warnings
 from snvideo.study.intervals import confidence_interval
 from snvideo.study.rates import rate_tables
 from snvideo.study.runs import StudyRun, read_runs, read_study, single_frame_accuracy
-from snvideo.study.summary import SummaryTable, comparison_csv, summary_tables
+from snvideo.study.summary import SummaryTable, comparison_csv, difference_table, summary_tables
 
 ROOT = Path(__file__).parents[1]
-STUDY = ROOT / "docs/results/study"
-RATES = ROOT / "docs/results/study_rates"
-"""The same at several learning rates."""
-FAST = ROOT / "docs/results/study_sn_fast_logits"
-"""SN with ten times the learning rate for its logits."""
-REAL = ROOT / "docs/results/ut_interaction_study"
+RESULTS = ROOT / "docs/results"
+STUDY = RESULTS / "study"
+OTHERS = RESULTS / "study_variants"
+"""Other norms, and weight standardization."""
+PLAIN = RESULTS / "study_plain_logits"
+"""The study with the network's own learning rate for SN's logits."""
+RATES = RESULTS / "study_rates"
+"""That at several learning rates."""
+TWICE = RESULTS / "study_sn_fast_logits"
+"""SN of the study, at twice its learning rate."""
+PARTS = RESULTS / "study_sn"
+"""Variants of SN at twice the learning rate, with the network's own for their logits."""
+REAL = RESULTS / "ut_interaction_study"
 """The same network on real clips."""
-VARIANTS = ROOT / "docs/results/study_sn"
-"""Variants of SN at its own learning rate."""
+FINETUNED = RESULTS / "ut_interaction_finetune"
 CHANGES: dict[str, tuple[str, dict[str, object]]] = {
     "4 epochs": ("study_sn_4_epochs", {"optim.epochs": 4}),
     "8 epochs": ("study_sn_8_epochs", {"optim.epochs": 8}),
@@ -41,7 +47,7 @@ CHANGES: dict[str, tuple[str, dict[str, object]]] = {
 """Changes in the study of variants, as the page names them: its folder, and what is changed."""
 DECIMAL = re.compile(r"(?<![\d.])[+-]?\d+\.\d(?![\d.])")
 
-PAGE = ROOT / "docs/results/README.md"
+PAGE = RESULTS / "README.md"
 
 
 @cache
@@ -50,9 +56,10 @@ def runs(folder: Path = STUDY) -> list[StudyRun]:
 
 
 @cache
-def fast_tables() -> list[SummaryTable]:
-    """The tables of the script that draws the page's first figure."""
-    spec = importlib.util.spec_from_file_location("fast_logits", PAGE.with_name("fast_logits.py"))
+def tables_across_studies() -> dict[str, SummaryTable]:
+    """The tables of the script beside the page."""
+    path = PAGE.with_name("across_studies.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -64,9 +71,12 @@ def lines() -> set[str]:
     """Lines of all studies' tables in Markdown."""
     tables = [
         *summary_tables(runs()),
-        *fast_tables(),
-        *summary_tables(runs(REAL)),
-        *summary_tables(runs(VARIANTS)),
+        *tables_across_studies().values(),
+        *(
+            table
+            for folder in (OTHERS, PLAIN, PARTS, REAL)
+            for table in summary_tables(runs(folder))
+        ),
         *rate_tables(runs(RATES), read_study(RATES)),
     ]
     rows = {f"| {' | '.join(row)} |" for table in tables for row in table.rows}
@@ -75,7 +85,7 @@ def lines() -> set[str]:
 
 def changed_runs(label: str, norm: str) -> list[StudyRun]:
     """Finished runs of a change with two clips a group."""
-    found = runs(STUDY.with_name(CHANGES[label][0]))
+    found = runs(RESULTS / CHANGES[label][0])
     two = [run for run in found if run.norm == norm and run.geometry == (8, 2)]
     return [run for run in two if run.results is not None]
 
@@ -116,7 +126,7 @@ def test_the_table_of_runs_is_that_of_the_raw_files():
 
 def test_runs_at_the_study_s_own_rate_are_the_study_s():
     """But for the norms that see no split, which may be named after another one."""
-    own = {(run.norm, run.geometry, run.seed): run for run in runs()}
+    own = {(run.norm, run.geometry, run.seed): run for run in runs(PLAIN)}
     repeated = [run for run in runs(RATES) if run.lr == 0.1 and run.results is not None]
     assert len(repeated) >= 15
     for run in repeated:
@@ -148,8 +158,8 @@ def test_changes_are_those_that_the_page_names(label):
 
 
 def test_p_of_the_page_is_that_of_its_table():
-    differences = fast_tables()[1]
-    (p,) = (row[4] for row in differences.rows if row[:2] == ("(16, 1)", "sn_fast_logits - BN"))
+    rows = difference_table(runs()).rows
+    (p,) = (row[4] for row in rows if row[:2] == ("(16, 1)", "SN - BN"))
     assert f"p = {p} after correction" in words()
 
 
@@ -177,9 +187,8 @@ def last_training(norm: str, geometry: str, study: Path = STUDY) -> str:
 
 
 def test_training_accuracies_of_the_page():
-    bn, alone, two = (
-        last_training(*run) for run in (("bn", "16x1"), ("in", "16x1"), ("bn", "8x2"))
-    )
+    bn, two = (last_training("bn", geometry) for geometry in ("16x1", "8x2"))
+    alone = last_training("in", "16x1", PLAIN)
     said = words()
     assert f"names {bn} of the clips, about as IN does ({alone})" in said
     assert f"training itself comes less far ({two})" in said
@@ -199,27 +208,27 @@ def shares(folder: Path, statistic: str, part: str, depth: str = "") -> dict[str
 
 
 def test_importance_ratios_of_the_page():
-    last = shares(STUDY, "mean", "batch", "1.0")
+    last = shares(PLAIN, "mean", "batch", "1.0")
     assert f"grow, from {last['2']} with two clips to {last['16']} with sixteen" in words()
     stem, layers, slow, variance = (
         shares(*where)["2"]
         for where in (
-            (FAST, "mean", "instance", "0.0"),
-            (FAST, "mean", "layer"),
-            (VARIANTS, "mean", "layer"),
-            (FAST, "variance", "layer", "1.0"),
+            (STUDY, "mean", "instance", "0.0"),
+            (STUDY, "mean", "layer"),
+            (PLAIN, "mean", "layer"),
+            (STUDY, "variance", "layer", "1.0"),
         )
     )
     assert f"instance part of the mean comes to {stem} in the stem" in words()
     assert f"layer part to {layers} averaged over layers ({slow} at" in words()
     assert f"and to {variance} of the variance in the last norm" in words()
-    last, all_layers = (shares(FAST, "mean", "batch", depth) for depth in ("1.0", ""))
+    last, all_layers = (shares(STUDY, "mean", "batch", depth) for depth in ("1.0", ""))
     two, four, eight = (last[clips] for clips in "248")
     assert f"{two} of the mean in the last norm with two clips, {four} with four" in words()
     assert f"added: {two}, {four} and {eight} with two, four and eight" in words()
     two, eight = (all_layers[clips].removesuffix(" %") for clips in "28")
     assert f"part of the mean grows from {two} to {eight} %" in words()
-    layer = shares(FAST, "mean", "layer")
+    layer = shares(STUDY, "mean", "layer")
     assert f"{layer['1']} of the mean over all layers with one, {layer['8']} with eight" in words()
     one, eight = (layer[clips].removesuffix(" %") for clips in "18")
     assert f"layer part falls from {one} to {eight} %" in words()
@@ -241,6 +250,29 @@ def test_accuracy_of_single_frames_is_that_of_the_page_and_the_figure():
     found = 100 * single_frame_accuracy(ROOT / "docs/results/single_frame", runs())
     assert f"tells {found:.1f} % of the videos" in words()
     assert f"ingle frames: {found:.1f} %" in (STUDY / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_tables_of_fine_tuning_are_those_of_its_runs():
+    page = (ROOT / "docs/finetune.md").read_text(encoding="utf-8")
+    known = {
+        f"| {' | '.join(row)} |"
+        for table in summary_tables(runs(FINETUNED), "sn_l1")
+        for row in table.rows
+    }
+    rows = [line for line in page.splitlines() if line.startswith("| (8, 2)")]
+    assert len(rows) == 7 and [row for row in rows if row not in known] == []
+    numbers = {number.lstrip("+-") for row in known for number in DECIMAL.findall(row)}
+    said = " ".join(RESULTS.joinpath("README.md").read_text(encoding="utf-8").split())
+    (said,) = re.findall(r"\[Fine-tuning\].*?(?= ## )", said)
+    assert not {number for number in DECIMAL.findall(said)} - numbers
+
+
+def test_numbers_of_the_norm_doctor_are_those_of_the_study():
+    page = " ".join((ROOT / "docs/norm_doctor.md").read_text(encoding="utf-8").split())
+    two, four, eight = (f"{100 * accuracies('bn')[clips]:.1f} %" for clips in (2, 4, 8))
+    gn = f"{100 * accuracies('gn8')[8]:.1f} %"
+    assert f"BN has {two} with two clips a group" in page
+    assert f"{four} with four (0.23) and {eight} with eight (0.17), beside {gn} of GN" in page
 
 
 def test_numbers_of_the_readme_are_those_of_the_study():
