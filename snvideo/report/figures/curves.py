@@ -65,7 +65,7 @@ def curves(runs: list[StudyRun]) -> Drawing | None:
         for geometry, style in styles.items()
     ]
     title = "norms; (gpus, clips per GPU)"
-    figure.legend(handles=handles, loc="outside lower left", ncols=8, handlelength=3, title=title)
+    figure.legend(handles=handles, loc="outside lower left", ncols=6, handlelength=3, title=title)
     return Drawing(figure, f"Curves of training loss and validation accuracy. {'; '.join(texts)}.")
 
 
