@@ -96,9 +96,8 @@ def overridden_keys(override: str) -> list[str]:
         value = yaml.safe_load(text)
     except yaml.YAMLError:  # which is told where the override is applied
         value = None
-    return list(flatten(value, f"{key.strip()}.") if isinstance(value, dict) else ()) or [
-        key.strip()
-    ]
+    inner = flatten(value, f"{key.strip()}.") if isinstance(value, dict) else {}
+    return list(inner) or [key.strip()]
 
 
 def _load(path: str | Path, overrides: Sequence[str]) -> tuple[RunConfig, StudyConfig | None]:

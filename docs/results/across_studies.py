@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from snvideo.study.intervals import confidence_interval
-from snvideo.study.runs import StudyRun, by_cell, finished, read_metrics, read_runs
+from snvideo.study.runs import StudyRun, by_cell, display_name, finished, read_metrics, read_runs
 from snvideo.study.summary import SummaryTable, accuracy_table, difference_table
 
 RESULTS = Path(__file__).parent
@@ -95,7 +95,7 @@ def statistics() -> SummaryTable:
         if all(tested):
             own = [results.accuracy for _, results in finished(group)]
             texts = (confidence_interval(values).percent() for values in (own, *tested))
-            rows.append((str(geometry), norm.upper(), *texts, f"n = {len(own)}"))
+            rows.append((str(geometry), display_name(norm), *texts, f"n = {len(own)}"))
     kinds = ("average of 60 groups", "of an epoch", "population of 60", "moving averages")
     return SummaryTable(
         "Statistics of the test", "", ("(gpus, clips)", "norm", *kinds, "seeds"), rows

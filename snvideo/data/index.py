@@ -296,8 +296,8 @@ class ClipIndex:
 
 def read_rows(path: Path, labels: Sequence[str] | None = None) -> Iterator[IndexRow]:
     """Read all rows of an index one by one, whatever their split and status; a `SnvideoError` if
-    the CSV file is missing, a row is malformed, or a label is not below `classes`. Rows of an older
-    `VERSION` are not seekable, and PyAV's."""
+    the CSV file is missing, a row is malformed, or a label is not one of `labels`, the names of the
+    index. Rows of an older `VERSION` are not seekable, and PyAV's."""
     proven, told = is_proven(path), False
     where = f"index {path} line 1"
     try:

@@ -241,7 +241,7 @@ def evaluate(
             config = resolve_config(config, None, world)
             path = _newest(folder) if checkpoint is None else expand_user(checkpoint)
             state, origin = load_checkpoint(path), str(path)
-            statistics, training = _choose_statistics(config, folder, state, index.hash)
+            statistics, training = _choose_statistics(config, stored or config, state, index.hash)
             step = state["progress"]["step"]
             model = _load_checkpoint(config, path, state, statistics, index.labels)
         tracked = tracking_layers(model, frozen=False)
@@ -283,11 +283,11 @@ def _newest(folder: RunDir) -> Path:
 
 
 def _choose_statistics(
-    config: RunConfig, folder: RunDir, state: dict[str, Any], tested_on: str
+    config: RunConfig, stored: RunConfig, state: dict[str, Any], tested_on: str
 ) -> tuple[StatisticsOrigin, RunConfig]:
-    """Origin of the statistics of a checkpoint, and the config of the clips to average over; the
-    hash of the index tested on tells whether it is the one trained on, wherever it lies."""
-    stored = folder.stored_config() or config
+    """Origin of the statistics of a checkpoint, and the config of the clips to average over, of the
+    run's stored one; the hash of the index tested on tells whether it is the one trained on,
+    wherever it lies."""
     wanted, own = (
         one.statistics.model_dump(include={"kind", "batches"}) for one in (config, stored)
     )

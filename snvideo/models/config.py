@@ -12,11 +12,11 @@ from snvideo.norm.batch_renorm import D_MAX, R_MAX, SCHEDULE
 from snvideo.norm.factory import GROUPS, NormName
 from snvideo.norm.mixture import (
     PAPER,
-    PARTS,
     Part,
     Ratios,
     Start,
     mixture_spec,
+    ordered_parts,
     start_in_order,
     start_logits,
 )
@@ -93,8 +93,7 @@ class NormConfig(Section):
         }
         if self.has_logits:
             named = self.parts or PAPER.parts
-            parts = tuple(part for part in PARTS if part in named)
-            start = start_in_order(self.start, named, parts)
+            parts, start = ordered_parts(named), start_in_order(self.start, named)
             found |= {"parts": parts, "start": start, "ratios": self.ratios or PAPER.ratios}
             if "group" in parts:
                 found["groups"] = self.groups or GROUPS

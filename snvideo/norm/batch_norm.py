@@ -1,12 +1,11 @@
 """Batch Normalization over ghost groups and over processes."""
 
-import math
 from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from snvideo.norm.checks import check_input
+from snvideo.norm.checks import check_input, check_several_values
 from snvideo.norm.distributed import ProcessGroup, check_process_group, resolve_process_group
 from snvideo.norm.functional import switch_norm
 from snvideo.norm.mixture import BATCH_ALONE
@@ -46,11 +45,8 @@ class _Grouped(_BatchNorm):
             return super().forward(x)
         self._check_input_dim(x)
         check_input(self, x)
-        if process_group is None and self.group_size == math.prod(x.shape[2:]) == 1:
-            raise ValueError(
-                "Expected more than 1 value per channel when training, "
-                f"got groups of 1 of input size {tuple(x.shape)}"
-            )
+        if process_group is None:
+            check_several_values(x, self.group_size)
         only = x.new_zeros(1)
         return switch_norm(
             x,

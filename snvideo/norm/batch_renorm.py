@@ -1,13 +1,12 @@
 """Batch Renormalization: Batch Normalization drawn to its running statistics while training."""
 
-import math
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from snvideo.norm.checks import check_input
+from snvideo.norm.checks import check_input, check_several_values
 from snvideo.norm.distributed import ProcessGroup, check_process_group, resolve_process_group
 from snvideo.norm.functional import normalize_batch
 from snvideo.norm.running import RunningStatistics
@@ -79,14 +78,8 @@ class _Renorm(_BatchNorm):
                 "activation checkpointing, or with another norm"
             )
         process_group = resolve_process_group(self.process_group)
-        if (
-            process_group is None
-            and (self.group_size or len(input)) * math.prod(input.shape[2:]) == 1
-        ):
-            raise ValueError(
-                "Expected more than 1 value per channel when training, "
-                f"got groups of 1 of input size {tuple(input.shape)}"
-            )
+        if process_group is None:
+            check_several_values(input, self.group_size)
         normed, batch = normalize_batch(input, self.eps, self.group_size, process_group)
         if self.running_mean is None or self.running_var is None:
             raise ValueError("batch renormalization needs running statistics to correct by")

@@ -1,5 +1,7 @@
 """Checks of what a norm is handed, with the errors of torch's Batch Normalization."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,16 @@ def check_input(layer: nn.modules.batchnorm._NormBase, x: Tensor) -> None:
         raise ValueError(f"expected {layer.num_features} channels (got {x.shape[1]})")
     if not x.is_floating_point():
         raise ValueError(f"expected floating point input (got {x.dtype})")
+
+
+def check_several_values(x: Tensor, group_size: int | None) -> None:
+    """Raise a ValueError for training groups of an input (N, C, ...), None: of all samples, that
+    have a single value a channel."""
+    if (group_size or len(x)) * math.prod(x.shape[2:]) == 1:
+        raise ValueError(
+            "Expected more than 1 value per channel when training, "
+            f"got groups of 1 of input size {tuple(x.shape)}"
+        )
 
 
 def check_table(name: str, table: Tensor | None, length: int, x: Tensor) -> bool:

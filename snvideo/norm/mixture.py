@@ -66,7 +66,7 @@ def mixture_spec(
         raise ValueError(f"groups of channels are 1 or more (got {groups})")
     if ratios not in get_args(Ratios):
         raise ValueError(f"ratios are one of {', '.join(get_args(Ratios))} (got {ratios!r})")
-    chosen = tuple(part for part in PARTS if part in named)
+    chosen = ordered_parts(named)
     return MixtureSpec(
         chosen,
         gcd(groups, num_features) if "group" in chosen else 1,
@@ -74,20 +74,22 @@ def mixture_spec(
     )
 
 
-def start_in_order(
-    start: Start | Sequence[float], named: Sequence[str], parts: Sequence[str]
-) -> Start | Sequence[float]:
-    """Numbers of a start, given one for each part as it was named, in the order of the parts.
+def ordered_parts(named: Sequence[str]) -> tuple[Part, ...]:
+    """Parts in the order of the logits, whatever order they are named in."""
+    return tuple(part for part in PARTS if part in named)
+
+
+def start_in_order(start: Start | Sequence[float], named: Sequence[str]) -> Start | Sequence[float]:
+    """Numbers of a start, given one for each part as it was named, in the order of the logits.
 
     Args:
         start: as for `start_logits`; one by name stays as it is.
         named: the parts in any order.
-        parts: the same in that of the logits.
     """
-    if isinstance(start, str) or len(start) != len(parts):
+    if isinstance(start, str) or len(start) != len(named):
         return start
     numbers = dict(zip(named, start, strict=True))
-    return tuple(numbers[part] for part in parts)
+    return tuple(numbers[part] for part in ordered_parts(named))
 
 
 def mixture_ratios(logits: Tensor, ratios: Ratios) -> Tensor:

@@ -129,7 +129,7 @@ class SwitchNorm(nn.modules.batchnorm._NormBase):
             raise ValueError(f"use_batch=False leaves no batch part (got parts={parts})")
         mixture = mixture_spec(parts, groups, num_features, ratios)
         named = (parts,) if isinstance(parts, str) else parts
-        start = start_in_order(start, named, mixture.parts)
+        start = start_in_order(start, named)
         first_logits = start_logits(start, mixture)
         check_process_group(process_group)
         tracks = track_running_stats and "batch" in mixture.parts

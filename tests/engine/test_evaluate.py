@@ -13,7 +13,7 @@ from snvideo.config import load_config
 from snvideo.data.index import ClipIndex
 from snvideo.engine import trainer as trainer_module
 from snvideo.engine.checkpoint import load_checkpoint, write_checkpoint
-from snvideo.engine.evaluate import NotFiniteError, evaluate
+from snvideo.engine.evaluate import NotFiniteError, evaluate, evaluate_views
 from snvideo.engine.predict import predict
 from snvideo.engine.train import train
 from snvideo.errors import SnvideoError
@@ -282,7 +282,7 @@ def test_statistics_of_an_index_need_a_number_of_batches(run):
         evaluate(load_config(run, wanted), run)
 
 
-def test_frozen_parts_keep_their_statistics_in_every_test(toy, tmp_path):
+def test_frozen_parts_keep_their_statistics_in_every_test(toy, tmp_path, monkeypatch):
     """As while training, whatever statistics are averaged again."""
     output = tmp_path / "run"
     frozen = ("optim.epochs=1", "model.norm.name=bn", "optim.freeze=[blocks.0]")
@@ -291,18 +291,12 @@ def test_frozen_parts_keep_their_statistics_in_every_test(toy, tmp_path):
 
     def remember(model, *arguments, **named):
         kept.append(model.blocks[0].norm.running_mean.clone())
-        return original(model, *arguments, **named)
+        return evaluate_views(model, *arguments, **named)
 
-    from snvideo.engine import evaluate as module
-
-    original = module.evaluate_views
-    module.evaluate_views = remember
-    try:
-        evaluate(load_config(output, CENTRE), output)
-        evaluate(load_config(output, (*CENTRE, "statistics.kind=population")), output)
-        evaluate(load_config(output, (*CENTRE, "statistics.from=index")), output)
-    finally:
-        module.evaluate_views = original
+    monkeypatch.setattr("snvideo.engine.evaluate.evaluate_views", remember)
+    evaluate(load_config(output, CENTRE), output)
+    evaluate(load_config(output, (*CENTRE, "statistics.kind=population")), output)
+    evaluate(load_config(output, (*CENTRE, "statistics.from=index")), output)
     assert all(torch.equal(kept[0], other) for other in kept[1:]) and len(kept) == 3
 
 

@@ -23,7 +23,7 @@ from snvideo.models.pretrained.name_mapping import (
 from snvideo.models.pretrained.native import check_strides
 from snvideo.models.tsm import ShiftedBottleneck
 from snvideo.norm import SwitchNorm, create_norm, gain_changes
-from snvideo.norm.mixture import ONE_SAMPLE, PAPER, PARTS
+from snvideo.norm.mixture import ONE_SAMPLE, PAPER, ordered_parts
 
 _COUNTER = "num_batches_tracked"  # of norms: means nothing in another training, and stays
 _LOGITS = ("mean_logits", "var_logits")
@@ -369,7 +369,7 @@ def _mixture_mismatch(weights: WeightsSource, layer: SwitchNorm) -> str | None:
     options = weights.metadata.norm_options if weights.metadata is not None else {}
     stored = PAPER if weights.metadata is None or weights.metadata.use_batch else ONE_SAMPLE
     named, ratios = options.get("parts", stored.parts), options.get("ratios", "softmax")
-    parts, own = tuple(part for part in PARTS if part in named), layer.mixture
+    parts, own = ordered_parts(named), layer.mixture
     # Statistics of one clip are both its instance and its batch: such a network has no batch part.
     same = ratios == "softmax" and parts[0] == "instance" and parts[-1] == "batch"
     one_clip = parts[:-1] if same else parts
